@@ -1,0 +1,33 @@
+# Two commands: `make demo` trains and shows a small model, `make test` proves that all of it works.
+PYTHON ?= python3
+
+.PHONY: demo test check format clean
+.DELETE_ON_ERROR:
+
+demo: .venv/.ready
+	.venv/bin/python run_seq2seq_dialog.py configs/demo.yaml
+
+test: .venv/.ready .venv-legacy/.ready
+	.venv/bin/python -m pytest
+
+check: .venv/.ready
+	.venv/bin/ruff format --check .
+	.venv/bin/ruff check .
+
+format: .venv/.ready
+	.venv/bin/ruff format .
+	.venv/bin/ruff check --fix .
+
+.venv/.ready: requirements.txt
+	$(PYTHON) -m venv .venv
+	.venv/bin/python -m pip install --quiet --requirement requirements.txt
+	touch $@
+
+# The older line of the libraries: tests use the trained models there as its users would.
+.venv-legacy/.ready: requirements-legacy.txt
+	$(PYTHON) -m venv .venv-legacy
+	.venv-legacy/bin/python -m pip install --quiet --requirement requirements-legacy.txt
+	touch $@
+
+clean:
+	rm -rf .venv .venv-legacy runs

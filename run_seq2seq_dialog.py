@@ -1,0 +1,221 @@
+"""From dialogues to a trained, evaluated response generator, in one command.
+
+    python run_seq2seq_dialog.py configs/demo.yaml
+    python run_seq2seq_dialog.py configs/t5_small.yaml --data dialogues_text.txt --num_train_epochs 2
+    accelerate launch run_seq2seq_dialog.py configs/t5_small.yaml
+
+A run that was stopped goes on from its last checkpoint by the same command.
+"""
+
+import logging
+import sys
+from pathlib import Path
+
+import datasets
+import transformers
+from rich.console import Console
+from transformers import EarlyStoppingCallback, set_seed
+
+from seq2seq_dialog import arguments, artifact, report
+from seq2seq_dialog.arguments import UsageError
+from seq2seq_dialog.data import count_cuts, encode_rows, load_rows, utterances
+from seq2seq_dialog.metrics import ReplyMetric, unigram_perplexity
+from seq2seq_dialog.models import generation_config, load_model, load_tokenizer, train_tokenizer
+from seq2seq_dialog.trainer import DialogueTrainer, last_checkpoint
+
+# Settings that may change between a run and its continuation: they do not touch the weights.
+FREE = {"data_cache", "preprocessing_num_workers", "dataloader_num_workers", "disable_tqdm"}
+FREE |= {"logging_steps", "report_to", "run_name", "log_level", "save_total_limit"}
+FREE |= {"do_eval", "do_predict", "max_eval_samples", "eval_tokens_per_batch"}
+FREE |= {"max_new_tokens", "num_beams", "do_sample", "temperature", "top_p", "top_k"}
+FREE |= {"no_repeat_ngram_size", "repetition_penalty", "length_penalty"}
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Run the steps.
+
+    Raises:
+        UsageError: what the person can mend.
+    """
+    # 1. Settings, and whether the run folder may be used for them
+    groups = arguments.parse(sys.argv[1:] if argv is None else argv)
+    data_args, model_args, decoding_args, training_args = groups
+    output_dir = Path(training_args.output_dir)
+    main_process = training_args.process_index == 0
+    console = Console(quiet=not main_process)
+    set_up_logging(main_process)
+    settings = arguments.resolved(groups)
+    if is_complete(output_dir, settings):
+        console.print(f"{output_dir} holds this run, complete.")
+        show(output_dir, console)
+        return
+    set_seed(training_args.seed)
+
+    # 2. Dialogues to rows
+    with training_args.main_process_first(desc="reading the dialogues"):
+        rows, problems = load_rows(data_args)
+    pairs = {name: len(split) for name, split in rows.items()}
+    counts = ", ".join(f"{name} {count:,}" for name, count in pairs.items())
+    console.print(f"Pairs of context and response: {counts}")
+    environment = report.environment(training_args.world_size, rows["train"]._fingerprint)
+    checkpoint = last_checkpoint(output_dir, training_args.world_size)
+    if checkpoint is not None:
+        check_continues(output_dir, settings, environment)
+
+    # 3. Tokenizer and model
+    trained = output_dir / "tokenizer"
+    given = model_args.tokenizer_name_or_path or model_args.model_name_or_path
+    with training_args.main_process_first(desc="training the tokenizer"):
+        if given is None and not (trained / "spiece.model").exists():
+            console.print(f"Training a sentencepiece tokenizer of {model_args.vocab_size:,} pieces")
+            train_tokenizer(utterances(rows["train"]), model_args.vocab_size, trained)
+    tokenizer = load_tokenizer(model_args, data_args.max_source_length, trained)
+    model = load_model(model_args, tokenizer)
+    model.generation_config = generation_config(decoding_args, model)
+    console.print(f"{type(model).__name__}: {model.num_parameters():,} parameters")
+
+    # 4. Rows to features
+    with training_args.main_process_first(desc="tokenising"):
+        features = {name: encode_rows(split, tokenizer, data_args) for name, split in rows.items()}
+    cuts = {name: count_cuts(split) for name, split in features.items()}
+    for name, cut in cuts.items():
+        console.print(
+            f"{name}: {cut['contexts']:,} contexts cut to {data_args.max_source_length} tokens, "
+            f"{cut['replies']:,} replies to {data_args.max_target_length}"
+        )
+    data = {"pairs": pairs, "cut": cuts, "problems": problems}
+
+    # 5. Training
+    metric = ReplyMetric(keep_in_memory=True)
+    trainer = DialogueTrainer(
+        model,
+        training_args,
+        tokenizer,
+        train_dataset=features["train"],
+        eval_dataset=features.get("validation"),
+        compute_metrics=lambda p: metric.compute(predictions=p.predictions, references=p.label_ids),
+    )
+    if training_args.early_stopping_patience is not None:
+        trainer.add_callback(EarlyStoppingCallback(training_args.early_stopping_patience))
+    if main_process:
+        output_dir.mkdir(parents=True, exist_ok=True)
+        report.write_yaml(output_dir / "config.yaml", settings)
+        report.write_json(output_dir / "environment.json", environment)
+    metrics = {"data": data, "parameters": model.num_parameters()}
+    if training_args.do_train:
+        if checkpoint is not None:
+            console.print(f"Going on from {checkpoint}")
+        result = trainer.train(resume_from_checkpoint=checkpoint)
+        metrics["train"] = {
+            "steps": result.global_step,
+            "best_step": trainer.state.best_global_step,
+        }
+
+    # 6. The model, at the root of the run folder
+    trainer.save_model(str(output_dir))
+    if main_process:
+        artifact.finish(output_dir)
+        if training_args.do_train:
+            trainer.state.save_to_json(str(output_dir / "trainer_state.json"))
+            report.plot_curves(trainer.state.log_history, output_dir / "curves.png")
+
+    # 7. Evaluation: the loss on validation, everything on test
+    replied = "test" if "test" in features else "validation"
+    if training_args.do_eval and "validation" in features:
+        metrics["validation"] = trimmed(trainer.evaluate(features["validation"]), "eval_")
+    if training_args.do_predict and replied in features:
+        output = trainer.predict(features[replied])
+        labels = (features[name]["labels"] for name in ("train", replied))
+        unigram = unigram_perplexity(*labels, vocab_size=len(tokenizer))
+        metrics[replied] = trimmed(output.metrics, "test_") | {"unigram_perplexity": unigram}
+        if main_process:
+            predictions = report.predictions(rows[replied], output.predictions)
+            report.write_jsonl(output_dir / "predictions.jsonl", predictions)
+    if main_process:
+        report.write_json(output_dir / "metrics.json", metrics)
+        show(output_dir, console)
+    trainer.end()
+
+
+def set_up_logging(main_process: bool) -> None:
+    """Let warnings through, from one process only, and progress bars speak for the rest."""
+    level = logging.WARNING if main_process else logging.ERROR
+    logging.basicConfig(format="%(levelname)s %(name)s: %(message)s", level=level)
+    datasets.utils.logging.set_verbosity(level)
+    transformers.utils.logging.set_verbosity(level)
+    transformers.utils.logging.disable_progress_bar()
+    if not main_process:
+        datasets.disable_progress_bars()
+
+
+def is_complete(output_dir: Path, settings: dict) -> bool:
+    """Tell whether `output_dir` holds this very run, complete.
+
+    Raises:
+        UsageError: it holds another one, or files that are no run: neither may be overwritten.
+    """
+    if (output_dir / "metrics.json").exists():
+        changed = differences(output_dir, settings, free=set())
+        if changed:
+            raise UsageError(
+                f"{output_dir} holds a complete run with other settings ({changed}). Choose another "
+                f"--output_dir; to evaluate that model differently, add --do_train false "
+                f"--model_name_or_path {output_dir}."
+            )
+        return True
+    if output_dir.is_file() or (
+        output_dir.is_dir()
+        and any(output_dir.iterdir())
+        and not ((output_dir / "config.yaml").exists() or (output_dir / "tokenizer").exists())
+    ):
+        raise UsageError(f"{output_dir} holds other files; choose a new --output_dir.")
+    return False
+
+
+def check_continues(output_dir: Path, settings: dict, environment: dict) -> None:
+    """Refuse to go on with a run under settings that would make it another one."""
+    changed = differences(output_dir, settings, FREE)
+    before = report.read_json(output_dir / "environment.json")
+    for name, what in (("processes", "processes"), ("training_data", "the training data")):
+        if before[name] != environment[name]:
+            changed += f"{', ' if changed else ''}{what}: {before[name]} -> {environment[name]}"
+    if changed:
+        raise UsageError(
+            f"{output_dir} holds an unfinished run with other settings ({changed}). Finish it with "
+            "those, or choose another --output_dir."
+        )
+
+
+def differences(output_dir: Path, settings: dict, free: set[str]) -> str:
+    """Name the settings in which the run in `output_dir` differs, or return an empty string."""
+    before = arguments.read_yaml(str(output_dir / "config.yaml"))
+    names = sorted((before.keys() | settings.keys()) - free - {"output_dir"})
+    changed = (name for name in names if before.get(name) != settings.get(name))
+    return ", ".join(f"{name}: {before.get(name)} -> {settings.get(name)}" for name in changed)
+
+
+def trimmed(metrics: dict, prefix: str) -> dict:
+    """Take the prefix off metrics, and out what Trainer computes for batches of fixed size."""
+    names = {name: name.removeprefix(prefix) for name in metrics if name.startswith(prefix)}
+    return {new: metrics[old] for old, new in names.items() if new != "steps_per_second"}
+
+
+def show(output_dir: Path, console: Console) -> None:
+    """Print what came out of a run, and what to do next."""
+    metrics = report.read_json(output_dir / "metrics.json")
+    if (output_dir / "predictions.jsonl").exists():
+        report.print_samples(report.read_jsonl(output_dir / "predictions.jsonl"), console)
+    report.print_metrics(metrics, console)
+    console.print(
+        f"\nThe model, its settings, metrics, curves and replies are in {output_dir}. Next:\n"
+        f"  python -m seq2seq_dialog chat {output_dir}\n"
+        f"  python -c \"from transformers import pipeline; print(pipeline('text2text-generation', "
+        f"model='{output_dir}', trust_remote_code=True)('How are you?'))\"\n"
+        f"  tensorboard or a look at {output_dir}/curves.png; settings: {output_dir}/config.yaml",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+if __name__ == "__main__":
+    arguments.run(main)

@@ -1,0 +1,424 @@
+"""Settings: dataclasses with help texts, YAML as defaults, the command line on top."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import difflib
+import json
+import os
+import sys
+from dataclasses import dataclass, field
+from importlib.util import find_spec
+from pathlib import Path
+
+import yaml
+from transformers import HfArgumentParser, Seq2SeqTrainingArguments
+from transformers.utils import is_torch_bf16_gpu_available
+
+
+class UsageError(ValueError):
+    """Something the person gave cannot be used; entry points print it and exit with status 2."""
+
+
+def run(main) -> None:
+    """Run an entry point; what the person can mend ends in one message and status 2."""
+    import torch
+
+    try:
+        main()
+    except UsageError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except torch.OutOfMemoryError as error:
+        reason = str(error).split(". ")[0]
+        print(
+            f"error: {reason}. Lower tokens_per_batch (raise gradient_accumulation_steps by as "
+            "much for the same result) or eval_tokens_per_batch, or set activation_checkpointing.",
+            file=sys.stderr,
+        )
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("\nStopped.", file=sys.stderr)
+        sys.exit(130)
+
+
+def nearest(name: str, known) -> str:
+    """Return `" Did you mean 'x'?"` for the nearest known name, or nothing."""
+    match = difflib.get_close_matches(name, list(known), n=1)
+    return f" Did you mean {match[0]!r}?" if match else ""
+
+
+@dataclass
+class DataArguments:
+    """Where the dialogues come from and how they become examples."""
+
+    _argument_group_name = "data"
+
+    data: str | None = field(
+        default=None,
+        metadata={
+            "help": "Dialogues: a text file (a dialogue a line, __eou__ after each utterance), a "
+            "folder with train/, validation/ and test/, or the DailyDialog zip. Nothing: download "
+            "DailyDialog from its authors."
+        },
+    )
+    detokenize: bool = field(
+        default=True,
+        metadata={
+            "help": 'Write natural text from spaced tokens: "don \' t you ?" to "don\'t you?".'
+        },
+    )
+    max_source_length: int = field(
+        default=512,
+        metadata={"help": "Greatest context in tokens; older turns are left out, whole."},
+    )
+    max_target_length: int = field(default=128, metadata={"help": "Greatest reply in tokens."})
+    max_train_samples: int | None = field(
+        default=None, metadata={"help": "Use only the first N training pairs (trials)."}
+    )
+    max_eval_samples: int | None = field(
+        default=None,
+        metadata={"help": "Use only the first N validation and N test pairs (trials)."},
+    )
+    preprocessing_num_workers: int | None = field(
+        default=None, metadata={"help": "Processes that tokenise."}
+    )
+    data_cache: str | None = field(
+        default=None, metadata={"help": "Folder for prepared data; the datasets cache by default."}
+    )
+
+
+@dataclass
+class ModelArguments:
+    """A checkpoint to fine-tune, or a new model from sizes."""
+
+    _argument_group_name = "model"
+
+    model_name_or_path: str | None = field(
+        default=None,
+        metadata={"help": "An AutoModelForSeq2SeqLM checkpoint (Hub name or folder) to fine-tune."},
+    )
+    new_model: str | None = field(
+        default=None,
+        metadata={
+            "help": "Or a new model: its config, in YAML a mapping with model_type and sizes."
+        },
+    )
+    tokenizer_name_or_path: str | None = field(
+        default=None,
+        metadata={
+            "help": "A tokenizer (Hub name or folder). Default: the checkpoint's own; for a new "
+            "model, a sentencepiece tokenizer trained on the training utterances."
+        },
+    )
+    vocab_size: int = field(
+        default=8000, metadata={"help": "Pieces of a tokenizer that is trained."}
+    )
+    model_revision: str = field(
+        default="main", metadata={"help": "Branch, tag or commit of the checkpoint."}
+    )
+    trust_remote_code: bool = field(
+        default=False, metadata={"help": "Run model code that comes with the checkpoint."}
+    )
+
+
+@dataclass
+class DecodingArguments:
+    """How replies are decoded, in the evaluation here and by default wherever the model is used."""
+
+    _argument_group_name = "decoding"
+
+    max_new_tokens: int = field(default=128, metadata={"help": "Greatest reply in tokens."})
+    num_beams: int = field(default=1, metadata={"help": "Beams; 1 is greedy (or sampling)."})
+    do_sample: bool = field(default=False, metadata={"help": "Sample instead of the likeliest."})
+    temperature: float = field(default=1.0, metadata={"help": "Sampling temperature."})
+    top_p: float = field(
+        default=1.0, metadata={"help": "Nucleus of the probability to sample from."}
+    )
+    top_k: int = field(
+        default=0, metadata={"help": "Likeliest tokens to sample from; 0 means all."}
+    )
+    no_repeat_ngram_size: int = field(
+        default=0, metadata={"help": "No n-gram of this size twice in a reply; 0 allows all."}
+    )
+    repetition_penalty: float = field(default=1.0, metadata={"help": "Above 1 repeats less."})
+    length_penalty: float = field(
+        default=1.0,
+        metadata={"help": "Exponent of the length in beam scores; above 1 favours long."},
+    )
+
+
+# TrainingArguments that the batches by token budget and the decoding settings here replace.
+REPLACED = {
+    "per_device_train_batch_size": "tokens_per_batch",
+    "per_device_eval_batch_size": "eval_tokens_per_batch",
+    "auto_find_batch_size": "tokens_per_batch",
+    "train_sampling_strategy": "tokens_per_batch (batches always hold examples of like lengths)",
+    "sortish_sampler": "tokens_per_batch (batches always hold examples of like lengths)",
+    "generation_max_length": "max_new_tokens",
+    "generation_num_beams": "num_beams",
+    "generation_config": "num_beams, temperature, ...",
+    "resume_from_checkpoint": "output_dir (a run goes on from its last checkpoint by itself)",
+}
+
+
+@dataclass
+class DialogueTrainingArguments(Seq2SeqTrainingArguments):
+    """Seq2SeqTrainingArguments with batches by token budget and defaults for dialogue."""
+
+    _argument_group_name = "training"
+
+    tokens_per_batch: int = field(
+        default=4096,
+        metadata={"help": "Source plus target tokens, padding included, of a batch on one device."},
+    )
+    eval_tokens_per_batch: int = field(
+        default=16384, metadata={"help": "The same for evaluation and generation."}
+    )
+    early_stopping_patience: int | None = field(
+        default=None,
+        metadata={"help": "Stop after so many evaluations without a better metric_for_best_model."},
+    )
+    do_train: bool = field(default=True, metadata={"help": "Train."})
+    do_eval: bool = field(default=True, metadata={"help": "Evaluate on validation."})
+    do_predict: bool = field(default=True, metadata={"help": "Evaluate and reply on test."})
+    bf16: bool | None = field(
+        default=None, metadata={"help": "bfloat16 mixed precision; by default where a GPU has it."}
+    )
+    predict_with_generate: bool = field(
+        default=False,
+        metadata={"help": "Also reply (BLEU and others) in each evaluation while training."},
+    )
+    learning_rate: float = field(default=5e-4, metadata={"help": "Peak learning rate."})
+    warmup_steps: float = field(
+        default=0.05, metadata={"help": "Warm-up: below 1 a share of all steps, else steps."}
+    )
+    logging_steps: float = field(default=50, metadata={"help": "Log every so many steps."})
+    eval_strategy: str = field(default="epoch", metadata={"help": "Evaluate: no, steps or epoch."})
+    save_strategy: str = field(
+        default="epoch", metadata={"help": "Save: no, steps, epoch or best."}
+    )
+    save_total_limit: int | None = field(
+        default=1, metadata={"help": "Checkpoints to keep; the best is kept besides."}
+    )
+    load_best_model_at_end: bool = field(
+        default=True, metadata={"help": "End with the best checkpoint instead of the last."}
+    )
+    metric_for_best_model: str = field(
+        default="loss",
+        metadata={"help": "What best means: loss, perplexity, or bleu with predict_with_generate."},
+    )
+    restore_callback_states_from_checkpoint: bool = field(
+        default=True, metadata={"help": "A resumed run counts its patience on."}
+    )
+
+    def __post_init__(self):
+        defaults = {f.name: f.default for f in dataclasses.fields(self)}
+        for name, instead in REPLACED.items():
+            if getattr(self, name) != defaults[name]:
+                raise UsageError(f"{name} is not used here; set {instead} instead.")
+        for name in ("tokens_per_batch", "eval_tokens_per_batch"):
+            if getattr(self, name) < 1:
+                raise UsageError(f"{name} is {getattr(self, name)}; it must be at least 1.")
+        if self.greater_is_better is None and self.metric_for_best_model.endswith("perplexity"):
+            self.greater_is_better = False
+        if self.eval_strategy == "no":
+            self.load_best_model_at_end = False
+        if self.bf16 is None:
+            launcher = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
+            free = not self.fp16 and not self.use_cpu and launcher == "no"
+            self.bf16 = free and is_torch_bf16_gpu_available()
+        super().__post_init__()
+
+
+GROUPS = (DataArguments, ModelArguments, DecodingArguments, DialogueTrainingArguments)
+
+# Of the many inherited training settings, those that --help shows; --help_all shows every one.
+COMMON = {
+    "output_dir": "The run folder.",
+    "num_train_epochs": "Passes over the training pairs.",
+    "max_steps": "Optimizer steps, instead of epochs; -1 goes by epochs.",
+    "lr_scheduler_type": "linear, cosine, constant_with_warmup, ...",
+    "weight_decay": "AdamW's weight decay.",
+    "optim": "Optimizer: adamw_torch_fused, adafactor, ...",
+    "gradient_accumulation_steps": "Batches per optimizer step.",
+    "activation_checkpointing": "Less memory for more time.",
+    "max_grad_norm": "Clip the gradient to this norm; 0 does not.",
+    "label_smoothing_factor": "Label smoothing of the training loss.",
+    "torch_compile": "Compile the model with torch.compile.",
+    "seed": "Seed of weights, order, dropout and sampling.",
+    "use_cpu": "Train on the CPU even where a GPU is.",
+    "dataloader_num_workers": "Processes that make batches.",
+    "eval_steps": "Steps between evaluations with eval_strategy steps.",
+    "save_steps": "Steps between checkpoints with save_strategy steps.",
+    "greater_is_better": "Of metric_for_best_model; by default not for loss and perplexity.",
+    "report_to": "tensorboard, trackio, ... or none.",
+    "run_name": "Name of the run there.",
+}
+
+
+class _HelpFormatter(argparse.HelpFormatter):
+    """One spelling of each flag, its default behind its help."""
+
+    def _format_action_invocation(self, action):
+        return action.option_strings[0] if action.option_strings else action.metavar
+
+    def _get_help_string(self, action):
+        hidden = action.default in (None, argparse.SUPPRESS) or not action.option_strings
+        return action.help if hidden else f"{action.help} [%(default)s]"
+
+
+class _Parser(HfArgumentParser):
+    """HfArgumentParser whose errors are one line."""
+
+    def error(self, message):
+        raise UsageError(message)
+
+
+def build_parser(show_all: bool = False) -> HfArgumentParser:
+    """Build the parser of the run script; `show_all` makes --help list every training setting."""
+    parser = _Parser(
+        GROUPS,
+        prog="run_seq2seq_dialog.py",
+        usage="%(prog)s CONFIG.yaml [--flag value ...]",
+        description="Train a dialogue response generator, evaluate it and keep it in output_dir.",
+        epilog="The same line works behind `accelerate launch`. Stopped runs go on by the same "
+        "command. --help_all lists every training setting.",
+        formatter_class=_HelpFormatter,
+        allow_abbrev=False,
+        add_help=False,
+    )
+    inherited = {f.name for f in dataclasses.fields(Seq2SeqTrainingArguments)}
+    inherited -= set(DialogueTrainingArguments.__annotations__)
+    for action in parser._actions:
+        name = action.dest
+        if action.option_strings[0] != f"--{name}" or (
+            name in inherited and name not in COMMON and not show_all
+        ):
+            action.help = argparse.SUPPRESS
+        else:
+            action.help = COMMON.get(name, " ".join((action.help or "").split())).replace("%", "%%")
+    parser.add_argument(
+        "config", nargs="?", metavar="CONFIG.yaml", help="Settings; flags override."
+    )
+    return parser
+
+
+def read_yaml(path: str) -> dict:
+    """Read a config file.
+
+    Raises:
+        UsageError: no such file, no YAML, or no mapping of settings.
+    """
+    try:
+        settings = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"Cannot read the config {path!r}: {error}.") from error
+    except yaml.YAMLError as error:
+        raise UsageError(f"{path} is not valid YAML: {' '.join(str(error).split())}.") from error
+    if not isinstance(settings, dict):
+        raise UsageError(f"{path} must hold settings as `name: value` lines.")
+    return settings
+
+
+def _as_flags(settings: dict, known: set[str], path: str) -> list[str]:
+    """Spell YAML settings as flags, so that one parser checks both."""
+    flags = []
+    for name, value in settings.items():
+        if name not in known:
+            raise UsageError(f"{path}: unknown setting {name!r}.{nearest(str(name), known)}")
+        if value is None:
+            continue
+        if isinstance(value, dict):
+            value = json.dumps(value)
+        values = value if isinstance(value, list) else [value]
+        flags += [f"--{name}", *(str(v).lower() if isinstance(v, bool) else str(v) for v in values)]
+    return flags
+
+
+def parse(argv: list[str]):
+    """Parse a command line to `(DataArguments, ModelArguments, DecodingArguments, training)`.
+
+    Args:
+        argv: `[CONFIG.yaml] [--flag value ...]`; flags override the file.
+
+    Raises:
+        UsageError: an unknown setting (the nearest valid name is said), a wrong value, a file
+            that cannot be read.
+        SystemExit: status 0 after --help.
+    """
+    if not {"--help", "-h", "--help_all"}.isdisjoint(argv):
+        build_parser(show_all="--help_all" in argv).print_help()
+        sys.exit(0)
+    parser = build_parser()
+    known = {f.name for group in GROUPS for f in dataclasses.fields(group) if f.init}
+    flags, path = list(argv), None
+    if argv and not argv[0].startswith("-"):
+        path, flags = argv[0], argv[1:]
+    from_file = _as_flags(read_yaml(path), known, path) if path else []
+    for flag in flags:
+        name = flag[2:].split("=")[0].replace("-", "_")
+        if flag.startswith("--") and name not in known and name.removeprefix("no_") not in known:
+            raise UsageError(
+                f"unknown flag {flag!r}.{nearest('--' + name, {'--' + k for k in known})}"
+            )
+    try:
+        *groups, rest, unknown = parser.parse_args_into_dataclasses(
+            [*from_file, *flags], return_remaining_strings=True, look_for_args_file=False
+        )
+    except (ValueError, TypeError, ImportError) as error:
+        raise UsageError(f"{path + ': ' if path and not flags else ''}{error}") from error
+    if unknown or rest.config:
+        extra = " ".join(unknown or [rest.config])
+        raise UsageError(f"do not know what to do with {extra!r}; a config file comes first.")
+    _check(*groups)
+    return tuple(groups)
+
+
+def _check(data: DataArguments, model: ModelArguments, decoding: DecodingArguments, training):
+    if (model.model_name_or_path is None) == (model.new_model is None):
+        raise UsageError(
+            "Set one of model_name_or_path (a checkpoint to fine-tune, for example "
+            "google-t5/t5-small) and new_model (a mapping with model_type and sizes)."
+        )
+    for group, name, least in (
+        (data, "max_source_length", 8),
+        (data, "max_target_length", 2),
+        (model, "vocab_size", 64),
+        (decoding, "max_new_tokens", 1),
+        (decoding, "num_beams", 1),
+    ):
+        if getattr(group, name) < least:
+            raise UsageError(f"{name} is {getattr(group, name)}; it must be at least {least}.")
+    if not training.do_train and model.model_name_or_path is None:
+        raise UsageError("do_train is false: give the trained model as model_name_or_path.")
+    for name in training.report_to:
+        if name in ("tensorboard", "trackio", "wandb", "mlflow") and not find_spec(name):
+            raise UsageError(f"report_to is {name}, which is missing: pip install {name}.")
+    if training.push_to_hub:
+        raise UsageError(
+            "push_to_hub is not part of a run yet; afterwards, upload the run folder with "
+            "`hf upload user/name FOLDER --exclude 'checkpoint-*' 'training_args.bin'`."
+        )
+
+
+def resolved(groups) -> dict:
+    """Return the settings that a run was made with, as a config file that makes it again.
+
+    The first three groups whole, of the training settings those that differ from the default.
+    """
+    settings = {}
+    for group in groups:
+        for f in dataclasses.fields(group):
+            value = getattr(group, f.name)
+            value = getattr(value, "value", value)  # enums
+            training = isinstance(group, DialogueTrainingArguments)
+            if not f.init or value is None or (training and value == f.default):
+                continue
+            if isinstance(value, (str, int, float, bool, list)) and "token" != f.name[-5:]:
+                settings[f.name] = value
+    settings["output_dir"] = groups[-1].output_dir
+    if settings.get("new_model"):
+        settings["new_model"] = json.loads(settings["new_model"])
+    return settings

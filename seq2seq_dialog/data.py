@@ -1,0 +1,216 @@
+"""Dialogues to batches: rows (context, response), their token ids, padded tensors."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from datasets import Dataset, DatasetDict
+from torch.nn.utils.rnn import pad_sequence
+
+from dataset_script.dialogues import Dialogues
+
+from .arguments import DataArguments, UsageError
+from .portable.context import TURN_SEPARATOR, as_turns, join_turns, special_ids
+
+IGNORE = -100  # labels that are padding, not counted by any loss
+
+
+def load_rows(args: DataArguments) -> tuple[DatasetDict, dict]:
+    """Read dialogues to (context, response) rows.
+
+    Returns:
+        The splits that the source has, train first, and what was wrong with the text, by file and
+        kind with the first line numbers (`Dialogues.problems`).
+
+    Raises:
+        UsageError: the source is missing, is no dialogue text, or has no training pairs.
+    """
+    try:
+        builder = Dialogues(
+            data_dir=args.data, detokenize=args.detokenize, cache_dir=args.data_cache
+        )
+        builder.download_and_prepare()
+        rows, problems = builder.as_dataset(), builder.problems()
+    except (ValueError, OSError) as error:
+        raise UsageError(str(error)) from error
+    if not len(rows.get("train", [])):
+        raise UsageError(
+            f"{args.data}: no training pair; at least one dialogue of two turns is needed."
+        )
+    limits = {"train": args.max_train_samples}
+    for name in rows:
+        limit = limits.get(name, args.max_eval_samples)
+        if limit is not None:
+            rows[name] = rows[name].select(range(min(limit, len(rows[name]))))
+    return DatasetDict({name: split for name, split in rows.items() if len(split)}), problems
+
+
+def utterances(rows: Dataset):
+    """Yield every utterance of the dialogues behind `rows` once."""
+    columns = rows.select_columns(["turn", "context", "response"])
+    for row in columns:
+        if row["turn"] == 1:
+            yield row["context"][0]
+        yield row["response"]
+
+
+def encode(
+    batch: dict[str, list],
+    tokenizer,
+    max_source_length: int,
+    max_target_length: int,
+) -> dict[str, list]:
+    """Tokenise a batch of rows, every distinct utterance once however many contexts hold it.
+
+    Args:
+        batch: columns `context` (lists of utterances, oldest first) and `response`.
+        max_source_length: greatest input; the context is cut from the left at whole turns.
+        max_target_length: greatest label sequence; a reply that is cut has no end token, so that
+            no model learns to stop in the middle of a sentence.
+
+    Returns:
+        Columns `input_ids`, `labels` (each a list of ids per row), their lengths `source_length`,
+        `target_length`, `turns_cut` (turns that did not fit) and `target_cut` (bool).
+    """
+    contexts = [as_turns(context) for context in batch["context"]]
+    responses = [" ".join(response.split()) for response in batch["response"]]
+    distinct = list(dict.fromkeys([*(turn for turns in contexts for turn in turns), *responses]))
+    encoded = tokenizer(distinct, add_special_tokens=False, verbose=False)["input_ids"]
+    ids = dict(zip(distinct, encoded, strict=True))
+    separator_id = tokenizer.convert_tokens_to_ids(TURN_SEPARATOR)
+    before, after = around = special_ids(tokenizer)
+    columns = {"input_ids": [], "labels": [], "turns_cut": [], "target_cut": []}
+    for turns, response in zip(contexts, responses, strict=True):
+        turn_ids = [ids[turn] for turn in turns]
+        input_ids, cut = join_turns(turn_ids, separator_id, around, max_source_length)
+        labels = [*before, *ids[response], *after]
+        columns["input_ids"].append(input_ids)
+        columns["labels"].append(labels[:max_target_length])
+        columns["turns_cut"].append(cut)
+        columns["target_cut"].append(len(labels) > max_target_length)
+    columns["source_length"] = [len(i) for i in columns["input_ids"]]
+    columns["target_length"] = [len(i) for i in columns["labels"]]
+    return columns
+
+
+def encode_rows(rows: Dataset, tokenizer, args: DataArguments, description: str = "Tokenising"):
+    """Add the columns of `encode` to `rows`, from the cache where the same was done before."""
+    options = {
+        "max_source_length": args.max_source_length,
+        "max_target_length": args.max_target_length,
+    }
+    # The tokenizer's own hash changes with use; its content does not.
+    content = tokenizer.backend_tokenizer.to_str() + repr(
+        (rows._fingerprint, sorted(options.items()))
+    )
+    return rows.map(
+        encode,
+        batched=True,
+        fn_kwargs={"tokenizer": tokenizer, **options},
+        num_proc=args.preprocessing_num_workers,
+        new_fingerprint=hashlib.sha256(content.encode()).hexdigest()[:32],
+        desc=description,
+    )
+
+
+def count_cuts(features: Dataset) -> dict[str, int]:
+    """Count what the length limits cut: contexts, turns left out of them, and replies."""
+    columns = features.with_format("numpy")
+    turns, replies = columns["turns_cut"][:], columns["target_cut"][:]
+    return {
+        "contexts": int((turns > 0).sum()),
+        "turns": int(turns.sum()),
+        "replies": int(replies.sum()),
+    }
+
+
+class DialogueCollator:
+    """Pads examples to tensors as wide as their longest.
+
+    Args:
+        pad_token_id: fills `input_ids`.
+        shift: makes `decoder_input_ids` of labels, the model's own
+            `prepare_decoder_input_ids_from_labels`.
+
+    Returns (of a call):
+        `input_ids` and `attention_mask` (batch, source_len), `labels` and `decoder_input_ids`
+        (batch, target_len); labels are -100 where there is padding.
+    """
+
+    def __init__(self, pad_token_id: int, shift=None):
+        self.pad_token_id, self.shift = pad_token_id, shift
+
+    def __call__(self, examples: Sequence[dict]) -> dict[str, torch.Tensor]:
+        sources = [torch.tensor(example["input_ids"]) for example in examples]
+        targets = [torch.tensor(example["labels"]) for example in examples]
+        ones = [torch.ones_like(ids) for ids in sources]
+        batch = {
+            "input_ids": pad_sequence(sources, True, self.pad_token_id),  # (batch, source_len)
+            "attention_mask": pad_sequence(ones, True, 0),  # (batch, source_len)
+            "labels": pad_sequence(targets, True, IGNORE),  # (batch, target_len)
+        }
+        if self.shift is not None:
+            batch["decoder_input_ids"] = self.shift(labels=batch["labels"])  # (batch, target_len)
+        return batch
+
+
+class DailyDialogDataset(torch.utils.data.Dataset):
+    """Dialogues for a `DataLoader` and a training loop of your own.
+
+        dataset = DailyDialogDataset(tokenizer, "dialogues_text.txt", max_length=512)
+        loader = DataLoader(dataset, batch_size=8, shuffle=True)
+        for batch in loader:
+            loss = model(**batch).loss
+
+    Items hold `input_ids`, `attention_mask` and `labels`, 1-D tensors without padding; those that
+    a DataLoader fetches together are padded to the longest among them.
+
+    Args:
+        tokenizer: a T5-like tokenizer; it learns `__eou__` as a token (`prepare_tokenizer`), so for
+            models without a spare embedding row call `model.resize_token_embeddings`.
+        path: a text file, or any source that the run script takes.
+        max_length: greatest context in tokens, cut from the left at whole turns.
+        max_target_length: greatest reply in tokens.
+        split: `train`, `validation` or `test`; all of them by default.
+        detokenize: write natural text from spaced tokens.
+    """
+
+    def __init__(
+        self,
+        tokenizer,
+        path: str | Path,
+        max_length: int = 512,
+        max_target_length: int = 128,
+        split: str | None = None,
+        detokenize: bool = True,
+    ):
+        from .models import prepare_tokenizer
+
+        args = DataArguments(
+            data=str(path),
+            detokenize=detokenize,
+            max_source_length=max_length,
+            max_target_length=max_target_length,
+        )
+        rows, self.problems = load_rows(args)
+        if split is not None and split not in rows:
+            raise UsageError(f"{path} has no split {split!r}; it has {', '.join(rows)}.")
+        prepare_tokenizer(tokenizer, max_length)
+        parts = [encode_rows(rows[name], tokenizer, args) for name in rows if split in (None, name)]
+        self.parts = torch.utils.data.ConcatDataset(
+            [part.select_columns(["input_ids", "labels"]) for part in parts]
+        )
+        self.collate = DialogueCollator(tokenizer.pad_token_id)
+
+    def __len__(self) -> int:
+        return len(self.parts)
+
+    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
+        return self.__getitems__([index])[0]
+
+    def __getitems__(self, indices: list[int]) -> list[dict[str, torch.Tensor]]:
+        batch = self.collate([self.parts[index] for index in indices])
+        return [{name: tensor[i] for name, tensor in batch.items()} for i in range(len(indices))]

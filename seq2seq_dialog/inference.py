@@ -1,0 +1,107 @@
+"""Answering: load a trained folder, reply to a context, hold a conversation."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
+
+from .arguments import UsageError
+from .portable.context import as_turns, encode_context
+
+
+def load(name: str | Path, device: str | torch.device | None = None, trust_remote_code=False):
+    """Load a trained model for answering.
+
+    Args:
+        name: a run folder, or a model repository on the Hub.
+        device: where the model goes; a GPU where there is one by default.
+        trust_remote_code: run model code that comes with the repository.
+
+    Returns:
+        (model, tokenizer, device)
+
+    Raises:
+        UsageError: nothing there can be loaded as an encoder-decoder model.
+    """
+    if device is None:
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=trust_remote_code)
+        model = AutoModelForSeq2SeqLM.from_pretrained(name, trust_remote_code=trust_remote_code)
+        model = model.to(device).eval()
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        raise UsageError(
+            f"Cannot load a model from {str(name)!r}. Give a run folder (the output_dir of a "
+            "finished run) or the name of a model on the Hub, and a device that exists. "
+            f"The reason given: {' '.join(str(error).split())[:400]}"
+        ) from error
+    return model, tokenizer, torch.device(device)
+
+
+@torch.no_grad()
+def generate_response(
+    context: str | Sequence, model, tokenizer, device=None, **generate_kwargs
+) -> str:
+    """Reply to a context.
+
+        generate_response("How are you?", model, tokenizer, device)
+        generate_response(["Hi!", "Hello, who is it?", "It's Ann."], model, tokenizer, num_beams=4)
+
+    Args:
+        context: a string (one turn, or several with `__eou__` between them), or a list of turns or
+            of messages, oldest first; cut from the left at whole turns where it is too long.
+        device: the model's own by default.
+        generate_kwargs: options of `model.generate()`; the model's saved settings by default.
+
+    Raises:
+        ValueError: the context holds no text.
+    """
+    input_ids = torch.tensor([encode_context(context, tokenizer)], device=device or model.device)
+    output_ids = model.generate(
+        input_ids=input_ids, attention_mask=torch.ones_like(input_ids), **generate_kwargs
+    )  # (1, target_len)
+    return tokenizer.decode(output_ids[0], skip_special_tokens=True).strip()
+
+
+class Conversation:
+    """A dialogue with a model that remembers its turns.
+
+    Args:
+        model, tokenizer: from `load`.
+        generate_kwargs: options of `model.generate()`, which may be changed between turns.
+    """
+
+    def __init__(self, model, tokenizer, **generate_kwargs):
+        self.model, self.tokenizer, self.generate_kwargs = model, tokenizer, generate_kwargs
+        self.reset()
+
+    def say(self, text: str) -> str:
+        """Say something and get the reply; both are remembered, unless replying fails.
+
+        Raises:
+            ValueError: the text is empty.
+        """
+        turns = [*self.turns, *as_turns(text)]
+        reply = self.reply_to(turns)
+        self._before.append(self.turns)
+        self.turns = [*turns, reply]
+        return reply
+
+    def reply_to(self, context) -> str:
+        """Reply to a context that is not remembered, with this conversation's settings."""
+        return generate_response(context, self.model, self.tokenizer, **self.generate_kwargs)
+
+    def undo(self) -> bool:
+        """Forget the last thing said and its reply; False where there is none."""
+        if not self._before:
+            return False
+        self.turns = self._before.pop()
+        return True
+
+    def reset(self) -> None:
+        """Forget everything."""
+        self.turns: list[str] = []
+        self._before: list[list[str]] = []

@@ -1,0 +1,1 @@
+"""The files that travel with a model to the Hub: they need torch, transformers and each other."""

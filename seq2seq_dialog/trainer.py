@@ -1,0 +1,271 @@
+"""DialogueTrainer: Seq2SeqTrainer with batches by token budget and exact evaluation."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from accelerate.utils import gather_object
+from torch.nn import functional
+from torch.utils.data import DataLoader
+from tqdm.auto import tqdm
+from transformers import Seq2SeqTrainer
+from transformers.trainer_callback import ProgressCallback
+from transformers.trainer_utils import EvalLoopOutput, EvalPrediction
+
+from .arguments import DialogueTrainingArguments, UsageError
+from .batching import TokenBudgetSampler, evaluation_batches
+from .data import IGNORE, DialogueCollator
+from .metrics import perplexity
+from .models import FP16_UNSAFE
+
+
+def last_checkpoint(output_dir: str | Path, world_size: int) -> str | None:
+    """Find the last checkpoint that was written whole; a run may be killed while it writes one.
+
+    Trainer writes the state of the training last, but for the random states of other processes.
+    """
+    found = []
+    for folder in Path(output_dir).glob("checkpoint-*"):
+        ranks = [""] if world_size == 1 else [f"_{rank}" for rank in range(world_size)]
+        random_states = [folder / f"rng_state{rank}.pth" for rank in ranks]
+        try:
+            state = json.loads((folder / "trainer_state.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            continue
+        if all(path.exists() for path in random_states):
+            found.append((state["global_step"], str(folder)))
+    return max(found)[1] if found else None
+
+
+def token_nll(logits: torch.Tensor, labels: torch.Tensor, label_smoothing: float = 0.0):
+    """Negative log-likelihood of each label in nats, 0 where there is padding.
+
+    Args:
+        logits: (batch, target_len, vocab); read in fp32.
+        labels: (batch, target_len), -100 where there is padding.
+
+    Returns:
+        (batch, target_len)
+    """
+    return functional.cross_entropy(
+        logits.float().flatten(0, 1),  # (batch * target_len, vocab)
+        labels.flatten(),
+        ignore_index=IGNORE,
+        reduction="none",
+        label_smoothing=label_smoothing,
+    ).view_as(labels)
+
+
+def _lengths(features) -> np.ndarray:
+    """Source and target tokens of each example, (examples, 2)."""
+    columns = features.with_format("numpy")
+    return np.stack([columns["source_length"][:], columns["target_length"][:]], axis=1)
+
+
+class _EpochLoader(DataLoader):
+    """A DataLoader that tells its batch sampler the epoch."""
+
+    def set_epoch(self, epoch: int) -> None:
+        self.batch_sampler.set_epoch(epoch)
+
+
+class TrainingProgress(ProgressCallback):
+    """A bar with loss, tokens per second and the time left; a line per evaluation."""
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        """Show the figures of a log."""
+        if not state.is_world_process_zero or self.training_bar is None:
+            return
+        if "loss" in logs:
+            shown = {"loss": f"{logs['loss']:.3f}", "tokens/s": f"{logs['tokens_per_second']:,.0f}"}
+            self.training_bar.set_postfix(shown)
+        elif "eval_perplexity" in logs:
+            tqdm.write(
+                f"step {state.global_step:>6}  epoch {state.epoch:6.2f}  validation loss "
+                f"{logs['eval_loss']:.4f}  perplexity {logs['eval_perplexity']:,.2f}"
+                + (f"  BLEU {logs['eval_bleu']:.2f}" if "eval_bleu" in logs else "")
+            )
+
+
+class DialogueTrainer(Seq2SeqTrainer):
+    """Seq2SeqTrainer for the features of `data.encode_rows`.
+
+    What differs from Seq2SeqTrainer:
+    - Batches hold `args.tokens_per_batch` padded tokens (`batching`), not a number of examples.
+    - The loss is the mean over all target tokens of an optimizer step, whatever the accumulation
+      and the number of processes: 1 x 8 batches give the gradient of 8 x 1.
+    - `evaluate` takes the exact mean over target tokens; with `predict_with_generate`, and always
+      in `predict`, it also replies, and gives texts to `compute_metrics`. Figures do not depend
+      on batches or on the number of processes.
+
+    Args:
+        args: DialogueTrainingArguments.
+        processing_class: the tokenizer.
+        compute_metrics: takes an EvalPrediction of replies and references (lists of strings).
+
+    Raises:
+        UsageError: fp16 for a model that overflows in it.
+    """
+
+    def __init__(self, model, args: DialogueTrainingArguments, processing_class, **kwargs):
+        precision = "fp16" if args.fp16 else args.mixed_precision
+        if precision == "fp16" and model.config.model_type in FP16_UNSAFE:
+            raise UsageError(
+                f"fp16 does not work for {model.config.model_type}: its activations exceed fp16's "
+                "greatest number, 65,504, and the loss becomes nan. Use bf16 or fp32."
+            )
+        shift = model.prepare_decoder_input_ids_from_labels
+        super().__init__(
+            model=model,
+            args=args,
+            processing_class=processing_class,
+            data_collator=DialogueCollator(processing_class.pad_token_id, shift),
+            compute_loss_func=self._mean_loss,
+            **kwargs,
+        )
+        self._tokens, self._clock = 0, time.perf_counter()
+        if self.pop_callback(ProgressCallback) is not None:
+            self.add_callback(TrainingProgress)
+
+    def _mean_loss(self, outputs, labels, num_items_in_batch=None):
+        nll = token_nll(outputs.logits, labels, self.args.label_smoothing_factor)
+        tokens = (labels != IGNORE).sum() if num_items_in_batch is None else num_items_in_batch
+        return nll.sum() / tokens
+
+    # Batches
+
+    def get_train_dataloader(self) -> DataLoader:
+        """Batches of this process."""
+        args = self.args
+        sampler = TokenBudgetSampler(
+            _lengths(self.train_dataset),
+            args.tokens_per_batch,
+            args.seed if args.data_seed is None else args.data_seed,
+            args.process_index,
+            args.world_size,
+        )
+        features = self.train_dataset.select_columns(["input_ids", "labels"])
+        return self._loader(_EpochLoader, features, sampler)
+
+    def get_eval_dataloader(self, eval_dataset=None) -> DataLoader:
+        """Batches of this process, the longest examples first.
+
+        Processes get equally many: where the number does not divide, the last of some repeat a
+        batch that the evaluation counts once.
+        """
+        features = self.eval_dataset if eval_dataset is None else eval_dataset
+        budget = self.args.eval_tokens_per_batch // (self.model.generation_config.num_beams or 1)
+        batches = evaluation_batches(_lengths(features), max(1, budget))
+        world_size = self.args.world_size
+        mine = range(
+            self.args.process_index, -(-len(batches) // world_size) * world_size, world_size
+        )
+        return self._loader(DataLoader, features, [batches[i % len(batches)] for i in mine])
+
+    get_test_dataloader = get_eval_dataloader
+
+    def _loader(self, loader_class, features, batch_sampler) -> DataLoader:
+        workers = self.args.dataloader_num_workers
+        return loader_class(
+            features,
+            batch_sampler=batch_sampler,
+            collate_fn=self.data_collator,
+            num_workers=workers,
+            pin_memory=self.args.dataloader_pin_memory and torch.cuda.is_available(),
+            prefetch_factor=self.args.dataloader_prefetch_factor if workers else None,
+            persistent_workers=self.args.dataloader_persistent_workers and workers > 0,
+        )
+
+    # Evaluation
+
+    @torch.no_grad()
+    def evaluation_loop(
+        self,
+        dataloader,
+        description,
+        prediction_loss_only=None,
+        ignore_keys=None,
+        metric_key_prefix="eval",
+    ) -> EvalLoopOutput:
+        """Evaluate, and reply where that is asked for.
+
+        Returns:
+            `predictions`, in the order of the dataset, a dict per example: `reply` (or None), `nll`
+            (nats, summed) and `tokens` of the target; `metrics`: `loss` (nats per target token),
+            `perplexity`, `target_tokens`, and what `compute_metrics` adds.
+        """
+        started = time.perf_counter()
+        reply = description == "Prediction" or self.args.predict_with_generate
+        self.model.eval()
+        self.callback_handler.eval_dataloader = dataloader
+        results = []  # (index, nll, tokens, reply) of each example here
+        for indices, inputs in zip(dataloader.batch_sampler, dataloader, strict=True):
+            inputs = self._prepare_inputs(inputs)
+            labels = inputs.pop("labels")  # (batch, target_len)
+            with self.accelerator.autocast():
+                logits = self.model(**inputs).logits  # (batch, target_len, vocab)
+            nll = token_nll(logits, labels).double().sum(-1)  # (batch,)
+            replies = self.reply(inputs) if reply else [None] * len(indices)
+            tokens = (labels != IGNORE).sum(-1)  # (batch,)
+            results += zip(indices, nll.tolist(), tokens.tolist(), replies, strict=True)
+            self.control = self.callback_handler.on_prediction_step(
+                self.args, self.state, self.control
+            )
+        # Sorted by example, repeated ones once: sums do not depend on the number of processes.
+        examples = {result[0]: result[1:] for result in gather_object(results)}
+        predictions = [
+            dict(zip(("nll", "tokens", "reply"), examples[i], strict=True))
+            for i in sorted(examples)
+        ]
+        nll = math.fsum(example["nll"] for example in predictions)
+        tokens = sum(example["tokens"] for example in predictions)
+        metrics = {"loss": nll / tokens, "perplexity": perplexity(nll, tokens)}
+        metrics["target_tokens"] = tokens
+        if reply and self.compute_metrics is not None:
+            replies = [example["reply"] for example in predictions]
+            references = list(dataloader.dataset["response"])
+            metrics |= self.compute_metrics(EvalPrediction(replies, references))
+        self._clock += time.perf_counter() - started  # not training time
+        return EvalLoopOutput(
+            predictions=predictions,
+            label_ids=None,
+            metrics={f"{metric_key_prefix}_{name}": value for name, value in metrics.items()},
+            num_samples=len(predictions),
+        )
+
+    def reply(self, inputs: dict[str, torch.Tensor]) -> list[str]:
+        """Decode replies to a batch with the model's generation config.
+
+        Args:
+            inputs: `input_ids` and `attention_mask`, (batch, source_len).
+        """
+        with self.accelerator.autocast():
+            output_ids = self.model.generate(
+                input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"]
+            )  # (batch, target_len)
+        texts = self.processing_class.batch_decode(output_ids, skip_special_tokens=True)
+        return [text.strip() for text in texts]
+
+    # Throughput
+
+    def get_batch_samples(self, epoch_iterator, num_batches, device):
+        """Count the real tokens of the batches of an optimizer step."""
+        batches, num_items = super().get_batch_samples(epoch_iterator, num_batches, device)
+        for batch in batches:
+            self._tokens += int(batch["attention_mask"].sum() + batch["labels"].ne(IGNORE).sum())
+        return batches, num_items
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Add `tokens_per_second`: real source and target tokens of all processes."""
+        if "loss" in logs:
+            count = torch.tensor(self._tokens, device=self.args.device)
+            tokens = int(self.accelerator.reduce(count, "sum"))
+            now = time.perf_counter()
+            logs["tokens_per_second"] = round(tokens / max(1e-9, now - self._clock), 1)
+            self._tokens, self._clock = 0, now
+        super().log(logs, start_time)
