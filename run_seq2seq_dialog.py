@@ -1,7 +1,7 @@
 """From dialogues to a trained, evaluated response generator, in one command.
 
     python run_seq2seq_dialog.py configs/demo.yaml
-    python run_seq2seq_dialog.py configs/t5_small.yaml --data dialogues_text.txt --num_train_epochs 2
+    python run_seq2seq_dialog.py configs/t5_small.yaml --data dialogues_text.txt
     accelerate launch run_seq2seq_dialog.py configs/t5_small.yaml
 
 A run that was stopped goes on from its last checkpoint by the same command.
@@ -57,6 +57,10 @@ def main(argv: list[str] | None = None) -> None:
     pairs = {name: len(split) for name, split in rows.items()}
     counts = ", ".join(f"{name} {count:,}" for name, count in pairs.items())
     console.print(f"Pairs of context and response: {counts}")
+    if "validation" not in rows and training_args.eval_strategy != "no":
+        console.print("No validation pairs: the last checkpoint is kept, not the best.")
+        training_args.eval_strategy = "no"
+        training_args.__post_init__()
     environment = report.environment(training_args.world_size, rows["train"]._fingerprint)
     checkpoint = last_checkpoint(output_dir, training_args.world_size)
     if checkpoint is not None:
@@ -158,8 +162,8 @@ def is_complete(output_dir: Path, settings: dict) -> bool:
         changed = differences(output_dir, settings, free=set())
         if changed:
             raise UsageError(
-                f"{output_dir} holds a complete run with other settings ({changed}). Choose another "
-                f"--output_dir; to evaluate that model differently, add --do_train false "
+                f"{output_dir} holds a complete run with other settings ({changed}). Choose "
+                f"another --output_dir; to evaluate that model differently, add --do_train false "
                 f"--model_name_or_path {output_dir}."
             )
         return True

@@ -223,8 +223,8 @@ class DialogueTrainingArguments(Seq2SeqTrainingArguments):
                 raise UsageError(f"{name} is {getattr(self, name)}; it must be at least 1.")
         if self.greater_is_better is None and self.metric_for_best_model.endswith("perplexity"):
             self.greater_is_better = False
-        if self.eval_strategy == "no":
-            self.load_best_model_at_end = False
+        if self.eval_strategy == "no":  # nothing to choose a best checkpoint by
+            self.load_best_model_at_end, self.early_stopping_patience = False, None
         if self.bf16 is None:
             launcher = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
             free = not self.fp16 and not self.use_cpu and launcher == "no"
@@ -377,7 +377,9 @@ def parse(argv: list[str]):
 
 
 def _check(data: DataArguments, model: ModelArguments, decoding: DecodingArguments, training):
-    if (model.model_name_or_path is None) == (model.new_model is None):
+    both = model.model_name_or_path is not None and model.new_model is not None
+    neither = model.model_name_or_path is None and model.new_model is None
+    if neither or (both and training.do_train):
         raise UsageError(
             "Set one of model_name_or_path (a checkpoint to fine-tune, for example "
             "google-t5/t5-small) and new_model (a mapping with model_type and sizes)."
@@ -416,7 +418,7 @@ def resolved(groups) -> dict:
             training = isinstance(group, DialogueTrainingArguments)
             if not f.init or value is None or (training and value == f.default):
                 continue
-            if isinstance(value, (str, int, float, bool, list)) and "token" != f.name[-5:]:
+            if isinstance(value, (str, int, float, bool, list)) and not f.name.endswith("token"):
                 settings[f.name] = value
     settings["output_dir"] = groups[-1].output_dir
     if settings.get("new_model"):

@@ -30,7 +30,7 @@ def _order(lengths: np.ndarray, rng: np.random.Generator | None) -> np.ndarray:
 
 
 def _cut(lengths: np.ndarray, budget: int) -> list[int]:
-    """Cut ordered examples greedily; return where each batch ends. Every batch has an example."""
+    """Cut ordered examples greedily; return where each batch ends."""
     ends, start, widest = [], 0, np.zeros(2, dtype=np.int64)
     for i, size in enumerate(lengths):
         wider = np.maximum(widest, size)
@@ -106,6 +106,6 @@ def evaluation_batches(lengths: Sequence[Sequence[int]], budget: int) -> list[li
     """
     exact = np.asarray(lengths, dtype=np.int64).reshape(-1, 2)
     order = _order(exact, None)
-    ends = _cut(exact[order], budget) if len(exact) else []
+    ends = _cut(exact[order], budget)
     spans = zip([0, *ends[:-1]], ends, strict=True)
     return [order[start:end].tolist() for start, end in spans][::-1]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -102,10 +103,13 @@ def encode_rows(rows: Dataset, tokenizer, args: DataArguments, description: str 
         "max_source_length": args.max_source_length,
         "max_target_length": args.max_target_length,
     }
-    # The tokenizer's own hash changes with use; its content does not.
-    content = tokenizer.backend_tokenizer.to_str() + repr(
-        (rows._fingerprint, sorted(options.items()))
-    )
+    # The tokenizer's own hash changes with use; what it does to a text does not.
+    if tokenizer.is_fast:
+        does = json.loads(tokenizer.backend_tokenizer.to_str())
+        does |= {"padding": None, "truncation": None}
+    else:
+        does = repr(tokenizer)
+    content = json.dumps([does, rows._fingerprint, options])
     return rows.map(
         encode,
         batched=True,

@@ -95,7 +95,7 @@ def load_model(args: ModelArguments, tokenizer):
 
     The embedding grows only where the checkpoint has no spare row for `__eou__` (T5 has 28).
     """
-    if args.new_model is not None:
+    if args.model_name_or_path is None:
         model = AutoModelForSeq2SeqLM.from_config(_new_config(args.new_model, tokenizer))
     else:
         model = _from_pretrained(AutoModelForSeq2SeqLM, args.model_name_or_path, args)

@@ -1,0 +1,109 @@
+"""Tiny tokenizers and models, made here: tests need no network and no GPU."""
+
+import os
+from pathlib import Path
+
+import pytest
+from datasets import Dataset
+from transformers import (
+    AutoTokenizer,
+    T5Config,
+    T5ForConditionalGeneration,
+    set_seed,
+)
+
+from seq2seq_dialog.arguments import DataArguments, DecodingArguments, ModelArguments
+from seq2seq_dialog.data import encode_rows
+from seq2seq_dialog.models import generation_config, load_tokenizer, train_tokenizer
+
+ROOT = Path(__file__).parents[1]
+SAMPLES = ROOT / "samples" / "dialogues_text.txt"
+LEGACY_PYTHON = ROOT / ".venv-legacy" / "bin" / "python"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def offline(tmp_path_factory):
+    """Caches in a temporary folder, no look at the Hub."""
+    os.environ["HF_HUB_OFFLINE"] = "1"
+
+
+def sample_dialogues(count: int) -> list[list[str]]:
+    """The first dialogues of the sample corpus."""
+    lines = SAMPLES.read_text(encoding="utf-8").split("\n")[:count]
+    return [[u.strip() for u in line.split("__eou__") if u.strip()] for line in lines]
+
+
+def rows_of(dialogues: list[list[str]]) -> Dataset:
+    """(context, response) rows of dialogues, as the dataset script makes them."""
+    return Dataset.from_list(
+        [
+            {"dialogue_id": str(d), "turn": t, "context": turns[:t], "response": turns[t]}
+            for d, turns in enumerate(dialogues)
+            for t in range(1, len(turns))
+        ]
+    )
+
+
+@pytest.fixture(scope="session")
+def rows() -> Dataset:
+    return rows_of(sample_dialogues(40))
+
+
+@pytest.fixture(scope="session")
+def tokenizer_folder(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("tokenizer")
+    train_tokenizer([u for turns in sample_dialogues(400) for u in turns], 500, folder)
+    return folder
+
+
+@pytest.fixture
+def tokenizer(tokenizer_folder):
+    return load_tokenizer(ModelArguments(), 64, tokenizer_folder)
+
+
+@pytest.fixture
+def features(rows, tokenizer) -> Dataset:
+    return encode_rows(rows, tokenizer, DataArguments(max_source_length=64, max_target_length=24))
+
+
+@pytest.fixture
+def model(tokenizer):
+    """A T5 of 60,000 parameters with random weights."""
+    set_seed(1)
+    config = T5Config(
+        vocab_size=512,
+        d_model=32,
+        d_kv=8,
+        d_ff=64,
+        num_layers=2,
+        num_heads=4,
+        decoder_start_token_id=0,
+    )
+    model = T5ForConditionalGeneration(config)
+    model.generation_config = generation_config(DecodingArguments(max_new_tokens=12), model)
+    return model
+
+
+@pytest.fixture
+def shared_data() -> Path:
+    """The folder with the real DailyDialog and its t5-small neighbour, where there is one."""
+    folder = os.environ.get("DIALOG_DATA")
+    if not folder:
+        pytest.skip("DIALOG_DATA is not set: the real DailyDialog is not at hand")
+    return Path(folder)
+
+
+@pytest.fixture
+def t5_tokenizer(shared_data):
+    """t5-small's real tokenizer."""
+    folder = shared_data.parent / "t5-small"
+    if not folder.exists():
+        pytest.skip(f"{folder} is missing: t5-small's tokenizer is not at hand")
+    return AutoTokenizer.from_pretrained(folder)
+
+
+@pytest.fixture
+def legacy_python() -> Path:
+    if not LEGACY_PYTHON.exists():
+        pytest.skip(".venv-legacy is missing: run make test")
+    return LEGACY_PYTHON

@@ -1,0 +1,75 @@
+"""Batches by token budget."""
+
+import numpy as np
+import pytest
+
+from seq2seq_dialog.batching import GRID, TokenBudgetSampler, evaluation_batches
+
+rng = np.random.default_rng(0)
+LENGTHS = np.stack([rng.gamma(2, 30, 3000) + 2, rng.gamma(2, 8, 3000) + 2], axis=1).astype(int)
+
+
+def test_every_example_comes_once_an_epoch_whatever_the_number_of_processes():
+    for world_size in (1, 2, 3, 8):
+        samplers = [TokenBudgetSampler(LENGTHS, 2048, 1, r, world_size) for r in range(world_size)]
+        assert len({len(list(sampler)) for sampler in samplers}) == 1
+        assert len(samplers[0]) == len(list(samplers[0]))
+        seen = [i for sampler in samplers for batch in sampler for i in batch]
+        assert sorted(seen) == list(range(len(LENGTHS)))
+
+
+def test_batches_keep_the_budget_and_hardly_pad():
+    padded = real = 0
+    for batch in TokenBudgetSampler(LENGTHS, 2048):
+        size = LENGTHS[batch]
+        assert len(batch) * size.max(0).sum() <= 2048 or len(batch) == 1
+        padded += len(batch) * size.max(0).sum()
+        real += size.sum()
+    assert 1 - real / padded < 0.12
+
+
+def test_an_example_over_the_budget_is_a_batch_of_its_own():
+    batches = list(TokenBudgetSampler([(10, 10), (500, 20), (12, 8)], 100))
+    assert [1] in batches and sorted(i for b in batches for i in b) == [0, 1, 2]
+
+
+def test_order_depends_on_seed_and_epoch_alone():
+    sampler, again = TokenBudgetSampler(LENGTHS, 2048, 5), TokenBudgetSampler(LENGTHS, 2048, 5)
+    first = list(sampler)
+    sampler.set_epoch(3)
+    again.set_epoch(3)  # without the epochs before
+    third = list(sampler)
+    assert third == list(again) != first
+    assert len(third) == len(first)  # Trainer relies on equally many steps an epoch
+    assert list(TokenBudgetSampler(LENGTHS, 2048, 6)) != first
+
+
+def test_examples_meet_others_from_epoch_to_epoch():
+    sampler = TokenBudgetSampler(LENGTHS, 2048)
+    first = {frozenset(batch) for batch in sampler}
+    sampler.set_epoch(1)
+    kept = [batch for batch in sampler if frozenset(batch) in first and len(batch) > 1]
+    assert len(kept) < 0.1 * len(first)
+
+
+def test_batches_come_in_no_order_of_length():
+    widths = [LENGTHS[batch].max(0)[0] for batch in TokenBudgetSampler(LENGTHS, 2048)]
+    assert abs(np.corrcoef(widths, np.arange(len(widths)))[0, 1]) < 0.2
+
+
+@pytest.mark.parametrize(("examples", "world_size"), [(0, 1), (3, 4)])
+def test_too_few_examples_are_refused(examples, world_size):
+    with pytest.raises(ValueError, match=f"{examples} training examples are too few"):
+        TokenBudgetSampler(LENGTHS[:examples], 2048, world_size=world_size)
+
+
+def test_evaluation_batches_hold_each_example_once_the_longest_first():
+    batches = evaluation_batches(LENGTHS, 4096)
+    assert sorted(i for batch in batches for i in batch) == list(range(len(LENGTHS)))
+    widths = [LENGTHS[batch][:, 0].max() for batch in batches]
+    assert widths == sorted(widths, reverse=True)
+
+
+def test_lengths_are_rounded_up_to_the_grid():
+    sampler = TokenBudgetSampler([(1, 1), (8, 4), (9, 5)], 100)
+    assert sampler.lengths.tolist() == [list(GRID), list(GRID), [16, 8]]
