@@ -41,6 +41,7 @@ def finish(folder: str | Path) -> None:
     tokenizer = _read(folder / "tokenizer_config.json")
     for key in ("is_local", "local_files_only", "backend"):  # how it was loaded, not what it is
         tokenizer.pop(key, None)
+    tokenizer["truncation_side"] = "left"  # the latest turns matter most; not saved by itself
     special = tokenizer.pop("extra_special_tokens", None)
     if isinstance(special, list):
         sentinels = [token for token in special if "<extra_id_" in token]

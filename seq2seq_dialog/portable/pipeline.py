@@ -16,17 +16,13 @@ from transformers import Pipeline
 from .context import encode_context
 
 
-def _is_chat(inputs) -> bool:
-    """Tell one list of messages from a list of contexts."""
-    return isinstance(inputs, list) and bool(inputs) and isinstance(inputs[0], Mapping)
-
-
 class DialoguePipeline(Pipeline):
     """Replies to a context: a string, a list of messages, or a list of either.
 
     A string is one turn, or several with `__eou__` between them. Every option of `generate()`
-    may be given; `return_tensors=True` returns token ids instead of text. Each reply is
-    `{"generated_text": ...}` in a list, as in transformers' own text2text-generation pipeline.
+    may be given; `return_tensors=True` returns token ids instead of text. As in transformers' own
+    pipeline the result is a list of `{"generated_text": ...}`: the replies to one context, or one
+    reply to each context of a list (a list of lists where `num_return_sequences` asks for more).
     """
 
     _load_processor = False
@@ -37,9 +33,11 @@ class DialoguePipeline(Pipeline):
 
     def __call__(self, inputs, **kwargs):
         """Reply to `inputs`; see the class."""
-        if _is_chat(inputs):  # a list of messages is one context, not a batch of them
-            return super().__call__([inputs], **kwargs)[0]
-        return super().__call__(inputs, **kwargs)
+        replies = super().__call__(inputs, **kwargs)
+        batch = isinstance(inputs, list) and not isinstance(inputs[0], Mapping)
+        if batch and all(len(of_one) == 1 for of_one in replies):
+            return [of_one[0] for of_one in replies]
+        return replies
 
     def _sanitize_parameters(self, return_tensors=None, max_length=None, **generate_kwargs):
         # The greatest length of a reply, as in transformers' own pipeline.
@@ -50,6 +48,7 @@ class DialoguePipeline(Pipeline):
 
     def preprocess(self, inputs):
         """Encode one context. Shapes: (1, source_len)."""
+        inputs = getattr(inputs, "messages", inputs)  # transformers wraps lists of messages
         if isinstance(inputs, Mapping):  # an example of a data set
             inputs = inputs["context"]
         input_ids = torch.tensor([encode_context(inputs, self.tokenizer)])

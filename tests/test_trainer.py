@@ -1,0 +1,260 @@
+"""Training learns, is exact under accumulation and resuming, and evaluates exactly."""
+
+import copy
+import json
+import math
+
+import pytest
+import torch
+from transformers import T5ForConditionalGeneration, set_seed
+
+from seq2seq_dialog.arguments import DialogueTrainingArguments, UsageError
+from seq2seq_dialog.batching import TokenBudgetSampler
+from seq2seq_dialog.inference import generate_response
+from seq2seq_dialog.metrics import ReplyMetric
+from seq2seq_dialog.trainer import DialogueTrainer, last_checkpoint, token_nll
+
+LABELS = torch.tensor([[3, 1, -100], [0, 2, 1]])  # (batch, target_len)
+
+
+def make_trainer(model, tokenizer, features, folder, **settings):
+    defaults = {
+        "output_dir": str(folder),
+        "tokens_per_batch": 512,
+        "max_steps": 4,
+        "logging_steps": 1,
+        "eval_strategy": "no",
+        "save_strategy": "no",
+        "disable_tqdm": True,
+        "use_cpu": True,
+    }
+    args = DialogueTrainingArguments(**(defaults | settings))
+    return DialogueTrainer(
+        model,
+        args,
+        tokenizer,
+        train_dataset=features,
+        eval_dataset=features.select(range(60)),
+        compute_metrics=lambda p: ReplyMetric(keep_in_memory=True).compute(
+            predictions=p.predictions, references=p.label_ids
+        ),
+    )
+
+
+def weights(model):
+    return {name: tensor.clone() for name, tensor in model.state_dict().items()}
+
+
+def test_token_nll_is_the_negative_log_softmax_and_0_at_padding():
+    logits = torch.randn(2, 3, 5)  # (batch, target_len, vocab)
+    nll = token_nll(logits, LABELS)
+    assert nll[0, 2] == 0
+    assert nll[1, 1].item() == pytest.approx(-torch.log_softmax(logits[1, 1], -1)[2].item())
+
+
+def test_label_smoothing_by_hand():
+    logits = torch.randn(2, 3, 5)
+    logp = torch.log_softmax(logits, -1)
+    smooth = token_nll(logits, LABELS, 0.1)
+    expected = 0.9 * -logp[0, 0, 3] + 0.1 * -logp[0, 0].mean()
+    assert smooth[0, 0].item() == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_every_parameter_moves_and_the_loss_falls(model, tokenizer, features, tmp_path):
+    before = weights(model)
+    trainer = make_trainer(
+        model, tokenizer, features, tmp_path, max_steps=60, learning_rate=1e-2, warmup_steps=2
+    )
+    trainer.train()
+    still = [name for name, tensor in model.state_dict().items() if before[name].equal(tensor)]
+    assert still == []
+    losses = [log["loss"] for log in trainer.state.log_history if "loss" in log]
+    assert sum(losses[-5:]) / 5 < losses[0] - 1
+    assert losses[0] == pytest.approx(math.log(512), rel=0.15)  # a new model guesses
+
+
+def test_the_losses_are_pinned(model, tokenizer, features, tmp_path):
+    trainer = make_trainer(model, tokenizer, features, tmp_path)
+    trainer.train()
+    losses = [log["loss"] for log in trainer.state.log_history if "loss" in log]
+    assert losses == pytest.approx([6.7573, 6.6734, 6.5527, 6.5799], abs=2e-3)
+
+
+def test_accumulated_small_batches_equal_one_large_batch(model, tokenizer, features, tmp_path):
+    plain = copy.deepcopy(model.config)
+    plain.dropout_rate = 0.0
+    model = T5ForConditionalGeneration(plain)
+    options = {"optim": "sgd", "learning_rate": 1.0, "max_steps": 1, "warmup_steps": 0}
+    lengths = list(zip(features["source_length"], features["target_length"], strict=True))
+    small = len(TokenBudgetSampler(lengths, 700))
+    assert small > 8
+    results = []
+    for budget, accumulation in ((700, small), (10**9, 1)):
+        twin = copy.deepcopy(model)
+        make_trainer(
+            twin,
+            tokenizer,
+            features,
+            tmp_path,
+            tokens_per_batch=budget,
+            gradient_accumulation_steps=accumulation,
+            max_grad_norm=0,
+            **options,
+        ).train()
+        results.append(weights(twin))
+    for name, tensor in results[0].items():
+        torch.testing.assert_close(tensor, results[1][name], atol=2e-6, rtol=1e-4, msg=name)
+    assert not results[0]["shared.weight"].equal(model.state_dict()["shared.weight"])
+
+
+@pytest.mark.parametrize("stop", [3, 14, 20])
+def test_resumed_equals_uninterrupted_bit_for_bit(model, tokenizer, features, tmp_path, stop):
+    def run(folder, resume=None):
+        set_seed(42)
+        twin = copy.deepcopy(model)
+        trainer = make_trainer(
+            twin,
+            tokenizer,
+            features,
+            tmp_path / folder,
+            tokens_per_batch=1024,
+            max_steps=22,
+            save_strategy="steps",
+            save_steps=stop,
+            save_total_limit=None,
+            eval_strategy="steps",
+            eval_steps=stop,
+        )
+        trainer.train(resume_from_checkpoint=resume)
+        return trainer
+
+    whole = run("whole")
+    steps_per_epoch = len(whole.get_train_dataloader())
+    assert 3 < steps_per_epoch < 20  # the stops lie in the first and in later epochs
+    resumed = run("resumed", resume=str(tmp_path / "whole" / f"checkpoint-{stop}"))
+    assert resumed.state.global_step == 22
+    for name, tensor in whole.model.state_dict().items():
+        assert resumed.model.state_dict()[name].equal(tensor), name
+    figures = ("eval_loss", "eval_perplexity")
+    first, second = ([log.get(f) for f in figures] for log in (whole.evaluate(), resumed.evaluate()))
+    assert first == second
+
+
+def test_evaluation_is_the_mean_over_tokens_of_single_examples(
+    model, tokenizer, features, tmp_path
+):
+    some = features.select(range(50))
+    nll = tokens = 0
+    model.eval()
+    for example in some:
+        labels = torch.tensor([example["labels"]])
+        with torch.no_grad():
+            loss = model(input_ids=torch.tensor([example["input_ids"]]), labels=labels).loss
+        nll += loss.item() * labels.numel()
+        tokens += labels.numel()
+    for budget in (64, 700, 10**6):
+        trainer = make_trainer(model, tokenizer, features, tmp_path, eval_tokens_per_batch=budget)
+        metrics = trainer.evaluate(some)
+        assert metrics["eval_loss"] == pytest.approx(nll / tokens, rel=1e-5)
+        assert metrics["eval_perplexity"] == pytest.approx(math.exp(nll / tokens), rel=1e-4)
+        assert metrics["eval_target_tokens"] == tokens
+
+
+def test_predictions_are_the_replies_to_single_contexts_in_order(
+    model, tokenizer, features, tmp_path
+):
+    trainer = make_trainer(model, tokenizer, features, tmp_path, max_steps=25, learning_rate=1e-2)
+    trainer.train()
+    some = features.select(range(30))
+    output = trainer.predict(some)
+    replies = [prediction["reply"] for prediction in output.predictions]
+    assert replies == [generate_response(row["context"], model, tokenizer) for row in some]
+    assert sum(p["tokens"] for p in output.predictions) == output.metrics["test_target_tokens"]
+    scored = ReplyMetric(keep_in_memory=True).compute(
+        predictions=replies, references=list(some["response"])
+    )
+    assert output.metrics["test_bleu"] == scored["bleu"]
+    assert output.metrics["test_chrf"] == scored["chrf"]
+
+
+def test_evaluation_while_training_can_choose_by_bleu(model, tokenizer, features, tmp_path):
+    trainer = make_trainer(
+        model,
+        tokenizer,
+        features,
+        tmp_path,
+        predict_with_generate=True,
+        eval_strategy="steps",
+        eval_steps=2,
+        save_strategy="steps",
+        save_steps=2,
+        metric_for_best_model="bleu",
+    )
+    trainer.train()
+    assert trainer.args.greater_is_better
+    scores = [log["eval_bleu"] for log in trainer.state.log_history if "eval_bleu" in log]
+    assert len(scores) == 2 and trainer.state.best_metric == max(scores)
+
+
+def test_throughput_counts_real_tokens(model, tokenizer, features, tmp_path, monkeypatch):
+    seen = []
+    trainer = make_trainer(model, tokenizer, features, tmp_path, max_steps=3)
+    monkeypatch.setattr("time.perf_counter", lambda: trainer.state.global_step)  # a step a second
+    trainer._clock = 0
+    trainer.train()
+    loader = trainer.get_train_dataloader()
+    for batch, _ in zip(loader, range(3), strict=False):
+        seen.append(int(batch["attention_mask"].sum() + (batch["labels"] != -100).sum()))
+    logged = [log["tokens_per_second"] for log in trainer.state.log_history if "loss" in log]
+    assert logged == seen
+
+
+def test_fp16_is_refused_for_t5(model, tokenizer, features, tmp_path, monkeypatch):
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "fp16")  # what accelerate launch sets
+    with pytest.raises(UsageError, match=r"fp16 does not work for t5.*65,504.*Use bf16 or fp32"):
+        make_trainer(model, tokenizer, features, tmp_path)
+
+
+def test_bf16_trains(model, tokenizer, features, tmp_path):
+    trainer = make_trainer(
+        model, tokenizer, features, tmp_path, bf16=True, max_steps=30, learning_rate=3e-3
+    )
+    trainer.train()
+    losses = [log["loss"] for log in trainer.state.log_history if "loss" in log]
+    assert losses[-1] < losses[0] - 0.5
+    assert model.shared.weight.dtype == torch.float32
+    assert math.isfinite(trainer.evaluate()["eval_loss"])
+
+
+def test_activation_checkpointing_and_schedules_train(model, tokenizer, features, tmp_path):
+    trainer = make_trainer(
+        model,
+        tokenizer,
+        features,
+        tmp_path,
+        activation_checkpointing=True,
+        lr_scheduler_type="cosine",
+        warmup_steps=0.5,
+    )
+    trainer.train()
+    rates = [log["learning_rate"] for log in trainer.state.log_history if "loss" in log]
+    assert rates[1] > rates[0] and rates[-1] < max(rates)
+
+
+def test_the_last_whole_checkpoint_is_found(tmp_path):
+    for step, files in (
+        (10, ["trainer_state.json", "rng_state.pth"]),
+        (20, ["trainer_state.json", "rng_state.pth"]),
+        (30, ["trainer_state.json"]),  # killed before the random state
+        (40, ["rng_state.pth"]),  # killed before the state
+    ):
+        (tmp_path / f"checkpoint-{step}").mkdir()
+        for file in files:
+            text = json.dumps({"global_step": step})
+            (tmp_path / f"checkpoint-{step}" / file).write_text(text)
+    (tmp_path / "checkpoint-50").mkdir()
+    (tmp_path / "checkpoint-50" / "trainer_state.json").write_text('{"global_st')  # half written
+    (tmp_path / "checkpoint-50" / "rng_state.pth").touch()
+    assert last_checkpoint(tmp_path, 1) == str(tmp_path / "checkpoint-20")
+    assert last_checkpoint(tmp_path, 2) is None  # the processes' random states are not there
+    assert last_checkpoint(tmp_path / "none", 1) is None
