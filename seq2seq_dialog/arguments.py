@@ -6,6 +6,7 @@ import argparse
 import dataclasses
 import difflib
 import json
+import math
 import os
 import sys
 from dataclasses import dataclass, field
@@ -384,15 +385,21 @@ def _check(data: DataArguments, model: ModelArguments, decoding: DecodingArgumen
             "Set one of model_name_or_path (a checkpoint to fine-tune, for example "
             "google-t5/t5-small) and new_model (a mapping with model_type and sizes)."
         )
-    for group, name, least in (
-        (data, "max_source_length", 8),
-        (data, "max_target_length", 2),
-        (model, "vocab_size", 64),
-        (decoding, "max_new_tokens", 1),
-        (decoding, "num_beams", 1),
+    for group, name, least, most in (
+        (data, "max_source_length", 8, math.inf),
+        (data, "max_target_length", 2, math.inf),
+        (model, "vocab_size", 64, math.inf),
+        (decoding, "max_new_tokens", 1, math.inf),
+        (decoding, "num_beams", 1, math.inf),
+        (decoding, "temperature", 1e-3, math.inf),
+        (decoding, "top_p", 1e-3, 1),
+        (decoding, "top_k", 0, math.inf),
+        (decoding, "no_repeat_ngram_size", 0, math.inf),
+        (decoding, "repetition_penalty", 1e-3, math.inf),
     ):
-        if getattr(group, name) < least:
-            raise UsageError(f"{name} is {getattr(group, name)}; it must be at least {least}.")
+        if not least <= getattr(group, name) <= most:
+            bounds = f"at least {least}" if most == math.inf else f"from {least} to {most}"
+            raise UsageError(f"{name} is {getattr(group, name)}; it must be {bounds}.")
     if not training.do_train and model.model_name_or_path is None:
         raise UsageError("do_train is false: give the trained model as model_name_or_path.")
     for name in training.report_to:

@@ -7,7 +7,8 @@ After `save_model` a folder holds weights, config and tokenizer as transformers 
   the pipeline in `pipeline.py` for that task and for text-generation. Callers pass
   `trust_remote_code=True`.
 - transformers 4.57 reads `config.json`, where text-generation alone is ours: its own
-  text2text-generation pipeline works, without trusting any code.
+  text2text-generation pipeline works, without trusting any code. That pipeline puts 4 beams and 256
+  tokens of its own over the model's generation config; only `task_specific_params` go before them.
 - A tokenizer saved by transformers 5 does not load on 4.57 until its special tokens have the key
   and its class the name that both know.
 """
@@ -33,9 +34,13 @@ def finish(folder: str | Path) -> None:
         shutil.copyfile(PORTABLE / name, folder / name)
     config = _read(folder / "config.json")
     config["custom_pipelines"] = {"text2text-generation": PIPELINE, "text-generation": PIPELINE}
-    config.pop("configuration_files", None)
+    for key in ("configuration_files", "task_specific_params"):  # from an earlier life
+        config.pop(key, None)
     _write(folder / V5_CONFIG, config)
     config["custom_pipelines"] = {"text-generation": PIPELINE}
+    decoding = _read(folder / "generation_config.json")
+    settings = {k: v for k, v in decoding.items() if not k.endswith(("_id", "_version"))}
+    config["task_specific_params"] = {"text2text-generation": settings}
     _write(folder / "config.json", config | {"configuration_files": [V5_CONFIG]})
 
     tokenizer = _read(folder / "tokenizer_config.json")

@@ -24,21 +24,25 @@ def load(name: str | Path, device: str | torch.device | None = None, trust_remot
         (model, tokenizer, device)
 
     Raises:
-        UsageError: nothing there can be loaded as an encoder-decoder model.
+        UsageError: no encoder-decoder model can be loaded from there, or no such device is there.
     """
     if device is None:
         device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise UsageError(f"The device {str(device)!r} cannot be used: {reason}") from error
+    try:
         tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=trust_remote_code)
         model = AutoModelForSeq2SeqLM.from_pretrained(name, trust_remote_code=trust_remote_code)
-        model = model.to(device).eval()
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise UsageError(
             f"Cannot load a model from {str(name)!r}. Give a run folder (the output_dir of a "
-            "finished run) or the name of a model on the Hub, and a device that exists. "
+            "finished run) or the name of a model on the Hub. "
             f"The reason given: {' '.join(str(error).split())[:400]}"
         ) from error
-    return model, tokenizer, torch.device(device)
+    return model.to(device).eval(), tokenizer, torch.device(device)
 
 
 @torch.no_grad()

@@ -3,6 +3,8 @@
 import os
 from pathlib import Path
 
+os.environ["HF_HUB_OFFLINE"] = "1"  # read when huggingface_hub is imported
+
 import pytest
 from datasets import Dataset
 from transformers import (
@@ -19,12 +21,6 @@ from seq2seq_dialog.models import generation_config, load_tokenizer, train_token
 ROOT = Path(__file__).parents[1]
 SAMPLES = ROOT / "samples" / "dialogues_text.txt"
 LEGACY_PYTHON = ROOT / ".venv-legacy" / "bin" / "python"
-
-
-@pytest.fixture(scope="session", autouse=True)
-def offline(tmp_path_factory):
-    """Caches in a temporary folder, no look at the Hub."""
-    os.environ["HF_HUB_OFFLINE"] = "1"
 
 
 def sample_dialogues(count: int) -> list[list[str]]:

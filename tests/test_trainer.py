@@ -136,7 +136,9 @@ def test_resumed_equals_uninterrupted_bit_for_bit(model, tokenizer, features, tm
     for name, tensor in whole.model.state_dict().items():
         assert resumed.model.state_dict()[name].equal(tensor), name
     figures = ("eval_loss", "eval_perplexity")
-    first, second = ([log.get(f) for f in figures] for log in (whole.evaluate(), resumed.evaluate()))
+    first, second = (
+        [log.get(f) for f in figures] for log in (whole.evaluate(), resumed.evaluate())
+    )
     assert first == second
 
 

@@ -33,10 +33,11 @@ class DialoguePipeline(Pipeline):
 
     def __call__(self, inputs, **kwargs):
         """Reply to `inputs`; see the class."""
+        if isinstance(inputs, list) and inputs and isinstance(inputs[0], Mapping):
+            return super().__call__([inputs], **kwargs)[0]  # one list of messages is one context
         replies = super().__call__(inputs, **kwargs)
-        batch = isinstance(inputs, list) and not isinstance(inputs[0], Mapping)
-        if batch and all(len(of_one) == 1 for of_one in replies):
-            return [of_one[0] for of_one in replies]
+        if isinstance(inputs, list) and all(len(to_one) == 1 for to_one in replies):
+            return [to_one[0] for to_one in replies]
         return replies
 
     def _sanitize_parameters(self, return_tensors=None, max_length=None, **generate_kwargs):
