@@ -369,7 +369,8 @@ def parse(argv: list[str]):
             [*from_file, *flags], return_remaining_strings=True, look_for_args_file=False
         )
     except (ValueError, TypeError, ImportError) as error:
-        raise UsageError(f"{path + ': ' if path and not flags else ''}{error}") from error
+        where = f"{path}: " if path and not flags else ""
+        raise UsageError(where + " ".join(str(error).split())) from error
     if unknown or rest.config:
         extra = " ".join(unknown or [rest.config])
         raise UsageError(f"do not know what to do with {extra!r}; a config file comes first.")
@@ -422,6 +423,7 @@ def resolved(groups) -> dict:
         for f in dataclasses.fields(group):
             value = getattr(group, f.name)
             value = getattr(value, "value", value)  # enums
+            value = "none" if value == [] else value  # report_to
             training = isinstance(group, DialogueTrainingArguments)
             if not f.init or value is None or (training and value == f.default):
                 continue

@@ -47,7 +47,7 @@ M = "model_name_or_path: m\n"
         (M, ["--top_p", "1.5"], "top_p is 1.5; it must be from 0.001 to 1"),
         (M, ["--tokens_per_batch", "0"], "tokens_per_batch is 0; it must be"),
         (M, ["more.yaml"], "do not know what to do with 'more.yaml'"),
-        (M + "lr_scheduler_type: up\n", [], "'up' is not a valid SchedulerType"),
+        (M + "lr_scheduler_type: up\n", [], "invalid choice: 'up'"),
         (M + "save_strategy: steps\n", [], "save and eval strategy to match"),
         (M + "report_to: mlflow\n", [], "pip install mlflow"),
         (M + "push_to_hub: true\n", [], "hf upload user/name FOLDER"),
