@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 
+import torch
 import yaml
 from transformers import HfArgumentParser, Seq2SeqTrainingArguments
 from transformers.utils import is_torch_bf16_gpu_available
@@ -24,8 +25,6 @@ class UsageError(ValueError):
 
 def run(main) -> None:
     """Run an entry point; what the person can mend ends in one message and status 2."""
-    import torch
-
     try:
         main()
     except UsageError as error:
@@ -226,6 +225,8 @@ class DialogueTrainingArguments(Seq2SeqTrainingArguments):
             self.greater_is_better = False
         if self.eval_strategy == "no":  # nothing to choose a best checkpoint by
             self.load_best_model_at_end, self.early_stopping_patience = False, None
+        if not torch.accelerator.is_available():
+            self.use_cpu = True  # said aloud, or several processes would not find each other
         if self.bf16 is None:
             launcher = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
             free = not self.fp16 and not self.use_cpu and launcher == "no"
@@ -423,9 +424,10 @@ def resolved(groups) -> dict:
         for f in dataclasses.fields(group):
             value = getattr(group, f.name)
             value = getattr(value, "value", value)  # enums
-            value = "none" if value == [] else value  # report_to
             training = isinstance(group, DialogueTrainingArguments)
-            if not f.init or value is None or (training and value == f.default):
+            if f.name == "use_cpu" and not torch.accelerator.is_available():
+                continue  # not chosen: it would follow the file to a machine with a GPU
+            if not f.init or value in (None, []) or (training and value == f.default):
                 continue
             if isinstance(value, (str, int, float, bool, list)) and not f.name.endswith("token"):
                 settings[f.name] = value

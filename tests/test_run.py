@@ -1,0 +1,255 @@
+"""The command, as a person runs it: from a text file to a finished run folder."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from conftest import ROOT, SAMPLES
+from safetensors.torch import load_file
+
+from seq2seq_dialog import report
+from seq2seq_dialog.trainer import last_checkpoint
+
+CONFIG = """\
+data: {data}
+vocab_size: 300
+max_source_length: 48
+max_target_length: 16
+new_model: {{model_type: t5, d_model: 32, d_kv: 8, d_ff: 64, num_layers: 1, num_heads: 4}}
+tokens_per_batch: 1024
+learning_rate: 5.0e-3
+num_train_epochs: 2
+logging_steps: 5
+eval_strategy: steps
+eval_steps: 20
+save_strategy: steps
+save_steps: 20
+max_new_tokens: 8
+"""
+
+
+# Without a GPU the two processes share the CPU, over gloo.
+TWO_PROCESSES = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu"]
+TWO_PROCESSES += ["--num_processes", "2", "--num_machines", "1", "--mixed_precision", "no"]
+TWO_PROCESSES += ["--dynamo_backend", "no", "--main_process_port", "0"]
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("config")
+    lines = SAMPLES.read_text(encoding="utf-8").split("\n")[:120]
+    (folder / "dialogues.txt").write_text("\ufeff" + "\n".join(lines) + "\n\n", encoding="utf-8")
+    (folder / "config.yaml").write_text(CONFIG.format(data=folder / "dialogues.txt"))
+    return folder / "config.yaml"
+
+
+def command(config, output_dir, *flags, launcher=()):
+    script = [str(ROOT / "run_seq2seq_dialog.py"), str(config), "--output_dir", str(output_dir)]
+    return [*(launcher or [sys.executable]), *script, *flags]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    home = tmp_path_factory.mktemp("home")
+    env = os.environ | {"HF_HOME": str(home), "COLUMNS": "120", "OMP_NUM_THREADS": "1"}
+
+    def run(*args, status=0, **kwargs):
+        done = subprocess.run(command(*args, **kwargs), env=env, capture_output=True, text=True)
+        assert done.returncode == status, done.stdout + done.stderr[-4000:]
+        return done
+
+    run.env = env
+    return run
+
+
+@pytest.fixture(scope="module")
+def finished(run, config, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "finished"
+    return folder, run(config, folder).stdout
+
+
+def weights(folder):
+    return load_file(folder / "model.safetensors")
+
+
+def equal(one, two):
+    return one.keys() == two.keys() and all(one[name].equal(two[name]) for name in one)
+
+
+def test_the_run_folder_is_complete(finished):
+    folder, _ = finished
+    files = {path.name for path in folder.iterdir()}
+    assert files >= {
+        "config.json", "config.5.0.0.json", "config.yaml", "context.py", "curves.png",
+        "environment.json", "generation_config.json", "metrics.json", "model.safetensors",
+        "pipeline.py", "predictions.jsonl", "tokenizer.json", "trainer_state.json",
+    }  # fmt: skip
+    assert not [name for name in files if name.endswith(".part")]
+    environment = report.read_json(folder / "environment.json")
+    assert environment["versions"]["torch"] and environment["processes"] == 1
+    assert re.fullmatch(r"[0-9a-f]{40}(\+changes)?", environment["git_revision"] or "0" * 40)
+    assert (folder / "curves.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_metrics_and_predictions_are_kept(finished):
+    folder, _ = finished
+    metrics = report.read_json(folder / "metrics.json")
+    predictions = report.read_jsonl(folder / "predictions.jsonl")
+    assert metrics["data"]["pairs"]["test"] == len(predictions)
+    (problems,) = metrics["data"]["problems"].values()
+    assert problems["bom"]["count"] == 1 and problems["blank_line"]["first_lines"] == [121]
+    assert set(predictions[0]) == {
+        "dialogue_id", "turn", "context", "reference", "reply", "nll", "tokens",
+    }  # fmt: skip
+    tokens = sum(prediction["tokens"] for prediction in predictions)
+    assert tokens == metrics["test"]["target_tokens"]
+    assert set(metrics["test"]) >= {"perplexity", "unigram_perplexity", "bleu", "bleu_signature"}
+    assert metrics["validation"]["loss"] > 0
+    assert "steps_per_second" not in (metrics["test"].keys() | metrics["validation"].keys())
+
+
+def test_it_prints_samples_figures_and_what_to_do_next(finished):
+    folder, printed = finished
+    for text in ("Samples from the test set", "of a unigram model", "sacreBLEU", "ROUGE-L"):
+        assert text in printed
+    assert f"python -m seq2seq_dialog chat {folder}" in printed
+    assert "pipeline('text2text-generation'" in printed
+
+
+def test_the_printed_pipeline_call_works(finished, run):
+    _folder, printed = finished
+    (call,) = re.findall(r'python -c "(.*)"', printed)
+    done = subprocess.run([sys.executable, "-c", call], env=run.env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "generated_text" in done.stdout
+
+
+def test_the_same_command_again_shows_the_run_and_trains_nothing(finished, run, config):
+    folder, _printed = finished
+    before = (folder / "model.safetensors").stat().st_mtime_ns
+    again = run(config, folder).stdout
+    assert "holds this run, complete" in again and "sacreBLEU" in again
+    assert (folder / "model.safetensors").stat().st_mtime_ns == before
+
+
+def test_a_complete_run_is_not_overwritten_by_another(finished, run, config):
+    folder, _ = finished
+    error = run(config, folder, "--learning_rate", "0.1", status=2).stderr
+    assert "complete run with other settings (learning_rate: 0.005 -> 0.1)" in error
+    assert "Traceback" not in error
+
+
+def test_a_foreign_folder_is_not_written_into(run, config, tmp_path):
+    (tmp_path / "thesis.txt").write_text("years of work")
+    error = run(config, tmp_path, status=2).stderr
+    assert "holds other files; choose a new --output_dir" in error
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+def test_a_trained_model_is_evaluated_anew_with_other_decoding(finished, run, config, tmp_path):
+    folder, _ = finished
+    flags = ["--do_train", "false", "--model_name_or_path", str(folder), "--num_beams", "3"]
+    run(config, tmp_path / "beams", *flags)
+    first, second = (report.read_json(f / "metrics.json") for f in (folder, tmp_path / "beams"))
+    for name in ("loss", "perplexity", "target_tokens"):
+        assert second["test"][name] == pytest.approx(first["test"][name], rel=1e-6)
+    assert equal(weights(folder), weights(tmp_path / "beams"))
+
+
+@pytest.mark.slow
+def test_killed_and_started_again_ends_with_the_same_weights(finished, run, config, tmp_path):
+    folder, _ = finished
+    killed = tmp_path / "killed"
+    process = subprocess.Popen(
+        command(config, killed), env=run.env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    deadline = time.monotonic() + 120
+    while last_checkpoint(killed, 1) is None and time.monotonic() < deadline:
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert last_checkpoint(killed, 1) is not None
+    assert not (killed / "metrics.json").exists(), "it was too quick to be killed"
+    assert "Going on from" in run(config, killed).stdout
+    assert equal(weights(folder), weights(killed))
+    one, other = (report.read_json(f / "metrics.json") for f in (folder, killed))
+    for split in ("validation", "test"):
+        for figures in (one[split], other[split]):
+            del figures["runtime"], figures["samples_per_second"]
+        assert one[split] == other[split]
+
+
+@pytest.mark.slow
+def test_an_unfinished_run_is_not_continued_under_other_settings(run, config, tmp_path):
+    folder = tmp_path / "unfinished"
+    run(config, folder)
+    (folder / "metrics.json").unlink()  # as if it had been killed after training
+    error = run(config, folder, "--seed", "7", status=2).stderr
+    assert "unfinished run with other settings (seed: None -> 7)" in error
+    run(config, folder, "--num_beams", "2")  # decoding may change
+
+
+@pytest.mark.slow
+def test_two_processes_give_the_metrics_of_one(finished, run, config, tmp_path):
+    folder, _ = finished
+    flags = ["--do_train", "false", "--model_name_or_path", str(folder)]
+    run(config, tmp_path / "two", *flags, "--eval_tokens_per_batch", "512", launcher=TWO_PROCESSES)
+    run(config, tmp_path / "one", *flags, "--eval_tokens_per_batch", "512")
+    one, two = (report.read_json(tmp_path / n / "metrics.json") for n in ("one", "two"))
+    assert report.read_json(tmp_path / "two" / "environment.json")["processes"] == 2
+    for split in ("validation", "test"):
+        for figures in (one[split], two[split]):
+            del figures["runtime"], figures["samples_per_second"]
+        assert one[split] == two[split]
+    lines = [(tmp_path / n / "predictions.jsonl").read_text() for n in ("one", "two")]
+    assert lines[0] == lines[1]
+
+
+@pytest.mark.slow
+def test_two_processes_train_like_one_that_accumulates(run, config, tmp_path):
+    text = config.read_text().replace("d_ff: 64", "d_ff: 64, dropout_rate: 0.0")
+    plain = tmp_path / "config.yaml"
+    plain.write_text(text)
+    flags = ["--max_steps", "12", "--eval_strategy", "no", "--save_strategy", "no"]
+    flags += ["--optim", "sgd", "--learning_rate", "0.5", "--do_predict", "false"]
+    run(plain, tmp_path / "two", *flags, launcher=TWO_PROCESSES)
+    run(plain, tmp_path / "one", *flags, "--gradient_accumulation_steps", "2")
+    one, two = weights(tmp_path / "one"), weights(tmp_path / "two")
+    for name, tensor in one.items():
+        assert tensor.allclose(two[name], atol=1e-5), name
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"Hello there.\nHow are you?\n", "no '__eou__'"),
+        (b"", "empty"),
+        (
+            b"Hi __eou__ Hello __eou__\nHi \xff __eou__ Oh __eou__\n",
+            "line 2: byte 0xff is not UTF-8",
+        ),
+        (None, "does not exist"),
+    ],
+)
+def test_bad_data_ends_with_status_2_and_one_line(run, config, tmp_path, data, message):
+    path = tmp_path / "dialogues.txt"
+    if data is not None:
+        path.write_bytes(data)
+    error = run(config, tmp_path / "run", "--data", str(path), status=2).stderr
+    assert message in error and "dialogues.txt" in error and "Traceback" not in error
+    assert not (tmp_path / "run").exists()
+
+
+def test_training_without_validation_keeps_the_last_model(run, config, tmp_path):
+    (tmp_path / "data" / "train").mkdir(parents=True)
+    lines = SAMPLES.read_text(encoding="utf-8").split("\n")[:30]
+    (tmp_path / "data" / "train" / "dialogues_train.txt").write_text("\n".join(lines) + "\n")
+    flags = ["--data", str(tmp_path / "data"), "--max_steps", "3", "--report_to", "tensorboard"]
+    printed = run(config, tmp_path / "run", *flags).stdout
+    assert "No validation pairs" in printed
+    assert (tmp_path / "run" / "model.safetensors").exists()
+    assert list((tmp_path / "run").rglob("events.out.tfevents*"))  # TensorBoard's
