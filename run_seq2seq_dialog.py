@@ -215,7 +215,7 @@ def show(output_dir: Path, console: Console) -> None:
         f"  python -m seq2seq_dialog chat {output_dir}\n"
         f"  python -c \"from transformers import pipeline; print(pipeline('text2text-generation', "
         f"model='{output_dir}', trust_remote_code=True)('How are you?'))\"\n"
-        f"  tensorboard or a look at {output_dir}/curves.png; settings: {output_dir}/config.yaml",
+        f"  look at {output_dir}/curves.png",
         highlight=False,
         soft_wrap=True,
     )

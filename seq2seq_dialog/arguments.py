@@ -410,7 +410,7 @@ def _check(data: DataArguments, model: ModelArguments, decoding: DecodingArgumen
     if training.push_to_hub:
         raise UsageError(
             "push_to_hub is not part of a run yet; afterwards, upload the run folder with "
-            "`hf upload user/name FOLDER --exclude 'checkpoint-*' 'training_args.bin'`."
+            "`hf upload user/name FOLDER --exclude 'checkpoint-*' --exclude training_args.bin`."
         )
 
 

@@ -14,6 +14,7 @@ from torch.nn.utils.rnn import pad_sequence
 from dataset_script.dialogues import Dialogues
 
 from .arguments import DataArguments, UsageError
+from .models import prepare_tokenizer
 from .portable.context import TURN_SEPARATOR, as_turns, join_turns, special_ids
 
 IGNORE = -100  # labels that are padding, not counted by any loss
@@ -191,8 +192,6 @@ class DailyDialogDataset(torch.utils.data.Dataset):
         split: str | None = None,
         detokenize: bool = True,
     ):
-        from .models import prepare_tokenizer
-
         args = DataArguments(
             data=str(path),
             detokenize=detokenize,
