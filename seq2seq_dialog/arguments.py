@@ -417,21 +417,20 @@ def _check(data: DataArguments, model: ModelArguments, decoding: DecodingArgumen
 def resolved(groups) -> dict:
     """Return the settings that a run was made with, as a config file that makes it again.
 
-    The first three groups whole, of the training settings those that differ from the default.
+    Of the many inherited training settings, the common ones and those that differ from the default.
     """
     settings = {}
     for group in groups:
         for f in dataclasses.fields(group):
             value = getattr(group, f.name)
             value = getattr(value, "value", value)  # enums
-            training = isinstance(group, DialogueTrainingArguments)
+            told = f.name in COMMON or f.name in type(group).__annotations__
             if f.name == "use_cpu" and not torch.accelerator.is_available():
                 continue  # not chosen: it would follow the file to a machine with a GPU
-            if not f.init or value in (None, []) or (training and value == f.default):
+            if not f.init or value in (None, []) or (value == f.default and not told):
                 continue
             if isinstance(value, (str, int, float, bool, list)) and not f.name.endswith("token"):
                 settings[f.name] = value
-    settings["output_dir"] = groups[-1].output_dir
     if settings.get("new_model"):
         settings["new_model"] = json.loads(settings["new_model"])
     return settings

@@ -11,7 +11,7 @@ import pytest
 from conftest import ROOT, SAMPLES
 from safetensors.torch import load_file
 
-from seq2seq_dialog import report
+from seq2seq_dialog import arguments, report
 from seq2seq_dialog.trainer import last_checkpoint
 
 CONFIG = """\
@@ -92,6 +92,8 @@ def test_the_run_folder_is_complete(finished):
     environment = report.read_json(folder / "environment.json")
     assert environment["versions"]["torch"] and environment["processes"] == 1
     assert re.fullmatch(r"[0-9a-f]{40}(\+changes)?", environment["git_revision"] or "0" * 40)
+    settings = arguments.read_yaml(str(folder / "config.yaml"))
+    assert settings["seed"] == 42 and settings["new_model"]["d_model"] == 32
     assert (folder / "curves.png").read_bytes().startswith(b"\x89PNG")
 
 
@@ -189,7 +191,7 @@ def test_an_unfinished_run_is_not_continued_under_other_settings(run, config, tm
     run(config, folder)
     (folder / "metrics.json").unlink()  # as if it had been killed after training
     error = run(config, folder, "--seed", "7", status=2).stderr
-    assert "unfinished run with other settings (seed: None -> 7)" in error
+    assert "unfinished run with other settings (seed: 42 -> 7)" in error
     run(config, folder, "--num_beams", "2")  # decoding may change
 
 
@@ -253,3 +255,19 @@ def test_training_without_validation_keeps_the_last_model(run, config, tmp_path)
     assert "No validation pairs" in printed
     assert (tmp_path / "run" / "model.safetensors").exists()
     assert list((tmp_path / "run").rglob("events.out.tfevents*"))  # TensorBoard's
+
+
+def test_the_python_of_the_readme_works(finished, run, tmp_path):
+    folder, _ = finished
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.S)
+    assert len(blocks) == 3
+    lines = SAMPLES.read_text(encoding="utf-8").split("\n")[:20]
+    (tmp_path / "dialogues_text.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    code = "\n".join(blocks).replace("google-t5/t5-small", str(folder))
+    code = code.replace("runs/demo", str(folder)) + "print(len(next(iter(loader))['input_ids']))"
+    env = run.env | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env=env, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.rstrip().endswith("8") and "generated_text" in done.stdout
