@@ -37,7 +37,7 @@ def load_rows(args: DataArguments) -> tuple[DatasetDict, dict]:
         builder.download_and_prepare()
         rows, problems = builder.as_dataset(), builder.problems()
     except (ValueError, OSError) as error:
-        raise UsageError(str(error)) from error
+        raise UsageError(str(error).replace("data_dir=", "--data")) from error
     if not len(rows.get("train", [])):
         raise UsageError(
             f"{args.data}: no training pair; at least one dialogue of two turns is needed."
@@ -137,29 +137,24 @@ class DialogueCollator:
 
     Args:
         pad_token_id: fills `input_ids`.
-        shift: makes `decoder_input_ids` of labels, the model's own
-            `prepare_decoder_input_ids_from_labels`.
 
     Returns (of a call):
-        `input_ids` and `attention_mask` (batch, source_len), `labels` and `decoder_input_ids`
-        (batch, target_len); labels are -100 where there is padding.
+        `input_ids` and `attention_mask` (batch, source_len), `labels` (batch, target_len); labels
+        are -100 where there is padding.
     """
 
-    def __init__(self, pad_token_id: int, shift=None):
-        self.pad_token_id, self.shift = pad_token_id, shift
+    def __init__(self, pad_token_id: int):
+        self.pad_token_id = pad_token_id
 
     def __call__(self, examples: Sequence[dict]) -> dict[str, torch.Tensor]:
         sources = [torch.tensor(example["input_ids"]) for example in examples]
         targets = [torch.tensor(example["labels"]) for example in examples]
         ones = [torch.ones_like(ids) for ids in sources]
-        batch = {
+        return {
             "input_ids": pad_sequence(sources, True, self.pad_token_id),  # (batch, source_len)
             "attention_mask": pad_sequence(ones, True, 0),  # (batch, source_len)
             "labels": pad_sequence(targets, True, IGNORE),  # (batch, target_len)
         }
-        if self.shift is not None:
-            batch["decoder_input_ids"] = self.shift(labels=batch["labels"])  # (batch, target_len)
-        return batch
 
 
 class DailyDialogDataset(torch.utils.data.Dataset):

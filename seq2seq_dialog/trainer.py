@@ -119,12 +119,12 @@ class DialogueTrainer(Seq2SeqTrainer):
                 f"fp16 does not work for {model.config.model_type}: its activations exceed fp16's "
                 "greatest number, 65,504, and the loss becomes nan. Use bf16 or fp32."
             )
-        shift = model.prepare_decoder_input_ids_from_labels
+        self._shift = model.prepare_decoder_input_ids_from_labels
         super().__init__(
             model=model,
             args=args,
             processing_class=processing_class,
-            data_collator=DialogueCollator(processing_class.pad_token_id, shift),
+            data_collator=DialogueCollator(processing_class.pad_token_id),
             compute_loss_func=self._mean_loss,
             **kwargs,
         )
@@ -180,6 +180,12 @@ class DialogueTrainer(Seq2SeqTrainer):
             prefetch_factor=self.args.dataloader_prefetch_factor if workers else None,
             persistent_workers=self.args.dataloader_persistent_workers and workers > 0,
         )
+
+    def _prepare_inputs(self, inputs):
+        inputs = super()._prepare_inputs(inputs)
+        # The loss is computed here, not by the model, which would make them of the labels itself.
+        inputs["decoder_input_ids"] = self._shift(labels=inputs["labels"])  # (batch, target_len)
+        return inputs
 
     # Evaluation
 

@@ -71,12 +71,6 @@ def test_batches_are_padded_to_their_longest_only(tokenizer):
     assert batch["labels"].tolist() == [[7, 1], [1, IGNORE]]
 
 
-def test_decoder_inputs_are_the_shifted_labels(model):
-    collate = DialogueCollator(0, model.prepare_decoder_input_ids_from_labels)
-    batch = collate([{"input_ids": [5, 1], "labels": [7, 8, 1]}, {"input_ids": [5], "labels": [9]}])
-    assert batch["decoder_input_ids"].tolist() == [[0, 7, 8], [0, 9, 0]]
-
-
 def test_the_same_work_is_taken_from_the_cache(rows, tokenizer, monkeypatch):
     args = DataArguments(max_source_length=64, max_target_length=24)
     first = encode_rows(rows, tokenizer, args)

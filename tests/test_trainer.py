@@ -60,6 +60,13 @@ def test_label_smoothing_by_hand():
     assert smooth[0, 0].item() == pytest.approx(expected.item(), rel=1e-5)
 
 
+def test_decoder_inputs_are_the_shifted_labels(model, tokenizer, features, tmp_path):
+    trainer = make_trainer(model, tokenizer, features, tmp_path)
+    examples = [{"input_ids": [5, 1], "labels": [7, 8, 1]}, {"input_ids": [5], "labels": [9]}]
+    inputs = trainer._prepare_inputs(trainer.data_collator(examples))
+    assert inputs["decoder_input_ids"].tolist() == [[0, 7, 8], [0, 9, 0]]
+
+
 def test_every_parameter_moves_and_the_loss_falls(model, tokenizer, features, tmp_path):
     before = weights(model)
     trainer = make_trainer(
