@@ -20,15 +20,21 @@ from seq2seq_dialog import arguments, artifact, report
 from seq2seq_dialog.arguments import UsageError
 from seq2seq_dialog.data import count_cuts, encode_rows, load_rows, utterances
 from seq2seq_dialog.metrics import ReplyMetric, unigram_perplexity
-from seq2seq_dialog.models import generation_config, load_model, load_tokenizer, train_tokenizer
+from seq2seq_dialog.models import (
+    check_lengths,
+    generation_config,
+    load_model,
+    load_tokenizer,
+    train_tokenizer,
+)
 from seq2seq_dialog.trainer import DialogueTrainer, last_checkpoint
 
-# Settings that may change between a run and its continuation: they do not touch the weights.
+# Settings that may change between a run and its continuation: they do not touch the weights (those
+# of decoding only without predict_with_generate, which lets replies choose the best checkpoint).
 FREE = {"data_cache", "preprocessing_num_workers", "dataloader_num_workers", "disable_tqdm"}
 FREE |= {"logging_steps", "report_to", "run_name", "log_level", "save_total_limit"}
-FREE |= {"do_eval", "do_predict", "max_eval_samples", "eval_tokens_per_batch"}
-FREE |= {"max_new_tokens", "num_beams", "do_sample", "temperature", "top_p", "top_k"}
-FREE |= {"no_repeat_ngram_size", "repetition_penalty", "length_penalty"}
+FREE |= {"do_eval", "do_predict", "eval_tokens_per_batch"}
+DECODING = set(arguments.DecodingArguments.__dataclass_fields__)
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -64,17 +70,21 @@ def main(argv: list[str] | None = None) -> None:
     environment = report.environment(training_args.world_size, rows["train"]._fingerprint)
     checkpoint = last_checkpoint(output_dir, training_args.world_size)
     if checkpoint is not None:
-        check_continues(output_dir, settings, environment)
+        free = FREE if training_args.predict_with_generate else FREE | DECODING
+        check_continues(output_dir, settings, environment, free)
+    elif any(output_dir.glob("checkpoint-*")):
+        console.print(f"No checkpoint in {output_dir} is whole: training starts anew.")
 
     # 3. Tokenizer and model
     trained = output_dir / "tokenizer"
     given = model_args.tokenizer_name_or_path or model_args.model_name_or_path
-    with training_args.main_process_first(desc="training the tokenizer"):
-        if given is None and not (trained / "spiece.model").exists():
+    with training_args.main_process_first(local=False, desc="training the tokenizer"):
+        if given is None and checkpoint is None and main_process:
             console.print(f"Training a sentencepiece tokenizer of {model_args.vocab_size:,} pieces")
             train_tokenizer(utterances(rows["train"]), model_args.vocab_size, trained)
     tokenizer = load_tokenizer(model_args, data_args.max_source_length, trained)
     model = load_model(model_args, tokenizer)
+    check_lengths(model, data_args, decoding_args)
     model.generation_config = generation_config(decoding_args, model)
     console.print(f"{type(model).__name__}: {model.num_parameters():,} parameters")
 
@@ -176,9 +186,9 @@ def is_complete(output_dir: Path, settings: dict) -> bool:
     return False
 
 
-def check_continues(output_dir: Path, settings: dict, environment: dict) -> None:
+def check_continues(output_dir: Path, settings: dict, environment: dict, free: set[str]) -> None:
     """Refuse to go on with a run under settings that would make it another one."""
-    changed = differences(output_dir, settings, FREE)
+    changed = differences(output_dir, settings, free)
     before = report.read_json(output_dir / "environment.json")
     for name, what in (("processes", "processes"), ("training_data", "the training data")):
         if before[name] != environment[name]:

@@ -16,7 +16,6 @@ from pathlib import Path
 import torch
 import yaml
 from transformers import HfArgumentParser, Seq2SeqTrainingArguments
-from transformers.utils import is_torch_bf16_gpu_available
 
 
 class UsageError(ValueError):
@@ -149,17 +148,27 @@ class DecodingArguments:
     )
 
 
-# TrainingArguments that the batches by token budget and the decoding settings here replace.
+# What ReplyMetric computes of replies, as names to choose the best checkpoint by.
+REPLY_METRICS = ("bleu", "bleu_1", "bleu_2", "bleu_3", "bleu_4", "chrf", "rouge_1", "rouge_2")
+REPLY_METRICS += ("rouge_l", "distinct_1", "distinct_2")
+
+# TrainingArguments that have no effect here, and what to do or to know instead.
 REPLACED = {
-    "per_device_train_batch_size": "tokens_per_batch",
-    "per_device_eval_batch_size": "eval_tokens_per_batch",
-    "auto_find_batch_size": "tokens_per_batch",
-    "train_sampling_strategy": "tokens_per_batch (batches always hold examples of like lengths)",
-    "sortish_sampler": "tokens_per_batch (batches always hold examples of like lengths)",
-    "generation_max_length": "max_new_tokens",
-    "generation_num_beams": "num_beams",
-    "generation_config": "num_beams, temperature, ...",
-    "resume_from_checkpoint": "output_dir (a run goes on from its last checkpoint by itself)",
+    "per_device_train_batch_size": "set tokens_per_batch instead",
+    "per_device_eval_batch_size": "set eval_tokens_per_batch instead",
+    "auto_find_batch_size": "lower tokens_per_batch instead",
+    "train_sampling_strategy": "batches always hold examples of like lengths",
+    "sortish_sampler": "batches always hold examples of like lengths",
+    "dataloader_drop_last": "every example is used",
+    "generation_max_length": "set max_new_tokens instead",
+    "generation_num_beams": "set num_beams instead",
+    "generation_config": "set num_beams, temperature, ... instead",
+    "resume_from_checkpoint": "a run goes on from the last checkpoint in output_dir by itself",
+    "save_only_model": "a run could not go on from such checkpoints",
+    "fp16_full_eval": "evaluation has the precision of training",
+    "bf16_full_eval": "evaluation has the precision of training",
+    "prediction_loss_only": "evaluation replies only where predict_with_generate asks for it",
+    "batch_eval_metrics": "metrics are computed once, over all replies",
 }
 
 
@@ -214,13 +223,12 @@ class DialogueTrainingArguments(Seq2SeqTrainingArguments):
     )
 
     def __post_init__(self):
+        # As given: what follows, here and in the base class, depends on the machine.
+        self.given = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.init}
         defaults = {f.name: f.default for f in dataclasses.fields(self)}
         for name, instead in REPLACED.items():
             if getattr(self, name) != defaults[name]:
-                raise UsageError(f"{name} is not used here; set {instead} instead.")
-        for name in ("tokens_per_batch", "eval_tokens_per_batch"):
-            if getattr(self, name) < 1:
-                raise UsageError(f"{name} is {getattr(self, name)}; it must be at least 1.")
+                raise UsageError(f"{name} has no effect here: {instead}.")
         if self.greater_is_better is None and self.metric_for_best_model.endswith("perplexity"):
             self.greater_is_better = False
         if self.eval_strategy == "no":  # nothing to choose a best checkpoint by
@@ -230,7 +238,8 @@ class DialogueTrainingArguments(Seq2SeqTrainingArguments):
         if self.bf16 is None:
             launcher = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
             free = not self.fp16 and not self.use_cpu and launcher == "no"
-            self.bf16 = free and is_torch_bf16_gpu_available()
+            gpu = torch.cuda.is_available()
+            self.bf16 = free and gpu and torch.cuda.is_bf16_supported(including_emulation=False)
         super().__post_init__()
 
 
@@ -330,8 +339,10 @@ def _as_flags(settings: dict, known: set[str], path: str) -> list[str]:
     for name, value in settings.items():
         if name not in known:
             raise UsageError(f"{path}: unknown setting {name!r}.{nearest(str(name), known)}")
-        if value is None:
+        if value is None or value == []:
             continue
+        if value is False and name.endswith("_strategy"):
+            value = "no"  # YAML 1.1 reads a bare no as false
         if isinstance(value, dict):
             value = json.dumps(value)
         values = value if isinstance(value, list) else [value]
@@ -388,6 +399,11 @@ def _check(data: DataArguments, model: ModelArguments, decoding: DecodingArgumen
             "google-t5/t5-small) and new_model (a mapping with model_type and sizes)."
         )
     for group, name, least, most in (
+        (data, "max_train_samples", 1, math.inf),
+        (data, "max_eval_samples", 1, math.inf),
+        (training, "gradient_accumulation_steps", 1, math.inf),
+        (training, "tokens_per_batch", 1, math.inf),
+        (training, "eval_tokens_per_batch", 1, math.inf),
         (data, "max_source_length", 8, math.inf),
         (data, "max_target_length", 2, math.inf),
         (model, "vocab_size", 64, math.inf),
@@ -399,9 +415,16 @@ def _check(data: DataArguments, model: ModelArguments, decoding: DecodingArgumen
         (decoding, "no_repeat_ngram_size", 0, math.inf),
         (decoding, "repetition_penalty", 1e-3, math.inf),
     ):
-        if not least <= getattr(group, name) <= most:
+        value = getattr(group, name)
+        if value is not None and not least <= value <= most:
             bounds = f"at least {least}" if most == math.inf else f"from {least} to {most}"
-            raise UsageError(f"{name} is {getattr(group, name)}; it must be {bounds}.")
+            raise UsageError(f"{name} is {value}; it must be {bounds}.")
+    metric = training.metric_for_best_model.removeprefix("eval_")
+    if metric not in ("loss", "perplexity", *REPLY_METRICS):
+        hint = nearest(metric, ("loss", "perplexity", *REPLY_METRICS))
+        raise UsageError(f"metric_for_best_model is {metric!r}, which is not computed.{hint}")
+    if metric in REPLY_METRICS and not training.predict_with_generate:
+        raise UsageError(f"metric_for_best_model is {metric}: set predict_with_generate as well.")
     if not training.do_train and model.model_name_or_path is None:
         raise UsageError("do_train is false: give the trained model as model_name_or_path.")
     for name in training.report_to:
@@ -421,15 +444,15 @@ def resolved(groups) -> dict:
     """
     settings = {}
     for group in groups:
+        values = group.given if group is groups[-1] else vars(group)
         for f in dataclasses.fields(group):
-            value = getattr(group, f.name)
-            value = getattr(value, "value", value)  # enums
+            value = values.get(f.name)
             told = f.name in COMMON or f.name in type(group).__annotations__
-            if f.name == "use_cpu" and not torch.accelerator.is_available():
-                continue  # not chosen: it would follow the file to a machine with a GPU
-            if not f.init or value in (None, []) or (value == f.default and not told):
-                continue
-            if isinstance(value, (str, int, float, bool, list)) and not f.name.endswith("token"):
+            if (
+                value not in (None, [])
+                and (told or value != f.default)
+                and not f.name.endswith("token")
+            ):
                 settings[f.name] = value
     if settings.get("new_model"):
         settings["new_model"] = json.loads(settings["new_model"])

@@ -54,7 +54,7 @@ class TokenBudgetSampler(Sampler[list[int]]):
         rank, world_size: this process among all.
 
     Raises:
-        ValueError: fewer examples than processes, or no example.
+        ValueError: fewer examples than processes, no example, or nothing left to halve.
     """
 
     def __init__(
@@ -78,6 +78,11 @@ class TokenBudgetSampler(Sampler[list[int]]):
         while len(spans) % world_size:
             largest = max(range(len(spans)), key=lambda i: spans[i][1] - spans[i][0])
             start, end = spans.pop(largest)
+            if end - start < 2:
+                raise ValueError(
+                    f"{len(spans) + 1} batches of one example each cannot be shared out to "
+                    f"{world_size} processes. Raise tokens_per_batch, now {budget}."
+                )
             middle = (start + end + 1) // 2
             spans[largest:largest] = [(start, middle), (middle, end)]
         self.spans = spans

@@ -8,6 +8,7 @@ from contextlib import suppress
 import yaml
 from transformers.utils.logging import disable_progress_bar
 
+from .arguments import DecodingArguments
 from .inference import Conversation, load
 
 HELP = """\
@@ -41,10 +42,14 @@ def setting(assignment: str, conversation: Conversation) -> str:
         settings = {**saved, **conversation.generate_kwargs}
         return "\n".join(f"{name}={value}" for name, value in settings.items())
     name, equals, text = (part.strip() for part in assignment.partition("="))
-    if not equals or not hasattr(config, name) or name.startswith("_"):
-        return f"There is no decoding setting {name!r}; write for example /set num_beams=4."
+    if not equals or name not in DecodingArguments.__dataclass_fields__:
+        known = ", ".join(DecodingArguments.__dataclass_fields__)
+        return f"There is no decoding setting {name!r}, but {known}: for example /set num_beams=4."
     before = dict(conversation.generate_kwargs)
-    value = yaml.safe_load(text)
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        value = text
     if not isinstance(value, (bool, int, float)):
         return f"{name}={text} does not work: it takes a number, true or false."
     conversation.generate_kwargs[name] = value
@@ -79,7 +84,11 @@ def chat(folder: str, device: str | None = None, trust_remote_code: bool = False
                 break
             print(answer, file=sys.stdout if by_hand else sys.stderr)
         elif line:
-            reply = conversation.say(line)
+            try:
+                reply = conversation.say(line)
+            except ValueError as error:
+                print(error, file=sys.stderr)
+                continue
             print(f"bot: {reply}" if by_hand else reply, flush=True)
     if by_hand:
         print()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -110,7 +111,8 @@ def encode_rows(rows: Dataset, tokenizer, args: DataArguments, description: str 
         does |= {"padding": None, "truncation": None}
     else:
         does = repr(tokenizer)
-    content = json.dumps([does, rows._fingerprint, options])
+    code = "".join(Path(inspect.getfile(f)).read_text("utf-8") for f in (encode, join_turns))
+    content = json.dumps([does, rows._fingerprint, options, code])
     return rows.map(
         encode,
         batched=True,

@@ -27,7 +27,7 @@ def load(name: str | Path, device: str | torch.device | None = None, trust_remot
         UsageError: no encoder-decoder model can be loaded from there, or no such device is there.
     """
     if device is None:
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+        device = torch.accelerator.current_accelerator() or "cpu"
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:

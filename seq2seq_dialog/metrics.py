@@ -2,12 +2,14 @@
 
 sacreBLEU (Post, 2018) with its signature, corpus BLEU-1 to 4, chrF (Popović, 2015), ROUGE-1/2/L
 (Lin, 2004), Distinct-1/2 (Li et al., 2016) and mean lengths. All but the lengths (words) and
-perplexity are on a scale of 0 to 100.
+perplexity are on a scale of 0 to 100. Words stand apart by white space: for languages written
+without it, only chrF and perplexity say something.
 """
 
 from __future__ import annotations
 
 import math
+import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
@@ -52,6 +54,13 @@ def unigram_perplexity(
     return perplexity(nll, tokens)
 
 
+class _Words:
+    """rouge-score's words, lower-cased letters and digits, of any script instead of a-z alone."""
+
+    def tokenize(self, text: str) -> list[str]:
+        return re.findall(r"[^\W_]+", text.lower())
+
+
 class ReplyMetric(evaluate.Metric):
     """Compares replies with references: `ReplyMetric().compute(predictions=..., references=...)`.
 
@@ -86,7 +95,7 @@ class ReplyMetric(evaluate.Metric):
             )
             result[f"bleu_{n}"] = order.score
         result["chrf"] = CHRF().corpus_score(predictions, [references]).score
-        scorer = RougeScorer(["rouge1", "rouge2", "rougeL"])
+        scorer = RougeScorer(["rouge1", "rouge2", "rougeL"], tokenizer=_Words())
         rouge = [scorer.score(r, p) for r, p in zip(references, predictions, strict=True)]
         for name, kind in (("rouge_1", "rouge1"), ("rouge_2", "rouge2"), ("rouge_l", "rougeL")):
             result[name] = 100 * math.fsum(s[kind].fmeasure for s in rouge) / max(1, len(rouge))

@@ -17,7 +17,7 @@ from transformers import (
     T5Tokenizer,
 )
 
-from .arguments import DecodingArguments, ModelArguments, UsageError, nearest
+from .arguments import DataArguments, DecodingArguments, ModelArguments, UsageError, nearest
 from .portable.context import TURN_SEPARATOR, chat_template
 
 logger = logging.getLogger(__name__)
@@ -96,12 +96,44 @@ def load_model(args: ModelArguments, tokenizer):
     The embedding grows only where the checkpoint has no spare row for `__eou__` (T5 has 28).
     """
     if args.model_name_or_path is None:
-        model = AutoModelForSeq2SeqLM.from_config(_new_config(args.new_model, tokenizer))
+        config = _new_config(args.new_model, tokenizer)
+        try:
+            model = AutoModelForSeq2SeqLM.from_config(config)
+        except ValueError as error:
+            raise UsageError(
+                f"new_model: {config.model_type} is no encoder-decoder model with a language head; "
+                "take t5, bart, ..."
+            ) from error
     else:
         model = _from_pretrained(AutoModelForSeq2SeqLM, args.model_name_or_path, args)
     if len(tokenizer) > model.get_input_embeddings().num_embeddings:
-        model.resize_token_embeddings(len(tokenizer), pad_to_multiple_of=64)
+        try:
+            model.resize_token_embeddings(len(tokenizer), pad_to_multiple_of=64)
+        except NotImplementedError as error:
+            raise UsageError(
+                f"{TURN_SEPARATOR} needs a row of its own in the embedding, but a "
+                f"{type(model).__name__} cannot grow one; choose another checkpoint."
+            ) from error
     return model
+
+
+def check_lengths(model, data: DataArguments, decoding: DecodingArguments) -> None:
+    """Refuse lengths for which a model has no positions (BART has 1,024, Blenderbot 128).
+
+    T5's positions are relative and know no limit.
+
+    Raises:
+        UsageError: names the setting, its value and the limit.
+    """
+    limit = getattr(model.config, "max_position_embeddings", None)
+    if limit is None:
+        return
+    lengths = {name: getattr(data, name) for name in ("max_source_length", "max_target_length")}
+    lengths["max_new_tokens"] = decoding.max_new_tokens + 1  # behind the start token
+    for name, length in lengths.items():
+        if length > limit:
+            most = limit - 1 if name == "max_new_tokens" else limit
+            raise UsageError(f"{name} must be at most {most}: the model has {limit} positions.")
 
 
 def _new_config(new_model: str, tokenizer):

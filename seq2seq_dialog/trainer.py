@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +15,8 @@ from torch.nn import functional
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 from transformers import Seq2SeqTrainer
-from transformers.trainer_callback import ProgressCallback
-from transformers.trainer_utils import EvalLoopOutput, EvalPrediction
+from transformers.trainer_callback import ProgressCallback, TrainerState
+from transformers.trainer_utils import EvalLoopOutput, EvalPrediction, TrainOutput
 
 from .arguments import DialogueTrainingArguments, UsageError
 from .batching import TokenBudgetSampler, evaluation_batches
@@ -25,21 +26,32 @@ from .models import FP16_UNSAFE
 
 
 def last_checkpoint(output_dir: str | Path, world_size: int) -> str | None:
-    """Find the last checkpoint that was written whole; a run may be killed while it writes one.
+    """Find where a run can go on: its last checkpoint that was written whole, if any.
 
-    Trainer writes the state of the training last, but for the random states of other processes.
+    A run may be killed while it writes one; Trainer writes the state of the training last, but for
+    the random states of other processes. Where training is over and the model stands at the root
+    of `output_dir`, that is the place.
     """
-    found = []
-    for folder in Path(output_dir).glob("checkpoint-*"):
+    output_dir, found = Path(output_dir), []
+    for folder in (output_dir, *output_dir.glob("checkpoint-*")):
         ranks = [""] if world_size == 1 else [f"_{rank}" for rank in range(world_size)]
         random_states = [folder / f"rng_state{rank}.pth" for rank in ranks]
         try:
             state = json.loads((folder / "trainer_state.json").read_text(encoding="utf-8"))
         except (OSError, ValueError):
             continue
+        if folder == output_dir:
+            return str(folder)
         if all(path.exists() for path in random_states):
             found.append((state["global_step"], str(folder)))
     return max(found)[1] if found else None
+
+
+def shift_right(labels: torch.Tensor, pad_token_id: int, start_token_id: int) -> torch.Tensor:
+    """Make decoder inputs of labels: the start token, then all but the last. (batch, target_len)"""
+    shifted = labels.new_full(labels.shape, start_token_id)
+    shifted[:, 1:] = labels[:, :-1]
+    return shifted.masked_fill(shifted == IGNORE, pad_token_id)
 
 
 def token_nll(logits: torch.Tensor, labels: torch.Tensor, label_smoothing: float = 0.0):
@@ -109,7 +121,8 @@ class DialogueTrainer(Seq2SeqTrainer):
         compute_metrics: takes an EvalPrediction of replies and references (lists of strings).
 
     Raises:
-        UsageError: fp16 for a model that overflows in it.
+        UsageError: fp16 for a model that overflows in it; FSDP or DeepSpeed, which evaluation here
+            does not know; several GPUs without a process for each.
     """
 
     def __init__(self, model, args: DialogueTrainingArguments, processing_class, **kwargs):
@@ -119,7 +132,16 @@ class DialogueTrainer(Seq2SeqTrainer):
                 f"fp16 does not work for {model.config.model_type}: its activations exceed fp16's "
                 "greatest number, 65,504, and the loss becomes nan. Use bf16 or fp32."
             )
-        self._shift = model.prepare_decoder_input_ids_from_labels
+        if args.n_gpu > 1:
+            raise UsageError(
+                f"There are {args.n_gpu} GPUs, but one process. Start with `accelerate launch` to "
+                "use them all, or set CUDA_VISIBLE_DEVICES=0 to use one."
+            )
+        self._shift = getattr(model, "prepare_decoder_input_ids_from_labels", None) or partial(
+            shift_right,
+            pad_token_id=model.config.pad_token_id,
+            start_token_id=model.config.decoder_start_token_id,
+        )
         super().__init__(
             model=model,
             args=args,
@@ -128,6 +150,11 @@ class DialogueTrainer(Seq2SeqTrainer):
             compute_loss_func=self._mean_loss,
             **kwargs,
         )
+        if self.is_fsdp_enabled or self.is_deepspeed_enabled:
+            raise UsageError(
+                "FSDP and DeepSpeed are not supported yet: use plain data parallelism "
+                "(accelerate launch --multi_gpu), with activation_checkpointing to save memory."
+            )
         self._tokens, self._clock = 0, time.perf_counter()
         if self.pop_callback(ProgressCallback) is not None:
             self.add_callback(TrainingProgress)
@@ -137,18 +164,41 @@ class DialogueTrainer(Seq2SeqTrainer):
         tokens = (labels != IGNORE).sum() if num_items_in_batch is None else num_items_in_batch
         return nll.sum() / tokens
 
+    def train(self, resume_from_checkpoint: str | None = None, **kwargs) -> TrainOutput:
+        """Train, from a checkpoint where one is given.
+
+        A checkpoint at which training had come to its end (all steps, or no patience left) is
+        loaded, not trained on: Trainer itself would take a further step from it.
+        """
+        if resume_from_checkpoint is None:
+            return super().train(**kwargs)
+        folder = Path(resume_from_checkpoint)
+        state = TrainerState.load_from_json(str(folder / "trainer_state.json"))
+        if folder != Path(self.args.output_dir):
+            control = state.stateful_callbacks["TrainerControl"]["args"]
+            if not control["should_training_stop"]:
+                return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
+            if self.args.load_best_model_at_end and state.best_model_checkpoint:
+                folder = Path(state.best_model_checkpoint)
+        self.state = state
+        self._load_from_checkpoint(str(folder))
+        return TrainOutput(state.global_step, math.nan, {})
+
     # Batches
 
     def get_train_dataloader(self) -> DataLoader:
         """Batches of this process."""
         args = self.args
-        sampler = TokenBudgetSampler(
-            _lengths(self.train_dataset),
-            args.tokens_per_batch,
-            args.seed if args.data_seed is None else args.data_seed,
-            args.process_index,
-            args.world_size,
-        )
+        try:
+            sampler = TokenBudgetSampler(
+                _lengths(self.train_dataset),
+                args.tokens_per_batch,
+                args.seed if args.data_seed is None else args.data_seed,
+                args.process_index,
+                args.world_size,
+            )
+        except ValueError as error:
+            raise UsageError(str(error)) from error
         features = self.train_dataset.select_columns(["input_ids", "labels"])
         return self._loader(_EpochLoader, features, sampler)
 
@@ -215,8 +265,9 @@ class DialogueTrainer(Seq2SeqTrainer):
             labels = inputs.pop("labels")  # (batch, target_len)
             with self.accelerator.autocast():
                 logits = self.model(**inputs).logits  # (batch, target_len, vocab)
-            nll = token_nll(logits, labels).double().sum(-1)  # (batch,)
-            replies = self.reply(inputs) if reply else [None] * len(indices)
+            nll = token_nll(logits, labels).cpu().double().sum(-1)  # (batch,)
+            seed = self.args.seed + indices[0]
+            replies = self.reply(inputs, seed) if reply else [None] * len(indices)
             tokens = (labels != IGNORE).sum(-1)  # (batch,)
             results += zip(indices, nll.tolist(), tokens.tolist(), replies, strict=True)
             self.control = self.callback_handler.on_prediction_step(
@@ -244,13 +295,16 @@ class DialogueTrainer(Seq2SeqTrainer):
             num_samples=len(predictions),
         )
 
-    def reply(self, inputs: dict[str, torch.Tensor]) -> list[str]:
+    def reply(self, inputs: dict[str, torch.Tensor], seed: int) -> list[str]:
         """Decode replies to a batch with the model's generation config.
 
         Args:
             inputs: `input_ids` and `attention_mask`, (batch, source_len).
+            seed: of sampling, which leaves the random state of the training alone.
         """
-        with self.accelerator.autocast():
+        devices = [self.args.device] if self.args.device.type == "cuda" else []
+        with torch.random.fork_rng(devices), self.accelerator.autocast():
+            torch.manual_seed(seed)
             output_ids = self.model.generate(
                 input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"]
             )  # (batch, target_len)

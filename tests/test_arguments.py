@@ -51,7 +51,12 @@ M = "model_name_or_path: m\n"
         (M + "save_strategy: steps\n", [], "save and eval strategy to match"),
         (M + "report_to: mlflow\n", [], "pip install mlflow"),
         (M + "push_to_hub: true\n", [], "hf upload user/name FOLDER"),
-        (M + "per_device_train_batch_size: 4\n", [], "set tokens_per_batch instead"),
+        (M + "per_device_train_batch_size: 4\n", [], "no effect here: set tokens_per_batch"),
+        (M + "save_only_model: true\n", [], "no effect here: a run could not go on"),
+        (M + "metric_for_best_model: blue\n", [], "Did you mean 'bleu'?"),
+        (M + "metric_for_best_model: bleu\n", [], "set predict_with_generate as well"),
+        (M, ["--max_train_samples", "0"], "max_train_samples is 0; it must be at least 1"),
+        (M, ["--gradient_accumulation_steps", "0"], "gradient_accumulation_steps is 0"),
         (M + "generation_num_beams: 4\n", [], "set num_beams instead"),
         ("{}", [], "Set one of model_name_or_path"),
         (M + "new_model: {model_type: t5}\n", [], "Set one of model_name_or_path"),
@@ -73,12 +78,13 @@ def test_best_is_the_lowest_perplexity_and_the_highest_bleu(tmp_path):
     path = config(tmp_path, "model_name_or_path: m\n")
     directions = {"loss": False, "perplexity": False, "bleu": True}
     for metric, greater in directions.items():
-        training = parse([path, "--metric_for_best_model", metric])[-1]
+        flags = ["--metric_for_best_model", metric, "--predict_with_generate", "true"]
+        training = parse([path, *flags])[-1]
         assert training.greater_is_better is greater
 
 
 def test_without_evaluation_there_is_no_best_and_no_patience(tmp_path):
-    text = "model_name_or_path: m\neval_strategy: 'no'\nearly_stopping_patience: 3\n"
+    text = "model_name_or_path: m\neval_strategy: no\nearly_stopping_patience: 3\n"
     training = parse([config(tmp_path, text)])[-1]
     assert training.load_best_model_at_end is False and training.early_stopping_patience is None
 
@@ -88,6 +94,7 @@ def test_every_config_parses_and_says_what_it_is_for(path):
     parse([str(path)])
     head = path.read_text(encoding="utf-8").split("\n\n")[0]
     assert head.count("#") >= 3 and f"run_seq2seq_dialog.py configs/{path.name}" in head
+    assert "TBD" not in head
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)
@@ -96,6 +103,13 @@ def test_the_resolved_settings_are_a_config_that_resolves_to_itself(path, tmp_pa
     assert (first["num_beams"], first["seed"]) == (3, 7)
     write_yaml(tmp_path / "config.yaml", first)
     assert resolved(parse([str(tmp_path / "config.yaml")])) == first
+
+
+def test_what_the_machine_decided_does_not_follow_the_file(tmp_path):
+    path = config(tmp_path, M)
+    settings = resolved(parse([path]))
+    assert not {"bf16", "dataloader_pin_memory"} & set(settings) and settings["use_cpu"] is False
+    assert resolved(parse([path, "--bf16", "false"]))["bf16"] is False
 
 
 def test_no_token_is_kept_in_the_resolved_settings(tmp_path):

@@ -63,6 +63,11 @@ def test_too_few_examples_are_refused(examples, world_size):
         TokenBudgetSampler(LENGTHS[:examples], 2048, world_size=world_size)
 
 
+def test_single_examples_that_do_not_divide_are_refused():
+    with pytest.raises(ValueError, match=r"cannot be shared out to 2 processes. Raise tokens_per"):
+        TokenBudgetSampler([(600, 10)] * 5, 100, world_size=2)
+
+
 def test_evaluation_batches_hold_each_example_once_the_longest_first():
     batches = evaluation_batches(LENGTHS, 4096)
     assert sorted(i for batch in batches for i in batch) == list(range(len(LENGTHS)))

@@ -5,6 +5,7 @@ import torch
 from conftest import SAMPLES, rows_of
 from torch.utils.data import DataLoader
 
+from seq2seq_dialog import data
 from seq2seq_dialog.arguments import DataArguments, UsageError
 from seq2seq_dialog.data import (
     IGNORE,
@@ -16,7 +17,7 @@ from seq2seq_dialog.data import (
     load_rows,
     utterances,
 )
-from seq2seq_dialog.portable.context import encode_context
+from seq2seq_dialog.portable.context import encode_context, join_turns
 
 
 class _Counting:
@@ -76,6 +77,10 @@ def test_the_same_work_is_taken_from_the_cache(rows, tokenizer, monkeypatch):
     first = encode_rows(rows, tokenizer, args)
     tokenizer(["used"], padding="max_length", max_length=4)  # changes what pickle sees
     assert encode_rows(rows, tokenizer, args)._fingerprint == first._fingerprint
+    # As if the code had changed:
+    monkeypatch.setattr(data, "join_turns", lambda *args: join_turns(*args))
+    assert encode_rows(rows, tokenizer, args)._fingerprint != first._fingerprint
+    monkeypatch.undo()
     longer = DataArguments(max_source_length=65, max_target_length=24)
     assert encode_rows(rows, tokenizer, longer)._fingerprint != first._fingerprint
 

@@ -108,7 +108,9 @@ def test_chat_changes_decoding_settings(conversation):
     assert "num_beams=3" in chat.command("/set", conversation)
     assert "max_new_tokens=12" in chat.command("/set", conversation)
     assert "no decoding setting 'beams'" in chat.command("/set beams=3", conversation)
-    assert "takes a number" in chat.command("/set num_beams=many", conversation)
+    for wrong in ("num_beams=many", "top_p={", "num_beams="):
+        assert "takes a number" in chat.command(f"/set {wrong}", conversation)
+    assert "no decoding setting" in chat.command("/set return_dict_in_generate=1", conversation)
     assert "does not work" in chat.command("/set num_beams=-1", conversation)
     assert conversation.generate_kwargs == {"num_beams": 3}
     assert "after /set do_sample=true" in chat.command("/set temperature=0.5", conversation)
@@ -128,7 +130,7 @@ def test_chat_by_hand_shows_who_speaks(saved, monkeypatch, capsys):
 def test_chat_in_a_pipe_prints_a_reply_a_line(saved):
     expected = [generate_response("Hello", *load(saved, "cpu")[:2])]
     command = [sys.executable, "-m", "seq2seq_dialog", "chat", saved, "--device", "cpu"]
-    said = "Hello\n/nonsense\n/quit\nunheard\n"
+    said = "__eou__\nHello\n/nonsense\n/quit\nunheard\n"
     done = subprocess.run(
         command,
         cwd=ROOT,

@@ -9,6 +9,7 @@ import pytest
 import sacrebleu
 from rouge_score.rouge_scorer import RougeScorer
 
+from seq2seq_dialog.arguments import REPLY_METRICS
 from seq2seq_dialog.metrics import ReplyMetric, distinct, perplexity, unigram_perplexity
 
 PREDICTIONS = ["the cat sat on the mat", "", "hello there", "a b c d e f"]
@@ -47,6 +48,15 @@ def test_rouge_by_hand():
     result = compute(["hello"], ["hello you"])
     assert result["rouge_1"] == result["rouge_l"] == pytest.approx(200 / 3)
     assert result["rouge_2"] == 0
+
+
+def test_words_of_other_scripts_count():
+    result = compute(["добрый день, Анна"], ["Добрый день Анна"])
+    assert result["rouge_1"] == result["rouge_l"] == pytest.approx(100)
+
+
+def test_what_best_may_mean_is_computed():
+    assert set(REPLY_METRICS) <= set(compute(["a b"], ["a b"]))
 
 
 @pytest.mark.parametrize(

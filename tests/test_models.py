@@ -15,7 +15,13 @@ from transformers import (
 
 from seq2seq_dialog.arguments import DataArguments, DecodingArguments, ModelArguments, UsageError
 from seq2seq_dialog.data import encode_rows
-from seq2seq_dialog.models import generation_config, load_model, load_tokenizer, train_tokenizer
+from seq2seq_dialog.models import (
+    check_lengths,
+    generation_config,
+    load_model,
+    load_tokenizer,
+    train_tokenizer,
+)
 from seq2seq_dialog.portable.context import encode_context, special_ids
 
 SIZES = {"model_type": "t5", "d_model": 32, "d_kv": 8, "d_ff": 64, "num_layers": 1, "num_heads": 2}
@@ -121,6 +127,7 @@ def test_a_folder_that_is_no_model_gives_one_clear_message(tmp_path):
     [
         ('{"model_type": "t6"}', "known model_type"),
         ('{"d_model": 8}', "known model_type"),
+        ('{"model_type": "bert"}', "bert is no encoder-decoder model"),
         ("[1]", "must be a mapping"),
         ("{", "must be a mapping"),
         ('{"model_type": "t5", "d_modle": 8}', r"no 'd_modle'. Did you mean 'd_model'\?"),
@@ -129,6 +136,23 @@ def test_a_folder_that_is_no_model_gives_one_clear_message(tmp_path):
 def test_a_wrong_new_model_is_refused(new_model, message, tokenizer):
     with pytest.raises(UsageError, match=message):
         load_model(ModelArguments(new_model=new_model), tokenizer)
+
+
+@pytest.mark.parametrize(
+    ("data", "decoding", "message"),
+    [
+        ({"max_source_length": 257}, {}, "max_source_length must be at most 256"),
+        ({"max_target_length": 300}, {}, "max_target_length must be at most 256"),
+        ({}, {"max_new_tokens": 256}, "max_new_tokens must be at most 255"),
+    ],
+)
+def test_lengths_beyond_the_positions_of_a_model_are_refused(bart, data, decoding, message):
+    model = AutoModelForSeq2SeqLM.from_pretrained(bart)
+    fitting = DataArguments(max_source_length=256, max_target_length=256)
+    check_lengths(model, fitting, DecodingArguments(max_new_tokens=255))
+    with pytest.raises(UsageError, match=message):
+        sizes = {"max_source_length": 256} | data
+        check_lengths(model, DataArguments(**sizes), DecodingArguments(**decoding))
 
 
 def test_decoding_settings_are_explicit(model):

@@ -199,8 +199,9 @@ def test_an_unfinished_run_is_not_continued_under_other_settings(run, config, tm
 def test_two_processes_give_the_metrics_of_one(finished, run, config, tmp_path):
     folder, _ = finished
     flags = ["--do_train", "false", "--model_name_or_path", str(folder)]
-    run(config, tmp_path / "two", *flags, "--eval_tokens_per_batch", "512", launcher=TWO_PROCESSES)
-    run(config, tmp_path / "one", *flags, "--eval_tokens_per_batch", "512")
+    flags += ["--eval_tokens_per_batch", "512", "--do_sample", "true"]
+    run(config, tmp_path / "two", *flags, launcher=TWO_PROCESSES)
+    run(config, tmp_path / "one", *flags)
     one, two = (report.read_json(tmp_path / n / "metrics.json") for n in ("one", "two"))
     assert report.read_json(tmp_path / "two" / "environment.json")["processes"] == 2
     for split in ("validation", "test"):
@@ -251,6 +252,9 @@ def test_training_without_validation_keeps_the_last_model(run, config, tmp_path)
     lines = SAMPLES.read_text(encoding="utf-8").split("\n")[:30]
     (tmp_path / "data" / "train" / "dialogues_train.txt").write_text("\n".join(lines) + "\n")
     flags = ["--data", str(tmp_path / "data"), "--max_steps", "3", "--report_to", "tensorboard"]
+    stale = tmp_path / "run" / "tokenizer" / "spiece.model"
+    stale.parent.mkdir(parents=True)
+    stale.write_bytes(b"left by a run that never came to a checkpoint")
     printed = run(config, tmp_path / "run", *flags).stdout
     assert "No validation pairs" in printed
     assert (tmp_path / "run" / "model.safetensors").exists()

@@ -6,13 +6,21 @@ import math
 
 import pytest
 import torch
-from transformers import T5ForConditionalGeneration, set_seed
+from safetensors.torch import load_file
+from transformers import (
+    BlenderbotConfig,
+    BlenderbotForConditionalGeneration,
+    EarlyStoppingCallback,
+    T5ForConditionalGeneration,
+    Trainer,
+    set_seed,
+)
 
 from seq2seq_dialog.arguments import DialogueTrainingArguments, UsageError
 from seq2seq_dialog.batching import TokenBudgetSampler
 from seq2seq_dialog.inference import generate_response
 from seq2seq_dialog.metrics import ReplyMetric
-from seq2seq_dialog.trainer import DialogueTrainer, last_checkpoint, token_nll
+from seq2seq_dialog.trainer import DialogueTrainer, last_checkpoint, shift_right, token_nll
 
 LABELS = torch.tensor([[3, 1, -100], [0, 2, 1]])  # (batch, target_len)
 
@@ -149,6 +157,45 @@ def test_resumed_equals_uninterrupted_bit_for_bit(model, tokenizer, features, tm
     assert first == second
 
 
+@pytest.mark.parametrize("patience", [None, 1])
+def test_a_run_that_had_ended_is_not_trained_on(model, tokenizer, features, tmp_path, patience):
+    """Killed after its last step, in the middle of an epoch or where patience ran out."""
+
+    def run(resume=None):
+        set_seed(42)
+        trainer = make_trainer(
+            copy.deepcopy(model),
+            tokenizer,
+            features,
+            tmp_path / "run",
+            max_steps=12,
+            learning_rate=1e-2,
+            lr_scheduler_type="constant",
+            warmup_steps=0,
+            save_strategy="steps",
+            save_steps=3,
+            save_total_limit=None,
+            eval_strategy="steps",
+            eval_steps=3,
+        )
+        if patience:
+            # No evaluation is better by 100 nats.
+            trainer.add_callback(EarlyStoppingCallback(patience, early_stopping_threshold=100))
+        trainer.train(resume_from_checkpoint=resume)
+        return trainer
+
+    whole = run()
+    steps = whole.state.global_step
+    assert steps == 12 if patience is None else steps < 12
+    resumed = run(resume=str(tmp_path / "run" / f"checkpoint-{steps}"))
+    assert resumed.state.global_step == steps
+    best = f"checkpoint-{whole.state.best_global_step}/model.safetensors"
+    best = load_file(tmp_path / "run" / best)
+    for name, tensor in whole.model.state_dict().items():
+        assert resumed.model.state_dict()[name].equal(tensor), name
+        assert name not in best or best[name].equal(tensor), name
+
+
 def test_evaluation_is_the_mean_over_tokens_of_single_examples(
     model, tokenizer, features, tmp_path
 ):
@@ -172,11 +219,20 @@ def test_evaluation_is_the_mean_over_tokens_of_single_examples(
 def test_predictions_are_the_replies_to_single_contexts_in_order(
     model, tokenizer, features, tmp_path
 ):
-    trainer = make_trainer(model, tokenizer, features, tmp_path, max_steps=25, learning_rate=1e-2)
-    trainer.train()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.normal_(0, 0.5)  # replies that depend on the context
+    model.eval()
+    trainer = make_trainer(model, tokenizer, features, tmp_path)
     some = features.select(range(30))
     output = trainer.predict(some)
     replies = [prediction["reply"] for prediction in output.predictions]
+    assert len(set(replies)) > 20
+    for example, prediction in zip(some, output.predictions, strict=True):
+        labels = torch.tensor([example["labels"]])
+        with torch.no_grad():
+            loss = model(input_ids=torch.tensor([example["input_ids"]]), labels=labels).loss
+        assert prediction["nll"] == pytest.approx(loss.item() * labels.numel(), rel=1e-4)
     assert replies == [generate_response(row["context"], model, tokenizer) for row in some]
     assert sum(p["tokens"] for p in output.predictions) == output.metrics["test_target_tokens"]
     scored = ReplyMetric(keep_in_memory=True).compute(
@@ -224,13 +280,78 @@ def test_fp16_is_refused_for_t5(model, tokenizer, features, tmp_path, monkeypatc
         make_trainer(model, tokenizer, features, tmp_path)
 
 
+def test_several_gpus_need_a_process_each(model, tokenizer, features, tmp_path, monkeypatch):
+    monkeypatch.setattr(DialogueTrainingArguments, "n_gpu", 2)
+    with pytest.raises(UsageError, match=r"There are 2 GPUs, but one process.*accelerate launch"):
+        make_trainer(model, tokenizer, features, tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["is_fsdp_enabled", "is_deepspeed_enabled"])
+def test_sharded_training_is_refused(model, tokenizer, features, tmp_path, monkeypatch, kind):
+    create = Trainer.create_accelerator_and_postprocess
+
+    def enabled(self):
+        create(self)
+        setattr(self, kind, True)
+
+    monkeypatch.setattr(Trainer, "create_accelerator_and_postprocess", enabled)
+    with pytest.raises(UsageError, match="FSDP and DeepSpeed are not supported yet"):
+        make_trainer(model, tokenizer, features, tmp_path)
+
+
+def test_batches_that_cannot_be_shared_out_are_refused(model, tokenizer, features, tmp_path):
+    with pytest.raises(UsageError, match="0 training examples are too few"):
+        trainer = make_trainer(model, tokenizer, features, tmp_path)
+        trainer.train_dataset = features.select([])
+        trainer.get_train_dataloader()
+
+
+def test_a_family_without_a_shift_of_its_own_trains(tokenizer, features, tmp_path):
+    config = BlenderbotConfig(
+        vocab_size=512, d_model=16, encoder_layers=1, decoder_layers=1,
+        encoder_attention_heads=2, decoder_attention_heads=2, encoder_ffn_dim=32,
+        decoder_ffn_dim=32, max_position_embeddings=64, pad_token_id=0, bos_token_id=0,
+        eos_token_id=1, decoder_start_token_id=0, forced_eos_token_id=None,
+    )  # fmt: skip
+    blenderbot = BlenderbotForConditionalGeneration(config)
+    assert not hasattr(blenderbot, "prepare_decoder_input_ids_from_labels")
+    trainer = make_trainer(blenderbot, tokenizer, features, tmp_path)
+    trainer.train()
+    assert trainer.state.global_step == 4
+
+
+def test_shifting_labels_is_what_t5_does(model):
+    labels = torch.tensor([[7, 8, 1], [9, 1, -100]])
+    expected = model.prepare_decoder_input_ids_from_labels(labels=labels)
+    assert shift_right(labels, pad_token_id=0, start_token_id=0).equal(expected)
+
+
+def test_sampling_in_an_evaluation_does_not_disturb_the_training(
+    model, tokenizer, features, tmp_path
+):
+    model.generation_config.do_sample = True
+    results = []
+    for reply in (True, False):
+        set_seed(42)
+        twin = copy.deepcopy(model)
+        settings = {"eval_strategy": "steps", "eval_steps": 2, "predict_with_generate": reply}
+        settings |= {"save_strategy": "steps", "save_steps": 2, "load_best_model_at_end": False}
+        make_trainer(twin, tokenizer, features, tmp_path / str(reply), **settings).train()
+        results.append(weights(twin))
+    for name, tensor in results[0].items():
+        assert tensor.equal(results[1][name]), name
+
+
 def test_bf16_trains(model, tokenizer, features, tmp_path):
     trainer = make_trainer(
         model, tokenizer, features, tmp_path, bf16=True, max_steps=30, learning_rate=3e-3
     )
+    dtypes = set()
+    model.lm_head.register_forward_hook(lambda module, args, output: dtypes.add(output.dtype))
     trainer.train()
     losses = [log["loss"] for log in trainer.state.log_history if "loss" in log]
     assert losses[-1] < losses[0] - 0.5
+    assert dtypes == {torch.bfloat16}
     assert model.shared.weight.dtype == torch.float32
     assert math.isfinite(trainer.evaluate()["eval_loss"])
 
@@ -246,6 +367,7 @@ def test_activation_checkpointing_and_schedules_train(model, tokenizer, features
         warmup_steps=0.5,
     )
     trainer.train()
+    assert model.is_activation_checkpointing
     rates = [log["learning_rate"] for log in trainer.state.log_history if "loss" in log]
     assert rates[1] > rates[0] and rates[-1] < max(rates)
 
@@ -267,3 +389,5 @@ def test_the_last_whole_checkpoint_is_found(tmp_path):
     assert last_checkpoint(tmp_path, 1) == str(tmp_path / "checkpoint-20")
     assert last_checkpoint(tmp_path, 2) is None  # the processes' random states are not there
     assert last_checkpoint(tmp_path / "none", 1) is None
+    (tmp_path / "trainer_state.json").write_text('{"global_step": 60}')  # training is over
+    assert last_checkpoint(tmp_path, 1) == str(tmp_path)
