@@ -1,9 +1,13 @@
 """Tiny tokenizers and models, made here: tests need no network and no GPU."""
 
 import os
+import tempfile
 from pathlib import Path
 
-os.environ["HF_HUB_OFFLINE"] = "1"  # read when huggingface_hub is imported
+# Read when huggingface_hub is imported: no network, and no trace in the caches of whoever tests.
+os.environ["HF_HUB_OFFLINE"] = "1"
+_home = tempfile.TemporaryDirectory(prefix="seq2seq-dialog-")
+os.environ["HF_HOME"] = _home.name
 
 import pytest
 from datasets import Dataset
