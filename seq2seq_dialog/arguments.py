@@ -241,6 +241,7 @@ class DialogueTrainingArguments(Seq2SeqTrainingArguments):
             gpu = torch.cuda.is_available()
             self.bf16 = free and gpu and torch.cuda.is_bf16_supported(including_emulation=False)
         super().__post_init__()
+        self.do_eval = self.given["do_eval"]  # the base class sets it by eval_strategy
 
 
 GROUPS = (DataArguments, ModelArguments, DecodingArguments, DialogueTrainingArguments)

@@ -184,6 +184,11 @@ class DialogueTrainer(Seq2SeqTrainer):
         self._load_from_checkpoint(str(folder))
         return TrainOutput(state.global_step, math.nan, {})
 
+    def _issue_warnings_after_load(self, load_result) -> None:
+        tied = self.model.all_tied_weights_keys  # saved once, so that they are missing by design
+        missing = [name for name in load_result.missing_keys if name not in tied]
+        super()._issue_warnings_after_load(load_result._replace(missing_keys=missing))
+
     # Batches
 
     def get_train_dataloader(self) -> DataLoader:

@@ -28,7 +28,8 @@ def test_flags_override_the_file(tmp_path):
 
 def test_booleans_and_mappings_come_through_the_file(tmp_path):
     text = "new_model: {model_type: t5, d_model: 64}\ndetokenize: false\nbf16: false\n"
-    data, model, _, training = parse([config(tmp_path, text)])
+    data, model, _, training = parse([config(tmp_path, text), "--do_eval", "false"])
+    assert training.do_eval is False and training.do_predict is True
     assert data.detokenize is False and training.bf16 is False
     assert yaml.safe_load(model.new_model) == {"model_type": "t5", "d_model": 64}
 
