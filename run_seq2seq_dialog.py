@@ -169,7 +169,7 @@ def is_complete(output_dir: Path, settings: dict) -> bool:
         UsageError: it holds another one, or files that are no run: neither may be overwritten.
     """
     if (output_dir / "metrics.json").exists():
-        changed = differences(output_dir, settings, free=set())
+        changed = differences(output_dir, settings, FREE - {"do_eval", "do_predict"})
         if changed:
             raise UsageError(
                 f"{output_dir} holds a complete run with other settings ({changed}). Choose "

@@ -285,6 +285,7 @@ class _Parser(HfArgumentParser):
     """HfArgumentParser whose errors are one line."""
 
     def error(self, message):
+        """Raise what argparse would print with its usage."""
         raise UsageError(message)
 
 

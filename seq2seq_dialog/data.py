@@ -99,7 +99,7 @@ def encode(
     return columns
 
 
-def encode_rows(rows: Dataset, tokenizer, args: DataArguments, description: str = "Tokenising"):
+def encode_rows(rows: Dataset, tokenizer, args: DataArguments) -> Dataset:
     """Add the columns of `encode` to `rows`, from the cache where the same was done before."""
     options = {
         "max_source_length": args.max_source_length,
@@ -119,7 +119,7 @@ def encode_rows(rows: Dataset, tokenizer, args: DataArguments, description: str 
         fn_kwargs={"tokenizer": tokenizer, **options},
         num_proc=args.preprocessing_num_workers,
         new_fingerprint=hashlib.sha256(content.encode()).hexdigest()[:32],
-        desc=description,
+        desc="Tokenising",
     )
 
 

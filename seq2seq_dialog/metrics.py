@@ -58,6 +58,7 @@ class _Words:
     """rouge-score's words, lower-cased letters and digits, of any script instead of a-z alone."""
 
     def tokenize(self, text: str) -> list[str]:
+        """Split a text; RougeScorer calls it."""
         return re.findall(r"[^\W_]+", text.lower())
 
 

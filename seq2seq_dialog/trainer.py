@@ -83,6 +83,7 @@ class _EpochLoader(DataLoader):
     """A DataLoader that tells its batch sampler the epoch."""
 
     def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch that comes next; Trainer calls it."""
         self.batch_sampler.set_epoch(epoch)
 
 
