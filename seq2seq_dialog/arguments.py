@@ -398,7 +398,8 @@ def _check(data: DataArguments, model: ModelArguments, decoding: DecodingArgumen
     if neither or (both and training.do_train):
         raise UsageError(
             "Set one of model_name_or_path (a checkpoint to fine-tune, for example "
-            "google-t5/t5-small) and new_model (a mapping with model_type and sizes)."
+            "google-t5/t5-small) and new_model (a mapping with model_type and sizes), or begin with "
+            "a config such as configs/demo.yaml."
         )
     for group, name, least, most in (
         (data, "max_train_samples", 1, math.inf),
