@@ -32,8 +32,8 @@ def run(main) -> None:
     except torch.OutOfMemoryError as error:
         reason = str(error).split(". ")[0]
         print(
-            f"error: {reason}. Lower tokens_per_batch (raise gradient_accumulation_steps by as "
-            "much for the same result) or eval_tokens_per_batch, or set activation_checkpointing.",
+            f"error: {reason}. Lower tokens_per_batch (and raise gradient_accumulation_steps by as "
+            "much) or eval_tokens_per_batch, or set activation_checkpointing.",
             file=sys.stderr,
         )
         sys.exit(2)
@@ -398,8 +398,8 @@ def _check(data: DataArguments, model: ModelArguments, decoding: DecodingArgumen
     if neither or (both and training.do_train):
         raise UsageError(
             "Set one of model_name_or_path (a checkpoint to fine-tune, for example "
-            "google-t5/t5-small) and new_model (a mapping with model_type and sizes), or begin with "
-            "a config such as configs/demo.yaml."
+            "google-t5/t5-small) and new_model (a mapping with model_type and sizes), or begin "
+            "with a config such as configs/demo.yaml."
         )
     for group, name, least, most in (
         (data, "max_train_samples", 1, math.inf),

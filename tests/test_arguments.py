@@ -4,10 +4,11 @@ import subprocess
 import sys
 
 import pytest
+import torch
 import yaml
 from conftest import ROOT
 
-from seq2seq_dialog.arguments import UsageError, parse, resolved
+from seq2seq_dialog.arguments import UsageError, parse, resolved, run
 from seq2seq_dialog.report import write_yaml
 
 CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
@@ -126,3 +127,13 @@ def test_help_is_grouped_and_help_all_has_every_setting():
     assert "--no_repeat_ngram_size" in short and "--fsdp" not in short
     whole = subprocess.run([*script, "--help_all"], capture_output=True, text=True, check=True)
     assert "--fsdp" in whole.stdout and len(whole.stdout) > 3 * len(short)
+
+
+def test_a_lack_of_memory_ends_with_the_way_out(capsys):
+    def main():
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB.")
+
+    with pytest.raises(SystemExit) as stopped:
+        run(main)
+    assert stopped.value.code == 2
+    assert "error: CUDA out of memory. Lower tokens_per_batch" in capsys.readouterr().err
