@@ -220,10 +220,12 @@ def show(output_dir: Path, console: Console) -> None:
     if (output_dir / "predictions.jsonl").exists():
         report.print_samples(report.read_jsonl(output_dir / "predictions.jsonl"), console)
     report.print_metrics(metrics, console)
+    here, python = Path.cwd(), Path(sys.executable)
+    python = python.relative_to(here) if python.is_relative_to(here) else "python"
     console.print(
         f"\nThe model, its settings, metrics, curves and replies are in {output_dir}. Next:\n"
-        f"  python -m seq2seq_dialog chat {output_dir}\n"
-        f"  python -c \"from transformers import pipeline; print(pipeline('text2text-generation', "
+        f"  {python} -m seq2seq_dialog chat {output_dir}\n"
+        f"  {python} -c \"from transformers import pipeline; print(pipeline('text2text-generation', "
         f"model='{output_dir}', trust_remote_code=True)('How are you?'))\"\n"
         f"  look at {output_dir}/curves.png",
         highlight=False,
