@@ -225,8 +225,9 @@ def show(output_dir: Path, console: Console) -> None:
     console.print(
         f"\nThe model, its settings, metrics, curves and replies are in {output_dir}. Next:\n"
         f"  {python} -m seq2seq_dialog chat {output_dir}\n"
-        f"  {python} -c \"from transformers import pipeline; print(pipeline('text2text-generation', "
-        f"model='{output_dir}', trust_remote_code=True)('How are you?'))\"\n"
+        f'  {python} -c "from transformers import pipeline; print('
+        f"pipeline('text2text-generation', model='{output_dir}', trust_remote_code=True)"
+        f"('How are you?'))\"\n"
         f"  look at {output_dir}/curves.png",
         highlight=False,
         soft_wrap=True,
