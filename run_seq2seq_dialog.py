@@ -135,7 +135,8 @@ def main(argv: list[str] | None = None) -> None:
 
     # 7. Evaluation: the loss on validation, everything on test
     replied = "test" if "test" in features else "validation"
-    if training_args.do_eval and "validation" in features:
+    repeats = training_args.do_predict and replied == "validation"  # what follows says it all
+    if training_args.do_eval and "validation" in features and not repeats:
         metrics["validation"] = trimmed(trainer.evaluate(features["validation"]), "eval_")
     if training_args.do_predict and replied in features:
         output = trainer.predict(features[replied])

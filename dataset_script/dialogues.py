@@ -338,6 +338,8 @@ Note = Callable[[str, int], None]  # called with a kind of problem and the numbe
 
 
 class Dialogue(NamedTuple):
+    """A line of the text, read."""
+
     line: int
     utterances: list[str]
     labels: dict[str, list[int] | None]  # one for each utterance; None where not usable
