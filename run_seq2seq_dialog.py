@@ -17,11 +17,13 @@ from rich.console import Console
 from transformers import EarlyStoppingCallback, set_seed
 
 from seq2seq_dialog import arguments, artifact, report
+from seq2seq_dialog.adversarial import AdversarialTrainer
 from seq2seq_dialog.arguments import UsageError
 from seq2seq_dialog.data import count_cuts, encode_rows, load_rows, utterances
 from seq2seq_dialog.metrics import ReplyMetric, unigram_perplexity
 from seq2seq_dialog.models import (
     check_lengths,
+    discriminator_config,
     generation_config,
     load_model,
     load_tokenizer,
@@ -45,7 +47,7 @@ def main(argv: list[str] | None = None) -> None:
     """
     # 1. Settings, and whether the run folder may be used for them
     groups = arguments.parse(sys.argv[1:] if argv is None else argv)
-    data_args, model_args, decoding_args, training_args = groups
+    data_args, model_args, decoding_args, adversarial_args, training_args = groups
     output_dir = Path(training_args.output_dir)
     main_process = training_args.process_index == 0
     console = Console(quiet=not main_process)
@@ -101,13 +103,19 @@ def main(argv: list[str] | None = None) -> None:
 
     # 5. Training
     metric = ReplyMetric(keep_in_memory=True)
-    trainer = DialogueTrainer(
+    trainer_class, options = DialogueTrainer, {}
+    if adversarial_args.adversarial and training_args.do_train:
+        trainer_class, options["adversarial"] = AdversarialTrainer, adversarial_args
+        sizes = adversarial_args.discriminator
+        options["discriminator"] = discriminator_config(sizes, model)
+    trainer = trainer_class(
         model,
         training_args,
         tokenizer,
         train_dataset=features["train"],
         eval_dataset=features.get("validation"),
         compute_metrics=lambda p: metric.compute(predictions=p.predictions, references=p.label_ids),
+        **options,
     )
     if training_args.early_stopping_patience is not None:
         trainer.add_callback(EarlyStoppingCallback(training_args.early_stopping_patience))
@@ -124,6 +132,8 @@ def main(argv: list[str] | None = None) -> None:
             "steps": result.global_step,
             "best_step": trainer.state.best_global_step,
         }
+        if adversarial_args.adversarial:
+            metrics["train"]["collapse"] = trainer.collapse
 
     # 6. The model, at the root of the run folder
     trainer.save_model(str(output_dir))

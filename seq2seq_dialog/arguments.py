@@ -148,6 +148,53 @@ class DecodingArguments:
     )
 
 
+@dataclass
+class AdversarialArguments:
+    """Training of a generator against a discriminator (Li et al., 2017), after pre-training."""
+
+    _argument_group_name = "adversarial training"
+
+    adversarial: bool = field(
+        default=False,
+        metadata={"help": "Train model_name_or_path, a finished run, against a discriminator."},
+    )
+    reward: str = field(
+        default="prefixes",
+        metadata={
+            "help": "What a token is rewarded by: prefixes (the discriminator's view of the reply "
+            "so far), rollouts (of ways to go on from it), sequence (of the whole reply)."
+        },
+    )
+    rollouts: int = field(default=4, metadata={"help": "Ways to go on from each token."})
+    teacher_forcing_weight: float = field(
+        default=1.0,
+        metadata={"help": "Weight of the likelihood of human replies; 0 leaves it out."},
+    )
+    discriminator: str | None = field(
+        default=None,
+        metadata={
+            "help": "Sizes of the discriminator, a recurrent encoder-decoder: a mapping such as "
+            "{embedding_size: 128, hidden_size: 256}."
+        },
+    )
+    discriminator_learning_rate: float = field(
+        default=1e-3, metadata={"help": "Its learning rate, constant."}
+    )
+    discriminator_steps: int = field(default=1, metadata={"help": "Its updates in each step."})
+    discriminator_warmup_steps: int = field(
+        default=200, metadata={"help": "Steps in the beginning that train it alone."}
+    )
+    collapse_threshold: float = field(
+        default=0.5,
+        metadata={
+            "help": "Stop when Distinct-2 of sampled replies falls below this share of what it was "
+            "in the beginning, or likelihood (1 / perplexity) does; 0 never stops."
+        },
+    )
+
+
+REWARDS = ("prefixes", "rollouts", "sequence")
+
 # What ReplyMetric computes of replies, as names to choose the best checkpoint by.
 REPLY_METRICS = ("bleu", "bleu_1", "bleu_2", "bleu_3", "bleu_4", "chrf", "rouge_1", "rouge_2")
 REPLY_METRICS += ("rouge_l", "distinct_1", "distinct_2")
@@ -244,7 +291,8 @@ class DialogueTrainingArguments(Seq2SeqTrainingArguments):
         self.do_eval = self.given["do_eval"]  # the base class sets it by eval_strategy
 
 
-GROUPS = (DataArguments, ModelArguments, DecodingArguments, DialogueTrainingArguments)
+GROUPS = (DataArguments, ModelArguments, DecodingArguments, AdversarialArguments)
+GROUPS += (DialogueTrainingArguments,)
 
 # Of the many inherited training settings, those that --help shows; --help_all shows every one.
 COMMON = {
@@ -353,7 +401,7 @@ def _as_flags(settings: dict, known: set[str], path: str) -> list[str]:
 
 
 def parse(argv: list[str]):
-    """Parse a command line to `(DataArguments, ModelArguments, DecodingArguments, training)`.
+    """Parse a command line to one object of each class of `GROUPS`.
 
     Args:
         argv: `[CONFIG.yaml] [--flag value ...]`; flags override the file.
@@ -392,7 +440,13 @@ def parse(argv: list[str]):
     return tuple(groups)
 
 
-def _check(data: DataArguments, model: ModelArguments, decoding: DecodingArguments, training):
+def _check(
+    data: DataArguments,
+    model: ModelArguments,
+    decoding: DecodingArguments,
+    adversarial: AdversarialArguments,
+    training: DialogueTrainingArguments,
+) -> None:
     both = model.model_name_or_path is not None and model.new_model is not None
     neither = model.model_name_or_path is None and model.new_model is None
     if neither or (both and training.do_train):
@@ -417,11 +471,26 @@ def _check(data: DataArguments, model: ModelArguments, decoding: DecodingArgumen
         (decoding, "top_k", 0, math.inf),
         (decoding, "no_repeat_ngram_size", 0, math.inf),
         (decoding, "repetition_penalty", 1e-3, math.inf),
+        (adversarial, "rollouts", 1, math.inf),
+        (adversarial, "teacher_forcing_weight", 0, math.inf),
+        (adversarial, "discriminator_learning_rate", 0, math.inf),
+        (adversarial, "discriminator_steps", 1, math.inf),
+        (adversarial, "discriminator_warmup_steps", 0, math.inf),
+        (adversarial, "collapse_threshold", 0, 1),
     ):
         value = getattr(group, name)
         if value is not None and not least <= value <= most:
             bounds = f"at least {least}" if most == math.inf else f"from {least} to {most}"
             raise UsageError(f"{name} is {value}; it must be {bounds}.")
+    if adversarial.reward not in REWARDS:
+        raise UsageError(
+            f"reward is {adversarial.reward!r}; it must be one of {', '.join(REWARDS)}."
+        )
+    if adversarial.adversarial and model.model_name_or_path is None:
+        raise UsageError(
+            "adversarial training improves a generator that was trained by maximum likelihood: "
+            "make one first (configs/rnn_attention.yaml) and give its folder as model_name_or_path."
+        )
     metric = training.metric_for_best_model.removeprefix("eval_")
     if metric not in ("loss", "perplexity", *REPLY_METRICS):
         hint = nearest(metric, ("loss", "perplexity", *REPLY_METRICS))
@@ -447,6 +516,8 @@ def resolved(groups) -> dict:
     """
     settings = {}
     for group in groups:
+        if isinstance(group, AdversarialArguments) and not group.adversarial:
+            continue
         values = group.given if group is groups[-1] else vars(group)
         for f in dataclasses.fields(group):
             value = values.get(f.name)
@@ -457,6 +528,7 @@ def resolved(groups) -> dict:
                 and not f.name.endswith("token")
             ):
                 settings[f.name] = value
-    if settings.get("new_model"):
-        settings["new_model"] = json.loads(settings["new_model"])
+    for name in ("new_model", "discriminator"):
+        if settings.get(name):
+            settings[name] = json.loads(settings[name])
     return settings

@@ -9,6 +9,8 @@ After `save_model` a folder holds weights, config and tokenizer as transformers 
 - transformers 4.57 reads `config.json`, where text-generation alone is ours: its own
   text2text-generation pipeline works, without trusting any code. That pipeline puts 4 beams and 256
   tokens of its own over the model's generation config; only `task_specific_params` go before them.
+- A recurrent model brings its own code (`save_pretrained` has put it there), which has to be
+  trusted on both lines; so both use our pipeline for both tasks.
 - A tokenizer saved by transformers 5 does not load on 4.57 until its special tokens have the key
   and its class the name that both know.
 """
@@ -33,11 +35,13 @@ def finish(folder: str | Path) -> None:
     for name in ("context.py", "pipeline.py"):
         shutil.copyfile(PORTABLE / name, folder / name)
     config = _read(folder / "config.json")
-    config["custom_pipelines"] = {"text2text-generation": PIPELINE, "text-generation": PIPELINE}
+    both = {"text2text-generation": PIPELINE, "text-generation": PIPELINE}
+    config["custom_pipelines"] = both
     for key in ("configuration_files", "task_specific_params"):  # from an earlier life
         config.pop(key, None)
     _write(folder / V5_CONFIG, config)
-    config["custom_pipelines"] = {"text-generation": PIPELINE}
+    if "auto_map" not in config:  # a model that transformers 4.57 knows without trusting any code
+        config["custom_pipelines"] = {"text-generation": PIPELINE}
     decoding = _read(folder / "generation_config.json")
     settings = {k: v for k, v in decoding.items() if not k.endswith(("_id", "_version"))}
     config["task_specific_params"] = {"text2text-generation": settings}

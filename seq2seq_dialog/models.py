@@ -18,6 +18,7 @@ from transformers import (
 )
 
 from .arguments import DataArguments, DecodingArguments, ModelArguments, UsageError, nearest
+from .portable.configuration_rnn import RnnSeq2SeqConfig
 from .portable.context import TURN_SEPARATOR, chat_template
 
 logger = logging.getLogger(__name__)
@@ -161,6 +162,31 @@ def _new_config(new_model: str, tokenizer):
         return AutoConfig.for_model(model_type, **{"vocab_size": vocab_size, **ids, **sizes})
     except (ValueError, TypeError) as error:
         raise UsageError(f"new_model: {error}") from error
+
+
+def discriminator_config(sizes: str | None, generator) -> RnnSeq2SeqConfig:
+    """Make the config of a discriminator for the vocabulary of `generator`.
+
+    Raises:
+        UsageError: `sizes` is no mapping, or has what a recurrent model has not.
+    """
+    known = {"embedding_size", "hidden_size", "num_layers", "cell", "bidirectional", "attention"}
+    known |= {"input_feeding", "dropout"}
+    try:
+        sizes = dict(json.loads(sizes or "{}"))
+        for key in sizes:
+            if key not in known:
+                raise ValueError(f"there is no {key!r}.{nearest(key, known)}")
+        ids = ("pad_token_id", "eos_token_id", "decoder_start_token_id")
+        ids = {name: getattr(generator.config, name) for name in ids}
+        vocab_size = generator.get_input_embeddings().num_embeddings
+        defaults = {"embedding_size": 128, "hidden_size": 256}
+        return RnnSeq2SeqConfig(vocab_size=vocab_size, **ids, **(defaults | sizes))
+    except (ValueError, TypeError) as error:
+        raise UsageError(
+            f"discriminator: {error} It takes sizes, for example "
+            "{embedding_size: 128, hidden_size: 256, num_layers: 1}."
+        ) from error
 
 
 def _from_pretrained(auto_class, name: str, args: ModelArguments):

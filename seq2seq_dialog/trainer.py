@@ -73,7 +73,7 @@ def token_nll(logits: torch.Tensor, labels: torch.Tensor, label_smoothing: float
     ).view_as(labels)
 
 
-def _lengths(features) -> np.ndarray:
+def lengths_of(features) -> np.ndarray:
     """Source and target tokens of each example, (examples, 2)."""
     columns = features.with_format("numpy")
     return np.stack([columns["source_length"][:], columns["target_length"][:]], axis=1)
@@ -96,12 +96,23 @@ class TrainingProgress(ProgressCallback):
             return
         if "loss" in logs:
             shown = {"loss": f"{logs['loss']:.3f}", "tokens/s": f"{logs['tokens_per_second']:,.0f}"}
+            if "reward" in logs:
+                shown["reward"] = f"{logs['reward']:.3f}"
             self.training_bar.set_postfix(shown)
         elif "eval_perplexity" in logs:
             tqdm.write(
                 f"step {state.global_step:>6}  epoch {state.epoch:6.2f}  validation loss "
                 f"{logs['eval_loss']:.4f}  perplexity {logs['eval_perplexity']:,.2f}"
-                + (f"  BLEU {logs['eval_bleu']:.2f}" if "eval_bleu" in logs else "")
+                + "".join(
+                    f"  {name} {logs[key]:.1f}"
+                    for key, name in (
+                        ("eval_bleu", "BLEU"),
+                        ("eval_adversarial_success", "adversarial success"),
+                        ("eval_discriminator_accuracy", "discriminator accuracy"),
+                        ("eval_sampled_distinct_2", "Distinct-2"),
+                    )
+                    if key in logs
+                )
             )
 
 
@@ -197,7 +208,7 @@ class DialogueTrainer(Seq2SeqTrainer):
         args = self.args
         try:
             sampler = TokenBudgetSampler(
-                _lengths(self.train_dataset),
+                lengths_of(self.train_dataset),
                 args.tokens_per_batch,
                 args.seed if args.data_seed is None else args.data_seed,
                 args.process_index,
@@ -216,7 +227,7 @@ class DialogueTrainer(Seq2SeqTrainer):
         """
         features = self.eval_dataset if eval_dataset is None else eval_dataset
         budget = self.args.eval_tokens_per_batch // (self.model.generation_config.num_beams or 1)
-        batches = evaluation_batches(_lengths(features), max(1, budget))
+        batches = evaluation_batches(lengths_of(features), max(1, budget))
         world_size = self.args.world_size
         mine = range(
             self.args.process_index, -(-len(batches) // world_size) * world_size, world_size

@@ -21,6 +21,7 @@ from transformers import (
 from seq2seq_dialog.arguments import DataArguments, DecodingArguments, ModelArguments
 from seq2seq_dialog.data import encode_rows
 from seq2seq_dialog.models import generation_config, load_tokenizer, train_tokenizer
+from seq2seq_dialog.portable import RnnSeq2SeqConfig, RnnSeq2SeqForConditionalGeneration
 
 ROOT = Path(__file__).parents[1]
 SAMPLES = ROOT / "samples" / "dialogues_text.txt"
@@ -82,6 +83,26 @@ def model(tokenizer):
     model = T5ForConditionalGeneration(config)
     model.generation_config = generation_config(DecodingArguments(max_new_tokens=12), model)
     return model
+
+
+@pytest.fixture
+def make_rnn(tokenizer):
+    """Recurrent models of 60,000 parameters whose random weights make replies depend on contexts.
+
+    `make_rnn(attention="none", cell="lstm", ...)`; a forward pass has no dropout until `train()`.
+    """
+
+    def make(**sizes):
+        set_seed(1)
+        sizes = {"vocab_size": 512, "embedding_size": 16, "hidden_size": 32} | sizes
+        config = RnnSeq2SeqConfig(**{"initializer_range": 1.0} | sizes)
+        model = RnnSeq2SeqForConditionalGeneration(config).eval()
+        if model.lm_head is not None and config.initializer_range == 1:
+            model.lm_head.weight.data.mul_(30)  # as sure of its tokens as a trained one
+        model.generation_config = generation_config(DecodingArguments(max_new_tokens=12), model)
+        return model
+
+    return make
 
 
 @pytest.fixture

@@ -26,13 +26,18 @@ CONSUMER = textwrap.dedent(
     folder, texts = sys.argv[1], json.loads(sys.argv[2])
     new = int(transformers.__version__.split(".")[0]) >= 5
     trust = {"trust_remote_code": True}
+    own_code = "auto_map" in open(folder + "/config.json").read()
     out = {}
-    text2text = pipeline("text2text-generation", model=folder, **(trust if new else {}))
+    text2text = pipeline(
+        "text2text-generation", model=folder, **(trust if new or own_code else {})
+    )
     out["text2text"] = [r["generated_text"] for r in text2text(texts)]
     out["one"] = text2text(texts[0])
     out["batched"] = [r["generated_text"] for r in text2text(texts, batch_size=2)]
     out["two"] = text2text(texts[0], num_beams=2, num_return_sequences=2)
     out["ids"] = text2text(texts[0], return_tensors=True)[0]["generated_token_ids"].tolist()
+    if own_code:
+        out["beams"] = text2text(texts, num_beams=3, no_repeat_ngram_size=2)
     text = pipeline("text-generation", model=folder, **trust)
     out["text"] = [r["generated_text"] for r in text(texts)]
     messages = [{"role": "user", "content": "Hi!"}, {"role": "assistant", "content": "Hello."},
@@ -40,7 +45,7 @@ CONSUMER = textwrap.dedent(
     out["messages"] = text(messages)
     out["chats"] = text([messages, messages])
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    model = AutoModelForSeq2SeqLM.from_pretrained(folder).eval()
+    model = AutoModelForSeq2SeqLM.from_pretrained(folder, **(trust if own_code else {})).eval()
     ids = [tokenizer(t)["input_ids"] for t in texts]
     out["input_ids"] = ids
     out["template"] = tokenizer.apply_chat_template(messages, tokenize=False)
@@ -121,6 +126,46 @@ def check(result, folder):
 
 def test_the_folder_works_on_this_line(saved, home):
     check(consume(sys.executable, saved, home), saved)
+
+
+@pytest.fixture
+def saved_rnn(make_rnn, tokenizer, tmp_path):
+    """Make a saved recurrent model: `saved_rnn(attention=...)`."""
+
+    def make(**sizes):
+        make_rnn(**sizes).save_pretrained(tmp_path / "rnn")
+        tokenizer.save_pretrained(tmp_path / "rnn")
+        artifact.finish(tmp_path / "rnn")
+        return tmp_path / "rnn"
+
+    return make
+
+
+@pytest.mark.legacy
+@pytest.mark.parametrize(
+    "sizes",
+    [
+        {"attention": "none", "cell": "lstm", "num_layers": 2},
+        {"attention": "multiplicative", "input_feeding": True},
+        {"attention": "additive", "tie_word_embeddings": True},
+    ],
+    ids=lambda sizes: sizes["attention"],
+)
+def test_a_recurrent_model_brings_its_code_to_both_lines(saved_rnn, home, legacy_python, sizes):
+    folder = saved_rnn(**sizes)
+    results = [consume(python, folder, home) for python in (sys.executable, legacy_python)]
+    for result in results:
+        check(result, folder)
+    assert results[0]["beams"] == results[1]["beams"]
+    assert len({r["generated_text"] for r in results[0]["beams"]}) == len(TEXTS)
+
+
+def test_the_code_of_a_recurrent_model_is_ours_and_no_more(saved_rnn):
+    folder = saved_rnn()
+    code = sorted(path.name for path in folder.rglob("*.py"))
+    assert code == ["configuration_rnn.py", "context.py", "modeling_rnn.py", "pipeline.py"]
+    for name in code:
+        assert (folder / name).read_bytes() == (artifact.PORTABLE / name).read_bytes()
 
 
 @pytest.mark.legacy

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from transformers import PretrainedConfig
 
 CELLS = ("gru", "lstm")
@@ -31,7 +33,7 @@ class RnnSeq2SeqConfig(PretrainedConfig):
     """
 
     model_type = "rnn_seq2seq"
-    attribute_map = {"num_hidden_layers": "num_layers"}
+    attribute_map: ClassVar = {"num_hidden_layers": "num_layers"}
 
     def __init__(
         self,

@@ -60,12 +60,12 @@ class RnnEncoderOutput(ModelOutput):
     Args:
         last_hidden_state: (batch, source_len, hidden), zero where there is padding.
         state: (batch, states, layers, hidden), the decoder's first state.
-        keys: (batch, source_len, hidden), what attention compares with; None without attention.
+        attention_keys: (batch, source_len, hidden), what attention compares a state with, if any.
     """
 
     last_hidden_state: torch.Tensor | None = None
     state: torch.Tensor | None = None
-    keys: torch.Tensor | None = None
+    attention_keys: torch.Tensor | None = None
 
 
 class VariationalDropout(nn.Dropout):
@@ -137,7 +137,8 @@ class RnnEncoder(nn.Module):
             finals.append(final.permute(2, 0, 1, 3).flatten(2))
         hidden, _ = pad_packed_sequence(packed, batch_first=True, total_length=source_len)
         final = torch.stack(finals, dim=2)  # (batch, states, layers, hidden)
-        bridged = [linear(x) for linear, x in zip(self.bridge, final.flatten(1, 2).unbind(1))]
+        flat = final.flatten(1, 2).unbind(1)  # (batch, hidden) of each state and layer
+        bridged = [linear(x) for linear, x in zip(self.bridge, flat, strict=True)]
         state = torch.tanh(torch.stack(bridged, dim=1)).view_as(final)
         return RnnEncoderOutput(hidden, state, None if self.key is None else self.key(hidden))
 
@@ -175,9 +176,13 @@ class RnnAttention(nn.Module):
         """
         if self.additive:
             query = self.query(states).unsqueeze(2)  # (batch, target_len, 1, hidden)
-            scores = self.energy(torch.tanh(query + encoded.keys.unsqueeze(1))).squeeze(-1)
+            scores = self.energy(torch.tanh(query + encoded.attention_keys.unsqueeze(1))).squeeze(
+                -1
+            )
         else:
-            scores = states @ encoded.keys.transpose(1, 2)  # (batch, target_len, source_len)
+            scores = states @ encoded.attention_keys.transpose(
+                1, 2
+            )  # (batch, target_len, source_len)
         weights = scores.float().masked_fill(padding, -torch.inf).softmax(-1).to(scores.dtype)
         return weights @ encoded.last_hidden_state, weights
 
@@ -231,7 +236,7 @@ class RnnDecoder(nn.Module):
 
     def _steps(self, embedded, encoded, padding, states, feed):
         """Run the forms whose cell takes what the attention gave; `states` is updated in place."""
-        batch_size, _, size = embedded.shape
+        batch_size = embedded.shape[0]
         masks = [self.dropout.mask(batch_size, states[0].shape[-1], embedded) for _ in self.layers]
         hiddens, contexts, vectors, weights = [], [], [], []
         for step in embedded.unbind(1):

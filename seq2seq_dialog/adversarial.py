@@ -1,0 +1,416 @@
+"""Adversarial training: a generator of replies against a discriminator (Li et al., 2017).
+
+"Adversarial Learning for Neural Dialogue Generation". The generator, trained by maximum likelihood
+before, samples replies; the discriminator learns to tell them from human ones; how human it takes
+them to be is the generator's reward, and the gradient of the expected reward is estimated by
+REINFORCE (Williams, 1992) with a learned baseline. Human replies are mixed in as if their advantage
+were constant (teacher forcing, their section 3.2), for the generator never sees one otherwise.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from pathlib import Path
+
+import torch
+from accelerate.utils import gather_object
+from torch import nn
+from torch.nn import functional
+from transformers import GenerationConfig
+from transformers.trainer_utils import EvalLoopOutput, TrainOutput
+
+from .arguments import AdversarialArguments, DialogueTrainingArguments
+from .batching import evaluation_batches
+from .data import IGNORE
+from .metrics import distinct
+from .portable.modeling_rnn import RnnSeq2SeqConfig, RnnSeq2SeqModel
+from .trainer import DialogueTrainer, last_checkpoint, lengths_of, token_nll
+
+logger = logging.getLogger(__name__)
+
+STATE = "adversarial.pt"  # beside the generator's in each checkpoint
+EVALUATED = 512  # validation pairs that are sampled for in each evaluation
+
+
+def last(values: torch.Tensor, real: torch.Tensor) -> torch.Tensor:
+    """Take what stands at the last real token: (batch, target_len), twice -> (batch,)."""
+    return values.gather(1, real.sum(-1, keepdim=True).clamp(min=1) - 1).squeeze(1)
+
+
+class Discriminator(nn.Module):
+    """Tells human replies from generated ones, after each of their tokens.
+
+    A recurrent encoder-decoder reads the context, then the reply. What it holds after a token gives
+    the score of the reply so far; what it held before gives the baseline of that token's reward.
+
+    Args:
+        config: sizes; `vocab_size` is that of the generator.
+    """
+
+    def __init__(self, config: RnnSeq2SeqConfig):
+        super().__init__()
+        self.config = config
+        self.body = RnnSeq2SeqModel(config)
+        self.score = nn.Linear(config.embedding_size, 1)
+        self.baseline = nn.Linear(config.embedding_size, 1)
+        nn.init.zeros_(self.baseline.weight)
+        nn.init.constant_(self.baseline.bias, 0.5)
+
+    def forward(self, input_ids, attention_mask, replies):
+        """Score replies and all that they begin with.
+
+        Args:
+            input_ids, attention_mask: the contexts, (batch, source_len), padded on the right.
+            replies: (batch, target_len), -100 where there is padding.
+
+        Returns:
+            scores (batch, target_len), logits of the reply up to this token being human;
+            baselines (batch, target_len), of this token's reward; no gradient of theirs reaches
+            what the scores are made of.
+        """
+        ids = functional.pad(replies, (1, 0), value=self.config.decoder_start_token_id)
+        ids = ids.masked_fill(ids == IGNORE, self.config.pad_token_id)
+        vectors = self.body(input_ids, attention_mask, ids)[0]  # (batch, 1 + target_len, embedding)
+        scores = self.score(vectors[:, 1:]).squeeze(-1)
+        return scores, self.baseline(vectors[:, :-1].detach()).squeeze(-1)
+
+    def loss(self, scores: torch.Tensor, human: torch.Tensor, at: torch.Tensor) -> torch.Tensor:
+        """Binary cross-entropy of `scores` (batch, target_len) at one token of each reply.
+
+        Args:
+            human: (batch,), 1 for human replies, 0 for generated ones.
+            at: (batch,), which token; the last for whole replies.
+        """
+        chosen = scores.gather(1, at[:, None]).squeeze(1)  # (batch,)
+        return functional.binary_cross_entropy_with_logits(chosen, human.float())
+
+
+class AdversarialTrainer(DialogueTrainer):
+    """DialogueTrainer whose generator learns from a discriminator's rewards.
+
+    A step: the discriminator is updated `discriminator_steps` times on the human replies of the
+    batch and as many sampled ones; then replies are sampled anew and the generator takes a step on
+
+        - sum over t of (r[t] - b[t]) log p(y[t] | context, y[<t])      (sampled, y)
+        - teacher_forcing_weight * sum over t of log p(y[t] | ...)      (human, y)
+
+    both divided by the number of human tokens. The reward r[t] is the discriminator's probability
+    of being human (Li et al., 2017, section 3.3, REGS):
+
+    - `prefixes`: of the reply up to token t, by a discriminator trained on prefixes, of which one a
+      reply is drawn in each update;
+    - `rollouts`: of the whole reply, on the average over `rollouts` ways to go on from token t;
+    - `sequence`: of the whole reply, the same for each of its tokens (REINFORCE).
+
+    For the first `discriminator_warmup_steps` only the discriminator learns. Dropout in the
+    generator is off, so that what is improved is what acted.
+
+    Args:
+        adversarial: the settings.
+        discriminator: sizes of the discriminator.
+    """
+
+    def __init__(
+        self,
+        model,
+        args: DialogueTrainingArguments,
+        processing_class,
+        adversarial: AdversarialArguments,
+        discriminator: RnnSeq2SeqConfig,
+        **kwargs,
+    ):
+        args.eval_on_start = args.eval_strategy != "no"  # what a collapse is measured against
+        if args.save_total_limit == 1:
+            args.save_total_limit = 2  # Trainer deletes the last in the end if another was better
+        super().__init__(model, args, processing_class, **kwargs)
+        for module in model.modules():
+            if isinstance(module, nn.Dropout):
+                module.p = 0.0
+            for name in ("dropout", "attention_dropout", "activation_dropout"):
+                if isinstance(getattr(module, name, None), float):
+                    setattr(module, name, 0.0)
+        self.adversarial = adversarial
+        self.discriminator = Discriminator(discriminator).to(args.device)
+        self.discriminator_optimizer = torch.optim.AdamW(
+            self.discriminator.parameters(), lr=adversarial.discriminator_learning_rate
+        )
+        self.collapse: str | None = None
+        self._weights = None
+        self._sums: dict[str, list[float]] = {}
+
+    # The step
+
+    def training_step(self, model, inputs, num_items_in_batch=None) -> torch.Tensor:
+        """Update the discriminator, then take the generator's gradient."""
+        inputs = self._prepare_inputs(inputs)
+        inputs.pop("decoder_input_ids")
+        for _ in range(self.adversarial.discriminator_steps):
+            self._discriminate(inputs)
+        if self.state.global_step < self.adversarial.discriminator_warmup_steps:
+            return torch.zeros((), device=self.args.device)
+        samples = self.sample(inputs)  # (batch, sample_len)
+        real = samples != IGNORE
+        rewards = self.rewards(inputs, samples)
+        self._count("reward", last(rewards, real))
+        baselines = self._baselines(inputs, samples, rewards)
+        human, sampled = _align(inputs["labels"], samples)
+        forced = torch.full(
+            human.shape, self.adversarial.teacher_forcing_weight, device=real.device
+        )
+        advantages = functional.pad(rewards - baselines, (0, human.shape[1] - real.shape[1]))
+        self._weights = torch.cat([forced, advantages])  # (2 * batch, target_len)
+        both = {name: inputs[name].repeat(2, 1) for name in ("input_ids", "attention_mask")}
+        both["labels"] = torch.cat([human, sampled])
+        return super().training_step(model, both, num_items_in_batch)
+
+    def _mean_loss(self, outputs, labels, num_items_in_batch=None):
+        nll = token_nll(outputs.logits, labels, self.args.label_smoothing_factor)
+        human = labels.shape[0] // 2
+        self._count("human_loss", nll[:human][labels[:human] != IGNORE].detach())
+        tokens = (labels[:human] != IGNORE).sum()
+        return (nll * self._weights).sum() / (num_items_in_batch or tokens)
+
+    @torch.no_grad()
+    def sample(self, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+        """Sample a reply to each context from the generator itself.
+
+        Returns:
+            (batch, sample_len), the end token included, -100 behind it.
+        """
+        return self._generate(inputs, None, 1)
+
+    def _generate(self, inputs, begun: torch.Tensor | None, count: int) -> torch.Tensor:
+        """Sample `count` replies a context that go on from `begun` (batch, begun_len)."""
+        ids = {"pad_token_id": self.processing_class.pad_token_id}
+        ids["eos_token_id"] = end = self.processing_class.eos_token_id
+        ids["decoder_start_token_id"] = self.model.config.decoder_start_token_id
+        room = self.model.generation_config.max_new_tokens - (
+            0 if begun is None else begun.shape[1]
+        )
+        config = GenerationConfig(
+            do_sample=True, top_k=0, num_return_sequences=count, max_new_tokens=room, **ids
+        )
+        options = {name: inputs[name] for name in ("input_ids", "attention_mask")}
+        if begun is not None:
+            begun = begun.masked_fill(begun == IGNORE, ids["pad_token_id"])
+            begun = functional.pad(begun, (1, 0), value=ids["decoder_start_token_id"])
+            options["decoder_input_ids"] = begun
+        with self.accelerator.autocast():
+            replies = self.model.generate(**options, generation_config=config)[:, 1:]
+        ended = (replies == end).int()
+        return replies.masked_fill(ended.cumsum(1) - ended > 0, IGNORE)
+
+    @torch.no_grad()
+    def rewards(self, inputs: dict[str, torch.Tensor], samples: torch.Tensor) -> torch.Tensor:
+        """Reward each token of sampled replies.
+
+        Args:
+            samples: (batch, sample_len), -100 where there is padding.
+
+        Returns:
+            (batch, sample_len), probabilities.
+        """
+        scores = self._judge(inputs, samples)[0].sigmoid()
+        if self.adversarial.reward == "prefixes":
+            return scores
+        whole = last(scores, samples != IGNORE)  # (batch,)
+        rewards = whole[:, None].repeat(1, samples.shape[1])
+        if self.adversarial.reward == "rollouts":
+            count = self.adversarial.rollouts
+            repeated = {
+                name: inputs[name].repeat_interleave(count, 0)
+                for name in ("input_ids", "attention_mask")
+            }
+            limit = self.model.generation_config.max_new_tokens
+            for t in range(1, min(samples.shape[1], limit - 1)):
+                ways = self._generate(inputs, samples[:, :t], count)  # (batch * count, reply_len)
+                judged = last(self._judge(repeated, ways)[0].sigmoid(), ways != IGNORE)
+                rewards[:, t - 1] = judged.view(-1, count).mean(1)
+            at = (samples != IGNORE).sum(-1, keepdim=True) - 1
+            rewards.scatter_(1, at, whole[:, None])
+        return rewards
+
+    def _judge(self, inputs, replies):
+        self.discriminator.eval()
+        return self.discriminator(inputs["input_ids"], inputs["attention_mask"], replies)
+
+    def _discriminate(self, inputs) -> None:
+        """Update the discriminator once."""
+        human, sampled = _align(inputs["labels"], self.sample(inputs))
+        replies = torch.cat([human, sampled])
+        lengths = (replies != IGNORE).sum(-1)
+        at = lengths - 1
+        if self.adversarial.reward == "prefixes":
+            at = (torch.rand(lengths.shape, device=lengths.device) * lengths).long()
+        is_human = torch.arange(len(replies), device=replies.device) < len(human)
+        self.discriminator.train()
+        contexts = (inputs[name].repeat(2, 1) for name in ("input_ids", "attention_mask"))
+        scores, _ = self.discriminator(*contexts, replies)
+        loss = self.discriminator.loss(scores, is_human, at)
+        self._update(loss)
+        right = (scores.gather(1, at[:, None]).squeeze(1) > 0) == is_human
+        self._count("discriminator_accuracy", right.float())
+        self._count("discriminator_loss", loss.detach()[None])
+
+    def _baselines(self, inputs, samples, rewards) -> torch.Tensor:
+        """Return the baselines (batch, sample_len) of the rewards, then fit them to these."""
+        real = samples != IGNORE
+        _, baselines = self._judge(inputs, samples)
+        self._update(((baselines - rewards) ** 2)[real].mean())
+        return baselines.detach()
+
+    def _update(self, loss: torch.Tensor) -> None:
+        self.discriminator_optimizer.zero_grad()
+        loss.backward()
+        moved = [p for p in self.discriminator.parameters() if p.grad is not None]
+        if self.args.world_size > 1:  # the mean gradient, in one message
+            flat = torch.cat([p.grad.flatten() for p in moved])
+            flat = self.accelerator.reduce(flat, "mean")
+            for p, grad in zip(moved, flat.split([p.numel() for p in moved]), strict=True):
+                p.grad = grad.view_as(p)
+        nn.utils.clip_grad_norm_(moved, 1.0)
+        self.discriminator_optimizer.step()
+
+    # What is reported
+
+    def _count(self, name: str, values: torch.Tensor) -> None:
+        sums = self._sums.setdefault(name, [0.0, 0])
+        sums[0] = sums[0] + values.sum()  # stays on the device until it is logged
+        sums[1] += values.numel()
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Add the means since the last log of reward, human_loss and of the discriminator."""
+        if "loss" in logs and self._sums:
+            for name in sorted(self._sums):
+                sums = torch.tensor([float(x) for x in self._sums[name]], device=self.args.device)
+                total, count = self.accelerator.reduce(sums, "sum").tolist()
+                logs[name] = total / count
+            self._sums = {}
+        super().log(logs, start_time)
+
+    @torch.no_grad()
+    def evaluation_loop(
+        self,
+        dataloader,
+        description,
+        prediction_loss_only=None,
+        ignore_keys=None,
+        metric_key_prefix="eval",
+    ) -> EvalLoopOutput:
+        """Evaluate; on validation add how sampled replies to held-out contexts fare.
+
+        Returns:
+            As DialogueTrainer; besides, in `metrics`, over the first 512 pairs:
+            `discriminator_accuracy` (whole replies, human and sampled), `adversarial_success` (the
+            share of sampled replies that the discriminator takes for human), `reward` (its mean
+            probability for them), `sampled_distinct_1`, `sampled_distinct_2`; shares in percent.
+        """
+        output = super().evaluation_loop(
+            dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix
+        )
+        if description != "Prediction":
+            features = dataloader.dataset
+            features = features.select(range(min(EVALUATED, len(features))))
+            for name, value in self._held_out(features).items():
+                output.metrics[f"{metric_key_prefix}_{name}"] = value
+        return output
+
+    def _held_out(self, features) -> dict[str, float]:
+        budget = self.args.eval_tokens_per_batch
+        batches = evaluation_batches(lengths_of(features), budget)
+        results = []  # (index, human score, score of the sampled reply, its text)
+        devices = [self.args.device] if self.args.device.type == "cuda" else []
+        for indices in batches[self.args.process_index :: self.args.world_size]:
+            examples = self.data_collator([features[i] for i in indices])
+            inputs = {name: x.to(self.args.device) for name, x in examples.items()}
+            with torch.random.fork_rng(devices):  # the training's own draws do not change
+                torch.manual_seed(self.args.seed + indices[0])
+                sampled = self.sample(inputs)
+            scores = []
+            for replies in (inputs["labels"], sampled):
+                scores.append(last(self._judge(inputs, replies)[0], replies != IGNORE).tolist())
+            ids = sampled.masked_fill(sampled == IGNORE, self.processing_class.pad_token_id)
+            texts = self.processing_class.batch_decode(ids, skip_special_tokens=True)
+            results += zip(indices, *scores, texts, strict=True)
+        results = sorted(gather_object(results))
+        count = len(results)
+        fooled = sum(result[2] > 0 for result in results)
+        right = sum(result[1] > 0 for result in results) + count - fooled
+        texts = [result[3] for result in results]
+        return {
+            "discriminator_accuracy": 100 * right / (2 * count),
+            "adversarial_success": 100 * fooled / count,
+            "reward": math.fsum(1 / (1 + math.exp(-result[2])) for result in results) / count,
+            "sampled_distinct_1": distinct(texts, 1),
+            "sampled_distinct_2": distinct(texts, 2),
+        }
+
+    # Collapse
+
+    def evaluate(self, *args, **kwargs) -> dict[str, float]:
+        """Evaluate, and stop the training where it has collapsed."""
+        metrics = super().evaluate(*args, **kwargs)
+        threshold = self.adversarial.collapse_threshold
+        logs = [log for log in self.state.log_history if "eval_sampled_distinct_2" in log]
+        if self.is_in_train and logs and threshold > 0:
+            first, now = logs[0], logs[-1]
+            words = []
+            if now["eval_sampled_distinct_2"] < threshold * first["eval_sampled_distinct_2"]:
+                words.append(("Distinct-2 of sampled replies", "eval_sampled_distinct_2", "fell"))
+            if now["eval_perplexity"] > first["eval_perplexity"] / threshold:
+                words.append(("perplexity", "eval_perplexity", "rose"))
+            if words:
+                why = ", ".join(
+                    f"{w} {verb} from {first[k]:.1f} to {now[k]:.1f}" for w, k, verb in words
+                )
+                self.collapse = f"step {self.state.global_step}: {why}"
+                self.control.should_training_stop, self.control.should_save = True, False
+        return metrics
+
+    def train(self, resume_from_checkpoint: str | None = None, **kwargs) -> TrainOutput:
+        """Train; after a collapse the last checkpoint before it is the result."""
+        if resume_from_checkpoint is not None:
+            self.args.eval_on_start = False  # the first evaluation stands in the log
+        result = super().train(resume_from_checkpoint, **kwargs)
+        if self.collapse is not None:
+            folder = last_checkpoint(self.args.output_dir, self.args.world_size)
+            if folder is not None:
+                self._load_from_checkpoint(folder)
+            kept = "the generator as it is" if folder is None else f"that of {Path(folder).name}"
+            logger.warning(
+                "Training has collapsed and was stopped (%s; collapse_threshold is %s). The model "
+                "kept is %s. Raise teacher_forcing_weight or lower learning_rate.",
+                self.collapse,
+                self.adversarial.collapse_threshold,
+                kept,
+            )
+        return result
+
+    # Checkpoints
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        super()._save_optimizer_and_scheduler(output_dir)
+        if self.args.should_save:
+            state = {
+                "discriminator": self.discriminator.state_dict(),
+                "optimizer": self.discriminator_optimizer.state_dict(),
+                "sums": {name: [float(x) for x in sums] for name, sums in self._sums.items()},
+            }
+            torch.save(state, Path(output_dir) / STATE)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        super()._load_optimizer_and_scheduler(checkpoint)
+        if checkpoint is not None:
+            path = Path(checkpoint) / STATE
+            state = torch.load(path, map_location=self.args.device, weights_only=True)
+            self.discriminator.load_state_dict(state["discriminator"])
+            self.discriminator_optimizer.load_state_dict(state["optimizer"])
+            self._sums = state["sums"]
+
+
+def _align(one: torch.Tensor, other: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Pad two (batch, target_len) tensors of labels to the same width."""
+    width = max(one.shape[1], other.shape[1])
+    pad = (functional.pad(x, (0, width - x.shape[1]), value=IGNORE) for x in (one, other))
+    return tuple(pad)

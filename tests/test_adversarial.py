@@ -1,0 +1,412 @@
+"""Adversarial training: rewards, gradients, both networks, resuming, collapse."""
+
+import copy
+import math
+import subprocess
+import textwrap
+
+import pytest
+import torch
+from conftest import ROOT
+from test_run import TWO_PROCESSES
+from torch.nn import functional
+from transformers import set_seed
+
+from seq2seq_dialog.adversarial import AdversarialTrainer, Discriminator, last
+from seq2seq_dialog.arguments import (
+    AdversarialArguments,
+    DialogueTrainingArguments,
+    UsageError,
+    parse,
+)
+from seq2seq_dialog.models import discriminator_config
+from seq2seq_dialog.trainer import last_checkpoint
+
+SIZES = '{"embedding_size": 16, "hidden_size": 32}'
+
+
+def make_trainer(
+    model, tokenizer, features, folder, adversarial=None, cls=AdversarialTrainer, **settings
+):
+    defaults = {
+        "output_dir": str(folder),
+        "tokens_per_batch": 512,
+        "max_steps": 4,
+        "logging_steps": 1,
+        "eval_strategy": "no",
+        "save_strategy": "no",
+        "warmup_steps": 0,
+        "disable_tqdm": True,
+        "use_cpu": True,
+    }
+    set_seed(42)
+    return cls(
+        model,
+        DialogueTrainingArguments(**(defaults | settings)),
+        tokenizer,
+        AdversarialArguments(**{"discriminator_warmup_steps": 0} | (adversarial or {})),
+        discriminator_config(SIZES, model),
+        train_dataset=features,
+        eval_dataset=features.select(range(40)),
+    )
+
+
+def parameters(module):
+    return {name: tensor.clone() for name, tensor in module.state_dict().items()}
+
+
+@pytest.fixture
+def generator(make_rnn):
+    return make_rnn(initializer_range=0.1)
+
+
+@pytest.fixture
+def trainer(generator, tokenizer, features, tmp_path):
+    return make_trainer(generator, tokenizer, features, tmp_path)
+
+
+def inputs_of(trainer, count=4):
+    inputs = trainer._prepare_inputs(
+        trainer.data_collator([trainer.eval_dataset[i] for i in range(count)])
+    )
+    inputs.pop("decoder_input_ids")
+    return inputs
+
+
+@torch.no_grad()
+def test_a_score_sees_the_context_and_the_reply_so_far_and_no_more(trainer):
+    discriminator, inputs = trainer.discriminator.eval(), inputs_of(trainer)
+    replies = torch.randint(3, 500, (4, 6))
+    contexts = inputs["input_ids"], inputs["attention_mask"]
+    scores, baselines = discriminator(*contexts, replies)
+    assert scores.shape == baselines.shape == (4, 6)
+    changed = replies.clone()
+    changed[:, 3] = 7
+    other, _ = discriminator(*contexts, changed)
+    assert other[:, :3].equal(scores[:, :3]) and not other[:, 3].equal(scores[:, 3])
+    # The baseline of a token may not know that token, or the gradient would be biased.
+    discriminator.baseline.weight.data.normal_()
+    before, after = (discriminator(*contexts, ids)[1] for ids in (replies, changed))
+    assert after[:, :4].equal(before[:, :4]) and not after[:, 4].equal(before[:, 4])
+    elsewhere = discriminator(contexts[0].roll(1, 0), contexts[1].roll(1, 0), replies)[0]
+    assert not elsewhere.allclose(scores)
+    padded = functional.pad(replies, (0, 3), value=-100)
+    torch.testing.assert_close(discriminator(*contexts, padded)[0][:, :6], scores)
+
+
+def test_the_discriminators_loss_by_hand(trainer):
+    scores = torch.tensor([[2.0, -1.0], [0.5, 3.0]])
+    loss = trainer.discriminator.loss(scores, torch.tensor([1, 0]), torch.tensor([0, 1]))
+    expected = (math.log(1 + math.exp(-2)) + math.log(1 + math.exp(3))) / 2
+    assert loss.item() == pytest.approx(expected, rel=1e-6)
+
+
+def test_no_gradient_of_the_baseline_reaches_the_discriminator(trainer):
+    inputs = inputs_of(trainer)
+    _, baselines = trainer.discriminator(
+        inputs["input_ids"], inputs["attention_mask"], inputs["labels"]
+    )
+    baselines.sum().backward()
+    moved = {name for name, p in trainer.discriminator.named_parameters() if p.grad is not None}
+    assert moved == {"baseline.weight", "baseline.bias"}
+
+
+def test_samples_end_at_the_end_token_and_follow_the_generator(trainer):
+    inputs = {name: x[:1].repeat(400, 1) for name, x in inputs_of(trainer).items()}
+    samples = trainer.sample(inputs)
+    assert samples.shape[0] == 400 and samples.shape[1] <= 12
+    for row in samples.tolist():
+        if 1 in row:
+            assert set(row[row.index(1) + 1 :]) <= {-100}
+    with torch.no_grad():
+        start = torch.zeros(1, 1, dtype=torch.long)
+        one = {name: inputs[name][:1] for name in ("input_ids", "attention_mask")}
+        p = trainer.model(**one, decoder_input_ids=start).logits[0, 0].softmax(-1)
+    # No temperature, top-k or nucleus: tokens beyond the 50 likeliest come as often as they should.
+    rare = p.argsort(descending=True)[50:]
+    seen = torch.isin(samples[:, 0], rare).float().mean().item()
+    assert seen == pytest.approx(p[rare].sum().item(), abs=0.08)
+
+
+def test_rewards_of_prefixes_and_sequences(trainer):
+    inputs = inputs_of(trainer)
+    samples = trainer.sample(inputs)
+    real = samples != -100
+    scores = trainer._judge(inputs, samples)[0].sigmoid()
+    assert trainer.rewards(inputs, samples).equal(scores)
+    trainer.adversarial.reward = "sequence"
+    rewards = trainer.rewards(inputs, samples)
+    assert rewards.equal(last(scores, real)[:, None].expand_as(rewards))
+
+
+def test_rewards_of_rollouts(make_rnn, tokenizer, features, tmp_path):
+    model = make_rnn()
+    model.lm_head.weight.data.mul_(1000)  # so sure that each way to go on is the same one
+    adversarial = {"reward": "rollouts", "rollouts": 3}
+    trainer = make_trainer(model, tokenizer, features, tmp_path, adversarial)
+    inputs = inputs_of(trainer)
+    samples = trainer.sample(inputs)
+    whole = last(trainer._judge(inputs, samples)[0].sigmoid(), samples != -100)
+    rewards = trainer.rewards(inputs, samples)
+    real = samples != -100
+    torch.testing.assert_close(rewards[real], whole[:, None].expand_as(rewards)[real])
+    # Of a prefix the sure generator would not have chosen, the way on is another.
+    samples[:, 0] = (samples[:, 0] + 5) % 500
+    with torch.no_grad():
+        ways = trainer._generate(inputs, samples[:, :1], 1)
+    assert ways[:, 0].equal(samples[:, 0])
+    judged = last(trainer._judge(inputs, ways)[0].sigmoid(), ways != -100)
+    torch.testing.assert_close(trainer.rewards(inputs, samples)[:, 0], judged)
+
+
+def test_the_gradient_is_that_of_the_formula(trainer):
+    inputs, model = inputs_of(trainer), trainer.model
+    human, weight = inputs["labels"], trainer.adversarial.teacher_forcing_weight
+    samples = torch.randint(3, 500, (4, 5))
+    samples[0, 3:] = -100
+    rewards, baselines = torch.rand(4, 5), torch.rand(4, 5)
+    trainer.sample = lambda inputs: samples
+    trainer.rewards = lambda inputs, samples: rewards
+    trainer._baselines = lambda inputs, samples, rewards: baselines
+    trainer._discriminate = lambda inputs: None
+    tokens = (human != -100).sum()
+    trainer.training_step(model, dict(inputs), tokens)
+    got = [p.grad.clone() for p in model.parameters()]
+    model.zero_grad()
+    contexts = {name: inputs[name] for name in ("input_ids", "attention_mask")}
+    objective = 0
+    for labels, weights in (
+        (human, torch.full(human.shape, weight)),
+        (samples, rewards - baselines),
+    ):
+        logits = model(**contexts, decoder_input_ids=trainer._shift(labels=labels)).logits
+        logp = logits.log_softmax(-1).gather(-1, labels.clamp(min=0)[..., None])[..., 0]
+        objective = objective + (weights * logp)[labels != -100].sum()
+    (-objective / tokens).backward()
+    for parameter, gradient in zip(model.parameters(), got, strict=True):
+        torch.testing.assert_close(parameter.grad, gradient, atol=1e-6, rtol=1e-4)
+
+
+@pytest.mark.parametrize("reward", ["prefixes", "rollouts", "sequence"])
+@pytest.mark.parametrize("kind", ["rnn", "t5"])
+def test_both_networks_move(generator, model, tokenizer, features, tmp_path, reward, kind):
+    generator = generator if kind == "rnn" else model
+    trainer = make_trainer(
+        generator, tokenizer, features, tmp_path, {"reward": reward, "rollouts": 2}
+    )
+    networks = (generator, trainer.discriminator)
+    before = [parameters(network) for network in networks]
+    trainer.train()
+    for network, old in zip(networks, before, strict=True):
+        still = [name for name, tensor in network.state_dict().items() if old[name].equal(tensor)]
+        assert still == []
+    log = trainer.state.log_history[-2]
+    assert 0 < log["reward"] < 1 and 0 <= log["discriminator_accuracy"] <= 1
+    assert log["human_loss"] > 0 and log["discriminator_loss"] > 0
+
+
+def test_dropout_is_off_in_the_generator(model, tokenizer, features, tmp_path):
+    trainer = make_trainer(model, tokenizer, features, tmp_path)
+    inputs = trainer._prepare_inputs(inputs_of(trainer))
+    inputs.pop("labels")
+    one, two = (model.train()(**inputs).logits for _ in range(2))
+    assert one.equal(two)
+    assert model.config.dropout_rate > 0  # what is saved is for whoever trains on
+
+
+def test_in_the_warm_up_the_discriminator_learns_alone(generator, tokenizer, features, tmp_path):
+    trainer = make_trainer(
+        generator,
+        tokenizer,
+        features,
+        tmp_path,
+        {"discriminator_warmup_steps": 60, "discriminator_learning_rate": 5e-3},
+        max_steps=60,
+    )
+    before = parameters(generator)
+    trainer.train()
+    assert all(before[name].equal(tensor) for name, tensor in generator.state_dict().items())
+    accuracy = [log["discriminator_accuracy"] for log in trainer.state.log_history[:-1]]
+    assert sum(accuracy[-10:]) / 10 > 0.9 > 0.75 > sum(accuracy[:3]) / 3
+
+
+class Toy(AdversarialTrainer):
+    """The best reply is known: the token 9 again and again."""
+
+    def rewards(self, inputs, samples):
+        return (samples == 9).float()
+
+
+def test_the_reward_of_a_toy_task_rises(generator, tokenizer, features, tmp_path):
+    trainer = make_trainer(
+        generator,
+        tokenizer,
+        features,
+        tmp_path,
+        {"teacher_forcing_weight": 0.0},
+        cls=Toy,
+        max_steps=80,
+        learning_rate=2e-2,
+        lr_scheduler_type="constant",
+    )
+    trainer.train()
+    samples = trainer.sample(inputs_of(trainer, 40))
+    assert (samples == 9).float().mean() > 0.9
+    rewards = [log["reward"] for log in trainer.state.log_history if "reward" in log]
+    assert rewards[0] < 0.05
+
+
+def test_resumed_equals_uninterrupted(generator, tokenizer, features, tmp_path):
+    def run(folder, resume=None):
+        twin = copy.deepcopy(generator)
+        settings = {"max_steps": 12, "save_strategy": "steps", "save_steps": 6, "logging_steps": 3}
+        settings |= {"save_total_limit": 3, "eval_strategy": "steps", "eval_steps": 4}
+        adversarial = {"discriminator_warmup_steps": 3}
+        trainer = make_trainer(
+            twin, tokenizer, features, folder, adversarial, load_best_model_at_end=False, **settings
+        )
+        trainer.train(resume_from_checkpoint=resume)
+        return trainer
+
+    whole = run(tmp_path / "whole")
+    resumed = run(tmp_path / "resumed", str(tmp_path / "whole" / "checkpoint-6"))
+    for one, other in (
+        (whole.model, resumed.model),
+        (whole.discriminator, resumed.discriminator),
+    ):
+        assert all(x.equal(other.state_dict()[name]) for name, x in one.state_dict().items())
+    one, other = (t.discriminator_optimizer.state_dict()["state"] for t in (whole, resumed))
+    assert all(one[i]["exp_avg"].equal(other[i]["exp_avg"]) for i in one)
+    timed = (
+        "tokens_per_second",
+        "eval_runtime",
+        "eval_samples_per_second",
+        "eval_steps_per_second",
+    )
+    histories = [
+        [{k: v for k, v in log.items() if k not in timed} for log in t.state.log_history[:-1]]
+        for t in (whole, resumed)
+    ]
+    assert histories[0] == histories[1]
+
+
+def test_what_an_evaluation_says_is_right(trainer):
+    metrics = trainer.evaluate()
+    inputs = inputs_of(trainer, 40)
+    with torch.no_grad():
+        scores = trainer._judge(inputs, inputs["labels"])[0]
+    human = (last(scores, inputs["labels"] != -100) > 0).float().mean().item() * 100
+    expected = (human + 100 - metrics["eval_adversarial_success"]) / 2
+    assert metrics["eval_discriminator_accuracy"] == pytest.approx(expected)
+    assert metrics == pytest.approx(
+        trainer.evaluate()
+        | {name: value for name, value in metrics.items() if "second" in name or "runtime" in name}
+    )
+    assert metrics["eval_sampled_distinct_2"] > metrics["eval_sampled_distinct_1"] > 0
+
+
+def test_a_collapse_stops_the_training_and_the_last_good_checkpoint_is_kept(
+    generator, tokenizer, features, tmp_path, caplog
+):
+    settings = {
+        "max_steps": 40,
+        "eval_strategy": "steps",
+        "eval_steps": 2,
+        "save_strategy": "steps",
+    }
+    settings |= {"save_steps": 2, "learning_rate": 0.03, "lr_scheduler_type": "constant"}
+    adversarial = {"teacher_forcing_weight": 0.0, "collapse_threshold": 0.6}
+    trainer = make_trainer(
+        generator, tokenizer, features, tmp_path, adversarial, cls=Toy,
+        load_best_model_at_end=False, **settings,
+    )  # fmt: skip
+    trainer.train()
+    assert 2 < trainer.state.global_step < 40
+    assert "Training has collapsed" in caplog.text and "teacher_forcing_weight" in caplog.text
+    assert (
+        "Distinct-2 of sampled replies fell" in trainer.collapse
+        or "perplexity rose" in trainer.collapse
+    )
+    folder = last_checkpoint(tmp_path, 1)
+    assert folder.endswith(f"checkpoint-{trainer.state.global_step - 2}")
+    good = type(generator).from_pretrained(folder).state_dict()
+    assert all(good[name].equal(tensor) for name, tensor in generator.state_dict().items())
+
+
+def test_both_processes_hold_the_same_discriminator(tmp_path):
+    script = textwrap.dedent(
+        """
+        import sys, torch
+        from datasets import Dataset
+        sys.path[:0] = [sys.argv[1], sys.argv[1] + "/tests"]
+        import conftest, test_adversarial
+        from seq2seq_dialog.arguments import DataArguments, ModelArguments
+        from seq2seq_dialog.data import encode_rows
+        from seq2seq_dialog.models import load_tokenizer, train_tokenizer
+        from seq2seq_dialog.portable import *
+
+        dialogues = conftest.sample_dialogues(40)
+        folder = sys.argv[2] + "/tokenizer" + __import__("os").environ["RANK"]
+        train_tokenizer([u for turns in dialogues for u in turns], 300, folder)
+        tokenizer = load_tokenizer(ModelArguments(), 64, folder)
+        args = DataArguments(max_source_length=64, max_target_length=24)
+        features = encode_rows(conftest.rows_of(dialogues), tokenizer, args)
+        torch.manual_seed(1)
+        config = RnnSeq2SeqConfig(vocab_size=320, embedding_size=16, hidden_size=32)
+        model = RnnSeq2SeqForConditionalGeneration(config)
+        model.generation_config.max_new_tokens = 8
+        trainer = test_adversarial.make_trainer(
+            model, tokenizer, features, sys.argv[2] + "/out", {"discriminator_warmup_steps": 1},
+            eval_strategy="steps", eval_steps=2, load_best_model_at_end=False, learning_rate=1e-2,
+        )
+        trainer.train()
+        log = [log for log in trainer.state.log_history if "eval_reward" in log][-1]
+        sums = [sum(p.double().sum().item() for p in n.parameters())
+                for n in (trainer.discriminator, model)]
+        line = ["RESULT", *sums, log["eval_reward"], log["eval_adversarial_success"]]
+        print(chr(10) + " ".join(map(str, line)) + chr(10), flush=True)
+        """
+    )
+    (tmp_path / "script.py").write_text(script)
+    command = [*TWO_PROCESSES, str(tmp_path / "script.py"), str(ROOT), str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    lines = [line for line in done.stdout.splitlines() if line.startswith("RESULT ")]
+    assert len(lines) == 2 and lines[0] == lines[1]
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--reward", "bleu"], "reward is 'bleu'; it must be one of prefixes, rollouts, sequence"),
+        (["--rollouts", "0"], "rollouts is 0; it must be at least 1"),
+        (["--collapse_threshold", "2"], "collapse_threshold is 2.0; it must be from 0 to 1"),
+        (["--teacher_forcing_weight", "-1"], "teacher_forcing_weight is -1.0"),
+    ],
+)
+def test_settings_that_cannot_be_are_refused(flags, message):
+    with pytest.raises(UsageError, match=message):
+        parse(["--adversarial", "true", "--model_name_or_path", "x", *flags])
+
+
+def test_a_generator_has_to_be_trained_before():
+    with pytest.raises(UsageError, match="give its folder as model_name_or_path"):
+        parse(["--adversarial", "true", "--new_model", '{"model_type": "t5"}'])
+
+
+@pytest.mark.parametrize(
+    ("sizes", "message"),
+    [
+        ('{"hiden_size": 3}', "no 'hiden_size'. Did you mean 'hidden_size'"),
+        ("[1]", "It takes sizes"),
+        ('{"cell": "x"}', "cell is 'x'"),
+    ],
+)
+def test_sizes_of_the_discriminator_that_cannot_be_are_refused(generator, sizes, message):
+    with pytest.raises(UsageError, match=message):
+        discriminator_config(sizes, generator)
+
+
+def test_the_discriminator_has_the_generators_vocabulary(model):
+    discriminator = Discriminator(discriminator_config(None, model))
+    assert discriminator.body.get_input_embeddings().num_embeddings == 512
