@@ -1,15 +1,16 @@
-"""python -m seq2seq_dialog VERB: what one does with a trained model."""
+"""python -m seq2seq_dialog VERB: what one does with trained models."""
 
 from __future__ import annotations
 
 import argparse
+from importlib import import_module
 
 
 def build_parser() -> argparse.ArgumentParser:
     """Build the parser of all verbs; nothing heavy is imported for it."""
     parser = argparse.ArgumentParser(
         prog="python -m seq2seq_dialog",
-        description="Use a model that run_seq2seq_dialog.py has trained.",
+        description="Use models that run_seq2seq_dialog.py has trained.",
         allow_abbrev=False,
     )
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
@@ -20,20 +21,62 @@ def build_parser() -> argparse.ArgumentParser:
         "pipe, each line is something said and each line printed a reply.",
     )
     chat.add_argument("folder", help="a run folder, or the name of a model on the Hub")
-    chat.add_argument("--device", help="cpu, cuda, cuda:1, mps; a GPU if there is one by default")
-    chat.add_argument(
-        "--trust-remote-code", action="store_true", help="run model code of that repository"
+
+    attention = verbs.add_parser(
+        "attention",
+        help="draw what a reply looks at in its context",
+        description="Draw the attention map of a reply: tokens of the context across, of the reply "
+        "down, the darker the more weight. Of a transformer, the mean over the heads of its last "
+        "layer.",
     )
+    attention.add_argument("folder", help="a run folder, or the name of a model on the Hub")
+    attention.add_argument("text", help="the context; __eou__ between its turns")
+    attention.add_argument("--reply", help="a reply to look at, instead of the model's own")
+    attention.add_argument("--output", default="attention.png", help="the picture [%(default)s]")
+
+    sweep = verbs.add_parser(
+        "sweep",
+        help="draw quality against diversity of several models over temperatures",
+        description="Let each model answer the same test contexts, greedily and sampled at each "
+        "temperature, and draw BLEU-2 against Distinct-2 and self-BLEU. The points are written "
+        "beside the picture, to a .json of its name; an interrupted sweep goes on by the same "
+        "command.",
+    )
+    sweep.add_argument(
+        "folder",
+        nargs="+",
+        help="run folders, or names of models on the Hub; the contexts and references are those "
+        "of the first one's predictions.jsonl",
+    )
+    sweep.add_argument(
+        "--temperatures",
+        type=float,
+        nargs="+",
+        default=[0.4, 0.6, 0.8, 1.0, 1.2],
+        metavar="T",
+        help="sampling temperatures [0.4 0.6 0.8 1.0 1.2]",
+    )
+    sweep.add_argument("--samples", type=int, default=1000, help="test contexts [%(default)s]")
+    sweep.add_argument("--output", default="sweep.png", help="the picture [%(default)s]")
+    sweep.add_argument("--seed", type=int, default=42, help="seed of sampling [%(default)s]")
+
+    for verb in (chat, attention, sweep):
+        verb.add_argument(
+            "--device", help="cpu, cuda, cuda:1, mps; a GPU if there is one by default"
+        )
+        verb.add_argument(
+            "--trust-remote-code", action="store_true", help="run model code of the repository"
+        )
     return parser
 
 
 def main() -> None:
-    """Carry out one verb."""
-    args = build_parser().parse_args()
+    """Carry out one verb: the function of its name in the module of its name."""
+    options = vars(build_parser().parse_args())
+    verb, folder = options.pop("verb"), options.pop("folder")
     from .arguments import run
-    from .chat import chat
 
-    run(lambda: chat(args.folder, args.device, args.trust_remote_code))
+    run(lambda: getattr(import_module(f".{verb}", __package__), verb)(folder, **options))
 
 
 if __name__ == "__main__":

@@ -3,18 +3,22 @@
 sacreBLEU (Post, 2018) with its signature, corpus BLEU-1 to 4, chrF (Popović, 2015), ROUGE-1/2/L
 (Lin, 2004), Distinct-1/2 (Li et al., 2016) and mean lengths. All but the lengths (words) and
 perplexity are on a scale of 0 to 100. Words stand apart by white space: for languages written
-without it, only chrF and perplexity say something.
+without it, only chrF and perplexity say something. Beside it, as functions: self-BLEU, and BLEU as
+the PLATO paper has it.
 """
 
 from __future__ import annotations
 
 import math
 import re
+from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
 import datasets
 import evaluate
+import nltk
+from nltk.translate.bleu_score import SmoothingFunction, sentence_bleu
 from rouge_score.rouge_scorer import RougeScorer
 from sacrebleu.metrics import BLEU, CHRF
 
@@ -29,6 +33,87 @@ def distinct(replies: Iterable[str], n: int) -> float:
         words = reply.lower().split()
         counts.update(zip(*(words[i:] for i in range(n)), strict=False))
     return 100 * len(counts) / max(1, counts.total())
+
+
+def self_bleu(replies: Iterable[str], max_order: int = 4) -> float:
+    """Self-BLEU (Zhu et al., 2018): the mean sentence BLEU of each reply, all others as references.
+
+    0 to 100; the lower, the more diverse. n-grams are of lower-cased white-space words. As in the
+    authors' code, an order above the first without a match has 0.1 matches (method 1 of Chen and
+    Cherry, 2014), and a reply that shares no word with any other has 0; so have an empty reply and
+    a lone one. Unlike there, a reply of fewer than `max_order` words is scored by the orders that
+    it has: two equal replies score 100, however short.
+
+    Args:
+        replies: one per context.
+        max_order: the longest n-grams counted.
+    """
+    texts = [reply.lower().split() for reply in replies]
+    if len(texts) < 2:
+        return 0.0
+    precisions = [[] for _ in texts]  # of each reply, for the orders that it has
+    for n in range(1, max_order + 1):
+        counts = [Counter(zip(*(words[i:] for i in range(n)), strict=False)) for words in texts]
+        # The greatest and the second greatest count of each n-gram, equal where two replies share
+        # it: what the others hold of it is known without going through them.
+        best = {}
+        for own in counts:
+            for ngram, count in own.items():
+                first, second = best.get(ngram, (0, 0))
+                if count > second:
+                    best[ngram] = (max(first, count), min(first, count))
+        for own, orders in zip(counts, precisions, strict=True):
+            matches = 0
+            for ngram, count in own.items():
+                first, second = best[ngram]
+                matches += min(count, second if count == first else first)
+            if own:
+                orders.append((matches or (0.1 if n > 1 else 0)) / own.total())
+    lengths = sorted(len(words) for words in texts)
+    scores = []
+    for words, orders in zip(texts, precisions, strict=True):
+        if not orders or orders[0] == 0:
+            continue  # scores 0
+        length = len(words)
+        place = bisect_left(lengths, length)
+        others = lengths[max(0, place - 1) : place] + lengths[place + 1 : place + 2]
+        closest = min((abs(other - length), other) for other in others)[1]
+        brevity = min(1.0, math.exp(1 - closest / length))
+        scores.append(brevity * math.exp(math.fsum(map(math.log, orders)) / len(orders)))
+    return 100 * math.fsum(scores) / len(texts)
+
+
+def plato_bleu(replies: Sequence[str], references: Sequence[str]) -> dict:
+    """BLEU-1 and BLEU-2 by the protocol of PLATO (Bao et al., 2020) and those who compare with it.
+
+    The mean over pairs of nltk's sentence BLEU with smoothing `method7`, lower-cased white-space
+    words, times 100; a pair at which nltk fails counts 0. Smoothing lifts replies equal to their
+    references above 100. The figure belongs to nltk's version: `method7` changed in 3.5 and again
+    in 3.6, and where few n-grams match, BLEU-2 of 3.5 is more than twice that of today. The paper's
+    table is from before 3.6. PLATO sets punctuation apart, as DailyDialog's files do; text that
+    joins it to words has less to match. PLATO's corpus-level ("inter") Distinct is `distinct`.
+
+    Args:
+        replies, references: strings, one reference each.
+
+    Returns:
+        `plato_bleu_1`, `plato_bleu_2` and `nltk_version`.
+    """
+    pairs = [
+        (reply.lower().split(), reference.lower().split())
+        for reply, reference in zip(replies, references, strict=True)
+    ]
+    smoothing = SmoothingFunction().method7
+    result = {}
+    for n, weights in ((1, (1, 0, 0, 0)), (2, (0.5, 0.5, 0, 0))):
+        total = 0.0
+        for reply, reference in pairs:
+            try:
+                total += sentence_bleu([reference], reply, weights, smoothing)
+            except (ArithmeticError, ValueError):  # of one word, up to nltk 3.5
+                continue
+        result[f"plato_bleu_{n}"] = 100 * total / max(1, len(pairs))
+    return result | {"nltk_version": nltk.__version__}
 
 
 def perplexity(nll: float, tokens: int) -> float:

@@ -22,14 +22,14 @@ def config(tmp_path, text):
 
 def test_flags_override_the_file(tmp_path):
     path = config(tmp_path, "model_name_or_path: m\nlearning_rate: 1e-4\nnum_beams: 4\n")
-    data, model, decoding, training = parse([path, "--num-beams", "2", "--data=d.txt"])
+    data, model, decoding, _, training = parse([path, "--num-beams", "2", "--data=d.txt"])
     assert (data.data, model.model_name_or_path) == ("d.txt", "m")
     assert (decoding.num_beams, training.learning_rate) == (2, 1e-4)
 
 
 def test_booleans_and_mappings_come_through_the_file(tmp_path):
     text = "new_model: {model_type: t5, d_model: 64}\ndetokenize: false\nbf16: false\n"
-    data, model, _, training = parse([config(tmp_path, text), "--do_eval", "false"])
+    data, model, _, _, training = parse([config(tmp_path, text), "--do_eval", "false"])
     assert training.do_eval is False and training.do_predict is True
     assert data.detokenize is False and training.bf16 is False
     assert yaml.safe_load(model.new_model) == {"model_type": "t5", "d_model": 64}

@@ -2,15 +2,26 @@
 
 import json
 import math
+import random
 import subprocess
 import sys
+import warnings
 
+import nltk
 import pytest
 import sacrebleu
+from nltk.translate.bleu_score import SmoothingFunction, sentence_bleu
 from rouge_score.rouge_scorer import RougeScorer
 
 from seq2seq_dialog.arguments import REPLY_METRICS
-from seq2seq_dialog.metrics import ReplyMetric, distinct, perplexity, unigram_perplexity
+from seq2seq_dialog.metrics import (
+    ReplyMetric,
+    distinct,
+    perplexity,
+    plato_bleu,
+    self_bleu,
+    unigram_perplexity,
+)
 
 PREDICTIONS = ["the cat sat on the mat", "", "hello there", "a b c d e f"]
 REFERENCES = ["the cat sat on the mat", "nothing", "hello there friend of mine", "a b x d e f"]
@@ -115,3 +126,76 @@ def test_second_implementations_agree(tmp_path):
 def test_the_signature_names_what_moves_the_score():
     signature = compute(["a"], ["a"])["bleu_signature"]
     assert "tok:13a" in signature and f"version:{sacrebleu.__version__}" in signature
+
+
+@pytest.mark.parametrize(
+    ("replies", "expected"),
+    [
+        (["the cat sat on the mat"] * 3, 100),
+        (["Yes .", "yes ."], 100),  # equal but for case, and shorter than four words
+        (["a b c d e", "f g h i j", "k"], 0),
+        (["a b c d e"], 0),  # no other reply
+        (["", ""], 0),
+        ([], 0),
+        # The reply of two words is in the longer one; the longer one has 2/4 and 1/3, then 0.1 of
+        # 2 and of 1, and no brevity penalty. The shorter one's is exp(1 - 4/2).
+        (
+            ["a b", "a b x y"],
+            50 * (math.exp(-1) + (2 / 4 * 1 / 3 * 0.1 / 2 * 0.1 / 1) ** (1 / 4)),
+        ),
+        # One reply of three holds `a` twice: it has one match among the others, they have theirs.
+        (["a a", "a", "a"], 100 / 3 * (math.sqrt(1 / 2 * 0.1) + 1 + 1)),
+    ],
+)
+def test_self_bleu_by_hand(replies, expected):
+    assert self_bleu(replies) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_self_bleu_is_nltk_with_all_others_as_references(seed):
+    draw = random.Random(seed)
+    words, order = "abcdeFGh"[: draw.randint(1, 8)], draw.randint(1, 5)
+    texts = [draw.choices(words, k=draw.randint(0, 9)) for _ in range(draw.randint(2, 12))]
+    expected = 0
+    for i, text in enumerate(texts):
+        own = min(order, len(text)) or 1
+        others = [[word.lower() for word in other] for other in texts[:i] + texts[i + 1 :]]
+        expected += sentence_bleu(
+            others, [w.lower() for w in text], (1 / own,) * own, SmoothingFunction().method1
+        )
+    assert self_bleu([" ".join(text) for text in texts], order) == pytest.approx(
+        100 * expected / len(texts)
+    )
+
+
+def test_plato_bleu_by_hand():
+    # Three equal words: precisions 1, 1, 1 and, smoothed by method 4, ln(3)/10 of four words. Then
+    # method 5 averages each with its neighbours, 2 before the first: 4/3, and (4/3 + 1 + 1) / 3.
+    result = plato_bleu(["See you soon"], ["see you SOON"])
+    assert result["plato_bleu_1"] == pytest.approx(400 / 3)
+    assert result["plato_bleu_2"] == pytest.approx(100 * math.sqrt(4 / 3 * 10 / 9))
+    # No shared word scores 0, so does no word, and pairs are averaged.
+    half = plato_bleu(["see you soon", "hello", ""], ["see you soon", "bye", "nothing"])
+    assert half["plato_bleu_1"] == pytest.approx(400 / 9)
+    assert half["nltk_version"] == nltk.__version__
+    assert plato_bleu([], [])["plato_bleu_2"] == 0
+
+
+def test_plato_bleu_warns_of_nothing_and_counts_failures_as_0(monkeypatch):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert plato_bleu(["a", "b c"], ["a b", "c d"])["plato_bleu_1"] > 0
+
+    def fail(references, reply, *args):
+        if len(reply) == 1:
+            raise ZeroDivisionError
+        return 0.5
+
+    monkeypatch.setattr("seq2seq_dialog.metrics.sentence_bleu", fail)
+    assert plato_bleu(["a", "b c"], ["a", "b c"])["plato_bleu_2"] == 25
+
+
+def test_distinct_is_platos_corpus_level_distinct():
+    for n in (1, 2):
+        ngrams = [g for p in PREDICTIONS for g in nltk.ngrams(p.split(" "), n) if "" not in g]
+        assert distinct(PREDICTIONS, n) == pytest.approx(100 * len(set(ngrams)) / len(ngrams))

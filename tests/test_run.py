@@ -248,6 +248,41 @@ def test_bad_data_ends_with_status_2_and_one_line(run, config, tmp_path, data, m
     assert not (tmp_path / "run").exists()
 
 
+RNN = '{"model_type": "rnn_seq2seq", "embedding_size": 16, "hidden_size": 32}'
+ADVERSARIAL = [
+    "--adversarial",
+    "true",
+    "--discriminator",
+    '{"embedding_size": 8, "hidden_size": 8}',
+]
+ADVERSARIAL += ["--discriminator_warmup_steps", "3", "--max_steps", "12", "--eval_steps", "4"]
+ADVERSARIAL += ["--save_steps", "4", "--load_best_model_at_end", "false"]
+
+
+def test_a_recurrent_model_and_then_adversarial_training(run, config, tmp_path):
+    generator, folder = tmp_path / "rnn", tmp_path / "adversarial"
+    out = run(config, generator, "--new_model", RNN, "--max_steps", "20").stdout
+    assert "RnnSeq2SeqForConditionalGeneration" in out
+    assert (generator / "modeling_rnn.py").exists()
+    rest = config.with_name("adversarial.yaml")
+    rest.write_text("".join(x for x in config.open() if not x.startswith(("new_model", "vocab"))))
+    flags = [*ADVERSARIAL, "--model_name_or_path", str(generator)]
+    out = run(rest, folder, *flags)
+    assert "adversarial success" in out.stdout + out.stderr
+    history = report.read_json(folder / "trainer_state.json")["log_history"]
+    evaluations = [log for log in history if "eval_adversarial_success" in log]
+    assert [log["step"] for log in evaluations] == [0, 4, 8, 12]
+    assert {"reward", "discriminator_accuracy", "human_loss"} <= history[2].keys()
+    metrics = report.read_json(folder / "metrics.json")
+    assert metrics["train"]["collapse"] is None and metrics["test"]["perplexity"] > 1
+    assert not equal(weights(generator), weights(folder))
+    settings = arguments.read_yaml(str(folder / "config.yaml"))
+    assert settings["discriminator"] == {"embedding_size": 8, "hidden_size": 8}
+    assert "reward" not in arguments.read_yaml(str(generator / "config.yaml"))
+    assert "complete" in run(rest, folder, *flags).stdout
+    assert (folder / "curves.png").stat().st_size > (generator / "curves.png").stat().st_size
+
+
 def test_training_without_validation_keeps_the_last_model(run, config, tmp_path):
     (tmp_path / "data" / "train").mkdir(parents=True)
     lines = SAMPLES.read_text(encoding="utf-8").split("\n")[:30]
