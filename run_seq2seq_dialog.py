@@ -73,6 +73,8 @@ def main(argv: list[str] | None = None) -> None:
     checkpoint = last_checkpoint(output_dir, training_args.world_size)
     if checkpoint is not None:
         free = FREE if training_args.predict_with_generate else FREE | DECODING
+        if adversarial_args.adversarial:  # the training replies, and evaluations can end it
+            free = FREE - {"eval_tokens_per_batch"}
         check_continues(output_dir, settings, environment, free)
     elif any(output_dir.glob("checkpoint-*")):
         console.print(f"No checkpoint in {output_dir} is whole: training starts anew.")

@@ -17,13 +17,13 @@ import torch
 from accelerate.utils import gather_object
 from torch import nn
 from torch.nn import functional
-from transformers import GenerationConfig
 from transformers.trainer_utils import EvalLoopOutput, TrainOutput
 
-from .arguments import AdversarialArguments, DialogueTrainingArguments
+from .arguments import AdversarialArguments, DialogueTrainingArguments, UsageError
 from .batching import evaluation_batches
 from .data import IGNORE
 from .metrics import distinct
+from .models import bare_decoding
 from .portable.modeling_rnn import RnnSeq2SeqConfig, RnnSeq2SeqModel
 from .trainer import DialogueTrainer, last_checkpoint, lengths_of, token_nll
 
@@ -33,9 +33,9 @@ STATE = "adversarial.pt"  # beside the generator's in each checkpoint
 EVALUATED = 512  # validation pairs that are sampled for in each evaluation
 
 
-def last(values: torch.Tensor, real: torch.Tensor) -> torch.Tensor:
-    """Take what stands at the last real token: (batch, target_len), twice -> (batch,)."""
-    return values.gather(1, real.sum(-1, keepdim=True).clamp(min=1) - 1).squeeze(1)
+def at_last_token(values: torch.Tensor, replies: torch.Tensor) -> torch.Tensor:
+    """Take what stands at each reply's last token: (batch, target_len), twice -> (batch,)."""
+    return values.gather(1, replies.ne(IGNORE).sum(-1, keepdim=True) - 1).squeeze(1)
 
 
 class Discriminator(nn.Module):
@@ -75,16 +75,6 @@ class Discriminator(nn.Module):
         scores = self.score(vectors[:, 1:]).squeeze(-1)
         return scores, self.baseline(vectors[:, :-1].detach()).squeeze(-1)
 
-    def loss(self, scores: torch.Tensor, human: torch.Tensor, at: torch.Tensor) -> torch.Tensor:
-        """Binary cross-entropy of `scores` (batch, target_len) at one token of each reply.
-
-        Args:
-            human: (batch,), 1 for human replies, 0 for generated ones.
-            at: (batch,), which token; the last for whole replies.
-        """
-        chosen = scores.gather(1, at[:, None]).squeeze(1)  # (batch,)
-        return functional.binary_cross_entropy_with_logits(chosen, human.float())
-
 
 class AdversarialTrainer(DialogueTrainer):
     """DialogueTrainer whose generator learns from a discriminator's rewards.
@@ -103,12 +93,17 @@ class AdversarialTrainer(DialogueTrainer):
     - `rollouts`: of the whole reply, on the average over `rollouts` ways to go on from token t;
     - `sequence`: of the whole reply, the same for each of its tokens (REINFORCE).
 
-    For the first `discriminator_warmup_steps` only the discriminator learns. Dropout in the
-    generator is off, so that what is improved is what acted.
+    For the first `discriminator_warmup_steps` only the discriminator learns. Replies are sampled
+    from the bare distribution, whatever the decoding settings, and the generator's dropout is
+    switched off for good: what is improved is what acted.
 
     Args:
         adversarial: the settings.
         discriminator: sizes of the discriminator.
+
+    Raises:
+        UsageError: fp16, label smoothing, or settings that let a collapse go unseen or undo the
+            training.
     """
 
     def __init__(
@@ -120,6 +115,7 @@ class AdversarialTrainer(DialogueTrainer):
         discriminator: RnnSeq2SeqConfig,
         **kwargs,
     ):
+        _check(args, adversarial)
         args.eval_on_start = args.eval_strategy != "no"  # what a collapse is measured against
         if args.save_total_limit == 1:
             args.save_total_limit = 2  # Trainer deletes the last in the end if another was better
@@ -127,7 +123,7 @@ class AdversarialTrainer(DialogueTrainer):
         for module in model.modules():
             if isinstance(module, nn.Dropout):
                 module.p = 0.0
-            for name in ("dropout", "attention_dropout", "activation_dropout"):
+            for name in ("dropout", "attention_dropout", "activation_dropout", "layerdrop"):
                 if isinstance(getattr(module, name, None), float):
                     setattr(module, name, 0.0)
         self.adversarial = adversarial
@@ -135,14 +131,21 @@ class AdversarialTrainer(DialogueTrainer):
         self.discriminator_optimizer = torch.optim.AdamW(
             self.discriminator.parameters(), lr=adversarial.discriminator_learning_rate
         )
-        self.collapse: str | None = None
-        self._weights = None
-        self._sums: dict[str, list[float]] = {}
+        self._bare = bare_decoding(model.generation_config, temperature=1.0)
+        self._start = {name: tensor.cpu().clone() for name, tensor in model.state_dict().items()}
+        self._weights = None  # of the tokens of a batch, (2 * batch, target_len)
+        self._sums: dict[str, list] = {}
+        if args.process_index > 0:  # each process draws its own
+            torch.manual_seed(args.seed + args.process_index)
 
     # The step
 
     def training_step(self, model, inputs, num_items_in_batch=None) -> torch.Tensor:
-        """Update the discriminator, then take the generator's gradient."""
+        """Update the discriminator, then take the generator's gradient.
+
+        Raises:
+            UsageError: the loss is nan or infinite.
+        """
         inputs = self._prepare_inputs(inputs)
         inputs.pop("decoder_input_ids")
         for _ in range(self.adversarial.discriminator_steps):
@@ -150,28 +153,28 @@ class AdversarialTrainer(DialogueTrainer):
         if self.state.global_step < self.adversarial.discriminator_warmup_steps:
             return torch.zeros((), device=self.args.device)
         samples = self.sample(inputs)  # (batch, sample_len)
-        real = samples != IGNORE
-        rewards = self.rewards(inputs, samples)
-        self._count("reward", last(rewards, real))
-        baselines = self._baselines(inputs, samples, rewards)
+        rewards, baselines = self._judge_samples(inputs, samples)
         human, sampled = _align(inputs["labels"], samples)
-        forced = torch.full(
-            human.shape, self.adversarial.teacher_forcing_weight, device=real.device
-        )
-        advantages = functional.pad(rewards - baselines, (0, human.shape[1] - real.shape[1]))
-        self._weights = torch.cat([forced, advantages])  # (2 * batch, target_len)
+        forced = torch.full_like(human, self.adversarial.teacher_forcing_weight, dtype=torch.float)
+        advantages = functional.pad(rewards - baselines, (0, human.shape[1] - samples.shape[1]))
+        self._weights = torch.cat([forced, advantages])
         both = {name: inputs[name].repeat(2, 1) for name in ("input_ids", "attention_mask")}
         both["labels"] = torch.cat([human, sampled])
-        return super().training_step(model, both, num_items_in_batch)
+        loss = super().training_step(model, both, num_items_in_batch)
+        if not loss.isfinite():
+            raise UsageError(
+                f"The generator's loss is {loss.item()} at step {self.state.global_step}. Lower "
+                "learning_rate; the last checkpoint is whole."
+            )
+        return loss
 
     def _mean_loss(self, outputs, labels, num_items_in_batch=None):
-        nll = token_nll(outputs.logits, labels, self.args.label_smoothing_factor)
-        human = labels.shape[0] // 2
-        self._count("human_loss", nll[:human][labels[:human] != IGNORE].detach())
-        tokens = (labels[:human] != IGNORE).sum()
-        return (nll * self._weights).sum() / (num_items_in_batch or tokens)
+        nll = token_nll(outputs.logits, labels)  # 0 where there is padding
+        human, real = nll[: len(nll) // 2], labels[: len(nll) // 2] != IGNORE
+        self._count("human_loss", human.detach(), real)
+        tokens = real.sum() if num_items_in_batch is None else num_items_in_batch
+        return (nll * self._weights).sum() / tokens
 
-    @torch.no_grad()
     def sample(self, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
         """Sample a reply to each context from the generator itself.
 
@@ -180,85 +183,88 @@ class AdversarialTrainer(DialogueTrainer):
         """
         return self._generate(inputs, None, 1)
 
-    def _generate(self, inputs, begun: torch.Tensor | None, count: int) -> torch.Tensor:
-        """Sample `count` replies a context that go on from `begun` (batch, begun_len)."""
-        ids = {"pad_token_id": self.processing_class.pad_token_id}
-        ids["eos_token_id"] = end = self.processing_class.eos_token_id
-        ids["decoder_start_token_id"] = self.model.config.decoder_start_token_id
-        room = self.model.generation_config.max_new_tokens - (
-            0 if begun is None else begun.shape[1]
-        )
-        config = GenerationConfig(
-            do_sample=True, top_k=0, num_return_sequences=count, max_new_tokens=room, **ids
-        )
-        options = {name: inputs[name] for name in ("input_ids", "attention_mask")}
-        if begun is not None:
-            begun = begun.masked_fill(begun == IGNORE, ids["pad_token_id"])
-            begun = functional.pad(begun, (1, 0), value=ids["decoder_start_token_id"])
-            options["decoder_input_ids"] = begun
-        with self.accelerator.autocast():
-            replies = self.model.generate(**options, generation_config=config)[:, 1:]
-        ended = (replies == end).int()
-        return replies.masked_fill(ended.cumsum(1) - ended > 0, IGNORE)
-
     @torch.no_grad()
-    def rewards(self, inputs: dict[str, torch.Tensor], samples: torch.Tensor) -> torch.Tensor:
-        """Reward each token of sampled replies.
-
-        Args:
-            samples: (batch, sample_len), -100 where there is padding.
-
-        Returns:
-            (batch, sample_len), probabilities.
-        """
-        scores = self._judge(inputs, samples)[0].sigmoid()
-        if self.adversarial.reward == "prefixes":
-            return scores
-        whole = last(scores, samples != IGNORE)  # (batch,)
-        rewards = whole[:, None].repeat(1, samples.shape[1])
-        if self.adversarial.reward == "rollouts":
-            count = self.adversarial.rollouts
-            repeated = {
-                name: inputs[name].repeat_interleave(count, 0)
-                for name in ("input_ids", "attention_mask")
-            }
-            limit = self.model.generation_config.max_new_tokens
-            for t in range(1, min(samples.shape[1], limit - 1)):
-                ways = self._generate(inputs, samples[:, :t], count)  # (batch * count, reply_len)
-                judged = last(self._judge(repeated, ways)[0].sigmoid(), ways != IGNORE)
-                rewards[:, t - 1] = judged.view(-1, count).mean(1)
-            at = (samples != IGNORE).sum(-1, keepdim=True) - 1
-            rewards.scatter_(1, at, whole[:, None])
-        return rewards
+    def _generate(self, inputs, begun: torch.Tensor | None, count: int) -> torch.Tensor:
+        """Sample `count` replies to each context that go on from `begun` (batch, begun_len)."""
+        options = {name: inputs[name] for name in ("input_ids", "attention_mask")}
+        options |= {"num_return_sequences": count}
+        if begun is not None:
+            options["max_new_tokens"] = self._bare.max_new_tokens - begun.shape[1]
+            start = self.model.config.decoder_start_token_id
+            options["decoder_input_ids"] = functional.pad(begun, (1, 0), value=start)
+        own, self.model.generation_config = self.model.generation_config, self._bare
+        training = self.model.training
+        self.model.eval()  # with activation checkpointing a model in training has no cache
+        try:
+            with self.accelerator.autocast():
+                replies = self.model.generate(**options)[:, 1:]  # (batch * count, sample_len)
+        finally:
+            self.model.generation_config = own
+            self.model.train(training)
+        ended = (replies == self.processing_class.eos_token_id).int()
+        return replies.masked_fill(ended.cumsum(1) - ended > 0, IGNORE)
 
     def _judge(self, inputs, replies):
         self.discriminator.eval()
         return self.discriminator(inputs["input_ids"], inputs["attention_mask"], replies)
 
+    @torch.no_grad()
+    def rewards(self, inputs, samples: torch.Tensor, humanness: torch.Tensor) -> torch.Tensor:
+        """Reward each token of sampled replies.
+
+        Args:
+            inputs: `input_ids` and `attention_mask`, (batch, source_len).
+            samples: (batch, sample_len), -100 where there is padding.
+            humanness: (batch, sample_len), the discriminator's probability that the reply up to
+                each token is human.
+
+        Returns:
+            (batch, sample_len)
+        """
+        if self.adversarial.reward == "prefixes":
+            return humanness
+        whole = at_last_token(humanness, samples)  # (batch,)
+        rewards = whole[:, None].repeat(1, samples.shape[1])
+        if self.adversarial.reward == "rollouts":
+            lengths = samples.ne(IGNORE).sum(-1)
+            for t in range(1, samples.shape[1]):
+                rows = (lengths > t).nonzero().squeeze(1)  # those that go on
+                some = {name: inputs[name][rows] for name in ("input_ids", "attention_mask")}
+                ways = self._generate(some, samples[rows, :t], self.adversarial.rollouts)
+                repeated = {
+                    k: x.repeat_interleave(len(ways) // len(rows), 0) for k, x in some.items()
+                }
+                judged = at_last_token(self._judge(repeated, ways)[0].sigmoid(), ways)
+                rewards[rows, t - 1] = judged.view(len(rows), -1).mean(1)
+        return rewards
+
+    def _judge_samples(self, inputs, samples) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return rewards and baselines of samples, both (batch, sample_len); fit the latter."""
+        scores, baselines = self._judge(inputs, samples)
+        rewards = self.rewards(inputs, samples, scores.detach().sigmoid())
+        real = samples != IGNORE
+        self._count("reward", rewards, real)
+        self._update((((baselines - rewards) ** 2) * real).sum() / real.sum())
+        return rewards, baselines.detach()
+
     def _discriminate(self, inputs) -> None:
-        """Update the discriminator once."""
+        """Update the discriminator once, with a loss at one token of each reply."""
         human, sampled = _align(inputs["labels"], self.sample(inputs))
         replies = torch.cat([human, sampled])
-        lengths = (replies != IGNORE).sum(-1)
-        at = lengths - 1
+        lengths = replies.ne(IGNORE).sum(-1)
+        at = lengths - 1  # the whole reply
         if self.adversarial.reward == "prefixes":
             at = (torch.rand(lengths.shape, device=lengths.device) * lengths).long()
         is_human = torch.arange(len(replies), device=replies.device) < len(human)
         self.discriminator.train()
         contexts = (inputs[name].repeat(2, 1) for name in ("input_ids", "attention_mask"))
-        scores, _ = self.discriminator(*contexts, replies)
-        loss = self.discriminator.loss(scores, is_human, at)
-        self._update(loss)
-        right = (scores.gather(1, at[:, None]).squeeze(1) > 0) == is_human
-        self._count("discriminator_accuracy", right.float())
-        self._count("discriminator_loss", loss.detach()[None])
-
-    def _baselines(self, inputs, samples, rewards) -> torch.Tensor:
-        """Return the baselines (batch, sample_len) of the rewards, then fit them to these."""
-        real = samples != IGNORE
-        _, baselines = self._judge(inputs, samples)
-        self._update(((baselines - rewards) ** 2)[real].mean())
-        return baselines.detach()
+        scores = self.discriminator(*contexts, replies)[0].gather(1, at[:, None]).squeeze(1)
+        loss = functional.binary_cross_entropy_with_logits(
+            scores, is_human.float(), reduction="none"
+        )
+        self._update(loss.mean())
+        self._count("discriminator_loss", loss.detach())
+        self._count("discriminator_accuracy", ((scores > 0) == is_human).float())
 
     def _update(self, loss: torch.Tensor) -> None:
         self.discriminator_optimizer.zero_grad()
@@ -274,10 +280,11 @@ class AdversarialTrainer(DialogueTrainer):
 
     # What is reported
 
-    def _count(self, name: str, values: torch.Tensor) -> None:
-        sums = self._sums.setdefault(name, [0.0, 0])
-        sums[0] = sums[0] + values.sum()  # stays on the device until it is logged
-        sums[1] += values.numel()
+    def _count(self, name: str, values: torch.Tensor, real: torch.Tensor | None = None) -> None:
+        """Add to a mean that the next log shows; it stays on the device until then."""
+        real = torch.ones_like(values) if real is None else real
+        total, count = self._sums.get(name, (0, 0))
+        self._sums[name] = [total + (values * real).sum(), count + real.sum()]
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add the means since the last log of reward, human_loss and of the discriminator."""
@@ -298,10 +305,10 @@ class AdversarialTrainer(DialogueTrainer):
         ignore_keys=None,
         metric_key_prefix="eval",
     ) -> EvalLoopOutput:
-        """Evaluate; on validation add how sampled replies to held-out contexts fare.
+        """Evaluate; while training, add how sampled replies to held-out contexts fare.
 
         Returns:
-            As DialogueTrainer; besides, in `metrics`, over the first 512 pairs:
+            As DialogueTrainer; while training besides, in `metrics`, over the first 512 pairs:
             `discriminator_accuracy` (whole replies, human and sampled), `adversarial_success` (the
             share of sampled replies that the discriminator takes for human), `reward` (its mean
             probability for them), `sampled_distinct_1`, `sampled_distinct_2`; shares in percent.
@@ -309,7 +316,7 @@ class AdversarialTrainer(DialogueTrainer):
         output = super().evaluation_loop(
             dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix
         )
-        if description != "Prediction":
+        if self.is_in_train:
             features = dataloader.dataset
             features = features.select(range(min(EVALUATED, len(features))))
             for name, value in self._held_out(features).items():
@@ -329,7 +336,7 @@ class AdversarialTrainer(DialogueTrainer):
                 sampled = self.sample(inputs)
             scores = []
             for replies in (inputs["labels"], sampled):
-                scores.append(last(self._judge(inputs, replies)[0], replies != IGNORE).tolist())
+                scores.append(at_last_token(self._judge(inputs, replies)[0], replies).tolist())
             ids = sampled.masked_fill(sampled == IGNORE, self.processing_class.pad_token_id)
             texts = self.processing_class.batch_decode(ids, skip_special_tokens=True)
             results += zip(indices, *scores, texts, strict=True)
@@ -348,42 +355,49 @@ class AdversarialTrainer(DialogueTrainer):
 
     # Collapse
 
+    @property
+    def collapse(self) -> str | None:
+        """When and how the training has collapsed, by its evaluations; None if it has not."""
+        threshold = self.adversarial.collapse_threshold
+        logs = [log for log in self.state.log_history if "eval_sampled_distinct_2" in log]
+        if not logs or threshold == 0:
+            return None
+        first, now = logs[0], logs[-1]
+        signs = []
+        key = "eval_sampled_distinct_2"
+        if now[key] < threshold * first[key]:
+            signs.append(
+                f"Distinct-2 of sampled replies fell from {first[key]:.1f} to {now[key]:.1f}"
+            )
+        key = "eval_perplexity"
+        if now[key] > first[key] / threshold:
+            signs.append(f"perplexity rose from {first[key]:.1f} to {now[key]:.1f}")
+        return f"step {now['step']}: {', '.join(signs)}" if signs else None
+
     def evaluate(self, *args, **kwargs) -> dict[str, float]:
         """Evaluate, and stop the training where it has collapsed."""
         metrics = super().evaluate(*args, **kwargs)
-        threshold = self.adversarial.collapse_threshold
-        logs = [log for log in self.state.log_history if "eval_sampled_distinct_2" in log]
-        if self.is_in_train and logs and threshold > 0:
-            first, now = logs[0], logs[-1]
-            words = []
-            if now["eval_sampled_distinct_2"] < threshold * first["eval_sampled_distinct_2"]:
-                words.append(("Distinct-2 of sampled replies", "eval_sampled_distinct_2", "fell"))
-            if now["eval_perplexity"] > first["eval_perplexity"] / threshold:
-                words.append(("perplexity", "eval_perplexity", "rose"))
-            if words:
-                why = ", ".join(
-                    f"{w} {verb} from {first[k]:.1f} to {now[k]:.1f}" for w, k, verb in words
-                )
-                self.collapse = f"step {self.state.global_step}: {why}"
-                self.control.should_training_stop, self.control.should_save = True, False
+        if self.is_in_train and self.collapse:
+            self.control.should_training_stop, self.control.should_save = True, False
         return metrics
 
     def train(self, resume_from_checkpoint: str | None = None, **kwargs) -> TrainOutput:
-        """Train; after a collapse the last checkpoint before it is the result."""
+        """Train; after a collapse the last model before it is the result."""
         if resume_from_checkpoint is not None:
             self.args.eval_on_start = False  # the first evaluation stands in the log
         result = super().train(resume_from_checkpoint, **kwargs)
-        if self.collapse is not None:
+        if self.collapse and Path(resume_from_checkpoint or "") != Path(self.args.output_dir):
             folder = last_checkpoint(self.args.output_dir, self.args.world_size)
-            if folder is not None:
+            if folder is None:
+                self.model.load_state_dict(self._start)
+            else:
                 self._load_from_checkpoint(folder)
-            kept = "the generator as it is" if folder is None else f"that of {Path(folder).name}"
             logger.warning(
                 "Training has collapsed and was stopped (%s; collapse_threshold is %s). The model "
-                "kept is %s. Raise teacher_forcing_weight or lower learning_rate.",
+                "kept is that of %s. Raise teacher_forcing_weight or lower learning_rate.",
                 self.collapse,
                 self.adversarial.collapse_threshold,
-                kept,
+                "the beginning" if folder is None else Path(folder).name,
             )
         return result
 
@@ -395,7 +409,6 @@ class AdversarialTrainer(DialogueTrainer):
             state = {
                 "discriminator": self.discriminator.state_dict(),
                 "optimizer": self.discriminator_optimizer.state_dict(),
-                "sums": {name: [float(x) for x in sums] for name, sums in self._sums.items()},
             }
             torch.save(state, Path(output_dir) / STATE)
 
@@ -406,7 +419,6 @@ class AdversarialTrainer(DialogueTrainer):
             state = torch.load(path, map_location=self.args.device, weights_only=True)
             self.discriminator.load_state_dict(state["discriminator"])
             self.discriminator_optimizer.load_state_dict(state["optimizer"])
-            self._sums = state["sums"]
 
 
 def _align(one: torch.Tensor, other: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -414,3 +426,28 @@ def _align(one: torch.Tensor, other: torch.Tensor) -> tuple[torch.Tensor, torch.
     width = max(one.shape[1], other.shape[1])
     pad = (functional.pad(x, (0, width - x.shape[1]), value=IGNORE) for x in (one, other))
     return tuple(pad)
+
+
+def _check(args: DialogueTrainingArguments, adversarial: AdversarialArguments) -> None:
+    """Refuse what cannot work, or would let a collapse go unseen."""
+    if args.fp16 or args.mixed_precision == "fp16":
+        raise UsageError("fp16 does not work in adversarial training; use bf16 or fp32.")
+    if args.label_smoothing_factor > 0:
+        raise UsageError(
+            f"label_smoothing_factor is {args.label_smoothing_factor}; the policy gradient has "
+            "none: set it to 0."
+        )
+    if args.load_best_model_at_end and args.metric_for_best_model.endswith(("loss", "perplexity")):
+        raise UsageError(
+            "The best model by likelihood is the one before adversarial training: set "
+            "load_best_model_at_end to false, or metric_for_best_model to another figure."
+        )
+    unequal = args.eval_strategy == "no" or args.save_strategy != args.eval_strategy
+    if adversarial.collapse_threshold > 0 and (
+        unequal or (args.eval_strategy == "steps" and args.save_steps % args.eval_steps)
+    ):
+        raise UsageError(
+            "A collapse is seen by evaluations, and undone by checkpoints that one has passed: set "
+            "eval_strategy and save_strategy alike, to steps (save_steps a multiple of eval_steps) "
+            "or epoch, and give validation pairs; or set collapse_threshold to 0."
+        )

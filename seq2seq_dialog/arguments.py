@@ -180,9 +180,10 @@ class AdversarialArguments:
     discriminator_learning_rate: float = field(
         default=1e-3, metadata={"help": "Its learning rate, constant."}
     )
-    discriminator_steps: int = field(default=1, metadata={"help": "Its updates in each step."})
+    discriminator_steps: int = field(default=1, metadata={"help": "Its updates for each batch."})
     discriminator_warmup_steps: int = field(
-        default=200, metadata={"help": "Steps in the beginning that train it alone."}
+        default=200,
+        metadata={"help": "Steps in the beginning that train it alone; they count as steps."},
     )
     collapse_threshold: float = field(
         default=0.5,
@@ -491,6 +492,12 @@ def _check(
             "adversarial training improves a generator that was trained by maximum likelihood: "
             "make one first (configs/rnn_attention.yaml) and give its folder as model_name_or_path."
         )
+    if adversarial.adversarial and 0 < training.max_steps <= adversarial.discriminator_warmup_steps:
+        raise UsageError(
+            f"max_steps is {training.max_steps}, all in the discriminator's warm-up, in which the "
+            "generator does not learn; raise it or lower discriminator_warmup_steps, now "
+            f"{adversarial.discriminator_warmup_steps}."
+        )
     metric = training.metric_for_best_model.removeprefix("eval_")
     if metric not in ("loss", "perplexity", *REPLY_METRICS):
         hint = nearest(metric, ("loss", "perplexity", *REPLY_METRICS))
@@ -530,5 +537,5 @@ def resolved(groups) -> dict:
                 settings[f.name] = value
     for name in ("new_model", "discriminator"):
         if settings.get(name):
-            settings[name] = json.loads(settings[name])
+            settings[name] = yaml.safe_load(settings[name])
     return settings

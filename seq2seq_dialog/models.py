@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Iterable
 from pathlib import Path
 
 import sentencepiece
+import yaml
 from transformers import (
     AddedToken,
     AutoConfig,
@@ -140,10 +140,10 @@ def check_lengths(model, data: DataArguments, decoding: DecodingArguments) -> No
 def _new_config(new_model: str, tokenizer):
     """Make the config of a new model; its vocabulary and special tokens are the tokenizer's."""
     try:
-        sizes = json.loads(new_model)
+        sizes = yaml.safe_load(new_model)
         model_type = sizes.pop("model_type")
         config = AutoConfig.for_model(model_type)
-    except (ValueError, KeyError, AttributeError, TypeError) as error:
+    except (yaml.YAMLError, ValueError, KeyError, AttributeError, TypeError) as error:
         raise UsageError(
             f"new_model is {new_model!r}; it must be a mapping with a known model_type and sizes, "
             "for example {model_type: t5, d_model: 256, num_layers: 4}."
@@ -164,6 +164,22 @@ def _new_config(new_model: str, tokenizer):
         raise UsageError(f"new_model: {error}") from error
 
 
+def bare_decoding(own: GenerationConfig, temperature: float) -> GenerationConfig:
+    """Make settings that sample from a model's bare distribution; temperature 0 is greedy.
+
+    Only special tokens and the greatest length remain of the model's `own` settings. To be put in
+    their place, not given to `generate()`, which would fill in from them what is unset here. top_k
+    is said, since `generate()` takes 50 where nothing is.
+    """
+    ids = ("decoder_start", "bos", "eos", "pad", "forced_bos", "forced_eos")
+    settings = {f"{name}_token_id": getattr(own, f"{name}_token_id", None) for name in ids}
+    longest = own.max_new_tokens or own.max_length or DecodingArguments.max_new_tokens
+    settings |= {"max_new_tokens": longest, "num_beams": 1, "do_sample": temperature != 0}
+    if temperature != 0:
+        settings |= {"temperature": temperature, "top_k": 0, "top_p": 1.0}
+    return GenerationConfig(**settings)
+
+
 def discriminator_config(sizes: str | None, generator) -> RnnSeq2SeqConfig:
     """Make the config of a discriminator for the vocabulary of `generator`.
 
@@ -173,7 +189,7 @@ def discriminator_config(sizes: str | None, generator) -> RnnSeq2SeqConfig:
     known = {"embedding_size", "hidden_size", "num_layers", "cell", "bidirectional", "attention"}
     known |= {"input_feeding", "dropout"}
     try:
-        sizes = dict(json.loads(sizes or "{}"))
+        sizes = dict(yaml.safe_load(sizes or "{}"))
         for key in sizes:
             if key not in known:
                 raise ValueError(f"there is no {key!r}.{nearest(key, known)}")
@@ -182,7 +198,7 @@ def discriminator_config(sizes: str | None, generator) -> RnnSeq2SeqConfig:
         vocab_size = generator.get_input_embeddings().num_embeddings
         defaults = {"embedding_size": 128, "hidden_size": 256}
         return RnnSeq2SeqConfig(vocab_size=vocab_size, **ids, **(defaults | sizes))
-    except (ValueError, TypeError) as error:
+    except (yaml.YAMLError, ValueError, TypeError) as error:
         raise UsageError(
             f"discriminator: {error} It takes sizes, for example "
             "{embedding_size: 128, hidden_size: 256, num_layers: 1}."

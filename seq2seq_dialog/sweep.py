@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -27,11 +28,12 @@ from rich.table import Table
 from transformers import GenerationConfig
 from transformers.utils.logging import disable_progress_bar
 
-from .arguments import DecodingArguments, DialogueTrainingArguments, UsageError
+from .arguments import DialogueTrainingArguments, UsageError
 from .batching import evaluation_batches
 from .inference import load
 from .metrics import ReplyMetric, distinct, plato_bleu, self_bleu
-from .portable.context import encode_context
+from .models import bare_decoding
+from .portable.context import as_turns, encode_context
 from .report import read_json, read_jsonl, write_json
 
 TEMPERATURES = (0.4, 0.6, 0.8, 1.0, 1.2)
@@ -68,27 +70,15 @@ def read_pairs(folder: str | Path, samples: int) -> list[dict]:
         raise UsageError(f"There is no {str(path)!r}. {way_out}")
     try:
         rows = [{key: row[key] for key in ("context", "reference")} for row in read_jsonl(path)]
-    except (ValueError, KeyError, TypeError) as error:
+        for row in rows:
+            as_turns(row["context"])
+            row["reference"].split()
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UsageError(f"{str(path)!r} holds no predictions ({error}). {way_out}") from error
     count = min(samples, len(rows))
     if count < 2:
         raise UsageError(f"{str(path)!r} has {len(rows)} pairs; 2 are the least. {way_out}")
     return [rows[i * len(rows) // count] for i in range(count)]
-
-
-def decoding(temperature: float, own: GenerationConfig) -> GenerationConfig:
-    """Make settings that sample from a model's bare distribution; temperature 0 is greedy.
-
-    Only special tokens and the greatest length remain of the model's `own` settings. top_k is
-    said, since generate() takes 50 where nothing is.
-    """
-    ids = ("decoder_start", "bos", "eos", "pad", "forced_bos", "forced_eos")
-    settings = {f"{name}_token_id": getattr(own, f"{name}_token_id", None) for name in ids}
-    longest = own.max_new_tokens or own.max_length or DecodingArguments.max_new_tokens
-    settings |= {"max_new_tokens": longest, "num_beams": 1, "do_sample": temperature != GREEDY}
-    if temperature != GREEDY:
-        settings |= {"temperature": temperature, "top_k": 0, "top_p": 1.0}
-    return GenerationConfig(**settings)
 
 
 def reply_to_all(
@@ -141,7 +131,7 @@ def figures(replies: list[str], references: list[str]) -> dict:
 
 def fingerprint(model, inputs: Sequence[Sequence[int]], references: Sequence[str]) -> str:
     """Hash what a point depends on besides `KEY`: weights, contexts as read, references, length."""
-    longest = decoding(GREEDY, model.generation_config).max_new_tokens
+    longest = bare_decoding(model.generation_config, GREEDY).max_new_tokens
     digest = hashlib.blake2b(json.dumps([inputs, references, longest]).encode(), digest_size=8)
     for weights in model.state_dict().values():
         digest.update(weights.cpu().reshape(-1).view(torch.uint8).numpy())
@@ -186,7 +176,6 @@ def sweep(
     references = [pair["reference"] for pair in pairs]
     path = output.with_suffix(".json")
     known = {_key(point): point for point in _read_points(path)}
-    output.parent.mkdir(parents=True, exist_ok=True)
     for folder in folders[1:]:
         load(folder, device, trust_remote_code)  # a misspelt one is heard of now, not in an hour
     people = {"distinct_2": distinct(references, 2), "self_bleu": self_bleu(references)}
@@ -225,7 +214,7 @@ def _measure(
             progress.advance(task)
             yield known[key] | {"model": folder}  # by which it may have another name now
             continue
-        settings = decoding(temperature, own)
+        settings = bare_decoding(own, temperature)
         replies = reply_to_all(
             inputs, model, tokenizer, settings, seed, lambda share: progress.advance(task, share)
         )
@@ -248,6 +237,12 @@ def _check(folders: list[str], temperatures, samples: int, output: Path) -> None
         raise UsageError(f"samples is {samples}; it must be at least 2: diversity is between them.")
     if output.suffix not in (".png", ".pdf", ".svg"):
         raise UsageError(f"output is {str(output)!r}; it must end in .png, .pdf or .svg.")
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=output.parent):
+            pass
+    except OSError as error:
+        raise UsageError(f"Cannot write to {str(output.parent)!r}: {error}.") from error
 
 
 def _read_points(path: Path) -> list[dict]:

@@ -144,6 +144,11 @@ class DialogueTrainer(Seq2SeqTrainer):
                 f"fp16 does not work for {model.config.model_type}: its activations exceed fp16's "
                 "greatest number, 65,504, and the loss becomes nan. Use bf16 or fp32."
             )
+        if args.activation_checkpointing and not model.supports_gradient_checkpointing:
+            raise UsageError(
+                f"activation_checkpointing does not work for a {model.config.model_type} model; "
+                "lower tokens_per_batch instead, and raise gradient_accumulation_steps as much."
+            )
         if args.n_gpu > 1:
             raise UsageError(
                 f"There are {args.n_gpu} GPUs, but one process. Start with `accelerate launch` to "

@@ -1,7 +1,6 @@
 """Adversarial training: rewards, gradients, both networks, resuming, collapse."""
 
 import copy
-import math
 import subprocess
 import textwrap
 
@@ -12,15 +11,16 @@ from test_run import TWO_PROCESSES
 from torch.nn import functional
 from transformers import set_seed
 
-from seq2seq_dialog.adversarial import AdversarialTrainer, Discriminator, last
+from seq2seq_dialog.adversarial import AdversarialTrainer, Discriminator, at_last_token
 from seq2seq_dialog.arguments import (
     AdversarialArguments,
+    DecodingArguments,
     DialogueTrainingArguments,
     UsageError,
     parse,
 )
-from seq2seq_dialog.models import discriminator_config
-from seq2seq_dialog.trainer import last_checkpoint
+from seq2seq_dialog.models import discriminator_config, generation_config
+from seq2seq_dialog.trainer import last_checkpoint, token_nll
 
 SIZES = '{"embedding_size": 16, "hidden_size": 32}'
 
@@ -35,6 +35,7 @@ def make_trainer(
         "logging_steps": 1,
         "eval_strategy": "no",
         "save_strategy": "no",
+        "load_best_model_at_end": False,
         "warmup_steps": 0,
         "disable_tqdm": True,
         "use_cpu": True,
@@ -44,7 +45,9 @@ def make_trainer(
         model,
         DialogueTrainingArguments(**(defaults | settings)),
         tokenizer,
-        AdversarialArguments(**{"discriminator_warmup_steps": 0} | (adversarial or {})),
+        AdversarialArguments(
+            **{"discriminator_warmup_steps": 0, "collapse_threshold": 0} | (adversarial or {})
+        ),
         discriminator_config(SIZES, model),
         train_dataset=features,
         eval_dataset=features.select(range(40)),
@@ -94,13 +97,6 @@ def test_a_score_sees_the_context_and_the_reply_so_far_and_no_more(trainer):
     torch.testing.assert_close(discriminator(*contexts, padded)[0][:, :6], scores)
 
 
-def test_the_discriminators_loss_by_hand(trainer):
-    scores = torch.tensor([[2.0, -1.0], [0.5, 3.0]])
-    loss = trainer.discriminator.loss(scores, torch.tensor([1, 0]), torch.tensor([0, 1]))
-    expected = (math.log(1 + math.exp(-2)) + math.log(1 + math.exp(3))) / 2
-    assert loss.item() == pytest.approx(expected, rel=1e-6)
-
-
 def test_no_gradient_of_the_baseline_reaches_the_discriminator(trainer):
     inputs = inputs_of(trainer)
     _, baselines = trainer.discriminator(
@@ -111,10 +107,20 @@ def test_no_gradient_of_the_baseline_reaches_the_discriminator(trainer):
     assert moved == {"baseline.weight", "baseline.bias"}
 
 
-def test_samples_end_at_the_end_token_and_follow_the_generator(trainer):
+@pytest.mark.parametrize(
+    "decoding",
+    [{}, {"top_p": 0.05}, {"num_beams": 3}, {"no_repeat_ngram_size": 1}, {"temperature": 0.1}],
+    ids=str,
+)
+def test_samples_follow_the_bare_generator_whatever_the_decoding_settings(
+    generator, tokenizer, features, tmp_path, decoding
+):
+    args = DecodingArguments(max_new_tokens=12, do_sample="num_beams" not in decoding, **decoding)
+    generator.generation_config = generation_config(args, generator)
+    trainer = make_trainer(generator, tokenizer, features, tmp_path)
     inputs = {name: x[:1].repeat(400, 1) for name, x in inputs_of(trainer).items()}
     samples = trainer.sample(inputs)
-    assert samples.shape[0] == 400 and samples.shape[1] <= 12
+    assert samples.shape[0] == 400 and samples.shape[1] == 12
     for row in samples.tolist():
         if 1 in row:
             assert set(row[row.index(1) + 1 :]) <= {-100}
@@ -122,41 +128,76 @@ def test_samples_end_at_the_end_token_and_follow_the_generator(trainer):
         start = torch.zeros(1, 1, dtype=torch.long)
         one = {name: inputs[name][:1] for name in ("input_ids", "attention_mask")}
         p = trainer.model(**one, decoder_input_ids=start).logits[0, 0].softmax(-1)
-    # No temperature, top-k or nucleus: tokens beyond the 50 likeliest come as often as they should.
+    # Tokens beyond the 50 likeliest come as often as they should.
     rare = p.argsort(descending=True)[50:]
     seen = torch.isin(samples[:, 0], rare).float().mean().item()
     assert seen == pytest.approx(p[rare].sum().item(), abs=0.08)
+    repeated = sum(len(set(row)) < 12 for row in samples.tolist() if 1 not in row)
+    assert repeated > 20
+    assert generator.generation_config.num_beams == args.num_beams  # the own are left alone
+
+
+def test_samples_are_likely_with_activation_checkpointing(model, tokenizer, features, tmp_path):
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.normal_(0, 0.5)
+    nll = []
+    for checkpointing in (False, True):
+        trainer = make_trainer(
+            model, tokenizer, features, tmp_path, activation_checkpointing=checkpointing
+        )
+        if checkpointing:
+            model.activation_checkpointing_enable()
+        model.train()
+        inputs = {name: x[:1].repeat(300, 1) for name, x in inputs_of(trainer).items()}
+        inputs["labels"] = trainer.sample(inputs)
+        assert model.training
+        inputs["decoder_input_ids"] = trainer._shift(labels=inputs["labels"])
+        labels = inputs.pop("labels")
+        with torch.no_grad():
+            nll.append(
+                token_nll(model.eval()(**inputs).logits, labels).sum() / (labels != -100).sum()
+            )
+    assert nll[1].item() == pytest.approx(nll[0].item(), rel=0.1)
 
 
 def test_rewards_of_prefixes_and_sequences(trainer):
     inputs = inputs_of(trainer)
     samples = trainer.sample(inputs)
-    real = samples != -100
-    scores = trainer._judge(inputs, samples)[0].sigmoid()
-    assert trainer.rewards(inputs, samples).equal(scores)
+    humanness = trainer._judge(inputs, samples)[0].sigmoid()
+    assert trainer.rewards(inputs, samples, humanness).equal(humanness)
     trainer.adversarial.reward = "sequence"
-    rewards = trainer.rewards(inputs, samples)
-    assert rewards.equal(last(scores, real)[:, None].expand_as(rewards))
+    rewards = trainer.rewards(inputs, samples, humanness)
+    assert rewards.equal(at_last_token(humanness, samples)[:, None].expand_as(rewards))
 
 
 def test_rewards_of_rollouts(make_rnn, tokenizer, features, tmp_path):
     model = make_rnn()
-    model.lm_head.weight.data.mul_(1000)  # so sure that each way to go on is the same one
+    model.lm_head.weight.data.mul_(1e6)  # so sure that from each prefix there is one way on
     adversarial = {"reward": "rollouts", "rollouts": 3}
     trainer = make_trainer(model, tokenizer, features, tmp_path, adversarial)
     inputs = inputs_of(trainer)
-    samples = trainer.sample(inputs)
-    whole = last(trainer._judge(inputs, samples)[0].sigmoid(), samples != -100)
-    rewards = trainer.rewards(inputs, samples)
-    real = samples != -100
-    torch.testing.assert_close(rewards[real], whole[:, None].expand_as(rewards)[real])
-    # Of a prefix the sure generator would not have chosen, the way on is another.
-    samples[:, 0] = (samples[:, 0] + 5) % 500
-    with torch.no_grad():
-        ways = trainer._generate(inputs, samples[:, :1], 1)
-    assert ways[:, 0].equal(samples[:, 0])
-    judged = last(trainer._judge(inputs, ways)[0].sigmoid(), ways != -100)
-    torch.testing.assert_close(trainer.rewards(inputs, samples)[:, 0], judged)
+    samples = torch.randint(3, 500, (4, 12))  # not what it would have said itself
+    samples[1, 4], samples[1, 5:] = 1, -100
+    humanness = trainer._judge(inputs, samples)[0].sigmoid()
+    rewards = trainer.rewards(inputs, samples, humanness)
+    for t in range(1, 13):
+        ways = samples if t == 12 else trainer._generate(inputs, samples[:, :t].clamp(min=0), 1)
+        expected = at_last_token(trainer._judge(inputs, ways)[0].sigmoid(), ways)
+        rows = [0, 2, 3] if t > 4 else [0, 1, 2, 3]
+        torch.testing.assert_close(rewards[rows, t - 1], expected[rows])
+    assert rewards[1, 4] == at_last_token(humanness, samples)[1]
+    assert len(set(rewards[0].tolist())) > 6
+
+
+def test_rollouts_are_averaged(trainer):
+    inputs, samples = inputs_of(trainer), torch.full((4, 2), 5)
+    trainer.adversarial.reward, trainer.adversarial.rollouts = "rollouts", 2
+    trainer._generate = lambda inputs, begun, count: torch.arange(3, 11)[:, None].expand(8, 2)
+    trainer._judge = lambda inputs, replies: (replies.float(), None)
+    rewards = trainer.rewards(inputs, samples, torch.zeros(4, 2))
+    each = torch.arange(3, 11).float().sigmoid()
+    assert rewards[:, 0].tolist() == pytest.approx(each.view(4, 2).mean(1).tolist())
 
 
 def test_the_gradient_is_that_of_the_formula(trainer):
@@ -166,8 +207,7 @@ def test_the_gradient_is_that_of_the_formula(trainer):
     samples[0, 3:] = -100
     rewards, baselines = torch.rand(4, 5), torch.rand(4, 5)
     trainer.sample = lambda inputs: samples
-    trainer.rewards = lambda inputs, samples: rewards
-    trainer._baselines = lambda inputs, samples, rewards: baselines
+    trainer._judge_samples = lambda inputs, samples: (rewards, baselines)
     trainer._discriminate = lambda inputs: None
     tokens = (human != -100).sum()
     trainer.training_step(model, dict(inputs), tokens)
@@ -175,16 +215,26 @@ def test_the_gradient_is_that_of_the_formula(trainer):
     model.zero_grad()
     contexts = {name: inputs[name] for name in ("input_ids", "attention_mask")}
     objective = 0
-    for labels, weights in (
-        (human, torch.full(human.shape, weight)),
-        (samples, rewards - baselines),
-    ):
+    both = (human, torch.full(human.shape, weight)), (samples, rewards - baselines)
+    for labels, weights in both:
         logits = model(**contexts, decoder_input_ids=trainer._shift(labels=labels)).logits
         logp = logits.log_softmax(-1).gather(-1, labels.clamp(min=0)[..., None])[..., 0]
         objective = objective + (weights * logp)[labels != -100].sum()
     (-objective / tokens).backward()
     for parameter, gradient in zip(model.parameters(), got, strict=True):
         torch.testing.assert_close(parameter.grad, gradient, atol=1e-6, rtol=1e-4)
+
+
+def test_the_baselines_learn_the_rewards(trainer):
+    inputs = inputs_of(trainer)
+    samples = trainer.sample(inputs)
+    trainer.rewards = lambda inputs, samples, humanness: torch.full(samples.shape, 0.9)
+    trainer.discriminator_optimizer.param_groups[0]["lr"] = 0.05
+    first = trainer._judge_samples(inputs, samples)[1]
+    for _ in range(60):
+        baselines = trainer._judge_samples(inputs, samples)[1]
+    assert first.mean().item() == pytest.approx(0.5, abs=0.01)
+    assert baselines.mean().item() == pytest.approx(0.9, abs=0.03)
 
 
 @pytest.mark.parametrize("reward", ["prefixes", "rollouts", "sequence"])
@@ -233,7 +283,7 @@ def test_in_the_warm_up_the_discriminator_learns_alone(generator, tokenizer, fea
 class Toy(AdversarialTrainer):
     """The best reply is known: the token 9 again and again."""
 
-    def rewards(self, inputs, samples):
+    def rewards(self, inputs, samples, humanness):
         return (samples == 9).float()
 
 
@@ -262,9 +312,7 @@ def test_resumed_equals_uninterrupted(generator, tokenizer, features, tmp_path):
         settings = {"max_steps": 12, "save_strategy": "steps", "save_steps": 6, "logging_steps": 3}
         settings |= {"save_total_limit": 3, "eval_strategy": "steps", "eval_steps": 4}
         adversarial = {"discriminator_warmup_steps": 3}
-        trainer = make_trainer(
-            twin, tokenizer, features, folder, adversarial, load_best_model_at_end=False, **settings
-        )
+        trainer = make_trainer(twin, tokenizer, features, folder, adversarial, **settings)
         trainer.train(resume_from_checkpoint=resume)
         return trainer
 
@@ -291,46 +339,78 @@ def test_resumed_equals_uninterrupted(generator, tokenizer, features, tmp_path):
 
 
 def test_what_an_evaluation_says_is_right(trainer):
+    assert "eval_reward" not in trainer.evaluate()  # a discriminator to ask is there in training
+    trainer.is_in_train = True
     metrics = trainer.evaluate()
     inputs = inputs_of(trainer, 40)
     with torch.no_grad():
         scores = trainer._judge(inputs, inputs["labels"])[0]
-    human = (last(scores, inputs["labels"] != -100) > 0).float().mean().item() * 100
+    human = (at_last_token(scores, inputs["labels"]) > 0).float().mean().item() * 100
     expected = (human + 100 - metrics["eval_adversarial_success"]) / 2
     assert metrics["eval_discriminator_accuracy"] == pytest.approx(expected)
-    assert metrics == pytest.approx(
-        trainer.evaluate()
-        | {name: value for name, value in metrics.items() if "second" in name or "runtime" in name}
-    )
+    timed = {name: x for name, x in metrics.items() if "second" in name or "runtime" in name}
+    assert metrics == trainer.evaluate() | timed
     assert metrics["eval_sampled_distinct_2"] > metrics["eval_sampled_distinct_1"] > 0
 
 
-def test_a_collapse_stops_the_training_and_the_last_good_checkpoint_is_kept(
-    generator, tokenizer, features, tmp_path, caplog
+STEPS = {"eval_strategy": "steps", "eval_steps": 2, "save_strategy": "steps", "save_steps": 2}
+
+
+@pytest.mark.parametrize("saved", [True, False])
+def test_a_collapse_stops_the_training_and_the_last_good_model_is_kept(
+    generator, tokenizer, features, tmp_path, caplog, saved
 ):
-    settings = {
-        "max_steps": 40,
-        "eval_strategy": "steps",
-        "eval_steps": 2,
-        "save_strategy": "steps",
-    }
-    settings |= {"save_steps": 2, "learning_rate": 0.03, "lr_scheduler_type": "constant"}
+    settings = STEPS | {"max_steps": 40, "learning_rate": 0.03, "lr_scheduler_type": "constant"}
+    if not saved:  # it collapses before there is a checkpoint
+        settings |= {"save_steps": 40}
+    before = parameters(generator)
     adversarial = {"teacher_forcing_weight": 0.0, "collapse_threshold": 0.6}
     trainer = make_trainer(
-        generator, tokenizer, features, tmp_path, adversarial, cls=Toy,
-        load_best_model_at_end=False, **settings,
-    )  # fmt: skip
+        generator, tokenizer, features, tmp_path, adversarial, cls=Toy, **settings
+    )
     trainer.train()
     assert 2 < trainer.state.global_step < 40
     assert "Training has collapsed" in caplog.text and "teacher_forcing_weight" in caplog.text
-    assert (
-        "Distinct-2 of sampled replies fell" in trainer.collapse
-        or "perplexity rose" in trainer.collapse
-    )
-    folder = last_checkpoint(tmp_path, 1)
-    assert folder.endswith(f"checkpoint-{trainer.state.global_step - 2}")
-    good = type(generator).from_pretrained(folder).state_dict()
+    assert f"step {trainer.state.global_step}: perplexity rose from" in trainer.collapse
+    good = before
+    if saved:
+        folder = last_checkpoint(tmp_path, 1)
+        assert folder.endswith(f"checkpoint-{trainer.state.global_step - 2}")
+        good = type(generator).from_pretrained(folder).state_dict()
     assert all(good[name].equal(tensor) for name, tensor in generator.state_dict().items())
+
+
+def test_a_collapse_of_diversity_is_seen(trainer):
+    trainer.adversarial.collapse_threshold = 0.5
+    log = {"eval_sampled_distinct_2": 40.0, "eval_perplexity": 30.0, "step": 0}
+    trainer.state.log_history = [log, log | {"eval_sampled_distinct_2": 20.5, "step": 5}]
+    assert trainer.collapse is None
+    trainer.state.log_history.append(log | {"eval_sampled_distinct_2": 19.5, "step": 9})
+    assert trainer.collapse == "step 9: Distinct-2 of sampled replies fell from 40.0 to 19.5"
+
+
+def test_a_loss_that_is_not_finite_ends_with_a_message(trainer):
+    trainer._judge_samples = lambda i, samples: (torch.full(samples.shape, torch.nan),) * 2
+    with pytest.raises(UsageError, match="loss is nan at step 0"):
+        trainer.train()
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"fp16": True}, "fp16 does not work in adversarial training"),
+        ({"label_smoothing_factor": 0.1}, "label_smoothing_factor is 0.1"),
+        (STEPS | {"load_best_model_at_end": True}, "best model by likelihood is the one before"),
+        (STEPS | {"save_steps": 3}, "save_steps a multiple of eval_steps"),
+        (STEPS | {"save_strategy": "epoch"}, "eval_strategy and save_strategy alike"),
+        ({"eval_strategy": "no"}, "or set collapse_threshold to 0"),
+    ],
+)
+def test_what_cannot_work_is_refused(generator, tokenizer, features, tmp_path, settings, message):
+    with pytest.raises(UsageError, match=message):
+        make_trainer(
+            generator, tokenizer, features, tmp_path, {"collapse_threshold": 0.5}, **settings
+        )
 
 
 def test_both_processes_hold_the_same_discriminator(tmp_path):
@@ -357,7 +437,7 @@ def test_both_processes_hold_the_same_discriminator(tmp_path):
         model.generation_config.max_new_tokens = 8
         trainer = test_adversarial.make_trainer(
             model, tokenizer, features, sys.argv[2] + "/out", {"discriminator_warmup_steps": 1},
-            eval_strategy="steps", eval_steps=2, load_best_model_at_end=False, learning_rate=1e-2,
+            eval_strategy="steps", eval_steps=2, learning_rate=1e-2,
         )
         trainer.train()
         log = [log for log in trainer.state.log_history if "eval_reward" in log][-1]
@@ -382,6 +462,7 @@ def test_both_processes_hold_the_same_discriminator(tmp_path):
         (["--rollouts", "0"], "rollouts is 0; it must be at least 1"),
         (["--collapse_threshold", "2"], "collapse_threshold is 2.0; it must be from 0 to 1"),
         (["--teacher_forcing_weight", "-1"], "teacher_forcing_weight is -1.0"),
+        (["--max_steps", "100"], "max_steps is 100, all in the discriminator's warm-up"),
     ],
 )
 def test_settings_that_cannot_be_are_refused(flags, message):

@@ -4,8 +4,10 @@ import math
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from test_trainer import make_trainer
 
+from seq2seq_dialog.arguments import UsageError
 from seq2seq_dialog.inference import generate_response, load
 from seq2seq_dialog.portable import RnnSeq2SeqConfig
 from seq2seq_dialog.portable.modeling_rnn import RnnState, VariationalDropout
@@ -206,7 +208,9 @@ def test_first_values(make_rnn):
         ({"attention": "dot"}, "attention is 'dot'; it must be none, additive, multiplicative"),
         ({"attention": "additive", "input_feeding": True}, "goes with multiplicative attention"),
         ({"hidden_size": 33}, "hidden_size is 33; a bidirectional encoder halves it"),
-        ({"num_layers": 0}, "must be at least 1"),
+        ({"num_layers": 0}, "num_layers is 0; it must be a whole number of at least 1"),
+        ({"embedding_size": 64.0}, "embedding_size is 64.0; it must be a whole number"),
+        ({"hidden_size": "1e3"}, "hidden_size is '1e3'; it must be a whole number"),
         ({"dropout": 1.0}, "dropout is 1.0; it must be at least 0 and below 1"),
     ],
 )
@@ -215,11 +219,22 @@ def test_forms_that_do_not_exist_are_refused(sizes, message):
         RnnSeq2SeqConfig(**sizes)
 
 
-def test_padding_on_the_left_is_refused(make_rnn):
-    inputs = batch()
-    inputs["attention_mask"] = inputs["attention_mask"].flip(1)
-    with pytest.raises(ValueError, match="padded on the left; pad it on the right"):
-        make_rnn()(**inputs)
+@pytest.mark.parametrize("row", [[0, 1, 1], [1, 0, 1], [0, 0, 0]], ids=str)
+def test_padding_elsewhere_than_on_the_right_is_refused(make_rnn, row):
+    mask = torch.tensor([[1, 1, 1], row])
+    with pytest.raises(ValueError, match="must be ones, then zeros: pad on the right"):
+        make_rnn().get_encoder()(torch.full((2, 3), 5), mask)
+
+
+def test_what_a_checkpoint_holds_is_not_drawn_anew(make_rnn, tmp_path):
+    model = make_rnn()
+    model.save_pretrained(tmp_path)
+    tensors = load_file(tmp_path / "model.safetensors")
+    missing = "model.decoder.layers.0.bias_ih_l0"
+    save_file({k: v for k, v in tensors.items() if k != missing}, tmp_path / "model.safetensors")
+    loaded = type(model).from_pretrained(tmp_path).state_dict()
+    assert all(loaded[name].equal(x) for name, x in tensors.items() if name != missing)
+    assert loaded[missing].eq(0).all()
 
 
 def test_it_trains_and_is_evaluated_like_any_model(make_rnn, tokenizer, features, tmp_path):
@@ -243,3 +258,8 @@ def test_it_loads_here_without_trusting_the_code_in_its_folder(make_rnn, tokeniz
     assert type(loaded) is type(model)
     reply = generate_response("How are you?", loaded, tokenizer)
     assert reply == generate_response("How are you?", model, tokenizer)
+
+
+def test_activation_checkpointing_is_refused(make_rnn, tokenizer, features, tmp_path):
+    with pytest.raises(UsageError, match="does not work for a rnn_seq2seq model; lower tokens"):
+        make_trainer(make_rnn(), tokenizer, features, tmp_path, activation_checkpointing=True)

@@ -10,8 +10,9 @@ from transformers import T5ForConditionalGeneration
 from seq2seq_dialog import artifact, report
 from seq2seq_dialog.arguments import UsageError
 from seq2seq_dialog.inference import generate_response, load
+from seq2seq_dialog.models import bare_decoding
 from seq2seq_dialog.portable.context import encode_context
-from seq2seq_dialog.sweep import GREEDY, decoding, plot_sweep, read_pairs, reply_to_all, sweep
+from seq2seq_dialog.sweep import GREEDY, plot_sweep, read_pairs, reply_to_all, sweep
 
 PNG = b"\x89PNG\r\n"
 
@@ -81,7 +82,7 @@ def test_replies_of_a_padded_batch_are_those_of_single_contexts(run_folder, rows
     expected = [generate_response(context, model, tokenizer) for context in contexts]
     inputs = [encode_context(context, tokenizer) for context in contexts]
     assert len({len(ids) for ids in inputs}) > 3
-    settings = decoding(GREEDY, model.generation_config)
+    settings = bare_decoding(model.generation_config, GREEDY)
     assert reply_to_all(inputs, model, tokenizer, settings, seed=0) == expected
 
 
@@ -96,7 +97,7 @@ def test_all_tokens_can_be_sampled(run_folder, monkeypatch):
 
     monkeypatch.setattr(model, "generate", kept)
     inputs = [encode_context("How are you?", tokenizer)] * 300
-    reply_to_all(inputs, model, tokenizer, decoding(3.0, model.generation_config), seed=0)
+    reply_to_all(inputs, model, tokenizer, bare_decoding(model.generation_config, 3.0), seed=0)
     first = torch.cat([output[:, 1] for output in drawn])  # (contexts,)
     assert len(first) == 300 and len(first.unique()) > 100
 
@@ -104,18 +105,20 @@ def test_all_tokens_can_be_sampled(run_folder, monkeypatch):
 def test_the_models_own_decoding_has_no_part(run_folder, rows):
     model, tokenizer, _ = load(run_folder, "cpu")
     inputs = [encode_context(context, tokenizer) for context in rows[:8]["context"]]
-    plain = reply_to_all(inputs, model, tokenizer, decoding(1.5, model.generation_config), seed=0)
+    plain = reply_to_all(
+        inputs, model, tokenizer, bare_decoding(model.generation_config, 1.5), seed=0
+    )
     own = model.generation_config
     own.num_beams, own.top_k, own.top_p, own.min_p, own.repetition_penalty = 3, 2, 0.5, 0.1, 5.0
     own.no_repeat_ngram_size, own.min_length, own.suppress_tokens = 1, 10, [5, 6, 7]
-    assert plain == reply_to_all(inputs, model, tokenizer, decoding(1.5, own), seed=0)
-    assert decoding(1.5, own).max_new_tokens == 12
+    assert plain == reply_to_all(inputs, model, tokenizer, bare_decoding(own, 1.5), seed=0)
+    assert bare_decoding(own, 1.5).max_new_tokens == 12
 
 
 def test_the_callers_random_state_is_left_alone(run_folder):
     model, tokenizer, _ = load(run_folder, "cpu")
     before = torch.random.get_rng_state()
-    reply_to_all([[5, 1]], model, tokenizer, decoding(1.0, model.generation_config), seed=0)
+    reply_to_all([[5, 1]], model, tokenizer, bare_decoding(model.generation_config, 1.0), seed=0)
     assert torch.equal(before, torch.random.get_rng_state())
 
 

@@ -62,12 +62,15 @@ class RnnSeq2SeqConfig(PretrainedConfig):
             raise ValueError(
                 f"input_feeding goes with multiplicative attention; attention is {attention!r}."
             )
+        sizes = {"vocab_size": vocab_size, "embedding_size": embedding_size}
+        sizes |= {"hidden_size": hidden_size, "num_layers": num_layers}
+        for name, size in sizes.items():
+            if type(size) is not int or size < 1:
+                raise ValueError(f"{name} is {size!r}; it must be a whole number of at least 1.")
         if bidirectional and hidden_size % 2:
             raise ValueError(f"hidden_size is {hidden_size}; a bidirectional encoder halves it.")
-        if min(embedding_size, hidden_size, num_layers) < 1:
-            raise ValueError("embedding_size, hidden_size and num_layers must be at least 1.")
-        if not 0 <= dropout < 1:
-            raise ValueError(f"dropout is {dropout}; it must be at least 0 and below 1.")
+        if not isinstance(dropout, (int, float)) or not 0 <= dropout < 1:
+            raise ValueError(f"dropout is {dropout!r}; it must be at least 0 and below 1.")
         self.vocab_size = vocab_size
         self.embedding_size = embedding_size
         self.hidden_size = hidden_size

@@ -92,6 +92,11 @@ def _layers(config: RnnSeq2SeqConfig, input_size: int, hidden_size: int, bidirec
     )
 
 
+def _full_precision(like: torch.Tensor):
+    """Keep autocast out: it would run cuDNN's recurrent kernels in fp16 where bf16 is asked for."""
+    return torch.autocast(like.device.type, enabled=False)
+
+
 class RnnEncoder(nn.Module):
     """Source ids to states, their keys for attention, and the decoder's first state."""
 
@@ -115,23 +120,27 @@ class RnnEncoder(nn.Module):
         """Encode (batch, source_len) ids; padding, on the right, touches no state.
 
         Raises:
-            ValueError: padding on the left.
+            ValueError: padding elsewhere than on the right, or nothing but padding.
         """
         batch_size, source_len = input_ids.shape
         if attention_mask is None:
             lengths = torch.full((batch_size,), source_len)
         else:
-            mask = attention_mask.cpu()
-            lengths = mask.sum(-1).clamp(min=1)
-            if not mask[:, 0].all():
-                raise ValueError("The input is padded on the left; pad it on the right.")
+            mask = attention_mask.cpu().bool()
+            lengths = mask.sum(-1)
+            if not mask[:, 0].all() or (mask[:, 1:] > mask[:, :-1]).any():
+                raise ValueError(
+                    "Each row of attention_mask must be ones, then zeros: pad on the right."
+                )
         embedded = self.dropout(self.embedding(input_ids))
         packed = pack_padded_sequence(embedded, lengths, batch_first=True, enforce_sorted=False)
         finals = []
         for i, layer in enumerate(self.layers):
             if i > 0:
                 packed = self._drop(packed, batch_size)
-            packed, final = layer(packed)
+            packed = packed._replace(data=packed.data.to(layer.weight_ih_l0.dtype))
+            with _full_precision(packed.data):
+                packed, final = layer(packed)
             final = torch.stack(final if isinstance(final, tuple) else (final,))
             # (states, directions, batch, size) -> (batch, states, directions * size)
             finals.append(final.permute(2, 0, 1, 3).flatten(2))
@@ -221,8 +230,11 @@ class RnnDecoder(nn.Module):
             for i, layer in enumerate(self.layers):
                 hidden = self.dropout(hidden) if i > 0 else hidden
                 first = states[i].transpose(0, 1).contiguous()  # (states, batch, hidden)
+                first = first.to(layer.weight_ih_l0.dtype)
                 first = first.split(1) if self.lstm else first
-                hidden, final = layer(hidden, tuple(first) if self.lstm else first)
+                hidden = hidden.to(layer.weight_ih_l0.dtype)
+                with _full_precision(hidden):
+                    hidden, final = layer(hidden, tuple(first) if self.lstm else first)
                 states[i] = (torch.cat(final) if self.lstm else final).transpose(0, 1)
             vectors, weights = self._read(hidden, encoded, padding)
         length = embedded.shape[1] + (0 if past is None else past.length)
@@ -289,6 +301,8 @@ class RnnSeq2SeqPreTrainedModel(PreTrainedModel):
                 nn.init.zeros_(module.bias)
         elif isinstance(module, (nn.GRU, nn.LSTM)):
             for name, parameter in module.named_parameters():
+                if getattr(parameter, "_is_hf_initialized", False):
+                    continue  # it has been loaded
                 if name.startswith("bias"):
                     nn.init.zeros_(parameter)
                     if isinstance(module, nn.LSTM) and name.startswith("bias_ih"):
