@@ -16,7 +16,7 @@ import transformers
 from rich.console import Console
 from transformers import EarlyStoppingCallback, set_seed
 
-from seq2seq_dialog import arguments, artifact, report
+from seq2seq_dialog import arguments, artifact, evaluation, overlap, page, report
 from seq2seq_dialog.adversarial import AdversarialTrainer
 from seq2seq_dialog.arguments import UsageError
 from seq2seq_dialog.data import count_cuts, encode_rows, load_rows, utterances
@@ -29,6 +29,7 @@ from seq2seq_dialog.models import (
     load_tokenizer,
     train_tokenizer,
 )
+from seq2seq_dialog.protocols import read_references
 from seq2seq_dialog.trainer import DialogueTrainer, last_checkpoint
 
 # Settings that may change between a run and its continuation: they do not touch the weights (those
@@ -62,6 +63,16 @@ def main(argv: list[str] | None = None) -> None:
     # 2. Dialogues to rows
     with training_args.main_process_first(desc="reading the dialogues"):
         rows, problems = load_rows(data_args)
+    replied = "test" if "test" in rows else "validation"
+    several = None
+    if data_args.multireference is not None:
+        several = read_references(data_args.multireference, rows[replied])
+    found = overlap.audit(rows)
+    warning = overlap.warning(found)
+    if warning:
+        console.print(warning, style="yellow", highlight=False)
+    if data_args.drop_overlap:
+        rows = overlap.without_overlap(rows, found)
     pairs = {name: len(split) for name, split in rows.items()}
     counts = ", ".join(f"{name} {count:,}" for name, count in pairs.items())
     console.print(f"Pairs of context and response: {counts}")
@@ -146,7 +157,6 @@ def main(argv: list[str] | None = None) -> None:
             report.plot_curves(trainer.state.log_history, output_dir / "curves.png")
 
     # 7. Evaluation: the loss on validation, everything on test
-    replied = "test" if "test" in features else "validation"
     repeats = training_args.do_predict and replied == "validation"  # what follows says it all
     if training_args.do_eval and "validation" in features and not repeats:
         metrics["validation"] = trimmed(trainer.evaluate(features["validation"]), "eval_")
@@ -156,10 +166,28 @@ def main(argv: list[str] | None = None) -> None:
         unigram = unigram_perplexity(*labels, vocab_size=len(tokenizer))
         metrics[replied] = trimmed(output.metrics, "test_") | {"unigram_perplexity": unigram}
         if main_process:
-            predictions = report.predictions(rows[replied], output.predictions)
+            clean = found["clean"][replied]
+            predictions = report.predictions(rows[replied], output.predictions, clean)
             report.write_jsonl(output_dir / "predictions.jsonl", predictions)
+            evaluated = evaluation.evaluate(
+                predictions,
+                rows["train"],
+                rows[replied],
+                clean,
+                replied,
+                vars(decoding_args),
+                spaced=not data_args.detokenize,
+                several=several,
+                seed=training_args.seed,
+            )
+            counts = found["splits"][replied]
+            seen = dict(zip(("1", "3", "all"), counts["pairs_in_train"].values(), strict=True))
+            sizes = {name: counts[name] for name in ("pairs", "clean_pairs")}
+            evaluated["overlap"] = {"pairs_in_train": seen, **sizes}
+            report.write_json(output_dir / "evaluation.json", evaluated)
     if main_process:
         report.write_json(output_dir / "metrics.json", metrics)
+        page.write(output_dir)
         show(output_dir, console)
     trainer.end()
 
@@ -233,6 +261,8 @@ def show(output_dir: Path, console: Console) -> None:
     if (output_dir / "predictions.jsonl").exists():
         report.print_samples(report.read_jsonl(output_dir / "predictions.jsonl"), console)
     report.print_metrics(metrics, console)
+    if (output_dir / "evaluation.json").exists():
+        report.print_evaluation(report.read_json(output_dir / "evaluation.json"), console)
     here, python = Path.cwd(), Path(sys.executable)
     python = python.relative_to(here) if python.is_relative_to(here) else "python"
     console.print(
@@ -241,7 +271,7 @@ def show(output_dir: Path, console: Console) -> None:
         f'  {python} -c "from transformers import pipeline; print('
         f"pipeline('text2text-generation', model='{output_dir}', trust_remote_code=True)"
         f"('How are you?'))\"\n"
-        f"  look at {output_dir}/curves.png",
+        f"  open {output_dir}/report.html",
         highlight=False,
         soft_wrap=True,
     )

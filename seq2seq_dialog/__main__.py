@@ -60,6 +60,48 @@ def build_parser() -> argparse.ArgumentParser:
     sweep.add_argument("--output", default="sweep.png", help="the picture [%(default)s]")
     sweep.add_argument("--seed", type=int, default=42, help="seed of sampling [%(default)s]")
 
+    compare = verbs.add_parser(
+        "compare",
+        help="test whether two runs differ beyond chance",
+        description="Compare the replies of two runs to the same contexts by the paired bootstrap, "
+        "whole dialogues drawn: the difference in each metric, its 95 % interval and p.",
+    )
+    compare.add_argument("folder", metavar="RUN_A", help="a run folder")
+    compare.add_argument("other", metavar="RUN_B", help="another that answers the same contexts")
+    compare.add_argument(
+        "--samples", type=int, default=1000, help="bootstrap resamples [%(default)s]"
+    )
+    compare.add_argument("--seed", type=int, default=42, help="seed of the draws [%(default)s]")
+    compare.add_argument(
+        "--subset",
+        choices=("full", "clean"),
+        default="full",
+        help="all pairs, or those not in train [%(default)s]",
+    )
+    compare.add_argument("--output", help="a JSON file for the figures")
+
+    report = verbs.add_parser(
+        "report",
+        help="write the report of a run anew",
+        description="Write report.html and report.md into a run folder, as each run does.",
+    )
+    report.add_argument("folder", help="a run folder")
+
+    audit = verbs.add_parser(
+        "audit",
+        help="find what stands in more than one split",
+        description="Count dialogues and pairs of validation and test that stand in train, and "
+        "near-duplicates; write the counts and the ids of the clean pairs to a JSON file.",
+    )
+    audit.add_argument("folder", metavar="DATA", help="dialogues, as --data of a run takes them")
+    audit.add_argument("--output", default="audit.json", help="the JSON file [%(default)s]")
+    audit.add_argument(
+        "--no-detokenize",
+        dest="detokenize",
+        action="store_false",
+        help="compare the utterances as they stand, without writing natural text first",
+    )
+
     for verb in (chat, attention, sweep):
         verb.add_argument(
             "--device", help="cpu, cuda, cuda:1, mps; a GPU if there is one by default"
@@ -70,13 +112,25 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
+# The function of each verb.
+HOME = {
+    "chat": "chat.chat",
+    "attention": "attention.attention",
+    "sweep": "sweep.sweep",
+    "compare": "compare.compare",
+    "report": "page.report",
+    "audit": "overlap.audit_data",
+}
+
+
 def main() -> None:
-    """Carry out one verb: the function of its name in the module of its name."""
+    """Carry out one verb."""
     options = vars(build_parser().parse_args())
-    verb, folder = options.pop("verb"), options.pop("folder")
+    module, function = HOME[options.pop("verb")].split(".")
+    folder = options.pop("folder")
     from .arguments import run
 
-    run(lambda: getattr(import_module(f".{verb}", __package__), verb)(folder, **options))
+    run(lambda: getattr(import_module(f".{module}", __package__), function)(folder, **options))
 
 
 if __name__ == "__main__":

@@ -68,6 +68,19 @@ class DataArguments:
             "help": 'Write natural text from spaced tokens: "don \' t you ?" to "don\'t you?".'
         },
     )
+    drop_overlap: bool = field(
+        default=False,
+        metadata={
+            "help": "Leave out of train what stands in validation or test, or overlaps with it."
+        },
+    )
+    multireference: str | None = field(
+        default=None,
+        metadata={
+            "help": "multireftest.json of Gupta et al. (2019): also score the replies to "
+            "DailyDialog's official test split against five references."
+        },
+    )
     max_source_length: int = field(
         default=512,
         metadata={"help": "Greatest context in tokens; older turns are left out, whole."},

@@ -35,6 +35,21 @@ def distinct(replies: Iterable[str], n: int) -> float:
     return 100 * len(counts) / max(1, counts.total())
 
 
+def entropy(replies: Iterable[str], n: int) -> float:
+    """Ent-n (Zhang et al., 2018, on adversarial information maximization), in nats.
+
+    The entropy of the distribution of n-grams: unlike Distinct-n, it hears that a few of them make
+    up most of what is said. n-grams are those of `distinct`; 0 where there is none or but one, the
+    logarithm of their number where all differ: it grows with the number of replies.
+    """
+    counts = Counter()
+    for reply in replies:
+        words = reply.lower().split()
+        counts.update(zip(*(words[i:] for i in range(n)), strict=False))
+    total = counts.total()
+    return math.fsum(count / total * math.log(total / count) for count in counts.values())
+
+
 def self_bleu(replies: Iterable[str], max_order: int = 4) -> float:
     """Self-BLEU (Zhu et al., 2018): the mean sentence BLEU of each reply, all others as references.
 
@@ -166,7 +181,7 @@ class ReplyMetric(evaluate.Metric):
         )
 
     def _compute(self, predictions: list[str], references: list[str]) -> dict:
-        bleu = BLEU()
+        bleu = BLEU(force=True)  # spaced tokens are welcome
         score = bleu.corpus_score(predictions, [references])
         result = {"bleu": score.score, "bleu_signature": str(bleu.get_signature())}
         # The orders share their statistics: clipped matches and totals of n-grams of the corpus.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import importlib.metadata
 import json
 import platform
@@ -41,6 +42,7 @@ def environment(world_size: int, training_data: str) -> dict:
         "processes": world_size,
         "training_data": training_data,
         "git_revision": _git_revision(),
+        "date": datetime.date.today().isoformat(),
     }
 
 
@@ -56,18 +58,20 @@ def _git_revision() -> str | None:
         return None
 
 
-def predictions(rows, outputs: list[dict]) -> list[dict]:
+def predictions(rows, outputs: list[dict], clean: Iterable[bool]) -> list[dict]:
     """Put replies beside the rows they answer.
 
     Args:
         rows: the evaluated split.
         outputs: `predictions` of `DialogueTrainer.predict`.
+        clean: of each row, whether nothing of it stands in train.
     """
     columns = ("dialogue_id", "turn", "context", "response")
     lines = []
-    for row, output in zip(rows.select_columns(columns), outputs, strict=True):
+    for row, output, flag in zip(rows.select_columns(columns), outputs, clean, strict=True):
         row["reference"] = row.pop("response")
-        lines.append(row | {key: output[key] for key in ("reply", "nll", "tokens")})
+        row |= {key: output[key] for key in ("reply", "nll", "tokens")}
+        lines.append(row | {"clean": bool(flag)})
     return lines
 
 
@@ -168,6 +172,28 @@ def print_metrics(metrics: dict, console: Console) -> None:
         if values != [None] * len(splits):
             table.add_row(label, *("" if value is None else f"{value:,.2f}" for value in values))
     console.print(table)
+
+
+def print_evaluation(evaluation: dict, console: Console) -> None:
+    """Print model and baselines side by side, all pairs and clean ones, and the verdict.
+
+    Args:
+        evaluation: what `evaluation.evaluate` returns.
+    """
+    rows = [row for row in evaluation["results"] if row["protocol"] == "default"]
+    shown = {"bleu": "sacreBLEU", "bleu_2": "BLEU-2", "rouge_l": "ROUGE-L", "chrf": "chrF"}
+    shown |= {"distinct_2": "Distinct-2"}
+    pairs = {row["subset"]: row["pairs"] for row in rows}
+    title = f"{evaluation['split']}: all pairs / clean pairs, of which nothing stands in train"
+    table = Table("system", *shown.values(), title=title, title_justify="left")
+    table.add_row("pairs", " / ".join(f"{count:,}" for count in pairs.values()))
+    for system in dict.fromkeys(row["system"] for row in rows):
+        own = [row["metrics"] for row in rows if row["system"] == system]
+        cells = (" / ".join(f"{metrics[name]:.2f}" for metrics in own) for name in shown)
+        table.add_row(system, *cells)
+    console.print(table)
+    for sentence in evaluation["verdict"]:
+        console.print(sentence, highlight=False, soft_wrap=True)
 
 
 def print_samples(predictions: list[dict], console: Console, count: int = 8) -> None:

@@ -17,6 +17,7 @@ from seq2seq_dialog.arguments import REPLY_METRICS
 from seq2seq_dialog.metrics import (
     ReplyMetric,
     distinct,
+    entropy,
     perplexity,
     plato_bleu,
     self_bleu,
@@ -83,6 +84,21 @@ def test_what_best_may_mean_is_computed():
 )
 def test_distinct_by_hand(replies, n, expected):
     assert distinct(replies, n) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("replies", "n", "expected"),
+    [
+        (["a b", "A c"], 1, 0.5 * math.log(2) + 0.5 * math.log(4)),  # a twice, b, c
+        (["a b", "a b", "b c"], 2, math.log(3) - 2 / 3 * math.log(2)),
+        (["a b c d", "e f g h"], 4, math.log(2)),
+        (["a a a a"], 1, 0),
+        (["a", "b"], 2, 0),  # no bigram crosses replies
+        ([], 1, 0),
+    ],
+)
+def test_entropy_by_hand(replies, n, expected):
+    assert entropy(replies, n) == pytest.approx(expected)
 
 
 def test_perplexity_of_a_uniform_guess_is_the_number_of_choices():

@@ -87,6 +87,7 @@ def test_the_run_folder_is_complete(finished):
         "config.json", "config.5.0.0.json", "config.yaml", "context.py", "curves.png",
         "environment.json", "generation_config.json", "metrics.json", "model.safetensors",
         "pipeline.py", "predictions.jsonl", "tokenizer.json", "trainer_state.json",
+        "evaluation.json", "report.html", "report.md",
     }  # fmt: skip
     assert not [name for name in files if name.endswith(".part")]
     environment = report.read_json(folder / "environment.json")
@@ -105,13 +106,44 @@ def test_metrics_and_predictions_are_kept(finished):
     (problems,) = metrics["data"]["problems"].values()
     assert problems["bom"]["count"] == 1 and problems["blank_line"]["first_lines"] == [121]
     assert set(predictions[0]) == {
-        "dialogue_id", "turn", "context", "reference", "reply", "nll", "tokens",
+        "dialogue_id", "turn", "context", "reference", "reply", "nll", "tokens", "clean",
     }  # fmt: skip
     tokens = sum(prediction["tokens"] for prediction in predictions)
     assert tokens == metrics["test"]["target_tokens"]
     assert set(metrics["test"]) >= {"perplexity", "unigram_perplexity", "bleu", "bleu_signature"}
     assert metrics["validation"]["loss"] > 0
     assert "steps_per_second" not in (metrics["test"].keys() | metrics["validation"].keys())
+
+
+def test_the_evaluation_has_both_columns_and_the_baselines(finished):
+    folder, out = finished
+    found = report.read_json(folder / "evaluation.json")
+    rows = {(r["system"], r["protocol"], r["subset"]): r for r in found["results"]}
+    assert len(rows) == 4 * 2 * 2
+    test = report.read_json(folder / "metrics.json")["test"]
+    full = rows["model", "default", "full"]
+    assert full["metrics"]["bleu"] == test["bleu"]
+    assert full["metrics"]["perplexity"] == pytest.approx(test["perplexity"])
+    predictions = report.read_jsonl(folder / "predictions.jsonl")
+    clean = sum(row["clean"] for row in predictions)
+    assert rows["model", "default", "clean"]["pairs"] == clean == found["overlap"]["clean_pairs"]
+    assert "nearest training" in out and found["verdict"][0] in (folder / "report.md").read_text()
+
+
+def test_overlap_is_told_and_dropped(run, config, tmp_path):
+    lines = config.with_name("dialogues.txt").read_text(encoding="utf-8-sig").split("\n")[:120]
+    for name, part in (("train", lines), ("validation", lines[:10]), ("test", lines[5:15])):
+        (tmp_path / "data" / name).mkdir(parents=True)
+        path = tmp_path / "data" / name / f"dialogues_{name}.txt"
+        path.write_text("\n".join(part) + "\n", encoding="utf-8")
+    flags = ["--data", str(tmp_path / "data"), "--max_steps", "2", "--eval_strategy", "no"]
+    out = run(config, tmp_path / "all", *flags).stdout
+    assert "100.0 % of the test pairs" in out
+    out = run(config, tmp_path / "dropped", *flags, "--drop_overlap", "true").stdout
+    pairs = [
+        report.read_json(tmp_path / d / "metrics.json")["data"]["pairs"] for d in ("all", "dropped")
+    ]
+    assert pairs[1]["train"] < pairs[0]["train"] and pairs[1]["test"] == pairs[0]["test"]
 
 
 def test_it_prints_samples_figures_and_what_to_do_next(finished):
