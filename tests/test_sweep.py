@@ -26,7 +26,8 @@ def run_folder(model, tokenizer, rows, tmp_path):
     artifact.finish(folder)
     outputs = [{"reply": "", "nll": 1.0, "tokens": 1}] * 24
     report.write_jsonl(
-        folder / "predictions.jsonl", report.predictions(rows.select(range(24)), outputs)
+        folder / "predictions.jsonl",
+        report.predictions(rows.select(range(24)), outputs, [True] * 24),
     )
     return folder
 
