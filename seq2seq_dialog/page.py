@@ -61,6 +61,7 @@ PROTOCOLS = {
     "default": "Likeness to the reference",
     "plato": "By the protocol of PLATO",
     "multiref": "With several references: the likest counts, or the mean",
+    "multiref-4": "The same without the second reference, which stands as a system",
 }
 CONTEXTS = {"1": "last turn of context", "3": "last three turns", "all": "whole context"}
 GROUPS = {"by_turn": ("turns", "turns of context"), "by_length": ("words", "words of reference")}
