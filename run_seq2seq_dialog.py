@@ -66,6 +66,10 @@ def main(argv: list[str] | None = None) -> None:
     replied = "test" if "test" in rows else "validation"
     several = None
     if data_args.multireference is not None:
+        if replied not in rows:
+            raise UsageError(
+                "multireference needs a test split to score; the data has train alone."
+            )
         several = read_references(data_args.multireference, rows[replied])
     found = overlap.audit(rows)
     warning = overlap.warning(found)

@@ -11,6 +11,8 @@ from datasets import Dataset
 from sklearn.feature_extraction.text import TfidfVectorizer
 from tqdm.auto import tqdm
 
+from .metrics import normalised
+
 BLOCK = 8192  # training contexts compared at a time,
 CHUNK = 256  # with as many of the others: a table of 8 MiB of similarities
 
@@ -31,13 +33,9 @@ def most_frequent_reply(train_rows: Dataset) -> str:
     spellings = Counter(train_rows["response"])
     counts = Counter()
     for spelling, count in spellings.items():
-        counts[_plain(spelling)] += count
+        counts[normalised(spelling)] += count
     plain = max(counts, key=lambda plain: (plain != "", counts[plain]))
-    return max((s for s in spellings if _plain(s) == plain), key=spellings.__getitem__)
-
-
-def _plain(reply: str) -> str:
-    return "".join(filter(str.isalnum, reply.casefold()))
+    return max((s for s in spellings if normalised(s) == plain), key=spellings.__getitem__)
 
 
 def nearest_replies(train_rows: Dataset, rows: Dataset, turns: int = 3) -> list[str]:

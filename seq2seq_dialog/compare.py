@@ -16,7 +16,6 @@ more than 1 of 10 tests even for independent pairs, and is at its least for two 
 from __future__ import annotations
 
 import math
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -27,7 +26,7 @@ from sacrebleu.metrics import BLEU, CHRF
 
 from .arguments import UsageError
 from .quality import PairStatistics, bootstrap, pair_statistics
-from .report import HEADLINES, read_json, read_jsonl, write_json
+from .report import HEADLINES, check_writable, read_json, read_jsonl, write_json
 
 LEVEL = 0.05
 LEAST_SAMPLES = 100
@@ -216,12 +215,7 @@ def _check(samples: int, seed: int, subset: str, output: Path | None) -> None:
             earlier = False
         if not earlier:
             raise UsageError(f"{str(output)!r} is no earlier comparison. Choose another output.")
-    try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=output.parent):
-            pass
-    except OSError as error:
-        raise UsageError(f"Cannot write to {str(output.parent)!r}: {error}.") from error
+    check_writable(output)
 
 
 def _clean(runs: list[list[dict]]) -> list[list[dict]]:

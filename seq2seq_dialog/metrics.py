@@ -22,6 +22,13 @@ from nltk.translate.bleu_score import SmoothingFunction, sentence_bleu
 from rouge_score.rouge_scorer import RougeScorer
 from sacrebleu.metrics import BLEU, CHRF
 
+_NOT_ALNUM = re.compile(r"[\W_]+")  # exactly the characters for which str.isalnum() is false
+
+
+def normalised(text: str) -> str:
+    """Casefold a text and leave only letters and digits (`str.isalnum`): what it says, however."""
+    return _NOT_ALNUM.sub("", text.casefold())
+
 
 def distinct(replies: Iterable[str], n: int) -> float:
     """Distinct-n (Li et al., 2016, section 5.1): different n-grams over all n-grams, times 100.

@@ -9,8 +9,6 @@ utterances, the probability that two different ones are taken for equal is 1 in 
 from __future__ import annotations
 
 import pickle
-import re
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -25,7 +23,8 @@ from xxhash import xxh3_64_intdigest
 
 from .arguments import DataArguments, UsageError
 from .data import load_rows
-from .report import write_json
+from .metrics import normalised
+from .report import check_writable, write_json
 
 SPLITS = ("train", "validation", "test")
 KINDS = ("exact", "normalised")  # ways in which dialogues are equal
@@ -57,7 +56,6 @@ DEFINITIONS = {
     "validation and test, as in overlapping.",
 }
 _UTTERANCE = np.dtype([("exact", "u8"), ("normalised", "u8"), ("counted", "?")])
-_NOT_ALNUM = re.compile(r"[\W_]+")  # exactly the characters for which str.isalnum() is false
 
 
 class _Split(NamedTuple):
@@ -77,7 +75,7 @@ def _hash(texts: list[str]) -> np.ndarray:
     """Hash utterances to an array of `_UTTERANCE`."""
 
     def hashes(text: str) -> tuple[int, int, bool]:
-        plain = _NOT_ALNUM.sub("", text.casefold())
+        plain = normalised(text)
         counted = plain != "" and len(text.split(None, WORDS - 1)) == WORDS
         return xxh3_64_intdigest(text.encode()), xxh3_64_intdigest(plain.encode()), counted
 
@@ -384,12 +382,7 @@ def _check(output: Path) -> None:
     """Refuse an output that cannot be written, before anything is read."""
     if output.suffix != ".json":
         raise UsageError(f"output is {str(output)!r}; it must end in .json.")
-    try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=output.parent):
-            pass
-    except OSError as error:
-        raise UsageError(f"Cannot write to {str(output.parent)!r}: {error}.") from error
+    check_writable(output)
 
 
 def _ids(rows: Dataset, chosen: np.ndarray) -> Iterator[tuple[str, int]]:

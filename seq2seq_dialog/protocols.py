@@ -23,7 +23,7 @@ from sacrebleu.tokenizers.tokenizer_13a import Tokenizer13a
 from dataset_script.dialogues import detokenize
 
 from .arguments import UsageError, nearest
-from .metrics import ReplyMetric, distinct, plato_bleu
+from .metrics import ReplyMetric, distinct, normalised, plato_bleu
 
 # Weights of the authors' score_multiref.py. Those of BLEU-3 do not sum to 1 there.
 MULTIREF_WEIGHTS = [(1,), (0.5, 0.5), (0.33, 0.33, 0.33), (0.25, 0.25, 0.25, 0.25)]
@@ -238,16 +238,12 @@ def read_references(path: str | Path, rows: Dataset) -> list[list[str]]:
             f"evaluated. {remedy}"
         )
     for i, (own, response) in enumerate(zip(references, rows["response"], strict=False)):
-        if _plain(own[0]) != _plain(response):
+        if normalised(own[0]) != normalised(response):
             raise UsageError(
                 f"Row {i} is answered by {response!r}, but {str(path)!r} has {own[0]!r} there. "
                 f"{remedy}"
             )
     return references[: len(rows)]
-
-
-def _plain(text: str) -> str:
-    return "".join(filter(str.isalnum, text.casefold()))
 
 
 def second_human(references: Sequence[Sequence[str]]) -> tuple[list[str], list[list[str]]]:

@@ -10,7 +10,6 @@ texts are read once.
 from __future__ import annotations
 
 import math
-import re
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from typing import NamedTuple
@@ -19,13 +18,12 @@ import numpy as np
 from rouge_score.rouge_scorer import RougeScorer
 from sacrebleu.metrics import BLEU, CHRF
 
-from .metrics import _Words, distinct, entropy, perplexity, self_bleu
+from .metrics import _Words, distinct, entropy, normalised, perplexity, self_bleu
 
 METRICS = ("bleu", "bleu_2", "rouge_l", "chrf", "perplexity")  # those that have an interval
 TURNS = {"1": 1, "2": 2, "3-4": 4, "5-8": 8, "9-": math.inf}  # group: its greatest number
 WORDS = {"1-5": 5, "6-10": 10, "11-20": 20, "21-": math.inf}
 BLOCK = 100  # resamples in memory at a time
-_NOT_ALNUM = re.compile(r"[\W_]+")  # exactly the characters for which str.isalnum() is false
 
 
 def repetition(replies: Iterable[str], n: int = 3) -> float:
@@ -44,8 +42,7 @@ def repetition(replies: Iterable[str], n: int = 3) -> float:
 
 
 def _plain(texts: Iterable[str]) -> list[str]:
-    """Casefold texts and leave only letters and digits."""
-    return [_NOT_ALNUM.sub("", text.casefold()) for text in texts]
+    return list(map(normalised, texts))
 
 
 def _stock(plain: Sequence[str]) -> set[str]:

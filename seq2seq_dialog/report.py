@@ -7,6 +7,7 @@ import importlib.metadata
 import json
 import platform
 import subprocess
+import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -16,6 +17,8 @@ import yaml
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+
+from .arguments import UsageError
 
 matplotlib.use("Agg")
 from matplotlib import pyplot
@@ -104,6 +107,20 @@ def _write(path: Path, text: str) -> None:
     part = path.with_name(path.name + ".part")
     part.write_text(text, encoding="utf-8")
     part.replace(path)
+
+
+def check_writable(path: Path) -> None:
+    """Refuse a path that cannot be written, before long work for it; make its folder.
+
+    Raises:
+        UsageError: names the folder and the reason.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        raise UsageError(f"Cannot write to {str(path.parent)!r}: {error}.") from error
 
 
 def plot_curves(log_history: list[dict], path: Path) -> None:

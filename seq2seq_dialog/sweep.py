@@ -12,7 +12,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -34,7 +33,7 @@ from .inference import load
 from .metrics import ReplyMetric, distinct, plato_bleu, self_bleu
 from .models import bare_decoding
 from .portable.context import as_turns, encode_context
-from .report import read_json, read_jsonl, write_json
+from .report import check_writable, read_json, read_jsonl, write_json
 
 TEMPERATURES = (0.4, 0.6, 0.8, 1.0, 1.2)
 GREEDY = 0.0  # what the temperature of the greedy point is written as
@@ -237,12 +236,7 @@ def _check(folders: list[str], temperatures, samples: int, output: Path) -> None
         raise UsageError(f"samples is {samples}; it must be at least 2: diversity is between them.")
     if output.suffix not in (".png", ".pdf", ".svg"):
         raise UsageError(f"output is {str(output)!r}; it must end in .png, .pdf or .svg.")
-    try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=output.parent):
-            pass
-    except OSError as error:
-        raise UsageError(f"Cannot write to {str(output.parent)!r}: {error}.") from error
+    check_writable(output)
 
 
 def _read_points(path: Path) -> list[dict]:
