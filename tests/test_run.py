@@ -327,6 +327,9 @@ def test_training_without_validation_keeps_the_last_model(run, config, tmp_path)
     assert "No validation pairs" in printed
     assert (tmp_path / "run" / "model.safetensors").exists()
     assert list((tmp_path / "run").rglob("events.out.tfevents*"))  # TensorBoard's
+    more = ["--multireference", "references.json"]
+    refused = run(config, tmp_path / "other", *flags, *more, status=2).stderr
+    assert "multireference needs a test split" in refused
 
 
 def test_the_python_of_the_readme_works(finished, run, tmp_path):
