@@ -16,7 +16,7 @@ import transformers
 from rich.console import Console
 from transformers import EarlyStoppingCallback, set_seed
 
-from seq2seq_dialog import arguments, artifact, evaluation, overlap, page, report
+from seq2seq_dialog import arguments, artifact, evaluation, hub, overlap, page, report
 from seq2seq_dialog.adversarial import AdversarialTrainer
 from seq2seq_dialog.arguments import UsageError
 from seq2seq_dialog.data import count_cuts, encode_rows, load_rows, utterances
@@ -24,6 +24,7 @@ from seq2seq_dialog.metrics import ReplyMetric, unigram_perplexity
 from seq2seq_dialog.models import (
     check_lengths,
     discriminator_config,
+    from_hub,
     generation_config,
     load_model,
     load_tokenizer,
@@ -36,7 +37,8 @@ from seq2seq_dialog.trainer import DialogueTrainer, last_checkpoint
 # of decoding only without predict_with_generate, which lets replies choose the best checkpoint).
 FREE = {"data_cache", "preprocessing_num_workers", "dataloader_num_workers", "disable_tqdm"}
 FREE |= {"logging_steps", "report_to", "run_name", "log_level", "save_total_limit"}
-FREE |= {"do_eval", "do_predict", "eval_tokens_per_batch"}
+FREE |= {"do_eval", "do_predict", "eval_tokens_per_batch", "language", "license"}
+FREE |= {"push_to_hub", "hub_model_id", "hub_private_repo", "hub_revision"}
 DECODING = set(arguments.DecodingArguments.__dataclass_fields__)
 
 
@@ -54,9 +56,15 @@ def main(argv: list[str] | None = None) -> None:
     console = Console(quiet=not main_process)
     set_up_logging(main_process)
     settings = arguments.resolved(groups)
+    publishing = training_args.push_to_hub and main_process
+    training_args.push_to_hub = False  # Trainer would send checkpoints, too
+    if publishing:
+        repo = hub.own_repo(training_args.hub_model_id or output_dir.resolve().name)
     if is_complete(output_dir, settings):
         console.print(f"{output_dir} holds this run, complete.")
         show(output_dir, console)
+        if publishing:
+            publish(output_dir, repo, data_args, training_args)
         return
     set_seed(training_args.seed)
 
@@ -106,6 +114,7 @@ def main(argv: list[str] | None = None) -> None:
     check_lengths(model, data_args, decoding_args)
     model.generation_config = generation_config(decoding_args, model)
     console.print(f"{type(model).__name__}: {model.num_parameters():,} parameters")
+    environment["from_hub"] = from_hub(data_args, model_args, model)
 
     # 4. Rows to features
     with training_args.main_process_first(desc="tokenising"):
@@ -195,6 +204,10 @@ def main(argv: list[str] | None = None) -> None:
         show(output_dir, console)
     trainer.end()
 
+    # 8. The Hub
+    if publishing:
+        publish(output_dir, repo, data_args, training_args)
+
 
 def set_up_logging(main_process: bool) -> None:
     """Let warnings through, from one process only, and progress bars speak for the rest."""
@@ -205,6 +218,17 @@ def set_up_logging(main_process: bool) -> None:
     transformers.utils.logging.disable_progress_bar()
     if not main_process:
         datasets.disable_progress_bars()
+
+
+def publish(output_dir: Path, repo: str, data_args, training_args) -> None:
+    """Publish the finished run as its settings say."""
+    hub.publish(
+        str(output_dir),
+        repo,
+        private=bool(training_args.hub_private_repo),
+        revision=training_args.hub_revision or "main",
+        license=data_args.license,
+    )
 
 
 def is_complete(output_dir: Path, settings: dict) -> bool:

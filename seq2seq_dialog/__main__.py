@@ -10,7 +10,7 @@ def build_parser() -> argparse.ArgumentParser:
     """Build the parser of all verbs; nothing heavy is imported for it."""
     parser = argparse.ArgumentParser(
         prog="python -m seq2seq_dialog",
-        description="Use models that run_seq2seq_dialog.py has trained.",
+        description="Use and publish models that run_seq2seq_dialog.py has trained.",
         allow_abbrev=False,
     )
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
@@ -102,7 +102,64 @@ def build_parser() -> argparse.ArgumentParser:
         help="compare the utterances as they stand, without writing natural text first",
     )
 
-    for verb in (chat, attention, sweep):
+    publish = verbs.add_parser(
+        "publish",
+        help="put a finished run on the Hub",
+        description="Publish a run on the Hub by one commit: weights, tokenizer, settings, code, "
+        "metrics, curves and a model card. The folder stays as it is; checkpoints, logs and test "
+        "pairs stay at home. Publishing again sends what has changed. Log in before by "
+        "`hf auth login`, or set HF_TOKEN.",
+    )
+    publish.add_argument("folder", help="a run folder")
+    publish.add_argument("--repo", required=True, metavar="USER/NAME", help="the model's name")
+    publish.add_argument(
+        "--space", metavar="USER/NAME", help="also make a Space, a chat page that serves the model"
+    )
+
+    publish_data = verbs.add_parser(
+        "publish-data",
+        help="put dialogues on the Hub, as a data set of context and response",
+        description="Publish dialogues as Parquet with splits, features and a card, which "
+        "load_dataset() loads; --dataset_name USER/NAME trains on them.",
+    )
+    publish_data.add_argument(
+        "folder", metavar="DATA", help="dialogues, as --data of a run takes them"
+    )
+    publish_data.add_argument("--repo", required=True, metavar="USER/NAME", help="its name")
+    publish_data.add_argument(
+        "--language", default="en", help="language of the dialogues [%(default)s]"
+    )
+    publish_data.add_argument(
+        "--no-detokenize",
+        dest="detokenize",
+        action="store_false",
+        help="publish the utterances as they stand, without writing natural text first",
+    )
+    for verb in (publish, publish_data):
+        verb.add_argument("--private", action="store_true", help="make a new repository private")
+        verb.add_argument(
+            "--revision", default="main", help="the branch, made where it is missing [%(default)s]"
+        )
+        verb.add_argument(
+            "--license",
+            help="licence of the dialogues as the Hub names it: cc-by-4.0, apache-2.0; that of "
+            "DailyDialog is known",
+        )
+        verb.add_argument(
+            "--dry-run", action="store_true", help="only list what would go up, and its size"
+        )
+
+    web = verbs.add_parser(
+        "web",
+        help="talk with a model in the browser",
+        description="Serve a chat page for a model on this machine, the same that a Space has.",
+    )
+    web.add_argument("folder", help="a run folder, or the name of a model on the Hub")
+    web.add_argument(
+        "--port", type=int, help="of 127.0.0.1; by default the first free one from 7860 on"
+    )
+
+    for verb in (chat, attention, sweep, web):
         verb.add_argument(
             "--device", help="cpu, cuda, cuda:1, mps; a GPU if there is one by default"
         )
@@ -120,6 +177,9 @@ HOME = {
     "compare": "compare.compare",
     "report": "page.report",
     "audit": "overlap.audit_data",
+    "publish": "hub.publish",
+    "publish-data": "publish_data.publish_data",
+    "web": "web.web",
 }
 
 

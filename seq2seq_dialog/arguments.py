@@ -62,6 +62,26 @@ class DataArguments:
             "DailyDialog from its authors."
         },
     )
+    dataset_name: str | None = field(
+        default=None,
+        metadata={
+            "help": "Or a data set on the Hub, user/name: rows of context and response as "
+            "publish-data makes them, or whole dialogues as lists of utterances or of messages."
+        },
+    )
+    dataset_revision: str | None = field(
+        default=None, metadata={"help": "Branch, tag or commit of dataset_name; main by default."}
+    )
+    language: str = field(
+        default="en", metadata={"help": "Language of the dialogues, for the model card: en, de."}
+    )
+    license: str | None = field(
+        default=None,
+        metadata={
+            "help": "Licence of the dialogues, which the model inherits, as the Hub names it: "
+            "cc-by-4.0, apache-2.0. That of DailyDialog is known."
+        },
+    )
     detokenize: bool = field(
         default=True,
         metadata={
@@ -226,6 +246,9 @@ REPLACED = {
     "generation_config": "set num_beams, temperature, ... instead",
     "resume_from_checkpoint": "a run goes on from the last checkpoint in output_dir by itself",
     "save_only_model": "a run could not go on from such checkpoints",
+    "hub_strategy": "the finished run is published, in one commit",
+    "hub_always_push": "the finished run is published, in one commit",
+    "hub_token": "log in with `hf auth login` or set HF_TOKEN: others can read a command line",
     "fp16_full_eval": "evaluation has the precision of training",
     "bf16_full_eval": "evaluation has the precision of training",
     "prediction_loss_only": "evaluation replies only where predict_with_generate asks for it",
@@ -329,6 +352,10 @@ COMMON = {
     "greater_is_better": "Of metric_for_best_model; by default not for loss and perplexity.",
     "report_to": "tensorboard, trackio, ... or none.",
     "run_name": "Name of the run there.",
+    "push_to_hub": "Publish the finished run on the Hub; later: python -m seq2seq_dialog publish.",
+    "hub_model_id": "Its name there, user/name; by default that of output_dir.",
+    "hub_private_repo": "Make a new repository private.",
+    "hub_revision": "The branch it is published to.",
 }
 
 
@@ -522,10 +549,9 @@ def _check(
     for name in training.report_to:
         if name in ("tensorboard", "trackio", "wandb", "mlflow") and not find_spec(name):
             raise UsageError(f"report_to is {name}, which is missing: pip install {name}.")
-    if training.push_to_hub:
+    if data.data is not None and data.dataset_name is not None:
         raise UsageError(
-            "push_to_hub is not part of a run yet; afterwards, upload the run folder with "
-            "`hf upload user/name FOLDER --exclude 'checkpoint-*' --exclude training_args.bin`."
+            f"data is {data.data!r} and dataset_name {data.dataset_name!r}: set one of them."
         )
 
 
@@ -542,11 +568,7 @@ def resolved(groups) -> dict:
         for f in dataclasses.fields(group):
             value = values.get(f.name)
             told = f.name in COMMON or f.name in type(group).__annotations__
-            if (
-                value not in (None, [])
-                and (told or value != f.default)
-                and not f.name.endswith("token")
-            ):
+            if value not in (None, []) and (told or value != f.default):
                 settings[f.name] = value
     for name in ("new_model", "discriminator"):
         if settings.get(name):

@@ -15,6 +15,7 @@ from torch.nn.utils.rnn import pad_sequence
 from dataset_script.dialogues import Dialogues
 
 from .arguments import DataArguments, UsageError
+from .hub_rows import load_hub_rows
 from .models import prepare_tokenizer
 from .portable.context import TURN_SEPARATOR, as_turns, join_turns, special_ids
 
@@ -22,26 +23,37 @@ IGNORE = -100  # labels that are padding, not counted by any loss
 
 
 def load_rows(args: DataArguments) -> tuple[DatasetDict, dict]:
-    """Read dialogues to (context, response) rows.
+    """Read dialogues, of `data` or of `dataset_name`, to (context, response) rows.
 
     Returns:
         The splits that the source has, train first, and what was wrong with the text, by file and
-        kind with the first line numbers (`Dialogues.problems`).
+        kind with the first line numbers (`Dialogues.problems`); on the Hub, by split.
 
     Raises:
-        UsageError: the source is missing, is no dialogue text, or has no training pairs.
+        UsageError: the source is missing, is no dialogue text, or has no training pairs, or there
+            are two sources.
     """
-    try:
-        builder = Dialogues(
-            data_dir=args.data, detokenize=args.detokenize, cache_dir=args.data_cache
+    if args.data is not None and args.dataset_name is not None:
+        raise UsageError(
+            f"data is {args.data!r} and dataset_name {args.dataset_name!r}, but dialogues come "
+            "from one of them. Take the other out, of the config too."
         )
-        builder.download_and_prepare()
-        rows, problems = builder.as_dataset(), builder.problems()
-    except (ValueError, OSError) as error:
-        raise UsageError(str(error).replace("data_dir=", "--data")) from error
+    if args.dataset_name is not None:
+        name, revision = args.dataset_name, args.dataset_revision or "main"
+        rows, problems = load_hub_rows(name, revision, args.detokenize, args.data_cache)
+    else:
+        try:
+            builder = Dialogues(
+                data_dir=args.data, detokenize=args.detokenize, cache_dir=args.data_cache
+            )
+            builder.download_and_prepare()
+            rows, problems = builder.as_dataset(), builder.problems()
+        except (ValueError, OSError) as error:
+            raise UsageError(str(error).replace("data_dir=", "--data")) from error
     if not len(rows.get("train", [])):
         raise UsageError(
-            f"{args.data}: no training pair; at least one dialogue of two turns is needed."
+            f"{args.dataset_name or args.data}: no training pair; at least one dialogue of two "
+            "turns is needed."
         )
     limits = {"train": args.max_train_samples}
     for name in rows:
@@ -56,7 +68,7 @@ def utterances(rows: Dataset):
     columns = rows.select_columns(["turn", "context", "response"])
     for row in columns:
         if row["turn"] == 1:
-            yield row["context"][0]
+            yield from row["context"]
         yield row["response"]
 
 

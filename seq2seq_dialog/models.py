@@ -118,6 +118,14 @@ def load_model(args: ModelArguments, tokenizer):
     return model
 
 
+def from_hub(data: DataArguments, args: ModelArguments, model) -> dict[str, str | None]:
+    """Tell which settings name something on the Hub, not a folder, and the commit where known."""
+    given = {"dataset_name": data.dataset_name}
+    given |= {n: getattr(args, n) for n in ("model_name_or_path", "tokenizer_name_or_path")}
+    commits = {"model_name_or_path": getattr(model.config, "_commit_hash", None)}
+    return {n: commits.get(n) for n, x in given.items() if x is not None and not Path(x).exists()}
+
+
 def check_lengths(model, data: DataArguments, decoding: DecodingArguments) -> None:
     """Refuse lengths for which a model has no positions (BART has 1,024, Blenderbot 128).
 

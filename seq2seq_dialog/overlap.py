@@ -61,12 +61,13 @@ _UTTERANCE = np.dtype([("exact", "u8"), ("normalised", "u8"), ("counted", "?")])
 class _Split(NamedTuple):
     """Hashes of a split. Utterances are those of all its dialogues, one dialogue after another."""
 
-    turns: np.ndarray  # (rows,)
-    starts: np.ndarray  # (dialogues,) the first row of each
-    sizes: np.ndarray  # (dialogues,) rows of each, one fewer than utterances
+    places: np.ndarray  # (rows,) where each response stands among the utterances
+    sizes: np.ndarray  # (dialogues,) rows of each
+    spoken: np.ndarray  # (dialogues,) utterances of each: its first context and its responses
+    positions: np.ndarray  # (utterances,) each one's in its dialogue, from 0 on
     utterances: np.ndarray  # (utterances,) normalised
     counted: np.ndarray  # (utterances,) bool, those that count for overlap
-    prefixes: np.ndarray  # (rows,) a dialogue, normalised, up to the row's response
+    prefixes: np.ndarray  # (utterances,) a dialogue, normalised, up to and with each
     normalised: np.ndarray  # (dialogues,)
     exact: np.ndarray  # (dialogues,)
 
@@ -93,30 +94,23 @@ def _chain(before: np.ndarray, following: np.ndarray) -> np.ndarray:
     return z ^ (z >> np.uint64(31))
 
 
-def _responses(turns: np.ndarray) -> np.ndarray:
-    """Place of each row's response among the utterances: a dialogue has one more than rows."""
-    return np.arange(len(turns)) + np.cumsum(turns == 1)  # (rows,)
-
-
-def _prefixes(utterances: np.ndarray, turns: np.ndarray) -> np.ndarray:
-    """Hash each row's dialogue up to its response: all rows of turn 1, then of turn 2, ..."""
-    places = _responses(turns)
+def _prefixes(utterances: np.ndarray, positions: np.ndarray) -> np.ndarray:
+    """Hash the dialogue up to each utterance: all first ones, then all second ones, ..."""
     keys = _chain(np.zeros_like(utterances), utterances)  # right for the first of a dialogue
-    order = np.argsort(turns, kind="stable")
-    for rows in np.split(order, np.flatnonzero(np.diff(turns[order])) + 1):
-        keys[places[rows]] = _chain(keys[places[rows] - 1], utterances[places[rows]])
-    return keys[places]  # (rows,)
+    order = np.argsort(positions, kind="stable")
+    for places in np.split(order, np.flatnonzero(np.diff(positions[order])) + 1)[1:]:
+        keys[places] = _chain(keys[places - 1], utterances[places])
+    return keys  # (utterances,)
 
 
 def _pairs(split: _Split, turns: int | None) -> np.ndarray:
     """Hash each row's response with the last `turns` turns of its context, or with all."""
     if turns is None:
-        return split.prefixes
-    places = _responses(split.turns)
-    keys = np.zeros(len(places), np.uint64)  # (rows,)
+        return split.prefixes[split.places]
+    keys = np.zeros(len(split.places), np.uint64)  # (rows,)
     for back in range(turns, -1, -1):
-        rows = np.flatnonzero(split.turns >= back)
-        keys[rows] = _chain(keys[rows], split.utterances[places[rows] - back])
+        rows = np.flatnonzero(split.positions[split.places] >= back)
+        keys[rows] = _chain(keys[rows], split.utterances[split.places[rows] - back])
     return keys
 
 
@@ -135,11 +129,13 @@ def _read(rows: Dataset) -> _Split:
     Raises:
         UsageError: the rows of a dialogue do not follow one another.
     """
-    turns, openings, responses = [np.zeros(0, np.int32)], [_hash([])], [_hash([])]
+    turns, opened = [np.zeros(0, np.int32)], [np.zeros(0, np.int32)]
+    openings, responses = [_hash([])], [_hash([])]
     for table in _tables(rows, ["turn", "context", "response"]):
         turns.append(table["turn"].to_numpy())
         contexts = table["context"].filter(pc.equal(table["turn"], 1))
-        openings.append(_hash(pc.list_element(contexts, 0).to_pylist()))
+        opened.append(pc.list_value_length(contexts).to_numpy())
+        openings.append(_hash(pc.list_flatten(contexts).to_pylist()))
         responses.append(_hash(table["response"].to_pylist()))
     turns = np.concatenate(turns)
     odd = np.flatnonzero((turns != 1) & (turns != 1 + np.append(0, turns)[:-1]))
@@ -149,13 +145,20 @@ def _read(rows: Dataset) -> _Split:
             "another from turn 1 on. Look for overlap before rows are shuffled or filtered."
         )
     starts = np.flatnonzero(turns == 1)
-    said = np.insert(np.concatenate(responses), starts, np.concatenate(openings))  # (utterances,)
+    opened = np.concatenate(opened)  # (dialogues,)
+    before = np.repeat(starts, opened)
+    said = np.insert(np.concatenate(responses), before, np.concatenate(openings))  # (utterances,)
     exact, utterances, counted = (said[name].copy() for name in _UTTERANCE.names)
     sizes = np.diff(starts, append=len(turns))
-    ends = starts + sizes - 1
-    prefixes = _prefixes(utterances, turns)
-    exact = _prefixes(exact, turns)[ends]
-    return _Split(turns, starts, sizes, utterances, counted, prefixes, prefixes[ends], exact)
+    spoken = sizes + opened
+    places = np.arange(len(turns)) + np.repeat(np.cumsum(opened), sizes)
+    ends = np.cumsum(spoken)
+    positions = np.arange(len(said)) - np.repeat(ends - spoken, spoken)
+    prefixes = _prefixes(utterances, positions)
+    exact = _prefixes(exact, positions)[ends - 1]
+    return _Split(
+        places, sizes, spoken, positions, utterances, counted, prefixes, prefixes[ends - 1], exact
+    )
 
 
 def _ranges(starts: np.ndarray, counts: np.ndarray) -> np.ndarray:
@@ -165,7 +168,7 @@ def _ranges(starts: np.ndarray, counts: np.ndarray) -> np.ndarray:
 
 def _counted(split: _Split) -> tuple[np.ndarray, np.ndarray]:
     """The dialogue and the hash of each utterance that counts for overlap."""
-    dialogues = np.repeat(np.arange(len(split.sizes)), split.sizes + 1)  # (utterances,)
+    dialogues = np.repeat(np.arange(len(split.spoken)), split.spoken)  # (utterances,)
     return dialogues[split.counted], split.utterances[split.counted]
 
 
@@ -248,7 +251,7 @@ def audit(rows: DatasetDict) -> dict:
     for name, split in splits.items():
         counts[name] = {
             "dialogues": len(split.sizes),
-            "pairs": len(split.turns),
+            "pairs": len(split.places),
             "copies": {
                 kind: len(split.sizes) - len(np.unique(getattr(split, kind))) for kind in KINDS
             },
@@ -263,7 +266,7 @@ def audit(rows: DatasetDict) -> dict:
                 if other != name
             }
             counts[name]["pairs_in_train"] = {}
-    clean = {name: np.ones(len(splits[name].turns), bool) for name in held_out}
+    clean = {name: np.ones(len(splits[name].places), bool) for name in held_out}
     for context, turns in CONTEXTS.items():
         known = _pairs(train, turns)
         for name in held_out:

@@ -114,7 +114,8 @@ def markdown(text) -> Markup:
         return text
     text = " ".join(str(text).split())
     text = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    return Markup(re.sub(r"([\\`*_\[\]|~$#])", r"\\\1", text))
+    # A backslash by its number: before a bracket, two of them would begin mathematics.
+    return Markup(re.sub(r"([`*_\[\]|~$#])", r"\\\1", text.replace("\\", "&#92;")))
 
 
 def score_tables(results: list[dict]) -> list[dict]:
@@ -263,7 +264,8 @@ def describe(config: dict) -> str:
             model = f"{sizes['cell'].upper()} {kind} attention,"
     model = Path(model).name if Path(model).is_absolute() else model
     how = how if config.get("do_train", True) else "evaluated"
-    return f"{model} {how} on {Path(config.get('data') or 'DailyDialog').name}"
+    data = config.get("data") or config.get("dataset_name") or "DailyDialog"
+    return f"{model} {how} on {Path(data).name}"
 
 
 def read(folder: Path) -> dict:

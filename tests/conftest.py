@@ -11,6 +11,7 @@ os.environ["HF_HOME"] = _home.name
 
 import pytest
 from datasets import Dataset
+from hub_server import hub  # noqa: F401 (a fixture)
 from transformers import (
     AutoTokenizer,
     T5Config,

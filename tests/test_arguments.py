@@ -52,7 +52,8 @@ M = "model_name_or_path: m\n"
         (M + "lr_scheduler_type: up\n", [], "invalid choice: 'up'"),
         (M + "save_strategy: steps\n", [], "save and eval strategy to match"),
         (M + "report_to: mlflow\n", [], "pip install mlflow"),
-        (M + "push_to_hub: true\n", [], "hf upload user/name FOLDER"),
+        (M + "hub_token: hf_secret\n", [], "hub_token has no effect here: log in"),
+        (M + "data: a.txt\ndataset_name: user/b\n", [], "set one of them"),
         (M + "per_device_train_batch_size: 4\n", [], "no effect here: set tokens_per_batch"),
         (M + "save_only_model: true\n", [], "no effect here: a run could not go on"),
         (M + "metric_for_best_model: blue\n", [], "Did you mean 'bleu'?"),
@@ -112,11 +113,6 @@ def test_what_the_machine_decided_does_not_follow_the_file(tmp_path):
     settings = resolved(parse([path]))
     assert not {"bf16", "dataloader_pin_memory"} & set(settings) and settings["use_cpu"] is False
     assert resolved(parse([path, "--bf16", "false"]))["bf16"] is False
-
-
-def test_no_token_is_kept_in_the_resolved_settings(tmp_path):
-    path = config(tmp_path, "model_name_or_path: m\nhub_token: hf_secret\n")
-    assert "hf_secret" not in str(resolved(parse([path])))
 
 
 def test_help_is_grouped_and_help_all_has_every_setting():

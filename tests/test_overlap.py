@@ -7,7 +7,7 @@ import sys
 import numpy as np
 import pytest
 from conftest import SAMPLES, rows_of
-from datasets import DatasetDict
+from datasets import Dataset, DatasetDict
 from rich.console import Console
 
 from seq2seq_dialog import overlap
@@ -410,3 +410,23 @@ def test_a_wrong_output_or_source_is_one_clear_message(leaky, tmp_path):
     with pytest.raises(UsageError, match=r"missing\.txt"):
         audit_data(str(tmp_path / "missing.txt"), output=tmp_path / "audit.json")
     assert not (tmp_path / "audit.json").exists()
+
+
+def test_rows_may_begin_in_the_middle_of_a_dialogue():
+    def split(*rows):
+        names = ("dialogue_id", "turn", "context", "response")
+        return Dataset.from_list([dict(zip(names, row, strict=True)) for row in rows])
+
+    train = split(
+        ("a", 1, ["one", "two", "three"], "four"), ("a", 2, ["one", "two", "three", "four"], "five")
+    )
+    test = split(
+        ("x", 1, ["three"], "four"),
+        ("y", 1, ["zero", "two", "three"], "four"),
+        ("z", 1, ["one", "two", "three"], "four"),
+        ("w", 1, ["three", "two", "one"], "four"),
+        ("v", 1, ["one", "four"], "five"),
+    )
+    counts = audit(DatasetDict(train=train, test=test))["splits"]["test"]
+    assert counts["pairs_in_train"] == {"one_turn": 4, "three_turns": 1, "full_context": 1}
+    assert counts["dialogues"] == counts["pairs"] == 5

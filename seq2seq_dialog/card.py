@@ -1,0 +1,271 @@
+"""The card of a model on the Hub, README.md: what it is, how to call it, what it is worth.
+
+What is said is decided here from what the run folder holds, how it reads in card.md.jinja. Nothing
+of the machine is told: of a path the last part alone.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+import re
+import shlex
+from collections.abc import Collection
+from pathlib import Path, PureWindowsPath
+
+import yaml
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from . import evaluation, page
+from .arguments import UsageError, read_yaml
+from .portable.context import TURN_SEPARATOR
+from .report import read_json, read_jsonl
+
+DAILYDIALOG, SAMPLES = "DailyDialog", "the sample corpus of seq2seq-dialog"
+DAILYDIALOG_ID = "li2017dailydialog/daily_dialog"  # its authors' own, on the Hub
+DAILYDIALOG_PAIRS = {76_052, 89_862}  # of the official training split, and of all in one file
+SAMPLES_COUNTS = {"dialogues": 400, "utterances": 2790, "pairs": 2390}
+LICENSES = {DAILYDIALOG: "cc-by-nc-sa-4.0", SAMPLES: "apache-2.0"}
+# Settings that are about a machine or an account, not about the model.
+PRIVATE = {"output_dir", "data_cache", "logging_dir", "run_name", "report_to", "hub_model_id"}
+PRIVATE |= {"push_to_hub", "hub_private_repo", "hub_revision", "hub_strategy"}
+GREETING = ["Hello! How are you?", "Fine, thanks. And you?", "Very well, thank you."]
+EXAMPLES = (1, 2, 3)  # turns of the contexts that are examples
+
+# What of each protocol goes into the metadata, and what the Hub calls the metrics.
+INDEXED = {"default": page.MAIN, "plato": ("plato_bleu_1", "plato_bleu_2")}
+INDEXED |= {"multiref": ("bleu_2", "rouge_l")}
+METRIC_TYPES = {"perplexity": "perplexity", "bleu": "sacrebleu", "chrf": "chrf"}
+METRIC_TYPES |= {"rouge_l": "rouge", "distinct_2": "distinct"}  # the others are kinds of bleu
+ON_HUB = ("perplexity", "sacrebleu", "bleu", "chrf", "rouge")  # "distinct" it has not
+SUBSETS = {"full": "all pairs", "clean": "clean pairs"}
+
+
+def model_card(folder: Path, repo: str, license: str | None = None) -> str:
+    """Write the card of a finished run.
+
+    Args:
+        folder: the run folder.
+        repo: `user/name`, where the model will be.
+        license: of the dialogues, as the Hub names it; by default what the run's settings say or
+            what is known of the data.
+
+    Returns:
+        README.md: metadata as YAML, then Markdown.
+
+    Raises:
+        UsageError: the folder is no finished run, or DailyDialog's licence shall be another.
+    """
+    folder, name = Path(folder), repo.split("/")[-1]
+    found = page.read(folder)
+    evaluated, predictions = found["evaluation"], folder / "predictions.jsonl"
+    config = read_yaml(str(folder / "config.yaml"))
+    environment, metrics, model = (
+        read_json(path) if path.is_file() else {}
+        for path in (folder / f"{n}.json" for n in ("environment", "metrics", "config"))
+    )
+    from_hub = environment.get("from_hub", {})
+    public, paths = shareable(config, from_hub)
+    base_model = config["model_name_or_path"] if "model_name_or_path" in from_hub else None
+    settings = yaml.safe_dump(public, sort_keys=False, allow_unicode=True, width=100)
+    data = source(config, metrics, license, from_hub)
+    language = str(config.get("language", "en"))
+    drawn = examples(read_jsonl(predictions) if predictions.is_file() else [])
+    sizes = {row["subset"]: row["pairs"] for row in evaluated.get("results", ())}
+    content = found | {
+        "name": name,
+        "repo": repo,
+        "title": page.describe(public | {"data": data["name"]}),
+        "language": {"en": "English"}.get(language, language),
+        "trained": config.get("do_train", True),
+        "data": data,
+        "dailydialog": DAILYDIALOG,
+        "samples_name": SAMPLES,
+        "pairs": metrics.get("data", {}).get("pairs", {}),
+        "parameters": _count(metrics.get("parameters")),
+        "trust": "auto_map" in model,
+        "code": sorted(path.name for path in folder.glob("*.py")),
+        "separator": TURN_SEPARATOR,
+        "sample": drawn[-1] if drawn else None,
+        "opening": drawn[0]["context"][0] if drawn else GREETING[0],
+        "turns": drawn[-1]["context"] if drawn and len(drawn[-1]["context"]) > 1 else GREETING,
+        "split": evaluated.get("split", "test"),
+        "sizes": sizes,
+        "subsets": SUBSETS,
+        # the clean ones first, and nothing twice
+        "shown": [s for s in reversed(sizes) if s == "full" or sizes[s] != sizes["full"]],
+        "decoding": evaluation.describe(config) if "do_sample" in config else None,
+        "manners": evaluated.get("quality", {}).get(evaluation.MODEL, {}).get("full"),
+        "config": public,
+        "environment": environment,
+        "base_model": base_model,
+        "base_commit": from_hub.get("model_name_or_path"),
+        "metrics": metrics,
+        "settings": settings,
+        "fence": "`" * (1 + max(map(len, re.findall("`+", settings)), default=2)),
+        "paths": {key: shlex.quote(f"path/to/{path}") for key, path in paths.items()},
+    }
+    options = {"loader": FileSystemLoader(Path(__file__).parent), "undefined": StrictUndefined}
+    options |= {"autoescape": True, "trim_blocks": True, "lstrip_blocks": True}
+    templates = Environment(finalize=page.markdown, **options)
+    templates.filters |= {"figure": page.figure}
+    templates.filters["literal"] = lambda text: Markup(json.dumps(text, ensure_ascii=False))
+    body = templates.get_template("card.md.jinja").render(content).strip()
+    results = measured(evaluated, metrics, data)
+    known = {result.metric_type for result in results}
+    contexts = [f" {TURN_SEPARATOR} ".join(row["context"]) for row in drawn]
+    metadata = ModelCardData(
+        language=language,
+        license=data["license"],
+        library_name="transformers",
+        pipeline_tag="text-generation",
+        # Not "conversational": for it the Hub prints code that cuts the prompt's length off replies
+        tags=["text2text-generation", "dialogue", "custom_code"],
+        base_model=base_model,
+        datasets=[data["id"]] if data["id"] else None,
+        metrics=[name for name in ON_HUB if name in known] or None,
+        widget=[
+            {"text": context, "output": {"text": row["reply"]}}
+            for context, row in zip(contexts, drawn, strict=True)
+        ]
+        or None,
+        model_name=name,
+        eval_results=results or None,
+    )
+    return str(ModelCard(f"---\n{metadata.to_yaml()}\n---\n\n{body}\n"))
+
+
+def source(
+    config: dict, metrics: dict, license: str | None, from_hub: Collection[str] = ()
+) -> dict:
+    """Tell what the model was trained on, and by which licence.
+
+    Args:
+        license: what is given for the data, before what the settings say.
+        from_hub: the settings whose value is a name on the Hub.
+
+    Returns:
+        `name` for people; `id` on the Hub or None; `license` or None; `known`, whether that is the
+        licence of data that is known here.
+
+    Raises:
+        UsageError: DailyDialog is given another licence than its own.
+    """
+    about = metrics.get("data", {})
+    splits, files = about.get("pairs", {}), about.get("problems", {})
+    counts = {*splits.values(), sum(splits.values()), *(f.get("pairs") for f in files.values())}
+    given = (license or config.get("license") or "").strip().lower() or None
+    given_data = config.get("data") or config.get("dataset_name")
+    dataset = config["dataset_name"] if "dataset_name" in from_hub else None
+    name = dataset or PureWindowsPath(str(given_data or DAILYDIALOG)).name
+    files_pairs = sum(f.get("pairs", 0) for f in files.values())
+    if {*counts, files_pairs} & DAILYDIALOG_PAIRS or given_data is None:
+        name, dataset = DAILYDIALOG, dataset or DAILYDIALOG_ID
+    elif any(SAMPLES_COUNTS.items() <= counted.items() for counted in files.values()):
+        name = SAMPLES
+    own = LICENSES.get(name)
+    if name == DAILYDIALOG and config.get("do_train", True) and given not in (None, own):
+        raise UsageError(
+            f"The licence of a model trained on DailyDialog cannot be {given!r}: the data are "
+            f"{own.upper()} (no commercial use, share alike), which the model inherits. Leave the "
+            f"licence out, or give {own}."
+        )
+    return {"name": name, "id": dataset, "license": given or own, "known": given in (None, own)}
+
+
+def shareable(config: dict, from_hub: Collection[str]) -> tuple[dict, dict]:
+    """Take out of settings what is about the machine: of paths, all but the last part.
+
+    Args:
+        from_hub: the settings whose value is a name on the Hub.
+
+    Returns:
+        The settings, and those of them that were paths.
+    """
+    names = {config.get(key) for key in from_hub}
+    public = {
+        key: _last_part(value, names)
+        for key, value in config.items()
+        if key not in PRIVATE and not key.endswith("token")
+    }
+    own = ("data", "dataset_name", "model_name_or_path", "tokenizer_name_or_path")
+    own += ("multireference",)
+    paths = {key: public[key] for key in own if key in public and public[key] not in names}
+    return public, paths
+
+
+def _last_part(value, names: set):
+    if isinstance(value, dict):
+        return {key: _last_part(each, names) for key, each in value.items()}
+    if isinstance(value, list):
+        return [_last_part(each, names) for each in value]
+    is_path = isinstance(value, str) and value not in names and ("/" in value or "\\" in value)
+    return PureWindowsPath(value).name if is_path else value
+
+
+def measured(evaluated: dict, metrics: dict, data: dict) -> list[EvalResult]:
+    """List the model's figures for the metadata; without an evaluation, those of metrics.json.
+
+    Args:
+        data: what `source` returns.
+    """
+    rows = [row for row in evaluated.get("results", ()) if row["system"] == evaluation.MODEL]
+    rows = rows or [
+        {"protocol": "default", "subset": "full", "split": split, "metrics": metrics[split]}
+        for split in ("validation", "test")
+        if split in metrics
+    ]
+    results = []
+    for row in rows:
+        for key in INDEXED.get(row["protocol"], ()):
+            value = row["metrics"].get(key)
+            if value is None or not math.isfinite(value):
+                continue
+            label = f"{page.METRICS[key][0]} ({SUBSETS[row['subset']]})"
+            if row["protocol"] == "multiref":
+                label = label.replace(")", ", best of several references)")
+            args = {key: row.get(key) for key in ("protocol", "subset", "pairs", "decoding")}
+            args |= {"signature": row.get("signature")}
+            interval = row.get("intervals", {}).get(key)
+            if interval and all(map(math.isfinite, interval)):
+                args["confidence_interval_95"] = [round(bound, 2) for bound in interval]
+            results.append(
+                EvalResult(
+                    task_type="text-generation",
+                    task_name="Dialogue response generation",
+                    dataset_type=data["id"] or "custom",
+                    dataset_name=data["name"],
+                    dataset_split=row["split"],
+                    metric_type=METRIC_TYPES.get(key, "bleu"),
+                    metric_name=label,
+                    metric_value=round(value, 2),
+                    metric_args={name: each for name, each in args.items() if each},
+                )
+            )
+    return results
+
+
+def examples(predictions: list[dict]) -> list[dict]:
+    """Draw replies to show, by lot, one to a context of each number of turns in `EXAMPLES`.
+
+    Each is drawn from the quarter of such contexts that has the fewest letters, of clean pairs if
+    there are any.
+    """
+    draw, drawn = random.Random(page.SEED), []
+    rows = [row for row in predictions if row.get("clean")] or predictions
+    for turns in EXAMPLES:
+        group = [row for row in rows if len(row["context"]) == turns]
+        group.sort(key=lambda row: len("".join(row["context"])))
+        if group:
+            drawn.append(draw.choice(group[: math.ceil(len(group) / 4)]))
+    return drawn
+
+
+def _count(number: int | None) -> str | None:
+    """Write a count for people, in millions from one million on."""
+    if number is None or number < 1_000_000:
+        return number and f"{number:,}"
+    return f"{number / 1e6:,.{1 if number < 1e8 else 0}f} million"

@@ -1,0 +1,371 @@
+"""To the Hub: what of a run goes up, in one commit, and what to do when it does not work.
+
+`HfApi.upload_folder` may split an upload into several commits (huggingface_hub 2 does with Xet); a
+reader could then load new weights with an old config. So everything goes up by one `create_commit`:
+until it is through, the old revision is what everybody sees.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+import time
+from collections.abc import Callable, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import yaml
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, ModelCard, get_token
+from huggingface_hub.errors import (
+    EntryNotFoundError,
+    HfHubHTTPError,
+    HFValidationError,
+    HTTPError,
+    LocalTokenNotFoundError,
+    OfflineModeIsEnabled,
+)
+from huggingface_hub.utils import validate_repo_id
+from rich.console import Console
+
+from .arguments import UsageError
+from .artifact import PORTABLE, V5_CONFIG
+from .card import model_card
+from .portable.context import TURN_SEPARATOR
+from .report import read_json
+from .web import space_files
+
+logger = logging.getLogger(__name__)
+
+ATTEMPTS, WAIT = 4, 2.0  # of an upload; seconds before the second, twice as long before each next
+WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
+CODE = ("configuration_rnn.py", "context.py", "modeling_rnn.py", "pipeline.py")
+PUBLISHED = ("config.json", V5_CONFIG, "generation_config.json", "chat_template.jinja")
+PUBLISHED += ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
+PUBLISHED += ("added_tokens.json", "spiece.model", "sentencepiece.bpe.model", "vocab.json")
+PUBLISHED += ("vocab.txt", "merges.txt", "metrics.json", "evaluation.json", "curves.png")
+
+
+def model_files(
+    folder: str | Path, repo: str, license: str | None = None
+) -> dict[str, Path | bytes]:
+    """List what of a finished run goes to the Hub: weights, settings, tokenizer, code, card.
+
+    Nothing else does: no checkpoint, optimizer, log, test pair or setting of this machine. Code is
+    that of this project, never that of the folder.
+
+    Args:
+        folder: a run folder.
+        repo: `user/name`, for the card.
+        license: of the dialogues; by default what is known of them.
+
+    Returns:
+        The path in the repository, and the file or its content.
+
+    Raises:
+        UsageError: the folder is no finished run, brings foreign code, or a file of it names a
+            token or a path of this machine.
+    """
+    folder = Path(folder)
+    absent = [
+        n for n in ("metrics.json", "config.json", "config.yaml") if not (folder / n).is_file()
+    ]
+    if absent:
+        raise UsageError(
+            f"{str(folder)!r} is no finished run: {', '.join(absent)} is missing. Give the "
+            "output_dir of run_seq2seq_dialog.py; the same command finishes a run that was stopped."
+        )
+    foreign = sorted(path.name for path in folder.glob("*.py") if path.name not in CODE)
+    if foreign:
+        raise UsageError(
+            f"{str(folder)!r} brings code that is not this project's ({', '.join(foreign)}), which "
+            "others would have to trust. Upload it by `hf upload` if you have read it."
+        )
+    elsewhere = [
+        x for x in read_json(folder / "config.json").get("auto_map", {}).values() if "--" in x
+    ]
+    if elsewhere:
+        raise UsageError(
+            f"config.json of {str(folder)!r} takes code from another repository ({elsewhere[0]}), "
+            "which may change any day. Upload it by `hf upload` if you trust it."
+        )
+    names = [name for name in PUBLISHED if (folder / name).is_file()]
+    if (folder / INDEX).is_file():
+        names += [INDEX, *sorted(set(read_json(folder / INDEX)["weight_map"].values()))]
+    else:
+        names.append(WEIGHTS)
+    missing = [name for name in names if not (folder / name).is_file()]
+    if missing:
+        raise UsageError(f"{str(folder)!r} has no {', '.join(missing)}: train or copy it again.")
+    files = {name: folder / name for name in names}
+    files |= {name: PORTABLE / name for name in CODE if (folder / name).is_file()}
+    files["README.md"] = model_card(folder, repo, license).encode()
+    _check_private(files, folder)
+    return files
+
+
+def _check_private(files: Mapping[str, Path | bytes], folder: Path) -> None:
+    """Refuse to send a token, or where things lie on this machine, to everybody."""
+    config = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
+    paths = {value for value in config.values() if isinstance(value, str) and value.startswith("/")}
+    paths |= {str(folder.resolve()), str(Path.cwd()), str(Path.home())}
+    secrets = (paths | {get_token()}) - {None, "", "/"}
+    for name, file in files.items():
+        if name.endswith((".json", ".md", ".jinja")) and name != "tokenizer.json":
+            text = file.decode() if isinstance(file, bytes) else file.read_text(encoding="utf-8")
+            # A path only where it begins and ends as one: /data is none in example.org/datasets.
+            found = [x for x in secrets if re.search(rf"(?<![\w.-]){re.escape(x)}(?![\w-])", text)]
+            if found:
+                what = "your token" if get_token() in found else repr(found[0])
+                raise UsageError(
+                    f"{name} would tell everybody {what}: take it out of {str(folder / name)!r}, "
+                    "then publish again."
+                )
+
+
+def own_repo(repo: str) -> str:
+    """Complete a name to `user/name` and see, before any long work, that one may write there.
+
+    Raises:
+        UsageError: not logged in, a token that may only read, or someone else's namespace.
+    """
+    with told(repo):
+        validate_repo_id(repo)
+        who = HfApi().whoami()
+    role = who.get("auth", {}).get("accessToken", {}).get("role")
+    if role == "read":
+        raise UsageError(
+            f"The token of {who['name']} may only read: make one that may write at "
+            "https://huggingface.co/settings/tokens, then `hf auth login` or set HF_TOKEN."
+        )
+    namespace = repo.split("/")[0] if "/" in repo else who["name"]
+    mine = [who["name"], *(org["name"] for org in who.get("orgs", ()))]
+    if namespace not in mine:
+        raise UsageError(
+            f"{namespace!r} in {repo!r} is not yours: the token may write to {', '.join(mine)}. "
+            "Choose one of them, or log in as a member of the other."
+        )
+    return repo if "/" in repo else f"{namespace}/{repo}"
+
+
+def push(
+    files: Mapping[str, Path | bytes],
+    repo: str,
+    repo_type: str = "model",
+    *,
+    message: str,
+    private: bool = False,
+    revision: str = "main",
+    stale: Callable[[str], bool] = lambda path: False,
+    space_sdk: str | None = None,
+) -> str:
+    """Make a repository hold `files`, by one commit; what is there already is not sent again.
+
+    An upload that is cut off is tried again; what went up before is not sent twice. Until the
+    commit is through, the old revision is what everybody sees.
+
+    Args:
+        files: path in the repository -> a file or its content.
+        repo: `user/name`.
+        repo_type: model, dataset or space.
+        message: of the commit.
+        private: make a new repository private.
+        revision: a branch, made where it is missing.
+        stale: tells of a path in the repository that is not in `files` whether it has to go.
+        space_sdk: of a Space.
+
+    Returns:
+        The commit.
+
+    Raises:
+        UsageError: says what to do.
+    """
+    api = HfApi()
+
+    def once() -> str:
+        options = {"repo_id": repo, "repo_type": repo_type}
+        api.create_repo(**options, private=private, exist_ok=True, space_sdk=space_sdk)
+        if private and not api.repo_info(**options).private:
+            raise UsageError(
+                f"{repo} exists and everybody can read it: make it private in its settings on the "
+                "Hub first, or choose another name."
+            )
+        if revision != "main":
+            api.create_branch(**options, branch=revision, exist_ok=True)
+        there = set(api.list_repo_files(**options, revision=revision)) - set(files)
+        operations = [CommitOperationDelete(path) for path in sorted(there) if stale(path)]
+        operations += [CommitOperationAdd(path, file) for path, file in files.items()]
+        commit = api.create_commit(
+            **options, operations=operations, commit_message=message, revision=revision
+        )
+        return commit.oid
+
+    with told(repo):
+        for attempt in range(1, ATTEMPTS):
+            try:
+                return once()
+            except (HTTPError, RuntimeError, json.JSONDecodeError) as error:
+                if not passing(error):
+                    raise
+                logger.warning("The upload was interrupted (%s); trying again.", _short(error))
+                time.sleep(WAIT * 2 ** (attempt - 1))
+        return once()
+
+
+def publish(
+    folder: str,
+    repo: str,
+    private: bool = False,
+    revision: str = "main",
+    license: str | None = None,
+    space: str | None = None,
+    dry_run: bool = False,
+) -> None:
+    """Publish a finished run on the Hub, and on request a Space that serves it.
+
+    Args:
+        folder: a run folder; it stays as it is.
+        repo: `user/name`, or a name in one's own namespace.
+        private: make a new repository private.
+        revision: the branch.
+        license: of the dialogues, where the run does not know it.
+        space: `user/name` of a Space with a chat page.
+        dry_run: only list what would go up.
+
+    Raises:
+        UsageError: says what to do; the same command continues.
+    """
+    console = Console(highlight=False, soft_wrap=True)
+    if not dry_run or "/" not in repo:
+        repo = own_repo(repo)
+    if space and not dry_run:
+        space = own_repo(space)
+    files = model_files(folder, repo, license)
+    if dry_run:
+        show_files(files, repo, console)
+        if space:
+            show_files(space_files(repo, private=private), f"spaces/{space}", console)
+        return
+    commit = push(
+        files,
+        repo,
+        message="Publish the model",
+        private=private,
+        revision=revision,
+        stale=lambda path: path in (*PUBLISHED, *CODE, WEIGHTS, INDEX) or _is_shard(path),
+    )
+    page = f"{HfApi().endpoint}/{repo}"
+    told_revision = "" if revision == "main" else f", revision={revision!r}"
+    console.print(f"Published: {page}{'' if revision == 'main' else f'/tree/{revision}'}")
+    console.print(
+        "Call it:   from transformers import pipeline\n"
+        f'           pipeline("text2text-generation", model="{repo}"{told_revision}, '
+        'trust_remote_code=True)("How are you?")'
+    )
+    if space:
+        shown = ModelCard(files["README.md"].decode()).data.get("widget") or ()
+        openings = [example["text"].split(TURN_SEPARATOR)[0].strip() for example in shown]
+        push(
+            space_files(repo, commit, private=private, openings=openings),
+            space,
+            "space",
+            message=f"Serve {repo}",
+            private=private,
+            space_sdk="gradio",
+        )
+        console.print(f"Chat:      {HfApi().endpoint}/spaces/{space}")
+
+
+def _is_shard(path: str) -> bool:
+    return path.startswith("model-") and path.endswith(".safetensors")
+
+
+def show_files(files: Mapping[str, Path | bytes], repo: str, console: Console) -> None:
+    """Print what would go up, with its size in bytes."""
+    console.print(f"Would go to {repo}:")
+    sizes = {
+        name: len(file) if isinstance(file, bytes) else file.stat().st_size
+        for name, file in sorted(files.items())
+    }
+    for name, size in sizes.items():
+        console.print(f"{size:>15,}  {name}")
+    console.print(f"{sum(sizes.values()):>15,}  bytes in {len(sizes)} files")
+
+
+def passing(error: BaseException) -> bool:
+    """Tell whether an error of the Hub's client may be gone at the next try."""
+    error = _root(error)
+    if isinstance(error, OfflineModeIsEnabled):
+        return False
+    if isinstance(error, HfHubHTTPError):
+        return error.response.status_code in (408, 412, 429) or error.response.status_code >= 500
+    return isinstance(error, HTTPError | RuntimeError | json.JSONDecodeError)
+
+
+@contextmanager
+def told(repo: str):
+    """Turn the errors of the Hub's client into a UsageError that says what to do.
+
+    Args:
+        repo: what the work is about.
+    """
+    try:
+        yield
+    except UsageError:
+        raise
+    except (HTTPError, OSError, RuntimeError, ValueError) as error:
+        raise UsageError(explain(_root(error), repo)) from error
+
+
+def explain(error: BaseException, repo: str) -> str:
+    """Word an error of the Hub's client: what is wrong, and the next step."""
+    again = "Nothing is lost: the same command continues."
+    tokens = "https://huggingface.co/settings/tokens"
+    if isinstance(error, HFValidationError):
+        return f"{repo!r} cannot be the name of a repository. {error} Write user/name."
+    if isinstance(error, LocalTokenNotFoundError):
+        return f"Not logged in to the Hub. Run `hf auth login`, or set HF_TOKEN; tokens: {tokens}."
+    if isinstance(error, OfflineModeIsEnabled):
+        return f"HF_HUB_OFFLINE is set, so {repo} was not looked for: unset it. {again}"
+    if isinstance(error, HfHubHTTPError):
+        status = error.response.status_code
+        said = error.server_message or _short(error)
+        if status == 401 and get_token():
+            return f"The Hub does not know this token. Make a new one at {tokens}. {again}"
+        if status == 401 or (status == 404 and not isinstance(error, EntryNotFoundError)):
+            return (
+                f"{repo} is not on the Hub, or private: log in with `hf auth login` as someone who "
+                f"may read it, and check the name. The Hub says: {said}"
+            )
+        if status == 402:
+            return (
+                f"The Hub wants to be paid for {repo}: {said} A Space may be free on ZeroGPU: make "
+                f"it at https://huggingface.co/new-space, then the same command fills it. {again}"
+            )
+        if status == 413 or "storage limit" in said.lower() or "quota" in said.lower():
+            return (
+                f"The Hub has no room for {repo}: {said} Free some, or publish to another "
+                f"namespace. {again}"
+            )
+        if status == 403:
+            return (
+                f"The token may not write to {repo}: {said} Use one with that right ({tokens}) or "
+                f"a namespace of your own. {again}"
+            )
+        if status == 429 or status >= 500:
+            return f"The Hub cannot serve {repo} now ({status}: {said}). Try later. {again}"
+        return f"The Hub refuses {repo} ({status}): {said}"
+    if isinstance(error, HTTPError | ConnectionError | TimeoutError):
+        return f"No connection to {HfApi().endpoint} ({_short(error)}). {again}"
+    return f"{repo} could not be published: {_short(error)}. {again}"
+
+
+def _root(error: BaseException) -> BaseException:
+    """Find the client's error behind the RuntimeError of an upload thread."""
+    while isinstance(error, RuntimeError) and error.__cause__ is not None:
+        error = error.__cause__
+    return error
+
+
+def _short(error: BaseException) -> str:
+    return " ".join(str(error).split())[:300].rstrip(".") or type(error).__name__
