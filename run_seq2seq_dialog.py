@@ -128,6 +128,9 @@ def main(argv: list[str] | None = None) -> None:
     data = {"pairs": pairs, "cut": cuts, "problems": problems}
 
     # 5. Training
+    if training_args.tokens_per_batch == "auto" and checkpoint is not None:
+        before = report.read_json(output_dir / "environment.json")
+        training_args.tokens_per_batch = before["tokens_per_batch"]
     metric = ReplyMetric(keep_in_memory=True)
     trainer_class, options = DialogueTrainer, {}
     if adversarial_args.adversarial and training_args.do_train:
@@ -143,6 +146,7 @@ def main(argv: list[str] | None = None) -> None:
         compute_metrics=lambda p: metric.compute(predictions=p.predictions, references=p.label_ids),
         **options,
     )
+    environment["tokens_per_batch"] = training_args.tokens_per_batch
     if training_args.early_stopping_patience is not None:
         trainer.add_callback(EarlyStoppingCallback(training_args.early_stopping_patience))
     if main_process:

@@ -120,6 +120,11 @@ class AdversarialTrainer(DialogueTrainer):
         if args.save_total_limit == 1:
             args.save_total_limit = 2  # Trainer deletes the last in the end if another was better
         super().__init__(model, args, processing_class, **kwargs)
+        if self.is_fsdp_enabled or self.is_deepspeed_enabled:
+            raise UsageError(
+                "Adversarial training does not work with FSDP and DeepSpeed: use plain data "
+                "parallelism, configs/accelerate/gpus.yaml."
+            )
         for module in model.modules():
             if isinstance(module, nn.Dropout):
                 module.p = 0.0

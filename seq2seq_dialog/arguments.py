@@ -262,9 +262,12 @@ class DialogueTrainingArguments(Seq2SeqTrainingArguments):
 
     _argument_group_name = "training"
 
-    tokens_per_batch: int = field(
+    tokens_per_batch: str = field(
         default=4096,
-        metadata={"help": "Source plus target tokens, padding included, of a batch on one device."},
+        metadata={
+            "help": "Source plus target tokens, padding included, of a batch on one device; auto "
+            "finds the most that a GPU has memory for."
+        },
     )
     eval_tokens_per_batch: int = field(
         default=16384, metadata={"help": "The same for evaluation and generation."}
@@ -302,11 +305,22 @@ class DialogueTrainingArguments(Seq2SeqTrainingArguments):
         default="loss",
         metadata={"help": "What best means: loss, perplexity, or bleu with predict_with_generate."},
     )
+    logging_nan_inf_filter: bool = field(
+        default=False,
+        metadata={"help": "Leave nan out of the logged loss; makes the GPU wait twice a batch."},
+    )
     restore_callback_states_from_checkpoint: bool = field(
         default=True, metadata={"help": "A resumed run counts its patience on."}
     )
 
     def __post_init__(self):
+        if self.tokens_per_batch != "auto":
+            try:
+                self.tokens_per_batch = int(self.tokens_per_batch)
+            except ValueError:
+                raise UsageError(
+                    f"tokens_per_batch is {self.tokens_per_batch!r}; it must be a number or auto."
+                ) from None
         # As given: what follows, here and in the base class, depends on the machine.
         self.given = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.init}
         defaults = {f.name: f.default for f in dataclasses.fields(self)}
@@ -321,7 +335,7 @@ class DialogueTrainingArguments(Seq2SeqTrainingArguments):
             self.use_cpu = True  # said aloud, or several processes would not find each other
         if self.bf16 is None:
             launcher = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
-            free = not self.fp16 and not self.use_cpu and launcher == "no"
+            free = not self.fp16 and not self.use_cpu and launcher in ("no", "bf16")
             gpu = torch.cuda.is_available()
             self.bf16 = free and gpu and torch.cuda.is_bf16_supported(including_emulation=False)
         super().__post_init__()
@@ -520,7 +534,7 @@ def _check(
         (adversarial, "collapse_threshold", 0, 1),
     ):
         value = getattr(group, name)
-        if value is not None and not least <= value <= most:
+        if value not in (None, "auto") and not least <= value <= most:
             bounds = f"at least {least}" if most == math.inf else f"from {least} to {most}"
             raise UsageError(f"{name} is {value}; it must be {bounds}.")
     if adversarial.reward not in REWARDS:
@@ -531,6 +545,11 @@ def _check(
         raise UsageError(
             "adversarial training improves a generator that was trained by maximum likelihood: "
             "make one first (configs/rnn_attention.yaml) and give its folder as model_name_or_path."
+        )
+    if adversarial.adversarial and training.tokens_per_batch == "auto":
+        raise UsageError(
+            "tokens_per_batch is auto, which does not know what a discriminator needs: with "
+            "adversarial training, set a number."
         )
     if adversarial.adversarial and 0 < training.max_steps <= adversarial.discriminator_warmup_steps:
         raise UsageError(

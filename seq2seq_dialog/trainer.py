@@ -5,12 +5,16 @@ from __future__ import annotations
 import json
 import math
 import time
+from contextlib import nullcontext
 from functools import partial
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
 import torch
+from accelerate import load_checkpoint_in_model
 from accelerate.utils import gather_object
+from torch.distributed.fsdp import register_fsdp_forward_method
 from torch.nn import functional
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
@@ -21,8 +25,10 @@ from transformers.trainer_utils import EvalLoopOutput, EvalPrediction, TrainOutp
 from .arguments import DialogueTrainingArguments, UsageError
 from .batching import TokenBudgetSampler, evaluation_batches
 from .data import IGNORE, DialogueCollator
+from .memory import find_tokens_per_batch
 from .metrics import perplexity
 from .models import FP16_UNSAFE
+from .sharding import UNSHARDED, check_checkpoint, check_sharding, sharding_of, share_embedding
 
 
 def last_checkpoint(output_dir: str | Path, world_size: int) -> str | None:
@@ -126,6 +132,10 @@ class DialogueTrainer(Seq2SeqTrainer):
     - `evaluate` takes the exact mean over target tokens; with `predict_with_generate`, and always
       in `predict`, it also replies, and gives texts to `compute_metrics`. Figures do not depend
       on batches or on the number of processes.
+    - Between two logs nothing is read from the GPU, so that it never waits for Python (unless
+      `logging_nan_inf_filter` is on).
+    - With FSDP (version 2) and DeepSpeed (ZeRO up to stage 2) evaluation and replies work as
+      without, and `save_model` writes the model whole; checkpoints hold shards.
 
     Args:
         args: DialogueTrainingArguments.
@@ -133,8 +143,8 @@ class DialogueTrainer(Seq2SeqTrainer):
         compute_metrics: takes an EvalPrediction of replies and references (lists of strings).
 
     Raises:
-        UsageError: fp16 for a model that overflows in it; FSDP or DeepSpeed, which evaluation here
-            does not know; several GPUs without a process for each.
+        UsageError: fp16 for a model that overflows in it; what FSDP and DeepSpeed cannot do;
+            several GPUs without a process for each; `tokens_per_batch` auto without a GPU.
     """
 
     def __init__(self, model, args: DialogueTrainingArguments, processing_class, **kwargs):
@@ -167,19 +177,40 @@ class DialogueTrainer(Seq2SeqTrainer):
             compute_loss_func=self._mean_loss,
             **kwargs,
         )
-        if self.is_fsdp_enabled or self.is_deepspeed_enabled:
-            raise UsageError(
-                "FSDP and DeepSpeed are not supported yet: use plain data parallelism "
-                "(accelerate launch --multi_gpu), with activation_checkpointing to save memory."
-            )
+        check_sharding(self)
+        if self.is_fsdp_enabled:
+            share_embedding(model)
+        self._flops_per_token = 6 * model.num_parameters(exclude_embeddings=True)
         self._tokens, self._clock = 0, time.perf_counter()
         if self.pop_callback(ProgressCallback) is not None:
             self.add_callback(TrainingProgress)
+        if args.tokens_per_batch == "auto" and args.do_train:
+            if args.device.type == "cpu":
+                raise UsageError("tokens_per_batch is auto, which needs a GPU: set a number.")
+            args.tokens_per_batch = find_tokens_per_batch(self, lengths_of(self.train_dataset))
 
     def _mean_loss(self, outputs, labels, num_items_in_batch=None):
         nll = token_nll(outputs.logits, labels, self.args.label_smoothing_factor)
         tokens = (labels != IGNORE).sum() if num_items_in_batch is None else num_items_in_batch
         return nll.sum() / tokens
+
+    def training_step(self, model, inputs, num_items_in_batch=None) -> torch.Tensor:
+        """Take the gradient of a batch.
+
+        Where a mask has two dimensions, transformers reads it back from the GPU, twice a pass, to
+        see whether anything is padded; it takes one of four as it is.
+        """
+        mask = inputs["attention_mask"]  # (batch, source_len)
+        padded = not mask.is_cpu or not mask.numpy().all()
+        inputs = self._prepare_inputs(inputs)
+        if self.model.config._attn_implementation == "sdpa" and not self.args.torch_compile:
+            mask = inputs["attention_mask"][:, None, None].bool()  # (batch, 1, 1, source_len)
+            inputs["attention_mask"] = mask if padded else None
+        return super().training_step(model, inputs, num_items_in_batch)
+
+    def floating_point_ops(self, inputs) -> int:
+        """Count those of a batch; the parameters are not counted anew each time."""
+        return self._flops_per_token * inputs["input_ids"].numel()
 
     def train(self, resume_from_checkpoint: str | None = None, **kwargs) -> TrainOutput:
         """Train, from a checkpoint where one is given.
@@ -192,14 +223,42 @@ class DialogueTrainer(Seq2SeqTrainer):
         folder = Path(resume_from_checkpoint)
         state = TrainerState.load_from_json(str(folder / "trainer_state.json"))
         if folder != Path(self.args.output_dir):
+            check_checkpoint(folder, sharding_of(self))
             control = state.stateful_callbacks["TrainerControl"]["args"]
             if not control["should_training_stop"]:
                 return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
             if self.args.load_best_model_at_end and state.best_model_checkpoint:
                 folder = Path(state.best_model_checkpoint)
         self.state = state
-        self._load_from_checkpoint(str(folder))
+        if self.is_fsdp_enabled and folder != Path(self.args.output_dir):
+            self._prepare_model()
+            self._load_from_checkpoint(str(folder))
+        else:
+            load_checkpoint_in_model(self.model, str(folder))
         return TrainOutput(state.global_step, math.nan, {})
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Save the model, whole; checkpoints (`_internal_call`) may hold shards instead."""
+        output_dir = output_dir or self.args.output_dir
+        if sharding_of(self) != UNSHARDED and not self.accelerator._models:  # not sharded yet
+            self._save(output_dir)
+        elif self.is_fsdp_enabled and _internal_call:
+            # The shards follow. Trainer looks for the folder, and all processes have to see it.
+            Path(output_dir).mkdir(parents=True, exist_ok=True)
+        elif self.is_fsdp_enabled:
+            self._save(output_dir, state_dict=self.accelerator.get_state_dict(self.model))
+        else:
+            super().save_model(output_dir, _internal_call)
+
+    def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
+        """Save weights that were gathered: without copies of tied ones, and in 32 bits."""
+        if state_dict is None:
+            return super()._save(output_dir)
+        tied = self.model.all_tied_weights_keys
+        super()._save(output_dir, {k: v.float() for k, v in state_dict.items() if k not in tied})
+        if self.args.should_save:  # DeepSpeed's own have 16 bits, which the config says
+            self.model.config.dtype = "float32"
+            self.model.config.save_pretrained(output_dir)
 
     def _issue_warnings_after_load(self, load_result) -> None:
         tied = self.model.all_tied_weights_keys  # saved once, so that they are missing by design
@@ -254,9 +313,14 @@ class DialogueTrainer(Seq2SeqTrainer):
         )
 
     def _prepare_inputs(self, inputs):
-        inputs = super()._prepare_inputs(inputs)
+        device = self.args.device
+        later = device.type == "cuda"  # the copy is in order there, Python need not wait for it
+        inputs = {
+            k: v if v is None else v.to(device, non_blocking=later) for k, v in inputs.items()
+        }
         # The loss is computed here, not by the model, which would make them of the labels itself.
-        inputs["decoder_input_ids"] = self._shift(labels=inputs["labels"])  # (batch, target_len)
+        if "decoder_input_ids" not in inputs:
+            inputs["decoder_input_ids"] = self._shift(labels=inputs["labels"])
         return inputs
 
     # Evaluation
@@ -279,13 +343,14 @@ class DialogueTrainer(Seq2SeqTrainer):
         """
         started = time.perf_counter()
         reply = description == "Prediction" or self.args.predict_with_generate
+        self._prepare_model()
         self.model.eval()
         self.callback_handler.eval_dataloader = dataloader
         results = []  # (index, nll, tokens, reply) of each example here
         for indices, inputs in zip(dataloader.batch_sampler, dataloader, strict=True):
             inputs = self._prepare_inputs(inputs)
             labels = inputs.pop("labels")  # (batch, target_len)
-            with self.accelerator.autocast():
+            with self._autocast():
                 logits = self.model(**inputs).logits  # (batch, target_len, vocab)
             nll = token_nll(logits, labels).cpu().double().sum(-1)  # (batch,)
             seed = self.args.seed + indices[0]
@@ -325,22 +390,47 @@ class DialogueTrainer(Seq2SeqTrainer):
             seed: of sampling, which leaves the random state of the training alone.
         """
         devices = [self.args.device] if self.args.device.type == "cuda" else []
-        with torch.random.fork_rng(devices), self.accelerator.autocast():
+        with torch.random.fork_rng(devices), self._autocast():
             torch.manual_seed(seed)
             output_ids = self.model.generate(
-                input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"]
+                input_ids=inputs["input_ids"],
+                attention_mask=inputs["attention_mask"],
+                # Each pass gathers the shards of all processes, so they go on until all have ended.
+                synced_gpus=self.is_fsdp_enabled,
             )  # (batch, target_len)
         texts = self.processing_class.batch_decode(output_ids, skip_special_tokens=True)
         return [text.strip() for text in texts]
 
+    def _prepare_model(self) -> None:
+        """Place the model for an evaluation where no training has."""
+        if self.accelerator._models:
+            return
+        if self.is_fsdp_enabled:  # shards a model only together with an optimizer
+            self.create_optimizer()
+            self.model, self.optimizer = self.accelerator.prepare(self.model, self.optimizer)
+            self.model_wrapped = self.model
+            register_fsdp_forward_method(self.model, "generate")
+        elif self.is_deepspeed_enabled:  # shards gradients and what the optimizer knows
+            config = self.accelerator.state.deepspeed_plugin.hf_ds_config
+            self.model.to(self.args.device, config.dtype())
+
+    def _autocast(self):
+        """The precision of training; FSDP and DeepSpeed have cast the weights."""
+        return self.accelerator.autocast() if sharding_of(self) == UNSHARDED else nullcontext()
+
     # Throughput
 
     def get_batch_samples(self, epoch_iterator, num_batches, device):
-        """Count the real tokens of the batches of an optimizer step."""
-        batches, num_items = super().get_batch_samples(epoch_iterator, num_batches, device)
-        for batch in batches:
-            self._tokens += int(batch["attention_mask"].sum() + batch["labels"].ne(IGNORE).sum())
-        return batches, num_items
+        """Take the batches of an optimizer step, and count their tokens.
+
+        Returns:
+            The batches, and the target tokens of all processes, on the device.
+        """
+        batches = list(islice(epoch_iterator, num_batches))
+        target = sum(int(batch["labels"].ne(IGNORE).sum()) for batch in batches)
+        self._tokens += target + sum(int(batch["attention_mask"].sum()) for batch in batches)
+        count = torch.full((), target, dtype=torch.float32, device=device)  # no copy to wait for
+        return batches, self.accelerator.reduce(count, "sum")
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add `tokens_per_second`: real source and target tokens of all processes."""

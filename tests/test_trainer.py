@@ -3,23 +3,32 @@
 import copy
 import json
 import math
+import traceback
+from types import SimpleNamespace
 
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
+from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import (
     BlenderbotConfig,
     BlenderbotForConditionalGeneration,
     EarlyStoppingCallback,
     T5ForConditionalGeneration,
     Trainer,
+    TrainerCallback,
     set_seed,
 )
+from transformers.trainer_callback import TrainerState
 
-from seq2seq_dialog.arguments import DialogueTrainingArguments, UsageError
+from seq2seq_dialog.adversarial import AdversarialTrainer
+from seq2seq_dialog.arguments import AdversarialArguments, DialogueTrainingArguments, UsageError
 from seq2seq_dialog.batching import TokenBudgetSampler
 from seq2seq_dialog.inference import generate_response
 from seq2seq_dialog.metrics import ReplyMetric
+from seq2seq_dialog.models import discriminator_config
+from seq2seq_dialog.sharding import check_checkpoint, check_sharding, share_embedding
 from seq2seq_dialog.trainer import DialogueTrainer, last_checkpoint, shift_right, token_nll
 
 LABELS = torch.tensor([[3, 1, -100], [0, 2, 1]])  # (batch, target_len)
@@ -289,17 +298,147 @@ def test_several_gpus_need_a_process_each(model, tokenizer, features, tmp_path, 
         make_trainer(model, tokenizer, features, tmp_path)
 
 
-@pytest.mark.parametrize("kind", ["is_fsdp_enabled", "is_deepspeed_enabled"])
-def test_sharded_training_is_refused(model, tokenizer, features, tmp_path, monkeypatch, kind):
+def sharded(monkeypatch, kind, number):
+    """Let trainers believe that accelerate has set up FSDP (its version) or DeepSpeed (a stage)."""
     create = Trainer.create_accelerator_and_postprocess
 
     def enabled(self):
         create(self)
-        setattr(self, kind, True)
+        setattr(self, f"is_{kind}_enabled", True)
+        plugin = SimpleNamespace(fsdp_version=number, zero_stage=number)
+        monkeypatch.setattr(AcceleratorState, f"{kind}_plugin", plugin, raising=False)
 
     monkeypatch.setattr(Trainer, "create_accelerator_and_postprocess", enabled)
-    with pytest.raises(UsageError, match="FSDP and DeepSpeed are not supported yet"):
-        make_trainer(model, tokenizer, features, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("kind", "number", "settings", "message"),
+    [
+        ("fsdp", 1, {}, r"fsdp_version is 1; it must be 2, as in configs/accelerate/fsdp"),
+        ("deepspeed", 3, {}, r"zero_stage is 3; it must be at most 2.*configs/accelerate/fsdp"),
+        ("fsdp", 2, {"torch_compile": True}, "torch_compile does not go with FSDP"),
+        ("deepspeed", 2, {"tokens_per_batch": "auto"}, "auto, which DeepSpeed does not allow"),
+    ],
+)
+def test_what_shards_cannot_do_is_refused(
+    model, tokenizer, features, tmp_path, monkeypatch, kind, number, settings, message
+):
+    sharded(monkeypatch, kind, number)
+    with pytest.raises(UsageError, match=message):
+        make_trainer(model, tokenizer, features, tmp_path, **settings)
+
+
+def test_a_recurrent_model_is_not_sharded(make_rnn, tokenizer, features, tmp_path, monkeypatch):
+    sharded(monkeypatch, "fsdp", 2)
+    with pytest.raises(UsageError, match=r"rnn_seq2seq model has no layers that FSDP.*gpus.yaml"):
+        make_trainer(make_rnn(), tokenizer, features, tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["FSDP", "DEEPSPEED"])
+def test_shards_without_a_gpu_are_refused(model, tokenizer, features, tmp_path, monkeypatch, kind):
+    trainer = make_trainer(model, tokenizer, features, tmp_path)
+    monkeypatch.setenv(f"ACCELERATE_USE_{kind}", "true")  # accelerate heeds it on GPUs alone
+    with pytest.raises(UsageError, match=r"on GPUs alone, and this is a CPU.*accelerate/cpu.yaml"):
+        check_sharding(trainer)
+
+
+@pytest.mark.parametrize(("kind", "number"), [("fsdp", 2), ("deepspeed", 2)])
+def test_adversarial_training_is_not_sharded(
+    model, tokenizer, features, tmp_path, monkeypatch, kind, number
+):
+    sharded(monkeypatch, kind, number)
+    args = DialogueTrainingArguments(
+        output_dir=str(tmp_path), eval_strategy="no", use_cpu=True, report_to="none"
+    )
+    settings = AdversarialArguments(collapse_threshold=0)
+    with pytest.raises(UsageError, match=r"Adversarial training does not work with FSDP.*gpus"):
+        AdversarialTrainer(
+            model,
+            args,
+            tokenizer,
+            settings,
+            discriminator_config(None, model),
+            train_dataset=features,
+        )
+
+
+@pytest.mark.parametrize(
+    ("shards", "kind"), [("pytorch_model_fsdp_0", "FSDP"), ("global_step8", "DeepSpeed")]
+)
+def test_shards_are_not_gone_on_from_without_them(
+    model, tokenizer, features, tmp_path, shards, kind
+):
+    (tmp_path / "checkpoint-8" / shards).mkdir(parents=True)
+    state = TrainerState(stateful_callbacks={"TrainerControl": {"args": {}, "attributes": {}}})
+    state.save_to_json(str(tmp_path / "checkpoint-8" / "trainer_state.json"))
+    trainer = make_trainer(model, tokenizer, features, tmp_path)
+    with pytest.raises(UsageError, match=f"written with {kind}, and this run has neither FSDP"):
+        trainer.train(resume_from_checkpoint=str(tmp_path / "checkpoint-8"))
+    with pytest.raises(UsageError, match=f"written with {kind}, and this run has .*go on with"):
+        check_checkpoint(tmp_path / "checkpoint-8", {"FSDP": "DeepSpeed"}.get(kind, "FSDP"))
+
+
+def test_modules_that_share_the_embedding_become_one(model):
+    inputs = {"input_ids": torch.tensor([[5, 6, 1]]), "labels": torch.tensor([[7, 1]])}
+    model.eval()
+    before = model(**inputs).logits
+    share_embedding(model)
+    assert model.encoder.embed_tokens is model.shared is model.decoder.embed_tokens
+    assert model.lm_head is not model.shared and model.lm_head.weight is model.shared.weight
+    assert model(**inputs).logits.equal(before)
+
+
+def test_a_step_reads_nothing_from_the_device(model, tokenizer, features, tmp_path):
+    """On a GPU each value that Python reads, as `item` or a condition, waits for all before it."""
+
+    class Steps(TrainerCallback):
+        inside = False
+
+        def on_step_begin(self, *args, **kwargs):
+            self.inside = True
+
+        def on_step_end(self, *args, **kwargs):
+            self.inside = False
+
+    steps, read = Steps(), []
+
+    class Reads(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            if steps.inside and function.overloadpacket is torch.ops.aten._local_scalar_dense:
+                read.append("".join(traceback.format_stack()))
+            return function(*args, **(kwargs or {}))
+
+    trainer = make_trainer(
+        model, tokenizer, features, tmp_path, logging_steps=50, logging_nan_inf_filter=False
+    )
+    trainer.add_callback(steps)
+    with Reads():
+        trainer.train()
+    assert not read, f"{len(read)} times, first:\n{read[0]}"
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
+def test_a_step_does_not_wait_for_the_gpu(model, tokenizer, features, tmp_path):
+    class Steps(TrainerCallback):
+        def on_step_end(self, args, state, *rest, **kwargs):
+            torch.cuda.set_sync_debug_mode("error" if 2 <= state.global_step < 7 else "default")
+
+    trainer = make_trainer(
+        model,
+        tokenizer,
+        features,
+        tmp_path,
+        max_steps=8,
+        logging_steps=50,
+        logging_nan_inf_filter=False,
+        use_cpu=False,
+    )
+    trainer.add_callback(Steps())
+    try:
+        trainer.train()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert trainer.state.global_step == 8
 
 
 def test_batches_that_cannot_be_shared_out_are_refused(model, tokenizer, features, tmp_path):
