@@ -16,7 +16,7 @@ import transformers
 from rich.console import Console
 from transformers import EarlyStoppingCallback, set_seed
 
-from seq2seq_dialog import arguments, artifact, evaluation, hub, overlap, page, report
+from seq2seq_dialog import arguments, artifact, card, evaluation, hub, overlap, page, report
 from seq2seq_dialog.adversarial import AdversarialTrainer
 from seq2seq_dialog.arguments import UsageError
 from seq2seq_dialog.data import count_cuts, encode_rows, load_rows, utterances
@@ -59,6 +59,7 @@ def main(argv: list[str] | None = None) -> None:
     publishing = training_args.push_to_hub and main_process
     training_args.push_to_hub = False  # Trainer would send checkpoints, too
     if publishing:
+        card.check_terms(data_args.license, data_args.language)
         repo = hub.own_repo(training_args.hub_model_id or output_dir.resolve().name)
     if is_complete(output_dir, settings):
         console.print(f"{output_dir} holds this run, complete.")
@@ -86,6 +87,9 @@ def main(argv: list[str] | None = None) -> None:
     if data_args.drop_overlap:
         rows = overlap.without_overlap(rows, found)
     pairs = {name: len(split) for name, split in rows.items()}
+    if publishing:  # what forbids it is told now, not after the training
+        about = {"data": {"pairs": pairs, "problems": problems}}
+        card.source(settings, about, {}, data_args.license)
     counts = ", ".join(f"{name} {count:,}" for name, count in pairs.items())
     console.print(f"Pairs of context and response: {counts}")
     if "validation" not in rows and training_args.eval_strategy != "no":
@@ -115,6 +119,11 @@ def main(argv: list[str] | None = None) -> None:
     model.generation_config = generation_config(decoding_args, model)
     console.print(f"{type(model).__name__}: {model.num_parameters():,} parameters")
     environment["from_hub"] = from_hub(data_args, model_args, model)
+    if model_args.model_name_or_path is not None:
+        environment["inherited"] = card.inherited(model_args.model_name_or_path)
+    if "dataset_name" in environment["from_hub"] and main_process:
+        terms = hub.dataset_terms(data_args.dataset_name, data_args.dataset_revision)
+        environment["from_hub"]["dataset_name"], environment["dataset_license"] = terms
 
     # 4. Rows to features
     with training_args.main_process_first(desc="tokenising"):
@@ -232,6 +241,7 @@ def publish(output_dir: Path, repo: str, data_args, training_args) -> None:
         private=bool(training_args.hub_private_repo),
         revision=training_args.hub_revision or "main",
         license=data_args.license,
+        language=data_args.language,
     )
 
 

@@ -107,13 +107,23 @@ def build_parser() -> argparse.ArgumentParser:
         help="put a finished run on the Hub",
         description="Publish a run on the Hub by one commit: weights, tokenizer, settings, code, "
         "metrics, curves and a model card. The folder stays as it is; checkpoints, logs and test "
-        "pairs stay at home. Publishing again sends what has changed. Log in before by "
-        "`hf auth login`, or set HF_TOKEN.",
+        "pairs stay at home, but for the exchanges that the card shows. Published again, only "
+        "what has changed is sent. Log in before by `hf auth login`, or set HF_TOKEN.",
     )
     publish.add_argument("folder", help="a run folder")
     publish.add_argument("--repo", required=True, metavar="USER/NAME", help="the model's name")
     publish.add_argument(
         "--space", metavar="USER/NAME", help="also make a Space, a chat page that serves the model"
+    )
+
+    publish.add_argument(
+        "--language", help="language of the dialogues, where the run's settings have another"
+    )
+    publish.add_argument(
+        "--no-samples",
+        dest="samples",
+        action="store_false",
+        help="show no exchanges of the test set",
     )
 
     publish_data = verbs.add_parser(
@@ -149,6 +159,29 @@ def build_parser() -> argparse.ArgumentParser:
             "--dry-run", action="store_true", help="only list what would go up, and its size"
         )
 
+    export = verbs.add_parser(
+        "export",
+        help="write a T5 in a form that answers faster on a CPU",
+        description="Write a trained T5 in CTranslate2's form (pip install ctranslate2) into its "
+        "run folder, where chat, web and generate_response find it. Replies, speed and sacreBLEU "
+        "of both are compared on test contexts; replies that diverge too far are refused.",
+    )
+    export.add_argument("folder", help="a run folder")
+    export.add_argument(
+        "--format", choices=("ctranslate2",), default="ctranslate2", help="[%(default)s]"
+    )
+    export.add_argument(
+        "--quantization",
+        choices=("float32", "int8"),
+        default="float32",
+        help="float32 gives the same greedy replies; int8 is faster and smaller, and some replies "
+        "differ [%(default)s]",
+    )
+    export.add_argument("--output", help="another folder to write")
+    export.add_argument(
+        "--samples", type=int, default=200, help="test contexts to compare on [%(default)s]"
+    )
+
     web = verbs.add_parser(
         "web",
         help="talk with a model in the browser",
@@ -159,6 +192,13 @@ def build_parser() -> argparse.ArgumentParser:
         "--port", type=int, help="of 127.0.0.1; by default the first free one from 7860 on"
     )
 
+    for verb in (chat, web):
+        verb.add_argument(
+            "--no-export",
+            dest="exported",
+            action="store_false",
+            help="answer by PyTorch even where the run folder holds an export",
+        )
     for verb in (chat, attention, sweep, web):
         verb.add_argument(
             "--device", help="cpu, cuda, cuda:1, mps; a GPU if there is one by default"
@@ -180,6 +220,7 @@ HOME = {
     "publish": "hub.publish",
     "publish-data": "publish_data.publish_data",
     "web": "web.web",
+    "export": "export.export",
 }
 
 

@@ -9,7 +9,7 @@ import yaml
 from transformers.utils.logging import disable_progress_bar
 
 from .arguments import DecodingArguments
-from .inference import Conversation, load
+from .inference import Conversation, engine, load
 
 HELP = """\
 /reset             forget the dialogue
@@ -63,16 +63,21 @@ def setting(assignment: str, conversation: Conversation) -> str:
     return f"{name}={value}" + (" (has an effect after /set do_sample=true)" if idle else "")
 
 
-def chat(folder: str, device: str | None = None, trust_remote_code: bool = False) -> None:
-    """Talk with the model in `folder` until the input ends."""
+def chat(
+    folder: str,
+    device: str | None = None,
+    trust_remote_code: bool = False,
+    exported: bool = True,
+) -> None:
+    """Talk with the model in `folder` until the input ends; for the arguments see `load`."""
     disable_progress_bar()
-    model, tokenizer, device = load(folder, device, trust_remote_code)
+    model, tokenizer, device = load(folder, device, trust_remote_code, exported)
     conversation = Conversation(model, tokenizer)
     by_hand = sys.stdin.isatty()
     if by_hand:
         with suppress(ImportError):
             import readline  # noqa: F401 (gives input() editing and history)
-        print(f"{folder} on {device}. /help lists the commands.")
+        print(f"{folder} by {engine(model)}, on {device}. /help lists the commands.")
     while True:
         try:
             line = input("you: " if by_hand else "").strip()

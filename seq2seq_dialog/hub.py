@@ -9,7 +9,11 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import re
+import signal
+import sys
+import threading
 import time
 from collections.abc import Callable, Mapping
 from contextlib import contextmanager
@@ -43,21 +47,32 @@ CODE = ("configuration_rnn.py", "context.py", "modeling_rnn.py", "pipeline.py")
 PUBLISHED = ("config.json", V5_CONFIG, "generation_config.json", "chat_template.jinja")
 PUBLISHED += ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
 PUBLISHED += ("added_tokens.json", "spiece.model", "sentencepiece.bpe.model", "vocab.json")
-PUBLISHED += ("vocab.txt", "merges.txt", "metrics.json", "evaluation.json", "curves.png")
+PUBLISHED += ("vocab.txt", "merges.txt", "source.spm", "target.spm")
+PUBLISHED += ("metrics.json", "evaluation.json", "curves.png")
+NEEDED = ("metrics.json", "config.yaml", "config.json", V5_CONFIG, "generation_config.json")
+NEEDED += ("tokenizer_config.json", "context.py", "pipeline.py")
 
 
 def model_files(
-    folder: str | Path, repo: str, license: str | None = None
+    folder: str | Path,
+    repo: str,
+    license: str | None = None,
+    language: str | None = None,
+    revision: str = "main",
+    samples: bool = True,
 ) -> dict[str, Path | bytes]:
     """List what of a finished run goes to the Hub: weights, settings, tokenizer, code, card.
 
-    Nothing else does: no checkpoint, optimizer, log, test pair or setting of this machine. Code is
-    that of this project, never that of the folder.
+    Nothing else does: no checkpoint, optimizer, log or setting of this machine, and of the test
+    pairs the few that the card shows. Code is that of this project, never that of the folder.
 
     Args:
         folder: a run folder.
         repo: `user/name`, for the card.
         license: of the dialogues; by default what is known of them.
+        language: of the dialogues; by default what the run's settings say.
+        revision: the branch, for the card.
+        samples: show exchanges of the test set in the card.
 
     Returns:
         The path in the repository, and the file or its content.
@@ -67,31 +82,16 @@ def model_files(
             token or a path of this machine.
     """
     folder = Path(folder)
-    absent = [
-        n for n in ("metrics.json", "config.json", "config.yaml") if not (folder / n).is_file()
-    ]
+    absent = [name for name in NEEDED if not (folder / name).is_file()]
     if absent:
         raise UsageError(
             f"{str(folder)!r} is no finished run: {', '.join(absent)} is missing. Give the "
             "output_dir of run_seq2seq_dialog.py; the same command finishes a run that was stopped."
         )
-    foreign = sorted(path.name for path in folder.glob("*.py") if path.name not in CODE)
-    if foreign:
-        raise UsageError(
-            f"{str(folder)!r} brings code that is not this project's ({', '.join(foreign)}), which "
-            "others would have to trust. Upload it by `hf upload` if you have read it."
-        )
-    elsewhere = [
-        x for x in read_json(folder / "config.json").get("auto_map", {}).values() if "--" in x
-    ]
-    if elsewhere:
-        raise UsageError(
-            f"config.json of {str(folder)!r} takes code from another repository ({elsewhere[0]}), "
-            "which may change any day. Upload it by `hf upload` if you trust it."
-        )
+    _check_code(folder)
     names = [name for name in PUBLISHED if (folder / name).is_file()]
     if (folder / INDEX).is_file():
-        names += [INDEX, *sorted(set(read_json(folder / INDEX)["weight_map"].values()))]
+        names += [INDEX, *sorted(set(_mapping(folder / INDEX)["weight_map"].values()))]
     else:
         names.append(WEIGHTS)
     missing = [name for name in names if not (folder / name).is_file()]
@@ -99,27 +99,60 @@ def model_files(
         raise UsageError(f"{str(folder)!r} has no {', '.join(missing)}: train or copy it again.")
     files = {name: folder / name for name in names}
     files |= {name: PORTABLE / name for name in CODE if (folder / name).is_file()}
-    files["README.md"] = model_card(folder, repo, license).encode()
+    card = model_card(folder, repo, license, revision, language, samples)
+    files["README.md"] = card.encode()
     _check_private(files, folder)
     return files
+
+
+def _mapping(path: Path) -> dict:
+    try:
+        content = read_json(path)
+    except (OSError, ValueError) as error:
+        raise UsageError(f"Cannot read {str(path)!r}: {_short(error)}.") from error
+    if not isinstance(content, dict):
+        raise UsageError(f"{str(path)!r} must hold a mapping: train or copy it again.")
+    return content
+
+
+def _check_code(folder: Path) -> None:
+    """Refuse code that is not this project's: files, and names of other repositories'."""
+    foreign = {path.name for path in folder.glob("*.py")} - set(CODE)
+    for name in ("config.json", V5_CONFIG, "tokenizer_config.json"):
+        config = _mapping(folder / name)
+        named = list(config.get("auto_map", {}).values())
+        named += [task.get("impl") for task in config.get("custom_pipelines", {}).values()]
+        for each in named:
+            for reference in each if isinstance(each, list) else [each]:
+                if reference and f"{reference.split('.')[0]}.py" not in CODE:
+                    foreign.add(reference)
+    if foreign:
+        raise UsageError(
+            f"{str(folder)!r} brings code that is not this project's ({', '.join(sorted(foreign))})"
+            ", which others would have to trust. Upload it by `hf upload` if you have read it."
+        )
 
 
 def _check_private(files: Mapping[str, Path | bytes], folder: Path) -> None:
     """Refuse to send a token, or where things lie on this machine, to everybody."""
     config = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
-    paths = {value for value in config.values() if isinstance(value, str) and value.startswith("/")}
-    paths |= {str(folder.resolve()), str(Path.cwd()), str(Path.home())}
-    secrets = (paths | {get_token()}) - {None, "", "/"}
+    paths = {str(value) for value in config.values() if Path(str(value)).is_absolute()}
+    paths |= {str(folder.resolve()), get_token()}
+    places = {str(Path.cwd()), str(Path.home())}  # short ones may stand in a reply
     for name, file in files.items():
-        if name.endswith((".json", ".md", ".jinja")) and name != "tokenizer.json":
-            text = file.decode() if isinstance(file, bytes) else file.read_text(encoding="utf-8")
+        if not name.endswith((".json", ".md", ".jinja")):
+            continue
+        text = file.decode() if isinstance(file, bytes) else file.read_text(encoding="utf-8")
+        text = text.replace("\\", "")  # before what Markdown or JSON escapes
+        for secret in (paths if name == "README.md" else paths | places) - {None, "", "/"}:
             # A path only where it begins and ends as one: /data is none in example.org/datasets.
-            found = [x for x in secrets if re.search(rf"(?<![\w.-]){re.escape(x)}(?![\w-])", text)]
-            if found:
-                what = "your token" if get_token() in found else repr(found[0])
+            pattern = rf"(?<![\w.-]){re.escape(secret.replace(chr(92), ''))}(?![\w-])"
+            if re.search(pattern, text):
+                what = "your token" if secret == get_token() else repr(secret)
+                where = "predictions.jsonl or config.yaml" if name == "README.md" else name
                 raise UsageError(
-                    f"{name} would tell everybody {what}: take it out of {str(folder / name)!r}, "
-                    "then publish again."
+                    f"{name} would tell everybody {what}: take it out of {where} in "
+                    f"{str(folder)!r}, then publish again."
                 )
 
 
@@ -157,6 +190,7 @@ def push(
     private: bool = False,
     revision: str = "main",
     stale: Callable[[str], bool] = lambda path: False,
+    mark: str | None = None,
     space_sdk: str | None = None,
 ) -> str:
     """Make a repository hold `files`, by one commit; what is there already is not sent again.
@@ -169,9 +203,10 @@ def push(
         repo: `user/name`.
         repo_type: model, dataset or space.
         message: of the commit.
-        private: make a new repository private.
+        private: make a new repository private; otherwise it is what its namespace makes new ones.
         revision: a branch, made where it is missing.
         stale: tells of a path in the repository that is not in `files` whether it has to go.
+        mark: a file without which a repository that holds others is not of this kind.
         space_sdk: of a Space.
 
     Returns:
@@ -181,26 +216,37 @@ def push(
         UsageError: says what to do.
     """
     api = HfApi()
+    options = {"repo_id": repo, "repo_type": repo_type}
 
     def once() -> str:
-        options = {"repo_id": repo, "repo_type": repo_type}
-        api.create_repo(**options, private=private, exist_ok=True, space_sdk=space_sdk)
+        api.create_repo(**options, private=private or None, exist_ok=True, space_sdk=space_sdk)
         if private and not api.repo_info(**options).private:
             raise UsageError(
                 f"{repo} exists and everybody can read it: make it private in its settings on the "
                 "Hub first, or choose another name."
             )
         if revision != "main":
-            api.create_branch(**options, branch=revision, exist_ok=True)
-        there = set(api.list_repo_files(**options, revision=revision)) - set(files)
-        operations = [CommitOperationDelete(path) for path in sorted(there) if stale(path)]
+            _make_branch(api, options, revision)
+        head = api.repo_info(**options, revision=revision).sha
+        there = set(api.list_repo_files(**options, revision=head))
+        if mark and mark not in there and there - {".gitattributes", "README.md"}:
+            raise UsageError(
+                f"{repo} holds something else ({', '.join(sorted(there)[:5])}): choose another "
+                "name, or delete its files on the Hub first."
+            )
+        gone = sorted(path for path in there - set(files) if stale(path))
+        operations = [CommitOperationDelete(path) for path in gone]
         operations += [CommitOperationAdd(path, file) for path, file in files.items()]
         commit = api.create_commit(
-            **options, operations=operations, commit_message=message, revision=revision
+            **options,
+            operations=operations,
+            commit_message=message,
+            revision=revision,
+            parent_commit=head,  # what was listed is what is changed
         )
         return commit.oid
 
-    with told(repo):
+    with told(repo), _stoppable():
         for attempt in range(1, ATTEMPTS):
             try:
                 return once()
@@ -212,12 +258,43 @@ def push(
         return once()
 
 
+def _make_branch(api: HfApi, options: dict, revision: str) -> None:
+    tags = {tag.name for tag in api.list_repo_refs(**options).tags}
+    if revision in tags or revision.startswith("refs/") or re.fullmatch("[0-9a-f]{40}", revision):
+        raise UsageError(
+            f"revision is {revision!r}, which is a tag, a reference or a commit; it must be the "
+            "name of a branch, old or new."
+        )
+    api.create_branch(**options, branch=revision, exist_ok=True)
+
+
+@contextmanager
+def _stoppable():
+    """Let Ctrl-C end an upload at once: the client's threads would go on to their end."""
+
+    def stop(*_):
+        print("\nStopped. What went up is kept: the same command continues.", file=sys.stderr)
+        sys.stderr.flush()
+        os._exit(130)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 def publish(
     folder: str,
     repo: str,
     private: bool = False,
     revision: str = "main",
     license: str | None = None,
+    language: str | None = None,
+    samples: bool = True,
     space: str | None = None,
     dry_run: bool = False,
 ) -> None:
@@ -226,21 +303,28 @@ def publish(
     Args:
         folder: a run folder; it stays as it is.
         repo: `user/name`, or a name in one's own namespace.
-        private: make a new repository private.
+        private: make a new repository private; the Space of a private model is private, too.
         revision: the branch.
         license: of the dialogues, where the run does not know it.
+        language: of the dialogues, where it is not that of the run's settings.
+        samples: show exchanges of the test set in the card, and begin the Space's chat with them.
         space: `user/name` of a Space with a chat page.
         dry_run: only list what would go up.
 
     Raises:
         UsageError: says what to do; the same command continues.
     """
-    console = Console(highlight=False, soft_wrap=True)
+    console = Console(highlight=False, soft_wrap=True, markup=False)
+    for name in filter(None, (repo, space)):
+        with told(name):
+            validate_repo_id(name)
     if not dry_run or "/" not in repo:
         repo = own_repo(repo)
     if space and not dry_run:
         space = own_repo(space)
-    files = model_files(folder, repo, license)
+    files = model_files(folder, repo, license, language, revision, samples)
+    shown = ModelCard(files["README.md"].decode()).data.get("widget") or ()
+    openings = [example["text"].split(TURN_SEPARATOR)[0].strip() for example in shown]
     if dry_run:
         show_files(files, repo, console)
         if space:
@@ -253,27 +337,39 @@ def publish(
         private=private,
         revision=revision,
         stale=lambda path: path in (*PUBLISHED, *CODE, WEIGHTS, INDEX) or _is_shard(path),
+        mark=V5_CONFIG,
     )
     page = f"{HfApi().endpoint}/{repo}"
-    told_revision = "" if revision == "main" else f", revision={revision!r}"
+    branch = "" if revision == "main" else f", revision={revision!r}"
     console.print(f"Published: {page}{'' if revision == 'main' else f'/tree/{revision}'}")
     console.print(
         "Call it:   from transformers import pipeline\n"
-        f'           pipeline("text2text-generation", model="{repo}"{told_revision}, '
+        f'           pipeline("text2text-generation", model="{repo}"{branch}, '
         'trust_remote_code=True)("How are you?")'
     )
     if space:
-        shown = ModelCard(files["README.md"].decode()).data.get("widget") or ()
-        openings = [example["text"].split(TURN_SEPARATOR)[0].strip() for example in shown]
+        with told(repo):
+            private = private or bool(HfApi().repo_info(repo).private)
         push(
             space_files(repo, commit, private=private, openings=openings),
             space,
             "space",
             message=f"Serve {repo}",
             private=private,
+            mark="model.json",
             space_sdk="gradio",
         )
         console.print(f"Chat:      {HfApi().endpoint}/spaces/{space}")
+
+
+def dataset_terms(name: str, revision: str | None) -> tuple[str | None, str | None]:
+    """Ask the Hub for a data set's commit and licence; None where it cannot tell."""
+    try:
+        found = HfApi().dataset_info(name, revision=revision)
+    except (HTTPError, OSError, ValueError):
+        return None, None
+    license = (found.card_data or {}).get("license")
+    return found.sha, license if isinstance(license, str) else None
 
 
 def _is_shard(path: str) -> bool:
@@ -329,7 +425,7 @@ def explain(error: BaseException, repo: str) -> str:
         return f"HF_HUB_OFFLINE is set, so {repo} was not looked for: unset it. {again}"
     if isinstance(error, HfHubHTTPError):
         status = error.response.status_code
-        said = error.server_message or _short(error)
+        said = (error.server_message or _short(error)).rstrip(".") + "."
         if status == 401 and get_token():
             return f"The Hub does not know this token. Make a new one at {tokens}. {again}"
         if status == 401 or (status == 404 and not isinstance(error, EntryNotFoundError)):
@@ -357,6 +453,10 @@ def explain(error: BaseException, repo: str) -> str:
         return f"The Hub refuses {repo} ({status}): {said}"
     if isinstance(error, HTTPError | ConnectionError | TimeoutError):
         return f"No connection to {HfApi().endpoint} ({_short(error)}). {again}"
+    if isinstance(error, UnicodeEncodeError):
+        return f"The token holds {error.object[error.start]!r}, which no token has: set it anew."
+    if isinstance(error, ValueError):
+        return f"{repo} cannot be published: {_short(error)}."
     return f"{repo} could not be published: {_short(error)}. {again}"
 
 
@@ -368,4 +468,4 @@ def _root(error: BaseException) -> BaseException:
 
 
 def _short(error: BaseException) -> str:
-    return " ".join(str(error).split())[:300].rstrip(".") or type(error).__name__
+    return " ".join(str(error).split())[:600].rstrip(".") or type(error).__name__

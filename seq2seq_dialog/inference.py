@@ -9,16 +9,27 @@ import torch
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
 from .arguments import UsageError
+from .exported import ExportedModel, find_export, is_export
 from .portable.context import as_turns, encode_context
 
 
-def load(name: str | Path, device: str | torch.device | None = None, trust_remote_code=False):
+def load(
+    name: str | Path,
+    device: str | torch.device | None = None,
+    trust_remote_code: bool = False,
+    exported: bool = True,
+):
     """Load a trained model for answering.
 
+    On the CPU the export inside a run folder answers for it, where there is one, CTranslate2 is
+    installed and the run has not changed since; `engine(model)` tells. It generates, and that is
+    all: for anything else of a PyTorch model, `exported=False`.
+
     Args:
-        name: a run folder, or a model repository on the Hub.
-        device: where the model goes; a GPU where there is one by default.
+        name: a run folder, an export, or a model repository on the Hub.
+        device: where the model goes; a GPU where there is one by default, the CPU for an export.
         trust_remote_code: run model code that comes with the repository.
+        exported: let the export of a run folder answer for it.
 
     Returns:
         (model, tokenizer, device)
@@ -27,12 +38,23 @@ def load(name: str | Path, device: str | torch.device | None = None, trust_remot
         UsageError: no encoder-decoder model can be loaded from there, or no such device is there.
     """
     if device is None:
-        device = torch.accelerator.current_accelerator() or "cpu"
+        gpu = None if is_export(name) else torch.accelerator.current_accelerator()
+        device = gpu or "cpu"
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
         raise UsageError(f"The device {str(device)!r} cannot be used: {reason}") from error
+    device = torch.device(device)
+    export = find_export(name, device, exported)
+    if export is not None:
+        try:
+            return ExportedModel(export), AutoTokenizer.from_pretrained(export), device
+        except (OSError, ValueError, KeyError, RuntimeError) as error:
+            raise UsageError(
+                f"Cannot load the export {str(export)!r}; make it again by `python -m "
+                f"seq2seq_dialog export`. The reason given: {' '.join(str(error).split())[:400]}"
+            ) from error
     try:
         tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=trust_remote_code)
         model = AutoModelForSeq2SeqLM.from_pretrained(name, trust_remote_code=trust_remote_code)
@@ -42,7 +64,14 @@ def load(name: str | Path, device: str | torch.device | None = None, trust_remot
             "finished run) or the name of a model on the Hub. "
             f"The reason given: {' '.join(str(error).split())[:400]}"
         ) from error
-    return model.to(device).eval(), tokenizer, torch.device(device)
+    return model.to(device).eval(), tokenizer, device
+
+
+def engine(model) -> str:
+    """Tell what a loaded model answers by: `PyTorch`, or `CTranslate2, int8`."""
+    if isinstance(model, ExportedModel):
+        return f"CTranslate2, {model.about['quantization']}"
+    return "PyTorch"
 
 
 @torch.no_grad()

@@ -27,13 +27,14 @@ from dataset_script.dialogues import LABELS
 
 from . import hub, overlap, page
 from .arguments import DataArguments, UsageError
-from .card import DAILYDIALOG, LICENSES, source
+from .card import DAILYDIALOG, LICENSES, check_terms, source
 from .data import load_rows
 
 SHARD = 1 << 28  # bytes of rows a file, before compression
 GROUP_ROWS, GROUP_BYTES = 10_000, 1 << 25  # at most, of a row group: what a viewer reads at a time
 READ = 1000  # rows read at a time
-SHARD_NAME = re.compile(r"data/\w+-\d{5}-of-\d{5}\.parquet")
+# A hash stands in names that older `push_to_hub` gave.
+SHARD_NAME = re.compile(r"data/\w+-\d{5}-of-\d{5}(-[0-9a-f]{16})?\.parquet")
 # Kinds of problems of the dataset script, as the card words them, and what was done about them.
 PROBLEMS = {
     "bom": "byte order mark, removed",
@@ -81,7 +82,7 @@ def publish_data(
     if not dry_run or "/" not in repo:
         repo = hub.own_repo(repo)
     with tempfile.TemporaryDirectory(prefix="publish-data-") as parts:
-        files = dataset_files(folder, repo, Path(parts), detokenize, license, language)
+        files = dataset_files(folder, repo, Path(parts), detokenize, license, language, revision)
         if dry_run:
             hub.show_files(files, f"datasets/{repo}", console)
             return
@@ -112,6 +113,7 @@ def dataset_files(
     detokenize: bool = True,
     license: str | None = None,
     language: str = "en",
+    revision: str = "main",
 ) -> dict[str, Path | bytes]:
     """Make what goes to the Hub: the rows as Parquet, split by split, and the card.
 
@@ -122,24 +124,35 @@ def dataset_files(
         detokenize: write natural text from spaced tokens.
         license: of the dialogues.
         language: of the dialogues.
+        revision: the branch, for the card.
 
     Returns:
         The path in the repository, and the file or its content.
 
     Raises:
-        UsageError: the dialogues cannot be used, or DailyDialog is to have another licence.
+        UsageError: the dialogues cannot be used, the licence or language is none, DailyDialog is to
+            have another licence, or there is no room for the files.
     """
+    check_terms(license, language)
     rows, problems = load_rows(DataArguments(data=data, detokenize=detokenize))
     name, license = licensed(data, rows, problems, license)
     files: dict[str, Path | bytes] = {}
-    sizes = {}
+    sizes, counts = {}, {}
     for split, part in rows.items():
-        shards = list(_write_shards(part, folder, split))
+        try:
+            shards = list(_write_shards(part, folder, split))
+        except OSError as error:
+            raise UsageError(
+                f"Cannot write the Parquet files to {str(folder)!r}: {error}. Make room there, or "
+                "set TMPDIR to another folder."
+            ) from error
+        counts[split] = len(shards)
         for number, (path, _) in enumerate(shards):
             files[f"data/{split}-{number:05}-of-{len(shards):05}.parquet"] = path
         sizes[split] = sum(size for _, size in shards)
     download = sum(path.stat().st_size for path in files.values())
-    card = data_card(name, repo, rows, problems, sizes, download, detokenize, license, language)
+    about = (sizes, counts, download, detokenize, license, language, revision)
+    card = data_card(name, repo, rows, problems, *about)
     return files | {"README.md": card.encode()}
 
 
@@ -152,7 +165,7 @@ def licensed(
         UsageError: another licence than its own is given for DailyDialog.
     """
     pairs = {split: len(part) for split, part in rows.items()}
-    known = source({"data": data}, {"data": {"pairs": pairs, "problems": problems}}, None)
+    known = source({"data": data}, {"data": {"pairs": pairs, "problems": problems}}, {})
     own, given = known["license"], license and license.strip().lower()
     if known["name"] == DAILYDIALOG and given not in (None, own):
         raise UsageError(
@@ -171,10 +184,12 @@ def data_card(
     rows: DatasetDict,
     problems: dict,
     sizes: dict[str, int],
+    counts: dict[str, int],
     download: int,
     detokenize: bool,
     license: str | None,
     language: str,
+    revision: str,
 ) -> str:
     """Write README.md of a data set: what it holds, how it was made, what it is worth.
 
@@ -184,10 +199,12 @@ def data_card(
         rows: the splits.
         problems: what was odd in the text (`load_rows`).
         sizes: bytes of each split before compression.
+        counts: files of each split.
         download: bytes of all files.
         detokenize: whether natural text was written.
         license: of the dialogues, None where it is not known.
         language: of the dialogues.
+        revision: the branch.
 
     Returns:
         Metadata as YAML, then Markdown.
@@ -206,7 +223,11 @@ def data_card(
         configs=[
             {
                 "config_name": "default",
-                "data_files": [{"split": name, "path": f"data/{name}-*"} for name in rows],
+                # Exact: files that someone else put there are no rows of ours.
+                "data_files": [
+                    {"split": name, "path": f"data/{name}-*-of-{counts[name]:05}.parquet"}
+                    for name in rows
+                ],
             }
         ],
     )
@@ -226,6 +247,7 @@ def data_card(
     content = {
         "title": title,
         "repo": repo,
+        "revision": revision,
         "language": {"en": "English"}.get(language, language),
         "license": license,
         "own": known is not None and license == LICENSES[known],

@@ -50,10 +50,14 @@ def environment(world_size: int, training_data: str) -> dict:
 
 
 def _git_revision() -> str | None:
-    """The commit of this code, `+changes` where files differ from it; None outside a checkout."""
+    """The commit of this code, `+changes` where files differ from it; None outside a checkout.
+
+    A repository around an installed package is another's: this file is not tracked there.
+    """
     git = ["git", "-C", str(Path(__file__).parent)]
     try:
         run = {"capture_output": True, "text": True, "check": True, "timeout": 10}
+        subprocess.run([*git, "ls-files", "--error-unmatch", Path(__file__).name], **run)
         revision = subprocess.run([*git, "rev-parse", "HEAD"], **run).stdout.strip()
         status = [*git, "status", "--porcelain", "--untracked-files=no"]
         return revision + ("+changes" if subprocess.run(status, **run).stdout else "")

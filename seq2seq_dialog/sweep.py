@@ -176,7 +176,8 @@ def sweep(
     path = output.with_suffix(".json")
     known = {_key(point): point for point in _read_points(path)}
     for folder in folders[1:]:
-        load(folder, device, trust_remote_code)  # a misspelt one is heard of now, not in an hour
+        # A misspelt one is heard of now, not in an hour.
+        load(folder, device, trust_remote_code, exported=False)
     people = {"distinct_2": distinct(references, 2), "self_bleu": self_bleu(references)}
     people["reply_words"] = sum(len(text.split()) for text in references) / len(references)
     points = []
@@ -184,7 +185,7 @@ def sweep(
     with Progress(console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task("", total=len(folders) * len(temperatures))
         for folder in folders:
-            loaded = load(folder, device, trust_remote_code)
+            loaded = load(folder, device, trust_remote_code, exported=False)
             for point in _measure(folder, loaded, pairs, temperatures, seed, known, progress, task):
                 points.append(point)
                 drawn = [_key(point) for point in points]

@@ -16,7 +16,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from transformers.utils.logging import disable_progress_bar
 
 from .arguments import UsageError
-from .inference import generate_response, load
+from .inference import engine, generate_response, load
 
 SPACE = Path(__file__).parent / "space"
 GRADIO = "6.31.0"  # that a Space runs
@@ -63,6 +63,7 @@ def web(
     folder: str,
     device: str | None = None,
     trust_remote_code: bool = False,
+    exported: bool = True,
     port: int | None = None,
 ) -> None:
     """Serve the chat page of a model on this machine, for this machine alone, until Ctrl-C.
@@ -71,6 +72,7 @@ def web(
         folder: a run folder, or a model repository on the Hub.
         device: a GPU where there is one by default.
         trust_remote_code: run model code that comes with the repository.
+        exported: let the export of a run folder answer for it.
         port: by default the first free one from 7860 on.
 
     Raises:
@@ -78,10 +80,12 @@ def web(
     """
     if find_spec("gradio") is None:
         raise UsageError("The page needs Gradio, which is not installed: pip install gradio")
+    if port is not None and not 1 <= port <= 65535:
+        raise UsageError(f"port is {port}; it must be from 1 to 65535.")
     from .space.app import LOOK, page
 
     disable_progress_bar()
-    model, tokenizer, device = load(folder, device, trust_remote_code)
+    model, tokenizer, device = load(folder, device, trust_remote_code, exported)
 
     def answer(messages: list[dict], **settings) -> str:
         return generate_response(messages, model, tokenizer, **settings)
@@ -95,7 +99,9 @@ def web(
             f"Port {port or '7860 and the next 99'} cannot be used, most likely because another "
             "program uses it: choose another with --port."
         ) from error
-    print(f"{folder} on {device}: {demo.local_url}  (Ctrl-C ends it)", flush=True)
+    print(
+        f"{folder} by {engine(model)}, on {device}: {demo.local_url}  (Ctrl-C ends it)", flush=True
+    )
     with suppress(KeyboardInterrupt):
         while True:
             time.sleep(1)

@@ -154,7 +154,8 @@ class Hub:
     `url`: its address. `repos`: {(type, id): Repo}. `requests`: (method, path, status) of each
     request in order, status None where the connection was cut. `multipart_from`: bytes from which
     LFS files are uploaded in parts of that size. `page`: entries a page of a listing. `down`: every
-    connection is cut while this is true.
+    connection is cut while this is true. `private_by_default`: namespaces that make repositories
+    private. `delay`: seconds before each answer.
     """
 
     def __init__(self):
@@ -164,6 +165,8 @@ class Hub:
         self.multipart_from = 5_000_000
         self.page = 1000
         self.down = False
+        self.private_by_default: set[str] = set()  # namespaces
+        self.delay = 0.0  # seconds before each answer
         self.faults: list[Fault] = []
         self.lock = threading.RLock()
         self.secret = os.urandom(8).hex()
@@ -402,7 +405,8 @@ class Hub:
             raise Refused(400, f'"sdk" must be one of [{", ".join(SDKS)}]')
         if kind == "space" and sdk != "static" and not user.pro:
             raise Refused(402, "Payment required: a Space that runs on compute needs PRO")
-        private = asked.get("visibility") == "private" or bool(asked.get("private"))
+        default = "private" if namespace in self.private_by_default else "public"
+        private = asked.get("visibility", default) == "private" or bool(asked.get("private"))
         self.add_repo(repo_id, {}, kind, private, sdk)
         return answer({"url": self.page_of(kind, repo_id), "name": repo_id, "private": private})
 
@@ -662,6 +666,7 @@ class Handler(BaseHTTPRequestHandler):
         hub, address = self.server.hub, urlsplit(self.path)
         headers = {name.lower(): value for name, value in self.headers.items()}
         query, body = parse_qs(address.query), self.read_body()
+        time.sleep(hub.delay)
         request = Request(self.command, address.path, query, headers, body)
         with hub.lock:
             status, headers, content = hub.respond(request)

@@ -5,6 +5,7 @@ import json
 import math
 import os
 import re
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -12,7 +13,7 @@ import textwrap
 import pytest
 import yaml
 from conftest import SAMPLES, sample_dialogues
-from hub_cards import check_card
+from hub_cards import LICENSES, check_card
 from huggingface_hub import ModelCard
 from markdown_it import MarkdownIt
 from test_page import HOSTILE as MARKUP
@@ -21,7 +22,7 @@ from test_page import run_folder  # noqa: F401 (a fixture)
 
 from seq2seq_dialog import artifact, card, page, report
 from seq2seq_dialog.arguments import UsageError
-from seq2seq_dialog.card import model_card
+from seq2seq_dialog.card import check_terms, inherited, model_card
 from seq2seq_dialog.inference import generate_response, load
 
 HOSTILE = [
@@ -191,6 +192,7 @@ def test_the_results_stand_there_beside_the_baselines_and_the_verdict(folder):
     results = section(model_card(folder, "user/tiny"), "Results")
     assert "The model does not beat &lt;the rest&gt;." in results
     assert "9 (30.0 %) after the same last turn of context" in results
+    assert "\n\nBeside the model" in results
     assert "2.51–\u20604.49" in results and "1,000–\u2060∞" in results
     shown = re.split(r"[\s|<>()–]+", results)
     for row in evaluation()["results"]:
@@ -334,6 +336,184 @@ def test_dailydialog_is_recognised_and_its_licence_cannot_be_laxer(folder, confi
     assert model_card(folder, "user/tiny", "cc-by-nc-sa-4.0")
     change(folder, "config.yaml", do_train=False)  # its data are another matter
     assert metadata(model_card(folder, "user/tiny"))["license"] == "apache-2.0"
+    change(folder, "config.yaml", license=None)
+    text = model_card(folder, "user/tiny")
+    assert not {"license", "datasets"} & set(check(text))
+    assert "No licence is stated" in section(text, "Data and licence")
+    assert "cc-by-nc-sa" not in text and "commercial" not in text
+
+
+def test_the_stricter_licence_of_a_run_it_was_begun_from_binds(folder):
+    dialogues = {"name": "DailyDialog", "license": "cc-by-nc-sa-4.0"}
+    change(folder, "environment.json", inherited=dialogues)
+    change(folder, "config.yaml", license="mit")
+    text = model_card(folder, "user/tiny")
+    assert check(text)["license"] == "cc-by-nc-sa-4.0"
+    assert "Not for [commercial use]" in text.split("\n## ")[0]
+    said = section(text, "Data and licence")
+    assert (
+        "gives the licence as mit" in said and "trained on DailyDialog, licensed cc-by-nc" in said
+    )
+    assert "li-etal-2017-dailydialog" in section(text, "Citation")
+    assert inherited(folder) == dialogues  # and so on, from run to run
+    change(folder, "config.yaml", license=None)  # of data that are not known
+    assert check(model_card(folder, "user/tiny"))["license"] == "cc-by-nc-sa-4.0"
+    change(folder, "config.yaml", do_train=False)
+    assert check(model_card(folder, "user/tiny"))["license"] == "cc-by-nc-sa-4.0"
+    change(folder, "environment.json", inherited={"name": "talk", "license": "mit"})
+    change(folder, "config.yaml", do_train=True, license="cc-by-nc-4.0")
+    text = model_card(folder, "user/tiny")
+    assert check(text)["license"] == "cc-by-nc-4.0"
+    assert "trained on talk, licensed mit; keep to both" in section(text, "Data and licence")
+
+
+def test_what_a_run_hands_on_is_the_licence_of_its_data(folder, tmp_path):
+    assert inherited(tmp_path) is None and inherited(folder) is None
+    change(folder, "config.yaml", license="cc-by-4.0")
+    assert inherited(folder) == {"name": "dailydialog", "license": "cc-by-4.0"}
+    change(folder, "config.yaml", data=None, license=None)
+    assert inherited(folder) == {"name": "DailyDialog", "license": "cc-by-nc-sa-4.0"}
+    change(folder, "config.yaml", do_train=False)
+    assert inherited(folder) is None
+    (folder / "metrics.json").write_text("[]")
+    with pytest.raises(UsageError, match=r"metrics\.json"):
+        inherited(folder)
+
+
+def test_the_licence_on_the_card_of_the_data_set_is_taken_over(folder):
+    change(folder, "config.yaml", data=None, dataset_name="user/talk")
+    change(
+        folder, "environment.json", from_hub={"dataset_name": None}, dataset_license="cc-by-sa-4.0"
+    )
+    text = model_card(folder, "user/tiny")
+    assert check(text)["license"] == "cc-by-sa-4.0"
+    assert "card of these data gives their licence as cc-by-sa" in section(text, "Data and licence")
+    assert metadata(model_card(folder, "user/tiny", "mit"))["license"] == "mit"
+    change(folder, "environment.json", dataset_license="as you like")
+    assert "license" not in check(model_card(folder, "user/tiny"))
+
+
+def test_a_licence_or_language_that_is_none_is_refused(folder):
+    for license in ("my own", "mit!", ""):
+        with pytest.raises(UsageError, match=r"license is .*Give other"):
+            check_terms(license, "en")
+    for language in ("English", "e", "en_US", False):
+        with pytest.raises(UsageError, match=r"language is .*ISO 639"):
+            check_terms(None, language)
+    for license in (*LICENSES, "CC-BY-4.0"):
+        check_terms(license, "pt-BR")
+    with pytest.raises(UsageError, match="'my own'"):
+        model_card(folder, "user/tiny", "my own")
+    with pytest.raises(UsageError, match="'English'"):
+        model_card(folder, "user/tiny", language="English")
+    change(folder, "config.yaml", license="my own")
+    with pytest.raises(UsageError, match="'my own'"):
+        model_card(folder, "user/tiny")
+
+
+def test_the_language_that_is_given_comes_first(folder):
+    change(folder, "config.yaml", language="de")
+    assert check(model_card(folder, "user/tiny", language="fr"))["language"] == "fr"
+
+
+def test_the_code_loads_the_branch(folder):
+    text = model_card(folder, "user/tiny", revision="v1.0")
+    check(text)
+    loads = [line for _, code in code_blocks(text) for line in code.split("\n") if "user/" in line]
+    assert len(loads) == 5 and all('"user/tiny", revision="v1.0"' in line for line in loads)
+    assert "revision=" not in model_card(folder, "user/tiny")
+
+
+def test_samples_of_the_test_set_can_be_left_out(folder):
+    said = [
+        text for row in report.read_jsonl(folder / "predictions.jsonl") for text in row["context"]
+    ]
+    text = model_card(folder, "user/tiny", samples=False)
+    assert "widget" not in check(text) and "## Samples" not in text and len(code_blocks(text)) == 4
+    assert not any(page.markdown(each) in text for each in said)
+    assert any(page.markdown(each) in model_card(folder, "user/tiny") for each in said)
+
+
+def test_the_tokenizer_is_as_large_as_it_became(folder, tokenizer):
+    change(folder, "config.yaml", vocab_size=8000)
+    assert "pieces" not in section(model_card(folder, "user/tiny"), "Training")
+    tokenizer.save_pretrained(folder)
+    pieces = f"{len(json.loads((folder / 'tokenizer.json').read_text())['model']['vocab']):,}"
+    assert f"sentencepiece, {pieces} pieces" in model_card(folder, "user/tiny")
+
+
+def test_a_model_worse_than_a_unigram_model_is_said_to_be(folder):
+    for unigram, worse in ((90.5, False), (70.5, True)):
+        figures = {"perplexity": 81.45, "unigram_perplexity": unigram}
+        change(folder, "metrics.json", test=figures)
+        text = model_card(folder, "user/tiny")
+        check(text)
+        results = section(text, "Results")
+        assert "of the model is 81.45" in results and f"replies, {unigram:.2f}." in results
+        assert ("worse than that" in results) is worse
+    (folder / "evaluation.json").unlink()
+    assert "worse than that" in section(model_card(folder, "user/tiny"), "Results")
+
+
+def test_only_paths_are_cut(folder):
+    kept = {"optim_args": '{"x": "1/2"}', "note": "either/or", "eval_mode": "a\\b"}
+    cut = {"deepspeed": '{"x": "/home/person/x.json"}', "fsdp": "./person/y", "z": "C:/person/z"}
+    cut |= {"jit": ["~/person/j", "~person/k"], "data": "person/dialogues"}
+    change(folder, "config.yaml", **kept, **cut, project="person", trackio_space_id="person/s")
+    text = model_card(folder, "user/tiny")
+    check(text)
+    settings = yaml.safe_load(re.search(r"^`+yaml\n([\s\S]*?)^```", text, re.MULTILINE)[1])
+    assert kept.items() <= settings.items()
+    assert settings["deepspeed"] == '{"x": "x.json"}' and settings["jit"] == ["j", "k"]
+    assert "person" not in text.replace("a person", "")
+
+
+def test_it_is_trained_again_from_the_same_commits(folder):
+    names = {"dataset_name": "user/talk", "model_name_or_path": "user/base"}
+    change(folder, "config.yaml", data=None, new_model=None, model_revision="main", **names)
+    change(
+        folder, "environment.json", from_hub={"dataset_name": "da7a", "model_name_or_path": "ba5e"}
+    )
+    training = section(model_card(folder, "user/tiny"), "Training")
+    assert "dataset_revision: da7a\n" in training and "model_revision: ba5e\n" in training
+    change(folder, "environment.json", from_hub=dict.fromkeys(names))
+    training = section(model_card(folder, "user/tiny"), "Training")
+    assert "dataset_revision" not in training and "model_revision: main\n" in training
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("config.json", "{"),
+        ("config.json", "[]"),
+        ("metrics.json", "[]"),
+        ("environment.json", "3"),
+        ("evaluation.json", "[]"),
+        ("config.yaml", "a: ["),
+        ("config.yaml", "- a"),
+        ("predictions.jsonl", '{"context": ["Hi."], "reference": "Oh."}\n'),
+        ("predictions.jsonl", "{\n"),
+        ("tokenizer.json", "[]"),
+    ],
+)
+def test_a_broken_file_of_the_run_is_named(folder, name, content):
+    (folder / name).write_text(content)
+    with pytest.raises(UsageError, match=re.escape(name)):
+        model_card(folder, "user/tiny")
+
+
+def test_the_revision_is_that_of_the_repository_this_code_is_tracked_in(tmp_path, monkeypatch):
+    file = tmp_path / "venv" / "report.py"
+    file.parent.mkdir()
+    shutil.copy(report.__file__, file)
+    monkeypatch.setattr(report, "__file__", str(file))
+    git = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@example.org"]
+    subprocess.run([*git, "init", "-q"], check=True)
+    subprocess.run([*git, "commit", "-q", "--allow-empty", "-m", "theirs"], check=True)
+    assert report._git_revision() is None
+    subprocess.run([*git, "add", "venv/report.py"], check=True)
+    subprocess.run([*git, "commit", "-q", "-m", "ours"], check=True)
+    assert re.fullmatch("[0-9a-f]{40}", report._git_revision())
 
 
 def test_the_sample_corpus_is_recognised(folder):

@@ -13,12 +13,12 @@ PACKAGE = ROOT / "seq2seq_dialog"
 LAYERS = [
     {"arguments", "metrics", "batching", "portable.context", "portable.configuration_rnn"},
     {"portable.pipeline", "portable.modeling_rnn", "models", "quality", "baselines", "protocols"},
-    {"hub_rows", "evaluation", "memory", "sharding", "space.app"},
+    {"hub_rows", "evaluation", "memory", "sharding", "exported", "space.app"},
     {"data", "report", "inference"},
     {"trainer", "overlap", "page"},
     {"adversarial", "artifact", "compare", "card"},
     {"attention", "chat", "sweep", "web"},
-    {"hub"},
+    {"hub", "export"},
     {"publish_data"},
     {"__main__"},
 ]

@@ -1,8 +1,11 @@
 """A finished run on the Hub: what goes up, what stays at home, and what happens when it fails."""
 
 import json
+import shutil
+import signal
 import subprocess
 import sys
+import time
 
 import pytest
 import torch
@@ -121,7 +124,7 @@ def test_what_would_tell_a_secret_is_refused(runs, ann, tmp_path, secret):
 
 def test_the_code_is_this_projects_even_where_the_folder_has_other(runs, tmp_path, ann):
     folder = tmp_path / "run"
-    subprocess.run(["cp", "-r", str(runs / "rnn"), str(folder)], check=True)
+    shutil.copytree(runs / "rnn", folder)
     (folder / "modeling_rnn.py").write_text("import os\n")
     publishing.publish(str(folder), "ann/m")
     code = {name: data for name, data in ann.files("ann/m").items() if name.endswith(".py")}
@@ -135,15 +138,41 @@ def test_the_code_is_this_projects_even_where_the_folder_has_other(runs, tmp_pat
     config = read_json(folder / "config.json")
     config["auto_map"]["AutoModel"] = "bob/other--modeling.Model"
     (folder / "config.json").write_text(json.dumps(config))
-    with pytest.raises(UsageError, match=r"another repository \(bob/other--modeling.Model\)"):
+    with pytest.raises(UsageError, match=r"not this project's.*bob/other--modeling.Model"):
         publishing.publish(str(folder), "ann/m")
 
 
+@pytest.mark.parametrize(
+    ("name", "key", "value"),
+    [
+        ("config.5.0.0.json", "custom_pipelines", {"text-generation": {"impl": "bob/x--pipe.P"}}),
+        ("tokenizer_config.json", "auto_map", {"AutoTokenizer": ["bob/x--tok.Tok", None]}),
+    ],
+)
+def test_code_of_other_repositories_is_refused(runs, tmp_path, name, key, value):
+    folder = tmp_path / "run"
+    shutil.copytree(runs / "t5", folder)
+    (folder / name).write_text(json.dumps(read_json(folder / name) | {key: value}))
+    with pytest.raises(UsageError, match=r"not this project's \(bob/x--"):
+        publishing.model_files(folder, "ann/m")
+
+
+@pytest.mark.parametrize("content", ["{", "[]", "\xff"])
+def test_a_broken_file_is_named(runs, tmp_path, content):
+    folder = tmp_path / "run"
+    shutil.copytree(runs / "t5", folder)
+    (folder / "config.json").write_text(content, encoding="latin-1")
+    with pytest.raises(UsageError, match=r"config.json"):
+        publishing.model_files(folder, "ann/m")
+
+
 def test_a_folder_that_is_no_finished_run_is_refused(tmp_path, runs):
-    with pytest.raises(UsageError, match=r"no finished run: metrics.json, config"):
+    with pytest.raises(
+        UsageError, match=r"no finished run: metrics.json, config.yaml, .* pipeline.py"
+    ):
         publishing.model_files(tmp_path, "ann/m")
     folder = tmp_path / "run"
-    subprocess.run(["cp", "-r", str(runs / "t5"), str(folder)], check=True)
+    shutil.copytree(runs / "t5", folder)
     (folder / "model.safetensors").unlink()
     with pytest.raises(UsageError, match=r"has no model.safetensors"):
         publishing.model_files(folder, "ann/m")
@@ -210,6 +239,86 @@ def test_private_is_private_and_never_public_by_mistake(runs, ann):
     with pytest.raises(UsageError, match="ann/open exists and everybody can read it"):
         publishing.publish(str(runs / "rnn"), "ann/open", private=True)
     assert "modeling_rnn.py" not in ann.files("ann/open")
+
+
+def test_the_space_of_a_private_model_is_private(runs, ann):
+    publishing.publish(str(runs / "t5"), "ann/m", private=True)
+    publishing.publish(str(runs / "t5"), "ann/m", space="ann/chat")
+    assert ann.repos["space", "ann/chat"].private
+    assert b"HF_TOKEN" in ann.files("ann/chat", "space")["README.md"]
+
+
+def test_what_a_namespace_makes_private_stays_so(runs, ann):
+    ann.private_by_default.add("lab")
+    publishing.publish(str(runs / "t5"), "lab/m", space="lab/chat")
+    assert all(repo.private for repo in ann.repos.values()) and len(ann.repos) == 2
+
+
+def test_a_repository_of_something_else_is_not_overwritten(runs, ann):
+    llama = {"config.json": b"{}", "model-00001-of-00002.safetensors": b"x", "README.md": b"mine"}
+    ann.add_repo("ann/llama", llama)
+    ann.add_repo("ann/gallery", {"Dockerfile": b"FROM x"}, "space", sdk="docker")
+    before = ann.files("ann/llama"), ann.files("ann/gallery", "space")
+    with pytest.raises(UsageError, match=r"ann/llama holds something else \(.*another name"):
+        publishing.publish(str(runs / "t5"), "ann/llama")
+    with pytest.raises(UsageError, match=r"ann/gallery holds something else"):
+        publishing.publish(str(runs / "t5"), "ann/m", space="ann/gallery")
+    assert (ann.files("ann/llama"), ann.files("ann/gallery", "space")) == before
+
+
+def test_who_publishes_at_the_same_time_does_not_leave_a_mixture(runs, ann, monkeypatch):
+    """The other one commits between the listing and the commit of this one."""
+    publishing.publish(str(runs / "t5"), "ann/m")
+    repo, commit = ann.repos["model", "ann/m"], publishing.HfApi.create_commit
+    left = {"vocab.txt": repo.at("main").files["README.md"]}
+
+    def late(self, *args, **kwargs):
+        if "vocab.txt" not in repo.at("main").files and len(ann.commits("ann/m")) == 2:
+            repo.commit("main", repo.at("main").files | left, "another model")
+        return commit(self, *args, **kwargs)
+
+    monkeypatch.setattr(publishing.HfApi, "create_commit", late)
+    publishing.publish(str(runs / "rnn"), "ann/m")
+    assert "modeling_rnn.py" in ann.files("ann/m") and "vocab.txt" not in ann.files("ann/m")
+
+
+@pytest.mark.parametrize("revision", ["v1", "refs/pr/1", "0" * 40])
+def test_only_a_branch_is_published_to(runs, ann, revision):
+    publishing.publish(str(runs / "t5"), "ann/m")
+    repo = ann.repos["model", "ann/m"]
+    repo.tags["v1"] = repo.at("main").oid
+    with pytest.raises(UsageError, match="must be the name of a branch"):
+        publishing.publish(str(runs / "rnn"), "ann/m", revision=revision)
+    assert set(repo.branches) == {"main"}
+
+
+def test_samples_are_left_out_on_request(runs, ann):
+    publishing.publish(str(runs / "t5"), "ann/m", samples=False)
+    card = ann.files("ann/m")["README.md"].decode()
+    rows = read_jsonl(runs / "t5" / "predictions.jsonl")
+    assert not [row for row in rows if len(row["reference"]) > 20 and row["reference"] in card]
+    assert "widget" not in card.split("---")[1]
+
+
+def test_ctrl_c_ends_an_upload_at_once(runs, ann, tmp_path):
+    """The server takes its time; the client's threads would go on until it is through."""
+    ann.delay = 0.8
+    command = [sys.executable, "-m", "seq2seq_dialog", "publish", str(runs / "t5")]
+    with subprocess.Popen(
+        [*command, "--repo", "ann/m"],
+        env=ann.env(tmp_path, "hf_ann") | {"PYTHONPATH": str(ROOT)},
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        while not any("/preupload" in line for line in writes(ann)):
+            time.sleep(0.1)
+        process.send_signal(signal.SIGINT)
+        count = len(ann.requests)
+        assert "the same command continues" in process.stderr.read()
+    assert process.returncode == 130 and len(ann.requests) <= count + 2
+    ann.delay = 0
+    publishing.publish(str(runs / "t5"), "ann/m")
+    assert len(ann.commits("ann/m")) == 2
 
 
 def test_a_name_alone_is_in_ones_own_namespace(runs, ann):

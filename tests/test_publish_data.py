@@ -162,12 +162,29 @@ def test_large_splits_are_in_shards_and_stale_ones_go(account, talks, monkeypatc
     rows, _ = load_rows(DataArguments(data=str(talks)))
     assert load_dataset(REPO)["train"].to_list() == rows["train"].to_list()
     repo = account.repos["dataset", REPO]
-    repo.commit("main", repo.at("main").files | {"notes.md": File(b"mine")}, "notes")
+    older = "data/train-00000-of-00001-abcdef0123456789.parquet"  # as push_to_hub named them once
+    more = {"notes.md": File(b"mine"), older: File(b"stale")}
+    repo.commit("main", repo.at("main").files | more, "notes")
     publish_data.publish_data(str(talks), REPO)
     left = {*account.files(REPO, "dataset")} - {".gitattributes"}
     shards = {f"data/{split}-00000-of-00001.parquet" for split in rows}
     assert left == {"README.md", "notes.md", *shards}
     assert load_dataset(REPO)["train"].to_list() == rows["train"].to_list()
+    more = {"data/train-more.parquet": File(b"no rows of ours")}
+    repo.commit("main", repo.at("main").files | more, "more")
+    assert load_dataset(REPO)["train"].to_list() == rows["train"].to_list()
+
+
+def test_a_private_repository_is_made_on_request(account, talks):
+    publish_data.publish_data(str(talks), REPO, private=True)
+    assert account.repos["dataset", REPO].private
+    publish_data.publish_data(str(talks), "ann/open")
+    assert not account.repos["dataset", "ann/open"].private
+
+
+def test_a_folder_without_room_is_one_message(talks, tmp_path):
+    with pytest.raises(UsageError, match=r"Cannot write.*/gone'.*TMPDIR"):
+        publish_data.dataset_files(str(talks), REPO, tmp_path / "gone")
 
 
 def test_row_groups_are_small_and_have_a_page_index(talks, tmp_path, monkeypatch):
@@ -207,6 +224,9 @@ def test_what_is_printed_at_the_end_works(account, talks, capsys):
     data, *_ = arguments.parse([str(ROOT / command[0]), *command[1:]])
     assert (data.dataset_name, data.dataset_revision) == (REPO, "v1")
     assert "data/train-00000-of-00001.parquet" not in account.files(REPO, "dataset")
+    text = account.repos["dataset", REPO].at("v1").files["README.md"].data.decode()
+    assert f'load_dataset("{REPO}", revision="v1")' in text
+    assert f"--dataset_name {REPO} --dataset_revision v1\n" in text
 
 
 def test_the_card_is_valid_and_its_code_runs(account, talks, monkeypatch):
@@ -307,6 +327,8 @@ def test_what_cannot_be_published_is_one_message(hub, talks, monkeypatch):  # no
         publish_data.publish_data("missing.txt", REPO)
     with pytest.raises(UsageError, match="license"):
         publish_data.publish_data(str(talks), REPO, license="my own")
+    with pytest.raises(UsageError, match="language is 'English'"):
+        publish_data.publish_data(str(talks), REPO, language="English")
     assert not hub.repos or "data/train-00000-of-00001.parquet" not in hub.files(REPO, "dataset")
 
 
