@@ -277,7 +277,8 @@ def _stoppable():
         sys.stderr.flush()
         os._exit(130)
 
-    if threading.current_thread() is not threading.main_thread():
+    ignored = signal.getsignal(signal.SIGINT) == signal.SIG_IGN  # in the background
+    if ignored or threading.current_thread() is not threading.main_thread():
         yield
         return
     before = signal.signal(signal.SIGINT, stop)

@@ -309,6 +309,8 @@ def test_ctrl_c_ends_an_upload_at_once(runs, ann, tmp_path):
         env=ann.env(tmp_path, "hf_ann") | {"PYTHONPATH": str(ROOT)},
         stderr=subprocess.PIPE,
         text=True,
+        # Whoever runs the tests in the background has Ctrl-C ignored, and children inherit it.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     ) as process:
         while not any("/preupload" in line for line in writes(ann)):
             time.sleep(0.1)

@@ -96,7 +96,13 @@ def serving(command, folder: Path, env: dict[str, str]):
     env = env | {"GRADIO_SERVER_PORT": str(port), "GRADIO_ANALYTICS_ENABLED": "False"}
     with log.open("w") as out:
         process = subprocess.Popen(
-            [sys.executable, "-W", "ignore", *command], cwd=folder, env=env, stdout=out, stderr=out
+            [sys.executable, "-W", "ignore", *command],
+            cwd=folder,
+            env=env,
+            stdout=out,
+            stderr=out,
+            # Whoever runs the tests in the background has Ctrl-C ignored, and children inherit it.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
         )
     url = f"http://127.0.0.1:{port}/"
     try:
@@ -286,7 +292,7 @@ def test_web_serves_a_folder_until_ctrl_c(rnn, tmp_path):
         client, talk = Client(served.url, verbose=False), conversation(rnn)
         assert [say(client, text) for text in SAID] == [talk.say(text) for text in SAID]
         served.process.send_signal(signal.SIGINT)
-        assert served.process.wait() == 0
+        assert served.process.wait(timeout=60) == 0
         out = served.log.read_text()
     assert served.url in out and "Traceback" not in out and "Interrupt" not in out
 
