@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import torch
 from rich.console import Console
@@ -79,9 +80,8 @@ def export(
     check_convertible(model)
     pairs = read_pairs(folder, samples)
     check_writable(place)
-    part, old = (place.with_name(f"{place.name}.{ending}") for ending in ("part", "old"))
-    shutil.rmtree(part, ignore_errors=True)
-    try:
+    with TemporaryDirectory(prefix=".export-", dir=place.parent) as scratch:
+        part = Path(scratch) / "part"
         part.mkdir()
         about = {"format": format, "quantization": quantization, "weights": weights_mark(folder)}
         about["parameters"] = model.num_parameters()
@@ -105,13 +105,8 @@ def export(
         about |= {"ctranslate2": version("ctranslate2"), "threads": torch.get_num_threads()}
         write_json(part / ABOUT, about | figures)
         if place.exists():
-            shutil.rmtree(old, ignore_errors=True)
-            place.rename(old)
+            place.rename(Path(scratch) / "old")
         part.rename(place)
-        shutil.rmtree(old, ignore_errors=True)
-    except BaseException:
-        shutil.rmtree(part, ignore_errors=True)
-        raise
     print(f"Written to {output or Path(folder) / PLACE}. On the CPU it answers in:")
     print(f"  python -m seq2seq_dialog chat {output or folder}")
 

@@ -27,7 +27,7 @@ ABOUT = "export.json"
 # What answering needs of a run besides its weights.
 FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "generation_config.json")
 FILES += ("special_tokens_map.json", "added_tokens.json", "spiece.model")
-# Options of `generate()`: what CTranslate2 calls them, and what stands for None.
+# Options of `generate()`: what CTranslate2 calls them, and what transformers takes for None.
 OPTIONS = {
     "max_new_tokens": ("max_decoding_length", 19),
     "min_new_tokens": ("min_decoding_length", 0),

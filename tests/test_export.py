@@ -300,6 +300,7 @@ def test_int8_is_kept_where_replies_stay_and_refused_where_they_diverge(model, m
     export(str(folder), quantization="int8")
     assert engine(load(folder)[0]) == "CTranslate2, int8"
     kept = (folder / "ctranslate2" / "model.bin").read_bytes()
+    files = {path.name for path in folder.iterdir()}
     weights = sum(p.numel() for p in model.parameters())
     assert weights < len(kept) < 2 * weights  # about a byte each
 
@@ -308,10 +309,9 @@ def test_int8_is_kept_where_replies_stay_and_refused_where_they_diverge(model, m
     with pytest.raises(UsageError, match=r"\d+ of 16 greedy replies have changed, 8 may.*float32"):
         export(str(folder), quantization="int8")
     assert (folder / "ctranslate2" / "model.bin").read_bytes() == kept
-    assert not list(folder.glob("ctranslate2.*"))
     export(str(folder))
     assert engine(load(folder)[0]) == "CTranslate2, float32"
-    assert not list(folder.glob("ctranslate2.*"))
+    assert {path.name for path in folder.iterdir()} == files  # nothing is left of the attempts
 
 
 @pytest.mark.parametrize(
@@ -373,7 +373,7 @@ def test_settings_of_the_run_that_an_export_has_not_are_refused(make_run, t5):
     folder = make_run(t5, typical_p=0.9, do_sample=True)
     with pytest.raises(UsageError, match="An export does not know typical_p"):
         export(str(folder))
-    assert not list(folder.glob("ctranslate2*"))
+    assert not [path for path in folder.iterdir() if path.is_dir()]
 
 
 def test_a_run_without_predictions_is_refused(run):
