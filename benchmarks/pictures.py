@@ -1,0 +1,82 @@
+"""Pictures of what was found."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from matplotlib import pyplot
+
+from seq2seq_dialog.arguments import UsageError
+
+OURS, THEIRS, TARGET = "#1b6ca8", "#b0522d", "#d1495b"
+# What the chart shows: part, ours, peer, label.
+BARS = (
+    ("training", "ours", "seed", "training, against the seed recipe"),
+    ("training", "ours", "stock", "training, against stock"),
+    ("training", "ours", "tuned stock", "training, against tuned stock"),
+    ("to_loss", "ours", "stock", "time to stock's loss"),
+    ("generation", "ours", "stock", "greedy replies, against predict()"),
+    ("latency", "export", "pipeline", "one reply, int8, against pipeline()"),
+    (
+        "latency",
+        "export, 4 beams",
+        "generate, 4 beams",
+        "batch of 16, 4 beams, int8, against generate()",
+    ),
+    ("preparation", "ours", "examples' map", "preparing, against the examples' map()"),
+    ("preparation", "ours", "seed's dataset", "preparing, against the seed's dataset"),
+    ("gpu", "ours", "stock", "training on a GPU, against stock"),
+)
+
+
+def draw_chart(parts: dict[str, dict], path: Path) -> None:
+    """Draw how many times as fast as the peers we are, and the targets.
+
+    Args:
+        parts: what was found, by part; bars of the others are left out.
+        path: of the picture.
+    """
+    bars = []
+    for name, ours, peer, label in BARS:
+        for row in parts.get(name, {"ratios": ()})["ratios"]:
+            if (row["ours"], row["peer"]) == (ours, peer) and "ratio" in row:
+                bars.append((label, row["ratio"], row["target"]))
+    if not bars:
+        raise UsageError("There is nothing to draw yet: no part has found a ratio.")
+    figure, axes = pyplot.subplots(figsize=(7, 0.9 + 0.42 * len(bars)), layout="constrained")
+    for place, (_, ratio, target) in enumerate(reversed(bars)):
+        median = ratio["median"]
+        axes.barh(place, median - 1, left=1, height=0.6, color=OURS)
+        axes.hlines(place, ratio["least"], ratio["greatest"], color="#0d2f4a", linewidth=1.5)
+        axes.text(
+            max(median, ratio["greatest"], target) * 1.04, place, f"{median:.1f} ×", va="center"
+        )
+        axes.vlines(target, place - 0.38, place + 0.38, color=TARGET, linewidth=2.5)
+    axes.vlines([], 0, 0, color=TARGET, linewidth=2.5, label="target")
+    axes.set_xscale("log", base=2)
+    ticks = [1, 2, 4, 8, 16]
+    axes.set_xticks(ticks, [f"{tick} ×" for tick in ticks])
+    axes.set_xlim(min(0.9, *(bar[1]["median"] for bar in bars)), 32)
+    axes.set_yticks(range(len(bars)), [bar[0] for bar in reversed(bars)])
+    axes.axvline(1, color="#555555", linewidth=1)
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.supxlabel(
+        "times as fast as the peer: median of the rounds, and least to greatest", fontsize="medium"
+    )
+    axes.legend(loc="lower right", frameon=False)
+    figure.savefig(path, dpi=150)
+    pyplot.close(figure)
+
+
+def draw_curves(ours: list[dict], stock: list[dict], path: Path) -> None:
+    """Draw the validation loss over the time of training, a line for each round."""
+    figure, axes = pyplot.subplots(figsize=(7, 3.5), layout="constrained")
+    for name, rounds, colour in (("ours", ours, OURS), ("stock", stock, THEIRS)):
+        for measured in rounds:
+            label = name if measured is rounds[0] else None
+            axes.plot(*zip(*measured["curve"], strict=True), color=colour, label=label)
+    axes.set_xlabel("seconds of training")
+    axes.set_ylabel("validation loss")
+    axes.legend()
+    figure.savefig(path, dpi=150)
+    pyplot.close(figure)

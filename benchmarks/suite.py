@@ -1,0 +1,351 @@
+"""The benchmarks, all or by part: `python -m seq2seq_dialog bench [PART ...]`.
+
+    bench --chart                                    # all parts, half an hour on 2 CPU cores
+    bench training --data dialogues_text.txt         # one part, with dialogues of your own
+    bench --quick                                    # a first look, without meaning for speed
+    bench gpu                                        # under 8 minutes on one GPU
+
+Each part is a JSON file in the output folder, the last line printed is all of them. See `harness`
+for how it is measured and `peers` for what against.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import datasets
+import torch
+import transformers
+from rich.console import Console
+
+from seq2seq_dialog import report
+from seq2seq_dialog.arguments import UsageError, nearest
+
+from . import answering, gpu, harness, material, pictures, preparation, processes, training
+from .harness import check, compare
+
+CHART = Path(__file__).parent / "ours_vs_peers.png"
+# Both tuned on 1,000 to 2,000 pairs of DailyDialog: learning rates of 1e-3 to 1.6e-2 for the stock
+# recipe, whose batch size stays, 4e-3 to 1.6e-2 for ours, and its batch size and length. The
+# examples' own rate, 5e-5, is for checkpoints and learns next to nothing from random weights.
+STOCK_RECIPE = {"per_device_train_batch_size": 8, "learning_rate": 8e-3}
+OUR_RECIPE = {"tokens_per_batch": 768, "learning_rate": 1.2e-2, "num_train_epochs": 1.3}
+
+
+class Suite:
+    """What the parts share: the prepared data, and how thoroughly to measure.
+
+    Args:
+        folder: for what is made on the way.
+        output: for pictures.
+        data: dialogues; see `material.prepare`.
+        rounds: how often each contestant measures.
+        model: a trained model to answer, or None for random weights.
+        quick: tiny sizes, to see that it works.
+        full: with what takes long.
+    """
+
+    def __init__(
+        self, folder: Path, output: Path, data, rounds: int, model, quick: bool, full: bool, console
+    ):
+        self.folder, self.output, self.rounds, self.model = folder, output, rounds, model
+        self.quick, self.full, self.console = quick, full, console
+        console.print("Preparing the data")
+        self.about = material.prepare(folder, data, model, samples=200 if quick else None)
+
+    def size(self, usual: dict) -> dict:
+        """Return the size of a model."""
+        return material.TINY if self.quick else usual
+
+    def measure(self, contestants: dict, **options) -> dict:
+        """Let contestants measure in turn."""
+        return harness.in_turn(contestants, self.rounds, self.console, **options)
+
+
+def part(title: str, unit: str, contestants: dict, ratios: Sequence = (), checks: Sequence = ()):
+    """Put together what a part found."""
+    found = {"title": title, "unit": unit, "contestants": contestants}
+    return found | {"ratios": list(ratios), "checks": list(checks)}
+
+
+def measure_training(suite: Suite) -> dict:
+    """Training against the three recipes."""
+    common = {"folder": suite.folder, "size": suite.size(material.T5_SMALL)}
+    few, many = (2, 2) if suite.quick else (6, 10)
+    cpu = common | {"use_cpu": True}
+    tuned = {"batch_size": 32, "group_by_length": True}
+    results = suite.measure(
+        {
+            "ours": (training.ours, cpu | {"tokens_per_batch": 4096, "steps": few}),
+            "ours, 2,048": (training.ours, cpu | {"tokens_per_batch": 2048, "steps": many}),
+            "stock": (training.stock, cpu | {"steps": many}),
+            "tuned stock": (training.stock, cpu | tuned | {"steps": few}),
+            "seed": (training.seed, common | {"steps": few}),
+        }
+    )
+    targets = {"seed": 12, "stock": 2.2, "tuned stock": 1.4}
+    ratios = [compare(results, "ours", peer, goal) for peer, goal in targets.items()]
+    ratios += [compare(results, "ours, 2,048", peer) for peer in targets]
+    return part("real tokens of T5-small's training steps", "tokens/s", results, ratios)
+
+
+def measure_to_loss(suite: Suite) -> dict:
+    """The time to the validation loss that the stock recipe has after an epoch."""
+    options = {"folder": suite.folder, "size": suite.size(material.SMALLER)}
+    counts = (150, 30, 5) if suite.quick else (6000, 256, 16) if suite.full else (1500, 128, 16)
+    options |= dict(zip(("pairs", "validation", "points"), counts, strict=True))
+    results = suite.measure(
+        {
+            "ours": (training.learning, options | {"recipe": OUR_RECIPE}),
+            "stock": (training.learning, options | {"recipe": STOCK_RECIPE}),
+        }
+    )
+    checks = []
+    if all("rounds" in result for result in results.values()):
+        ours, stock = (results[name]["rounds"] for name in ("ours", "stock"))
+        pictures.draw_curves(ours, stock, suite.output / "to_loss.png")
+        losses = [measured["curve"][-1][1] for measured in stock]
+        checks.append(check("stock's loss after an epoch", statistics.median(losses)))
+        times = [training.reached(m["curve"], loss) for m, loss in zip(ours, losses, strict=True)]
+        if None in times:
+            results["ours"] = {"failed": "it does not reach stock's loss"}
+        else:
+            for measured, seconds in zip(ours, times, strict=True):
+                measured["seconds"] = seconds
+            results["ours"]["speed"] = harness.summary(harness.speeds(results["ours"]))
+    ratios = [compare(results, "ours", "stock", 2)]
+    title = "to the validation loss that stock has after an epoch, a smaller T5"
+    return part(title, "times an hour", results, ratios, checks)
+
+
+def measure_generation(suite: Suite) -> dict:
+    """Greedy replies to many contexts."""
+    options = {"folder": suite.folder, "name": suite.model, "size": suite.size(material.T5_SMALL)}
+    options["count"] = 20 if suite.quick else 1000 if suite.full else 400
+    results = suite.measure(
+        {"ours": (answering.ours, options), "stock": (answering.stock, options)}
+    )
+    rounds = [result.get("rounds", []) for result in results.values()]
+    replies = [[measured.pop("replies") for measured in some] for some in rounds]
+    checks = []
+    if all(replies):
+        ours, stock = (some[0] for some in replies)
+        same = sum(a == b for a, b in zip(ours, stock, strict=True))
+        checks.append(check(f"equal replies of {len(ours):,}", same))
+        checks.append(check("different replies", len(set(ours))))
+        words = statistics.mean(len(reply.split()) for reply in ours)
+        checks.append(check("words a reply", words))
+    ratios = [compare(results, "ours", "stock", 3)]
+    return part("greedy replies to test contexts", "replies/s", results, ratios, checks)
+
+
+def measure_latency(suite: Suite) -> dict:
+    """One reply at a time, and batches of 16 with 4 beams."""
+    run = answering.save_run(suite.folder, suite.model, suite.size(material.T5_SMALL))
+    common = {"folder": suite.folder, "run": run}
+    if suite.model is None:  # random weights do not end by themselves: as long as half of replies
+        common["options"] = {"min_new_tokens": 16, "max_new_tokens": 16}
+    else:
+        common["options"] = {"max_new_tokens": answering.MAX_NEW_TOKENS}
+    common["options"] |= {"do_sample": False}
+    single, batch = (2, 3) if suite.quick else (24, 64)
+    results = {}
+    for contestant, ways, count in (
+        (answering.one_turn, ("pipeline", "generate_response", "export"), single),
+        (answering.beams, ("generate", "export"), batch),
+    ):
+        suffix = ", 4 beams" if contestant is answering.beams else ""
+        options = common | {"count": count}
+        results |= suite.measure(
+            {f"{way}{suffix}": (contestant, options | {"way": way}) for way in ways}
+        )
+    ratios = [
+        compare(results, "export", "pipeline", 1.5),
+        compare(results, "generate_response", "pipeline"),
+        compare(results, "export, 4 beams", "generate, 4 beams", 2.5),
+    ]
+    checks = [
+        check(f"milliseconds to a reply, {name}", 1000 / results[name]["speed"]["median"])
+        for name in ("pipeline", "generate_response", "export")
+        if "speed" in results[name]
+    ]
+    title = "one reply at a time, and batches of 16 with 4 beams"
+    return part(title, "replies/s", results, ratios, checks)
+
+
+def measure_preparation(suite: Suite) -> dict:
+    """Tokenising, and how memory and time grow with the data."""
+    options = {"folder": suite.folder, "count": 200 if suite.quick else 10_000}
+    results = suite.measure(
+        {
+            "ours": (preparation.ours, options),
+            "examples' map": (preparation.mapped, options),
+            "seed's dataset": (preparation.one_by_one, options),
+        }
+    )
+    ratios = [compare(results, "ours", peer, 4) for peer in ("examples' map", "seed's dataset")]
+    return part("rows to features on one core", "pairs/s", results, ratios)
+
+
+def measure_growth(suite: Suite) -> dict:
+    """Memory and time a dialogue, from text to features, as the data grow."""
+    sizes = (10_000, 1_000_000) if suite.full else (150, 400) if suite.quick else (1_000, 10_000)
+    contestants = {}
+    for count in sizes:
+        text = suite.folder / f"{count}.txt"
+        preparation.write_corpus(suite.about["data"], count, text)
+        options = {"folder": suite.folder, "text": text, "count": count}
+        contestants[f"{count:,} dialogues"] = (preparation.growth, options)
+    rounds = 1 if suite.full else suite.rounds
+    results = harness.in_turn(contestants, rounds, suite.console)
+    few, many = contestants
+    checks = []
+    if "rounds" in results[many]:
+        own = max(measured["own_peak_mib"] for measured in results[many]["rounds"])
+        checks.append(check(f"{many}: peak MiB without mapped files", own, at_most=1536))
+    ratio = compare(results, many, few)
+    if "ratio" in ratio:
+        times = 1 / ratio["ratio"]["median"]
+        checks.append(check("time a dialogue, many against few", times, 0.8, 1.2))
+    return part("text to features on disk", "dialogues/s", results, [ratio], checks)
+
+
+def measure_processes(suite: Suite) -> dict:
+    """Two processes of one core against one of two."""
+    options = {"folder": suite.folder, "size": suite.size(material.T5_SMALL)}
+    options |= {"steps": 2 if suite.quick else 5, "tokens_per_batch": 4096}
+    results = suite.measure(
+        {
+            name: (processes.launched, options | {"processes": count})
+            for name, count in (("two processes", 2), ("one process", 1))
+        }
+    )
+    ratios = [compare(results, "two processes", "one process", 0.85)]
+    return part("training on two cores", "tokens/s", results, ratios)
+
+
+def measure_gpu(suite: Suite) -> dict:
+    """Training on a GPU in bf16."""
+    cuda = torch.cuda.is_available()
+    size = suite.size(material.T5_BASE)
+    folder = suite.folder
+    if suite.about["pairs"]["train"] < gpu.ENOUGH:
+        folder = suite.folder / "drawn"
+        gpu.draw_features(suite.folder, folder, 500 if suite.quick else 60_000)
+    common = {"folder": folder, "size": size, "use_cpu": not cuda}
+    common |= {"warmup": 2 if suite.quick else 10}
+    few, many = ({"steps": 3}, {"steps": 3}) if suite.quick else ({"steps": 30}, {"steps": 100})
+    large = few | {"tokens_per_batch": 2048 if suite.quick else 65_536}
+    small = many | {"tokens_per_batch": 1024 if suite.quick else 16_384}
+    tuned = {"batch_size": 32, "group_by_length": True, "bf16": cuda}
+    contestants = {
+        "ours": (training.ours, common | large),
+        "ours, 16,384": (training.ours, common | small),
+        "stock": (training.stock, common | many | {"bf16": cuda}),
+        "tuned stock": (training.stock, common | many | tuned),
+        "matrix peak": (gpu.matrix_peak, {"width": 256 if suite.quick else 8192}),
+    }
+    if cuda:
+        contestants["ours, compiled"] = training.ours, common | large | {"torch_compile": True}
+    results = suite.measure(contestants, limit=150)
+    peers = [name for name in contestants if name != "ours" and name != "matrix peak"]
+    ratios = [compare(results, "ours", peer, 3 if peer == "stock" else None) for peer in peers]
+    checks = []
+    if "speed" in results["matrix peak"]:
+        peak = results["matrix peak"]["speed"]["median"]
+        checks.append(check("matrix peak, TFLOP/s", peak / 1e12))
+        for name, result in results.items():
+            if "speed" in result and name != "matrix peak":
+                rates = [measured["flops"] / measured["seconds"] for measured in result["rounds"]]
+                at_least = 0.4 if name == "ours" and cuda else None
+                share = statistics.median(rates) / peak
+                checks.append(check(f"share of the matrix peak, {name}", share, at_least))
+    where = torch.cuda.get_device_name() if cuda else "the CPU: no CUDA device"
+    title = f"training steps of T5-base in bf16, on {where}"
+    return part(title, "tokens/s", results, ratios, checks)
+
+
+PARTS = {
+    "training": measure_training,
+    "to_loss": measure_to_loss,
+    "generation": measure_generation,
+    "latency": measure_latency,
+    "preparation": measure_preparation,
+    "growth": measure_growth,
+    "processes": measure_processes,
+    "gpu": measure_gpu,
+}
+
+
+def bench(
+    parts: Sequence[str] = (),
+    data: str | None = None,
+    model: str | None = None,
+    rounds: int = 3,
+    output: str | None = None,
+    quick: bool = False,
+    full: bool = False,
+    chart: bool = False,
+) -> None:
+    """Measure, print what was found, and write it to `output`, a JSON file for each part.
+
+    Args:
+        parts: of `PARTS`; all by default.
+        data: dialogues as `--data` of a run; `$DIALOG_DATA/dailydialog` or the sample corpus.
+        model: a trained T5 for generation and latency; random weights by default.
+        rounds: how often each contestant measures.
+        output: a folder, runs/bench by default (runs/bench_quick for a first look); of parts that
+            are measured again, what it holds gives way.
+        quick: tiny sizes, to see that it works.
+        full: growth to a million dialogues (once), replies to 1,000 contexts, to_loss on more
+            pairs: an hour or two, and 10 GB of disk.
+        chart: draw all parts that `output` holds to benchmarks/ours_vs_peers.png.
+
+    Raises:
+        UsageError: no such part, a number of rounds that cannot be, unusable data or output.
+    """
+    unknown = sorted(set(parts) - set(PARTS))
+    if unknown:
+        raise UsageError(
+            f"There is no part {unknown[0]!r}, but {', '.join(PARTS)}.{nearest(unknown[0], PARTS)}"
+        )
+    if not 1 <= rounds <= material.ROUNDS:
+        raise UsageError(f"rounds is {rounds}; it must be from 1 to {material.ROUNDS}.")
+    if quick and chart:
+        raise UsageError("quick measures sizes that mean nothing: leave out --chart or --quick.")
+    place = Path(output or ("runs/bench_quick" if quick else "runs/bench"))
+    console = Console(soft_wrap=True)
+    report.check_writable(place / "training.json")
+    datasets.disable_progress_bars()
+    transformers.utils.logging.disable_progress_bar()
+    names = [name for name in PARTS if name in parts or not parts]
+    if "gpu" in names and not (torch.cuda.is_available() or quick):
+        console.print("gpu is skipped: no CUDA device is there; --quick tries it on the CPU.")
+        names.remove("gpu")
+    if names:
+        with tempfile.TemporaryDirectory(prefix="work-", dir=place) as folder:
+            suite = Suite(Path(folder), place, data, rounds, model, quick, full, console)
+            about = report.environment(1, suite.about["data"]) | suite.about
+            about |= {"threads": torch.get_num_threads(), "rounds": rounds, "quick": quick}
+            for name in names:
+                console.rule(name)
+                start = time.perf_counter()
+                found = {"part": name} | PARTS[name](suite)
+                found |= {"took_seconds": time.perf_counter() - start, "about": about}
+                report.write_json(place / f"{name}.json", found)
+                harness.print_part(found, console)
+    written = {name: place / f"{name}.json" for name in PARTS}
+    found = {name: report.read_json(path) for name, path in written.items() if path.exists()}
+    if chart:
+        thorough = {name: one for name, one in found.items() if not one["about"]["quick"]}
+        pictures.draw_chart(thorough, CHART)
+        console.print(f"The chart is in {CHART}")
+    if quick:
+        console.print("These sizes are to see that it works; the figures mean nothing.")
+    console.print(f"The figures are in {place}")
+    print(json.dumps({name: found[name] for name in names}))

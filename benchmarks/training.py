@@ -1,0 +1,172 @@
+"""Training: real tokens a second of whole steps, and the time to a validation loss."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from transformers import PrinterCallback, Seq2SeqTrainer, TrainerCallback
+
+from seq2seq_dialog.data import DialogueCollator
+from seq2seq_dialog.trainer import DialogueTrainer
+
+from . import material, peers
+
+ENDLESS = 10**6  # steps: the turns decide when it is over
+
+
+def ours(
+    turns, folder: Path, size: dict, steps: int, tokens_per_batch: int, warmup: int = 2, **settings
+):
+    """Train as run_seq2seq_dialog.py does.
+
+    Args:
+        settings: others of a run.
+    """
+    settings |= {"tokens_per_batch": tokens_per_batch, "max_steps": ENDLESS}
+    tokenizer = material.tokenizer(folder)
+    trainer = material.counted(DialogueTrainer)(
+        material.model(folder, size),
+        material.our_arguments(folder, **settings),
+        tokenizer,
+        train_dataset=material.features(folder, "train"),
+    )
+    material.take_turns(turns, trainer, size, steps, warmup)
+
+
+def stock(
+    turns,
+    folder: Path,
+    size: dict,
+    steps: int,
+    batch_size: int = 8,
+    group_by_length: bool = False,
+    warmup: int = 2,
+    **settings,
+):
+    """Train by the stock recipe, in each turn on batches that stand for an epoch of it."""
+    features = material.features(folder, "train")
+    sizes = material.lengths(features)
+
+    class Spread(material.counted(Seq2SeqTrainer)):
+        def _get_train_sampler(self, train_dataset=None):
+            order = list(super()._get_train_sampler(train_dataset))
+            whole = len(order) - len(order) % batch_size
+            batches = [order[i : i + batch_size] for i in range(0, whole, batch_size)]
+            picked = material.spread(sizes, batches, steps)
+            return [index for batch in picked[:warmup] + picked for index in batch]
+
+    settings["max_steps"] = ENDLESS
+    args = peers.stock_arguments(str(folder / "stock"), batch_size, group_by_length, **settings)
+    model, tokenizer = material.model(folder, size), material.tokenizer(folder)
+    trainer = peers.stock_trainer(model, args, tokenizer, features, Spread)
+    material.take_turns(turns, trainer, size, steps, warmup)
+
+
+def seed(turns, folder: Path, size: dict, steps: int, warmup: int = 2):
+    """Train by the seed recipe, in each turn on batches that stand for an epoch of it."""
+    features, tokenizer = material.features(folder, "train"), material.tokenizer(folder)
+    texts = features.select_columns(["context", "response"]).to_list()
+    dataset = peers.SeedDataset(texts, tokenizer)
+    sizes = material.lengths(features)
+    pairs = np.random.default_rng(0).permutation(len(sizes))[: len(sizes) // 2 * 2]
+    picked = material.spread(sizes, pairs.reshape(-1, 2).tolist(), steps)
+    order = [index for batch in picked[:warmup] + picked for index in batch]
+    model = material.model(folder, size)
+    training = peers.seed_steps(model, peers.seed_loader(dataset, order))
+    for _ in range(warmup):
+        next(training)
+    for _ in turns:
+        counts, start = [], time.perf_counter()
+        for _ in range(steps):
+            batch, _ = next(training)
+            sources, targets = batch["attention_mask"].sum(1), batch["labels"].ne(-100).sum(1)
+            padded = batch["input_ids"].numel() + batch["labels"].numel()
+            counts.append((sources, targets, padded))
+        turns.done(material.measurement(counts, time.perf_counter() - start, size))
+
+
+# The time to a loss
+
+
+@torch.no_grad()
+def exact_loss(model, batches: list[dict[str, torch.Tensor]]) -> float:
+    """Mean loss over all target tokens, in nats."""
+    model.eval()
+    total = tokens = 0
+    for batch in batches:
+        count = int(batch["labels"].ne(-100).sum())
+        total += float(model(**batch).loss) * count
+        tokens += count
+    model.train()
+    return total / tokens
+
+
+class Curve(TrainerCallback):
+    """The validation loss over the time trained; that of the evaluations does not count.
+
+    Args:
+        batches: of validation.
+        points: evaluations, at equal distances.
+    """
+
+    def __init__(self, batches: list[dict[str, torch.Tensor]], points: int):
+        self.batches, self.points = batches, points
+        self.curve, self.spent, self.clock = [], 0.0, time.perf_counter()
+
+    def on_step_end(self, args, state, control, model=None, **kwargs):
+        """Evaluate where it is time to."""
+        done = state.global_step * self.points // state.max_steps
+        if done > (state.global_step - 1) * self.points // state.max_steps:
+            self.spent += time.perf_counter() - self.clock
+            self.curve.append((self.spent, exact_loss(model, self.batches)))
+            self.clock = time.perf_counter()
+
+
+def learning(
+    turns, folder: Path, size: dict, pairs: int, validation: int, points: int, recipe: dict
+):
+    """Train one epoch in each turn and follow the loss; each turn begins with other weights.
+
+    Args:
+        pairs: of train to learn from.
+        validation: pairs of validation.
+        points: evaluations an epoch.
+        recipe: settings of ours (with `tokens_per_batch`) or of the stock recipe.
+    """
+    tokenizer = material.tokenizer(folder)
+    train, held_out = (
+        part.shuffle(seed=0).select(range(min(count, len(part))))
+        for part, count in (
+            (material.features(folder, "train"), pairs),
+            (material.features(folder, "validation"), validation),
+        )
+    )
+    held_out = held_out.sort("source_length")
+    collate = DialogueCollator(tokenizer.pad_token_id)
+    batches = [
+        collate([held_out[j] for j in range(i, min(i + 32, len(held_out)))])
+        for i in range(0, len(held_out), 32)
+    ]
+    for number in turns:
+        model = material.model(folder, size, seed=number)
+        settings = {"num_train_epochs": 1, "seed": 42 + number, "use_cpu": True} | recipe
+        if "tokens_per_batch" in recipe:
+            args = material.our_arguments(folder, **settings)
+            trainer = DialogueTrainer(model, args, tokenizer, train_dataset=train)
+        else:
+            args = peers.stock_arguments(str(folder / "stock"), **settings)
+            trainer = peers.stock_trainer(model, args, tokenizer, train)
+        curve = Curve(batches, points)
+        trainer.add_callback(curve)
+        trainer.remove_callback(PrinterCallback)
+        trainer.train()
+        measured = {"work": 3600, "seconds": curve.spent, "steps": trainer.state.global_step}
+        turns.done(measured | {"curve": curve.curve})
+
+
+def reached(curve: list[tuple[float, float]], loss: float) -> float | None:
+    """Seconds to the first evaluation at or under a loss; None where there is none."""
+    return next((seconds for seconds, value in curve if value <= loss), None)
