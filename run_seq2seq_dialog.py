@@ -31,6 +31,7 @@ from seq2seq_dialog.models import (
     train_tokenizer,
 )
 from seq2seq_dialog.protocols import read_references
+from seq2seq_dialog.streaming import Stream, StreamedBatches
 from seq2seq_dialog.trainer import DialogueTrainer, last_checkpoint
 
 # Settings that may change between a run and its continuation: they do not touch the weights (those
@@ -71,7 +72,8 @@ def main(argv: list[str] | None = None) -> None:
 
     # 2. Dialogues to rows
     with training_args.main_process_first(desc="reading the dialogues"):
-        rows, problems = load_rows(data_args)
+        stream = Stream(data_args) if data_args.streaming else None
+        rows, problems = (stream.rows, stream.problems) if stream else load_rows(data_args)
     replied = "test" if "test" in rows else "validation"
     several = None
     if data_args.multireference is not None:
@@ -80,13 +82,18 @@ def main(argv: list[str] | None = None) -> None:
                 "multireference needs a test split to score; the data has train alone."
             )
         several = read_references(data_args.multireference, rows[replied])
-    found = overlap.audit(rows)
-    warning = overlap.warning(found)
+    found = None if stream else overlap.audit(rows)
+    warning = overlap.warning(found) if found else None
     if warning:
         console.print(warning, style="yellow", highlight=False)
     if data_args.drop_overlap:
         rows = overlap.without_overlap(rows, found)
     pairs = {name: len(split) for name, split in rows.items()}
+    if stream:
+        console.print(
+            "Training pairs are streamed. Baselines, unigram model and a new tokenizer come from "
+            f"the first {pairs.pop('train'):,}; what stands in train and test is not looked for."
+        )
     if publishing:  # what forbids it is told now, not after the training
         about = {"data": {"pairs": pairs, "problems": problems}}
         card.source(settings, about, {}, data_args.license)
@@ -140,6 +147,7 @@ def main(argv: list[str] | None = None) -> None:
     if training_args.tokens_per_batch == "auto" and checkpoint is not None:
         before = report.read_json(output_dir / "environment.json")
         training_args.tokens_per_batch = before["tokens_per_batch"]
+    batches = StreamedBatches(stream.train, tokenizer, data_args) if stream else None
     metric = ReplyMetric(keep_in_memory=True)
     trainer_class, options = DialogueTrainer, {}
     if adversarial_args.adversarial and training_args.do_train:
@@ -150,7 +158,7 @@ def main(argv: list[str] | None = None) -> None:
         model,
         training_args,
         tokenizer,
-        train_dataset=features["train"],
+        train_dataset=batches or features["train"],
         eval_dataset=features.get("validation"),
         compute_metrics=lambda p: metric.compute(predictions=p.predictions, references=p.label_ids),
         **options,
@@ -192,7 +200,7 @@ def main(argv: list[str] | None = None) -> None:
         unigram = unigram_perplexity(*labels, vocab_size=len(tokenizer))
         metrics[replied] = trimmed(output.metrics, "test_") | {"unigram_perplexity": unigram}
         if main_process:
-            clean = found["clean"][replied]
+            clean = found["clean"][replied] if found else None
             predictions = report.predictions(rows[replied], output.predictions, clean)
             report.write_jsonl(output_dir / "predictions.jsonl", predictions)
             evaluated = evaluation.evaluate(
@@ -206,10 +214,11 @@ def main(argv: list[str] | None = None) -> None:
                 several=several,
                 seed=training_args.seed,
             )
-            counts = found["splits"][replied]
-            seen = dict(zip(("1", "3", "all"), counts["pairs_in_train"].values(), strict=True))
-            sizes = {name: counts[name] for name in ("pairs", "clean_pairs")}
-            evaluated["overlap"] = {"pairs_in_train": seen, **sizes}
+            if found:
+                counts = found["splits"][replied]
+                seen = dict(zip(("1", "3", "all"), counts["pairs_in_train"].values(), strict=True))
+                sizes = {name: counts[name] for name in ("pairs", "clean_pairs")}
+                evaluated["overlap"] = {"pairs_in_train": seen, **sizes}
             report.write_json(output_dir / "evaluation.json", evaluated)
     if main_process:
         report.write_json(output_dir / "metrics.json", metrics)

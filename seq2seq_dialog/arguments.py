@@ -106,6 +106,14 @@ class DataArguments:
         metadata={"help": "Greatest context in tokens; older turns are left out, whole."},
     )
     max_target_length: int = field(default=128, metadata={"help": "Greatest reply in tokens."})
+    streaming: bool = field(
+        default=False,
+        metadata={
+            "help": "Read training pairs while training goes on, instead of preparing all of them "
+            "on disk first; needs max_steps. They are shuffled 20,000 at a time. "
+            "dataloader_num_workers 1 tokenises ahead."
+        },
+    )
     max_train_samples: int | None = field(
         default=None, metadata={"help": "Use only the first N training pairs (trials)."}
     )
@@ -557,6 +565,8 @@ def _check(
             "generator does not learn; raise it or lower discriminator_warmup_steps, now "
             f"{adversarial.discriminator_warmup_steps}."
         )
+    if data.streaming:
+        _check_streaming(data, adversarial, training)
     metric = training.metric_for_best_model.removeprefix("eval_")
     if metric not in ("loss", "perplexity", *REPLY_METRICS):
         hint = nearest(metric, ("loss", "perplexity", *REPLY_METRICS))
@@ -572,6 +582,29 @@ def _check(
         raise UsageError(
             f"data is {data.data!r} and dataset_name {data.dataset_name!r}: set one of them."
         )
+
+
+def _check_streaming(
+    data: DataArguments, adversarial: AdversarialArguments, training: DialogueTrainingArguments
+) -> None:
+    if training.do_train and training.max_steps <= 0:
+        raise UsageError("A stream has no end: with streaming, set max_steps.")
+    if training.dataloader_num_workers > 1:
+        raise UsageError(
+            f"dataloader_num_workers is {training.dataloader_num_workers}, but each process reads "
+            "its part of a stream in order: with streaming, set 0 or 1."
+        )
+    for name, value, reason in (
+        ("drop_overlap", data.drop_overlap, "train would have to be read whole before it begins"),
+        ("adversarial", adversarial.adversarial, "it draws from all training pairs"),
+        (
+            "tokens_per_batch auto",
+            training.tokens_per_batch == "auto",
+            "it tries the longest pairs",
+        ),
+    ):
+        if value:
+            raise UsageError(f"{name} does not work with streaming: {reason}. Take one out.")
 
 
 def resolved(groups) -> dict:

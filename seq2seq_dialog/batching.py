@@ -10,11 +10,12 @@ made from (seed, epoch) without the ones before it: that is what resuming needs.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 
 import numpy as np
 from torch.utils.data import Sampler
 
-GRID = (8, 4)  # source and target lengths are rounded up to multiples of these, in tokens
+GRID = np.array([8, 4], np.int32)  # tokens; source and target lengths are rounded up to multiples
 
 
 def _order(lengths: np.ndarray, rng: np.random.Generator | None) -> np.ndarray:
@@ -30,13 +31,18 @@ def _order(lengths: np.ndarray, rng: np.random.Generator | None) -> np.ndarray:
 
 
 def _cut(lengths: np.ndarray, budget: int) -> list[int]:
-    """Cut ordered examples greedily; return where each batch ends."""
-    ends, start, widest = [], 0, np.zeros(2, dtype=np.int64)
-    for i, size in enumerate(lengths):
-        wider = np.maximum(widest, size)
-        if i > start and (i + 1 - start) * int(wider.sum()) > budget:
-            ends.append(i)
-            start, wider = i, size
+    """Cut ordered examples greedily; return where each batch ends.
+
+    It goes from each run of equal lengths to the next, for these are few.
+    """
+    runs = np.flatnonzero((lengths[1:] != lengths[:-1]).any(axis=1)) + 1
+    ends, start, widest = [], 0, (0, 0)
+    for first, last in pairwise([0, *runs.tolist(), len(lengths)]):
+        size = tuple(lengths[first].tolist())
+        wider = tuple(map(max, widest, size))
+        while (end := max(start + budget // sum(wider), start + 1, first)) < last:
+            ends.append(end)
+            start, wider = end, size
         widest = wider
     return [*ends, len(lengths)]
 
@@ -65,7 +71,7 @@ class TokenBudgetSampler(Sampler[list[int]]):
         rank: int = 0,
         world_size: int = 1,
     ):
-        exact = np.asarray(lengths, dtype=np.int64).reshape(-1, 2)
+        exact = np.asarray(lengths, dtype=np.int32).reshape(-1, 2)
         if len(exact) < world_size or len(exact) == 0:
             raise ValueError(
                 f"{len(exact)} training examples are too few for {world_size} processes."
@@ -109,7 +115,7 @@ def evaluation_batches(lengths: Sequence[Sequence[int]], budget: int) -> list[li
         lengths: (source, target) tokens of each example, shape (examples, 2).
         budget: greatest padded size of a batch in tokens.
     """
-    exact = np.asarray(lengths, dtype=np.int64).reshape(-1, 2)
+    exact = np.asarray(lengths, dtype=np.int32).reshape(-1, 2)
     order = _order(exact, None)
     ends = _cut(exact[order], budget)
     spans = zip([0, *ends[:-1]], ends, strict=True)

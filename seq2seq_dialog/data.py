@@ -6,11 +6,13 @@ import hashlib
 import inspect
 import json
 from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
 
+import numpy as np
+import pyarrow as pa
 import torch
-from datasets import Dataset, DatasetDict
-from torch.nn.utils.rnn import pad_sequence
+from datasets import Dataset, DatasetDict, concatenate_datasets
 
 from dataset_script.dialogues import Dialogues
 
@@ -20,6 +22,13 @@ from .models import prepare_tokenizer
 from .portable.context import TURN_SEPARATOR, as_turns, join_turns, special_ids
 
 IGNORE = -100  # labels that are padding, not counted by any loss
+COLUMNS = pa.schema(
+    [
+        *((name, pa.list_(pa.int32())) for name in ("input_ids", "labels")),
+        *((name, pa.int32()) for name in ("source_length", "target_length", "turns_cut")),
+        ("target_cut", pa.bool_()),
+    ]
+)
 
 
 def load_rows(args: DataArguments) -> tuple[DatasetDict, dict]:
@@ -90,18 +99,18 @@ def encode(
         Columns `input_ids`, `labels` (each a list of ids per row), their lengths `source_length`,
         `target_length`, `turns_cut` (turns that did not fit) and `target_cut` (bool).
     """
-    contexts = [as_turns(context) for context in batch["context"]]
-    responses = [" ".join(response.split()) for response in batch["response"]]
-    distinct = list(dict.fromkeys([*(turn for turns in contexts for turn in turns), *responses]))
-    encoded = tokenizer(distinct, add_special_tokens=False, verbose=False)["input_ids"]
-    ids = dict(zip(distinct, encoded, strict=True))
+    contexts, responses = batch["context"], batch["response"]
+    turns = {text: as_turns(text) for text in dict.fromkeys(chain.from_iterable(contexts))}
+    replies = {text: " ".join(text.split()) for text in dict.fromkeys(responses)}
+    ids = _ids([*chain.from_iterable(turns.values()), *replies.values()], tokenizer)
+    turn_ids = {text: [ids[turn] for turn in parts] for text, parts in turns.items()}
     separator_id = tokenizer.convert_tokens_to_ids(TURN_SEPARATOR)
     before, after = around = special_ids(tokenizer)
     columns = {"input_ids": [], "labels": [], "turns_cut": [], "target_cut": []}
-    for turns, response in zip(contexts, responses, strict=True):
-        turn_ids = [ids[turn] for turn in turns]
-        input_ids, cut = join_turns(turn_ids, separator_id, around, max_source_length)
-        labels = [*before, *ids[response], *after]
+    for context, response in zip(contexts, responses, strict=True):
+        said = [part for text in context for part in turn_ids[text]]
+        input_ids, cut = join_turns(said, separator_id, around, max_source_length)
+        labels = [*before, *ids[replies[response]], *after]
         columns["input_ids"].append(input_ids)
         columns["labels"].append(labels[:max_target_length])
         columns["turns_cut"].append(cut)
@@ -109,6 +118,25 @@ def encode(
     columns["source_length"] = [len(i) for i in columns["input_ids"]]
     columns["target_length"] = [len(i) for i in columns["labels"]]
     return columns
+
+
+def _ids(texts: list[str], tokenizer) -> dict[str, list[int]]:
+    """Tokenise each distinct text, without special tokens around it."""
+    distinct = list(dict.fromkeys(texts))
+    if tokenizer.is_fast:  # its call would make masks and offsets as well, twice the time
+        backend = tokenizer.backend_tokenizer
+        backend.no_padding()  # what an earlier call may have left
+        backend.no_truncation()
+        encodings = backend.encode_batch_fast(distinct, add_special_tokens=False)
+        return dict(zip(distinct, (encoding.ids for encoding in encodings), strict=True))
+    encoded = tokenizer(distinct, add_special_tokens=False, verbose=False)["input_ids"]
+    return dict(zip(distinct, encoded, strict=True))
+
+
+def _table(batch: dict[str, list], **options) -> pa.Table:
+    """Make a table of what `encode` returns."""
+    columns = encode(batch, **options)
+    return pa.table([pa.array(columns[f.name], f.type) for f in COLUMNS], COLUMNS)
 
 
 def encode_rows(rows: Dataset, tokenizer, args: DataArguments) -> Dataset:
@@ -125,14 +153,16 @@ def encode_rows(rows: Dataset, tokenizer, args: DataArguments) -> Dataset:
         does = repr(tokenizer)
     code = "".join(Path(inspect.getfile(f)).read_text("utf-8") for f in (encode, join_turns))
     content = json.dumps([does, rows._fingerprint, options, code])
-    return rows.map(
-        encode,
+    features = rows.map(
+        _table,
         batched=True,
         fn_kwargs={"tokenizer": tokenizer, **options},
+        remove_columns=rows.column_names,  # a file with the text is there already
         num_proc=args.preprocessing_num_workers,
         new_fingerprint=hashlib.sha256(content.encode()).hexdigest()[:32],
         desc="Tokenising",
     )
+    return concatenate_datasets([rows, features], axis=1)
 
 
 def count_cuts(features: Dataset) -> dict[str, int]:
@@ -161,14 +191,21 @@ class DialogueCollator:
         self.pad_token_id = pad_token_id
 
     def __call__(self, examples: Sequence[dict]) -> dict[str, torch.Tensor]:
-        sources = [torch.tensor(example["input_ids"]) for example in examples]
-        targets = [torch.tensor(example["labels"]) for example in examples]
-        ones = [torch.ones_like(ids) for ids in sources]
+        sources = [example["input_ids"] for example in examples]
+        targets = [example["labels"] for example in examples]
         return {
-            "input_ids": pad_sequence(sources, True, self.pad_token_id),  # (batch, source_len)
-            "attention_mask": pad_sequence(ones, True, 0),  # (batch, source_len)
-            "labels": pad_sequence(targets, True, IGNORE),  # (batch, target_len)
+            "input_ids": _padded(sources, self.pad_token_id),  # (batch, source_len)
+            "attention_mask": _padded([np.ones(len(i)) for i in sources], 0),  # (batch, source_len)
+            "labels": _padded(targets, IGNORE),  # (batch, target_len)
         }
+
+
+def _padded(rows: Sequence[Sequence[int]], fill: int) -> torch.Tensor:
+    """Fill rows up to the longest. In NumPy: a batch has too few numbers for torch to pay."""
+    table = np.full((len(rows), max(map(len, rows))), fill, np.int64)
+    for filled, row in zip(table, rows, strict=True):
+        filled[: len(row)] = row
+    return torch.from_numpy(table)
 
 
 class DailyDialogDataset(torch.utils.data.Dataset):

@@ -39,7 +39,7 @@ def evaluate(
     predictions: Sequence[dict],
     train: Dataset,
     rows: Dataset,
-    clean: np.ndarray,
+    clean: np.ndarray | None,
     split: str,
     decoding: dict,
     spaced: bool = False,
@@ -52,7 +52,7 @@ def evaluate(
         predictions: of each pair `turn`, `dialogue_id`, `reference`, `reply`, `nll`, `tokens`.
         train: training rows, with `context` and `response`.
         rows: the evaluated rows, in the order of `predictions`.
-        clean: (pairs,), True where nothing of the pair stands in train.
+        clean: (pairs,), True where nothing of the pair stands in train; None if that is not known.
         split: the name of what is evaluated.
         decoding: the settings that the replies were decoded with.
         spaced: the text is in DailyDialog's own spaced tokens.
@@ -72,7 +72,9 @@ def evaluate(
         RANDOM: random_replies(train, len(predictions), seed),
         FREQUENT: [most_frequent_reply(train)] * len(predictions),
     }
-    subsets = {"full": np.ones(len(predictions), bool), "clean": np.asarray(clean)}
+    subsets = {"full": np.ones(len(predictions), bool)}
+    if clean is not None:
+        subsets["clean"] = np.asarray(clean)
     results = []
     for subset, mask in subsets.items():
         chosen = np.flatnonzero(mask).tolist()

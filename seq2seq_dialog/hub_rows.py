@@ -11,11 +11,21 @@ import os
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import NamedTuple
 
-from datasets import Dataset, DatasetDict, Features, LargeList, List, NamedSplit, Value
+from datasets import (
+    Dataset,
+    DatasetDict,
+    Features,
+    LargeList,
+    List,
+    NamedSplit,
+    Value,
+    load_dataset_builder,
+)
 from datasets import load_dataset as load_from_hub
 from datasets.exceptions import DatasetNotFoundError, DatasetsError
 from huggingface_hub import HfApi, try_to_load_from_cache
@@ -93,14 +103,7 @@ def load_hub_rows(
     Raises:
         UsageError: it cannot be had, its columns are not understood, or it has no train split.
     """
-    found = fetch(name, revision, cache_dir)
-    found = {NAMES[split]: found[split] for split in NAMES if split in found} | found
-    if "train" not in found:
-        raise UsageError(
-            f"dataset_name {name!r} has the splits {', '.join(found)}, but one must be called "
-            "train. Rename the one to train on."
-        )
-    source = {split: found[split] for split in SPLITS if split in found}
+    source = _source(fetch(name, revision, cache_dir), name)
     read = _reader(source["train"].features, name)
     hashed = set(source) == {"train"}
     pairs: Counter = Counter()
@@ -122,6 +125,38 @@ def load_hub_rows(
     return DatasetDict(made), problems
 
 
+def open_hub_rows(
+    name: str, revision: str = "main", detokenize: bool = True, cache_dir: str | None = None
+) -> tuple[dict[str, Callable[[], Iterator[dict]]], str]:
+    """Open a data set on the Hub to be read as a stream; see `load_hub_rows`.
+
+    Returns:
+        What reads the rows of each split from the first one on, and a key that changes with them.
+
+    Raises:
+        UsageError: as `load_hub_rows`; also while rows are read.
+    """
+    with _told(name, revision):
+        commit = None if os.path.isdir(name) else _commit(name, revision)
+        builder = load_dataset_builder(name, revision=commit, cache_dir=cache_dir)
+        found = {
+            split: rows if rows.features is not None else rows._resolve_features()
+            for split, rows in builder.as_streaming_dataset().items()
+        }
+    source = _source(found, name)
+    read = _reader(source["train"].features, name)
+    hashed = set(source) == {"train"}
+
+    def read_split(split: str) -> Iterator[dict]:
+        with _told(name, revision):
+            rows = source["train" if hashed else split]
+            yield from _generate(read, rows, split, hashed, detokenize)
+
+    rows = {split: partial(read_split, split) for split in (SPLITS if hashed else source)}
+    key = f"{CODE.hex()} {builder.hash} {builder.config_id} {commit}"
+    return rows, key
+
+
 # ---------------------------------------------------------------------------------- fetching
 
 
@@ -131,21 +166,12 @@ def fetch(name: str, revision: str, cache_dir: str | None = None) -> DatasetDict
     Raises:
         UsageError: says why it cannot be had, and what to do.
     """
-    if os.path.isfile(name):
-        raise UsageError(
-            f"dataset_name {name!r} is a file, but has to be a data set on the Hub, user/name, or "
-            "a folder of its files. Give dialogue text as data."
-        )
-    try:
+    with _told(name, revision):
         if os.path.isdir(name):
             return load_from_hub(name, cache_dir=cache_dir)
         # Where `datasets` cannot have a revision, it takes any other that is cached.
         commit = _commit(name, revision)
         found = load_from_hub(name, revision=revision, cache_dir=cache_dir)
-    except (DatasetsError, HTTPError, OSError, RuntimeError, ValueError) as error:
-        raise UsageError(
-            f"dataset_name {name!r} cannot be loaded: {_reason(error, revision)}"
-        ) from error
     for rows in found.values():
         if not all(commit in Path(file["filename"]).parts for file in rows.cache_files):
             raise UsageError(
@@ -153,6 +179,39 @@ def fetch(name: str, revision: str, cache_dir: str | None = None) -> DatasetDict
                 f"what was fetched last is not its revision {revision!r}. Try again with one."
             )
     return found
+
+
+@contextmanager
+def _told(name: str, revision: str) -> Iterator[None]:
+    """Say in one UsageError what keeps a data set from being read."""
+    if os.path.isfile(name):
+        raise UsageError(
+            f"dataset_name {name!r} is a file, but has to be a data set on the Hub, user/name, or "
+            "a folder of its files. Give dialogue text as data."
+        )
+    try:
+        yield
+    except UsageError:
+        raise
+    except (DatasetsError, HTTPError, OSError, RuntimeError, ValueError) as error:
+        raise UsageError(
+            f"dataset_name {name!r} cannot be loaded: {_reason(error, revision)}"
+        ) from error
+
+
+def _source(found: dict, name: str) -> dict:
+    """Choose the splits that are read, under their usual names.
+
+    Raises:
+        UsageError: there is no train split.
+    """
+    found = {NAMES[split]: found[split] for split in NAMES if split in found} | found
+    if "train" not in found:
+        raise UsageError(
+            f"dataset_name {name!r} has the splits {', '.join(found)}, but one must be called "
+            "train. Rename the one to train on."
+        )
+    return {split: found[split] for split in SPLITS if split in found}
 
 
 def _commit(name: str, revision: str) -> str:

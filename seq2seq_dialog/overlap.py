@@ -129,14 +129,16 @@ def _read(rows: Dataset) -> _Split:
     Raises:
         UsageError: the rows of a dialogue do not follow one another.
     """
-    turns, opened = [np.zeros(0, np.int32)], [np.zeros(0, np.int32)]
-    openings, responses = [_hash([])], [_hash([])]
+    turns, opened, said = [np.zeros(0, np.int32)], [np.zeros(0, np.int32)], [_hash([])]
     for table in _tables(rows, ["turn", "context", "response"]):
-        turns.append(table["turn"].to_numpy())
-        contexts = table["context"].filter(pc.equal(table["turn"], 1))
+        first = pc.equal(table["turn"], 1)
+        contexts = table["context"].filter(first)
         opened.append(pc.list_value_length(contexts).to_numpy())
-        openings.append(_hash(pc.list_flatten(contexts).to_pylist()))
-        responses.append(_hash(table["response"].to_pylist()))
+        openings = _hash(pc.list_flatten(contexts).to_pylist())
+        responses = _hash(table["response"].to_pylist())
+        before = np.repeat(np.flatnonzero(first), opened[-1])
+        said.append(np.insert(responses, before, openings))
+        turns.append(table["turn"].to_numpy())
     turns = np.concatenate(turns)
     odd = np.flatnonzero((turns != 1) & (turns != 1 + np.append(0, turns)[:-1]))
     if len(odd):
@@ -144,16 +146,17 @@ def _read(rows: Dataset) -> _Split:
             f"row {odd[0]} has turn {turns[odd[0]]}, but the rows of a dialogue must follow one "
             "another from turn 1 on. Look for overlap before rows are shuffled or filtered."
         )
+    exact, utterances, counted = (
+        np.concatenate([part[name] for part in said]) for name in _UTTERANCE.names
+    )
+    del said
     starts = np.flatnonzero(turns == 1)
     opened = np.concatenate(opened)  # (dialogues,)
-    before = np.repeat(starts, opened)
-    said = np.insert(np.concatenate(responses), before, np.concatenate(openings))  # (utterances,)
-    exact, utterances, counted = (said[name].copy() for name in _UTTERANCE.names)
     sizes = np.diff(starts, append=len(turns))
     spoken = sizes + opened
     places = np.arange(len(turns)) + np.repeat(np.cumsum(opened), sizes)
     ends = np.cumsum(spoken)
-    positions = np.arange(len(said)) - np.repeat(ends - spoken, spoken)
+    positions = np.arange(len(exact)) - np.repeat(ends - spoken, spoken)
     prefixes = _prefixes(utterances, positions)
     exact = _prefixes(exact, positions)[ends - 1]
     return _Split(

@@ -65,20 +65,22 @@ def _git_revision() -> str | None:
         return None
 
 
-def predictions(rows, outputs: list[dict], clean: Iterable[bool]) -> list[dict]:
+def predictions(rows, outputs: list[dict], clean: Iterable[bool] | None) -> list[dict]:
     """Put replies beside the rows they answer.
 
     Args:
         rows: the evaluated split.
         outputs: `predictions` of `DialogueTrainer.predict`.
-        clean: of each row, whether nothing of it stands in train.
+        clean: of each row, whether nothing of it stands in train; None if that is not known.
     """
     columns = ("dialogue_id", "turn", "context", "response")
     lines = []
-    for row, output, flag in zip(rows.select_columns(columns), outputs, clean, strict=True):
+    for row, output in zip(rows.select_columns(columns), outputs, strict=True):
         row["reference"] = row.pop("response")
-        row |= {key: output[key] for key in ("reply", "nll", "tokens")}
-        lines.append(row | {"clean": bool(flag)})
+        lines.append(row | {key: output[key] for key in ("reply", "nll", "tokens")})
+    if clean is not None:
+        for line, flag in zip(lines, clean, strict=True):
+            line["clean"] = bool(flag)
     return lines
 
 
@@ -205,7 +207,9 @@ def print_evaluation(evaluation: dict, console: Console) -> None:
     shown = {"bleu": "sacreBLEU", "bleu_2": "BLEU-2", "rouge_l": "ROUGE-L", "chrf": "chrF"}
     shown |= {"distinct_2": "Distinct-2"}
     pairs = {row["subset"]: row["pairs"] for row in rows}
-    title = f"{evaluation['split']}: all pairs / clean pairs, of which nothing stands in train"
+    title = f"{evaluation['split']}: all pairs"
+    if "clean" in pairs:
+        title += " / clean pairs, of which nothing stands in train"
     table = Table("system", *shown.values(), title=title, title_justify="left")
     table.add_row("pairs", " / ".join(f"{count:,}" for count in pairs.values()))
     for system in dict.fromkeys(row["system"] for row in rows):

@@ -29,6 +29,7 @@ from .memory import find_tokens_per_batch
 from .metrics import perplexity
 from .models import FP16_UNSAFE
 from .sharding import UNSHARDED, check_checkpoint, check_sharding, sharding_of, share_embedding
+from .streaming import StreamedBatches
 
 
 def last_checkpoint(output_dir: str | Path, world_size: int) -> str | None:
@@ -132,6 +133,8 @@ class DialogueTrainer(Seq2SeqTrainer):
     - `evaluate` takes the exact mean over target tokens; with `predict_with_generate`, and always
       in `predict`, it also replies, and gives texts to `compute_metrics`. Figures do not depend
       on batches or on the number of processes.
+    - Trained on a `streaming.StreamedBatches`, it goes on from a checkpoint at the batch after the
+      last one, without reading anew what came before.
     - Between two logs nothing is read from the GPU, so that it never waits for Python (unless
       `logging_nan_inf_filter` is on).
     - With FSDP (version 2) and DeepSpeed (ZeRO up to stage 2) evaluation and replies work as
@@ -182,6 +185,9 @@ class DialogueTrainer(Seq2SeqTrainer):
             share_embedding(model)
         self._flops_per_token = 6 * model.num_parameters(exclude_embeddings=True)
         self._tokens, self._clock = 0, time.perf_counter()
+        self._streams = isinstance(self.train_dataset, StreamedBatches)
+        self._position = None  # of the last batch taken from a stream
+        args.ignore_data_skip |= self._streams  # it goes on by itself, Trainer would read it all
         if self.pop_callback(ProgressCallback) is not None:
             self.add_callback(TrainingProgress)
         if args.tokens_per_batch == "auto" and args.do_train:
@@ -226,6 +232,8 @@ class DialogueTrainer(Seq2SeqTrainer):
             check_checkpoint(folder, sharding_of(self))
             control = state.stateful_callbacks["TrainerControl"]["args"]
             if not control["should_training_stop"]:
+                if self._streams:
+                    self._position = tuple(json.loads(self._place_in_stream(folder).read_text()))
                 return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
             if self.args.load_best_model_at_end and state.best_model_checkpoint:
                 folder = Path(state.best_model_checkpoint)
@@ -265,23 +273,37 @@ class DialogueTrainer(Seq2SeqTrainer):
         missing = [name for name in load_result.missing_keys if name not in tied]
         super()._issue_warnings_after_load(load_result._replace(missing_keys=missing))
 
+    def _save_rng_state(self, output_dir: str) -> None:
+        if self._streams:  # first: where random states are, a checkpoint counts as whole
+            Path(output_dir).mkdir(parents=True, exist_ok=True)
+            self._place_in_stream(output_dir).write_text(json.dumps(self._position))
+        super()._save_rng_state(output_dir)
+
+    def _place_in_stream(self, folder: str | Path) -> Path:
+        return Path(folder) / f"stream_{self.args.process_index}.json"
+
     # Batches
 
     def get_train_dataloader(self) -> DataLoader:
         """Batches of this process."""
         args = self.args
+        options = (
+            args.tokens_per_batch,
+            args.seed if args.data_seed is None else args.data_seed,
+            args.process_index,
+            args.world_size,
+        )
+        if self._streams:
+            self.train_dataset.begin(*options, after=self._position)
+            return self._loader(DataLoader, self.train_dataset, batch_size=None)
         try:
-            sampler = TokenBudgetSampler(
-                lengths_of(self.train_dataset),
-                args.tokens_per_batch,
-                args.seed if args.data_seed is None else args.data_seed,
-                args.process_index,
-                args.world_size,
-            )
+            sampler = TokenBudgetSampler(lengths_of(self.train_dataset), *options)
         except ValueError as error:
             raise UsageError(str(error)) from error
         features = self.train_dataset.select_columns(["input_ids", "labels"])
-        return self._loader(_EpochLoader, features, sampler)
+        return self._loader(
+            _EpochLoader, features, batch_sampler=sampler, collate_fn=self.data_collator
+        )
 
     def get_eval_dataloader(self, eval_dataset=None) -> DataLoader:
         """Batches of this process, the longest examples first.
@@ -296,16 +318,16 @@ class DialogueTrainer(Seq2SeqTrainer):
         mine = range(
             self.args.process_index, -(-len(batches) // world_size) * world_size, world_size
         )
-        return self._loader(DataLoader, features, [batches[i % len(batches)] for i in mine])
+        mine = [batches[i % len(batches)] for i in mine]
+        return self._loader(DataLoader, features, batch_sampler=mine, collate_fn=self.data_collator)
 
     get_test_dataloader = get_eval_dataloader
 
-    def _loader(self, loader_class, features, batch_sampler) -> DataLoader:
+    def _loader(self, loader_class, features, **batching) -> DataLoader:
         workers = self.args.dataloader_num_workers
         return loader_class(
             features,
-            batch_sampler=batch_sampler,
-            collate_fn=self.data_collator,
+            **batching,
             num_workers=workers,
             pin_memory=self.args.dataloader_pin_memory and torch.cuda.is_available(),
             prefetch_factor=self.args.dataloader_prefetch_factor if workers else None,
@@ -427,6 +449,9 @@ class DialogueTrainer(Seq2SeqTrainer):
             The batches, and the target tokens of all processes, on the device.
         """
         batches = list(islice(epoch_iterator, num_batches))
+        for batch in batches:
+            if "position" in batch:
+                self._position = tuple(batch.pop("position").tolist())
         target = sum(int(batch["labels"].ne(IGNORE).sum()) for batch in batches)
         self._tokens += target + sum(int(batch["attention_mask"].sum()) for batch in batches)
         count = torch.full((), target, dtype=torch.float32, device=device)  # no copy to wait for

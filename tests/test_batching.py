@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from seq2seq_dialog.batching import GRID, TokenBudgetSampler, evaluation_batches
+from seq2seq_dialog.batching import GRID, TokenBudgetSampler, _cut, evaluation_batches
 
 rng = np.random.default_rng(0)
 LENGTHS = np.stack([rng.gamma(2, 30, 3000) + 2, rng.gamma(2, 8, 3000) + 2], axis=1).astype(int)
@@ -26,6 +26,18 @@ def test_batches_keep_the_budget_and_hardly_pad():
         padded += len(batch) * size.max(0).sum()
         real += size.sum()
     assert 1 - real / padded < 0.12
+
+
+def test_batches_are_cut_where_one_more_example_would_not_fit():
+    for budget in (30, 300, 2048):
+        lengths, cuts = LENGTHS[np.lexsort(LENGTHS.T)], []
+        batch = []
+        for number, size in enumerate(lengths):
+            batch.append(size)
+            if len(batch) > 1 and len(batch) * np.max(batch, axis=0).sum() > budget:
+                cuts.append(number)
+                batch = [size]
+        assert _cut(lengths, budget) == [*cuts, len(lengths)]
 
 
 def test_an_example_over_the_budget_is_a_batch_of_its_own():

@@ -3,7 +3,9 @@
 import pytest
 import torch
 from conftest import SAMPLES, rows_of
+from datasets import Dataset
 from torch.utils.data import DataLoader
+from transformers import ByT5Tokenizer
 
 from seq2seq_dialog import data
 from seq2seq_dialog.arguments import DataArguments, UsageError
@@ -17,33 +19,49 @@ from seq2seq_dialog.data import (
     load_rows,
     utterances,
 )
+from seq2seq_dialog.models import prepare_tokenizer
 from seq2seq_dialog.portable.context import encode_context, join_turns
 
 
 class _Counting:
-    """A tokenizer that counts the texts it is given."""
+    """A tokenizer that counts the texts that it, or its backend, is given in batches."""
 
-    def __init__(self, tokenizer):
-        self.tokenizer, self.texts = tokenizer, []
+    def __init__(self, tokenizer, texts):
+        self.tokenizer, self.texts = tokenizer, texts
 
     def __call__(self, texts, **kwargs):
         if isinstance(texts, list):
             self.texts += texts
         return self.tokenizer(texts, **kwargs)
 
+    def encode_batch_fast(self, texts, **kwargs):
+        self.texts += texts
+        return self.tokenizer.encode_batch_fast(texts, **kwargs)
+
     def __getattr__(self, name):
-        return getattr(self.tokenizer, name)
+        found = getattr(self.tokenizer, name)
+        return _Counting(found, self.texts) if name == "backend_tokenizer" else found
 
 
-def test_a_batch_tokenises_each_distinct_utterance_once(rows, tokenizer):
-    counting = _Counting(tokenizer)
+@pytest.fixture
+def slow_tokenizer():
+    """A tokenizer in Python, without a backend in Rust."""
+    return prepare_tokenizer(ByT5Tokenizer(extra_ids=0), 64)
+
+
+@pytest.mark.parametrize("kind", ["tokenizer", "slow_tokenizer"])
+def test_a_batch_tokenises_each_distinct_utterance_once(rows, kind, request):
+    counting = _Counting(request.getfixturevalue(kind), [])
     encode(rows[:], counting, 64, 24)
     distinct = {u for row in rows for u in (*row["context"], row["response"])}
     assert len(counting.texts) == len(distinct)
     assert set(counting.texts) == distinct
 
 
-def test_encoding_in_batches_equals_encoding_one_by_one(rows, tokenizer):
+@pytest.mark.parametrize("kind", ["tokenizer", "slow_tokenizer"])
+def test_encoding_in_batches_equals_encoding_one_by_one(rows, kind, request):
+    tokenizer = request.getfixturevalue(kind)
+    tokenizer(["before"], padding="max_length", truncation=True, max_length=2)  # leaves no trace
     columns = encode(rows[:], tokenizer, 64, 24)
     for i in range(0, len(rows), 7):
         assert columns["input_ids"][i] == encode_context(rows[i]["context"], tokenizer, 64)
@@ -83,6 +101,26 @@ def test_the_same_work_is_taken_from_the_cache(rows, tokenizer, monkeypatch):
     monkeypatch.undo()
     longer = DataArguments(max_source_length=65, max_target_length=24)
     assert encode_rows(rows, tokenizer, longer)._fingerprint != first._fingerprint
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_features_are_a_file_of_their_own_without_the_text(processes, tokenizer, tmp_path):
+    path = tmp_path / "d.txt"
+    path.write_text("".join(SAMPLES.open(encoding="utf-8")), encoding="utf-8")
+    args = DataArguments(data=str(path), data_cache=str(tmp_path / "cache"))
+    rows = load_rows(args)[0]["train"]
+    args.preprocessing_num_workers = processes
+    features = encode_rows(rows, tokenizer, args)
+    there, own = ({f["filename"] for f in d.cache_files} for d in (rows, features))
+    own -= there
+    assert len(own) == processes
+    for name in own:
+        part = Dataset.from_file(name)
+        assert part.column_names == data.COLUMNS.names
+        assert part.features["input_ids"].feature.dtype == "int32"  # half of what lists become
+    assert features.select_columns(rows.column_names).to_list() == rows.to_list()
+    again = encode(rows[:], tokenizer, args.max_source_length, args.max_target_length)
+    assert {name: features[name][:] for name in again} == again
 
 
 def test_utterances_come_once_each(tmp_path):
