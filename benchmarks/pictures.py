@@ -68,15 +68,21 @@ def draw_chart(parts: dict[str, dict], path: Path) -> None:
     pyplot.close(figure)
 
 
-def draw_curves(ours: list[dict], stock: list[dict], path: Path) -> None:
-    """Draw the validation loss over the time of training, a line for each round."""
+def draw_curves(curves: dict[str, list[list]], over: str, path: Path) -> None:
+    """Draw validation losses, a line for each round of a contestant.
+
+    Args:
+        curves: two contestants by name, and of each round the points (x, loss).
+        over: what x is.
+    """
     figure, axes = pyplot.subplots(figsize=(7, 3.5), layout="constrained")
-    for name, rounds, colour in (("ours", ours, OURS), ("stock", stock, THEIRS)):
-        for measured in rounds:
-            label = name if measured is rounds[0] else None
-            axes.plot(*zip(*measured["curve"], strict=True), color=colour, label=label)
-    axes.set_xlabel("seconds of training")
+    for (name, rounds), colour in zip(curves.items(), (OURS, THEIRS), strict=True):
+        for curve in rounds:
+            label = name if curve is rounds[0] else None
+            axes.plot(*zip(*curve, strict=True), color=colour, label=label, linewidth=1)
+    axes.set_xlabel(over)
     axes.set_ylabel("validation loss")
-    axes.legend()
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False)
     figure.savefig(path, dpi=150)
     pyplot.close(figure)

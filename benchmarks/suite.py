@@ -12,7 +12,9 @@ for how it is measured and `peers` for what against.
 from __future__ import annotations
 
 import json
+import signal
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Sequence
@@ -108,7 +110,8 @@ def measure_to_loss(suite: Suite) -> dict:
     checks = []
     if all("rounds" in result for result in results.values()):
         ours, stock = (results[name]["rounds"] for name in ("ours", "stock"))
-        pictures.draw_curves(ours, stock, suite.output / "to_loss.png")
+        curves = {name: [m["curve"] for m in r["rounds"]] for name, r in results.items()}
+        pictures.draw_curves(curves, "seconds of training", suite.output / "to_loss.png")
         losses = [measured["curve"][-1][1] for measured in stock]
         checks.append(check("stock's loss after an epoch", statistics.median(losses)))
         times = [training.reached(m["curve"], loss) for m, loss in zip(ours, losses, strict=True)]
@@ -121,6 +124,59 @@ def measure_to_loss(suite: Suite) -> dict:
     ratios = [compare(results, "ours", "stock", 2)]
     title = "to the validation loss that stock has after an epoch, a smaller T5"
     return part(title, "times an hour", results, ratios, checks)
+
+
+def measure_order(suite: Suite) -> dict:
+    """What examples of like lengths in a batch do to learning: as many steps in random order."""
+    options = {"folder": suite.folder, "size": suite.size(material.SMALLER)}
+    counts = (150, 30, 5) if suite.quick else (10_000, 256, 20) if suite.full else (3000, 128, 15)
+    options |= dict(zip(("pairs", "validation", "points"), counts, strict=True))
+    recipe = OUR_RECIPE | {"num_train_epochs": 1}
+    results = suite.measure(
+        {
+            "by token budget": (training.learning, options | {"recipe": recipe}),
+            "in random order": (
+                training.learning,
+                options | {"recipe": recipe | {"random_order": True}},
+            ),
+        }
+    )
+    checks = []
+    if all("rounds" in result for result in results.values()):
+        curves = {name: [m["curve"] for m in r["rounds"]] for name, r in results.items()}
+        shares = {
+            name: [
+                [(place / len(curve), loss) for place, (_, loss) in enumerate(curve, 1)]
+                for curve in rounds
+            ]
+            for name, rounds in curves.items()
+        }
+        pictures.draw_curves(shares, "share of the epoch", suite.output / "order.png")
+        for name, rounds in curves.items():
+            losses = [curve[-1][1] for curve in rounds]
+            checks.append(check(f"loss after an epoch, {name}", statistics.median(losses)))
+    ratios = [compare(results, "by token budget", "in random order")]
+    return part(
+        "an epoch in as many steps, a smaller T5", "epochs an hour", results, ratios, checks
+    )
+
+
+def measure_step(suite: Suite) -> dict:
+    """What the pieces of a training step are worth: ours, and ours with one of them changed."""
+    options = {"folder": suite.folder, "size": suite.size(material.T5_SMALL), "use_cpu": True}
+    options |= {"tokens_per_batch": 2048, "steps": 2 if suite.quick else 8}
+    changes = {
+        "eager attention": {"attention": "eager"},
+        "AdamW, not fused": {"optim": "adamw_torch"},
+        "compiled": {"torch_compile": True, "warmup": 4},
+        "bf16": {"bf16": True},
+    }
+    results = suite.measure(
+        {"ours": (training.ours, options)}
+        | {name: (training.ours, options | change) for name, change in changes.items()}
+    )
+    ratios = [compare(results, name, "ours") for name in changes]
+    return part("steps of T5-small with a piece changed", "tokens/s", results, ratios)
 
 
 def measure_generation(suite: Suite) -> dict:
@@ -272,7 +328,9 @@ def measure_gpu(suite: Suite) -> dict:
 
 PARTS = {
     "training": measure_training,
+    "step": measure_step,
     "to_loss": measure_to_loss,
+    "order": measure_order,
     "generation": measure_generation,
     "latency": measure_latency,
     "preparation": measure_preparation,
@@ -309,6 +367,7 @@ def bench(
     Raises:
         UsageError: no such part, a number of rounds that cannot be, unusable data or output.
     """
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # contestants end with it
     unknown = sorted(set(parts) - set(PARTS))
     if unknown:
         raise UsageError(

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch.utils.data import DataLoader
 from transformers import PrinterCallback, Seq2SeqTrainer, TrainerCallback
 
 from seq2seq_dialog.data import DialogueCollator
@@ -18,17 +19,27 @@ ENDLESS = 10**6  # steps: the turns decide when it is over
 
 
 def ours(
-    turns, folder: Path, size: dict, steps: int, tokens_per_batch: int, warmup: int = 2, **settings
+    turns,
+    folder: Path,
+    size: dict,
+    steps: int,
+    tokens_per_batch: int,
+    warmup: int = 2,
+    attention: str = "sdpa",
+    **settings,
 ):
     """Train as run_seq2seq_dialog.py does.
 
     Args:
+        attention: how it is computed.
         settings: others of a run.
     """
     settings |= {"tokens_per_batch": tokens_per_batch, "max_steps": ENDLESS}
     tokenizer = material.tokenizer(folder)
+    model = material.model(folder, size)
+    model.set_attn_implementation(attention)
     trainer = material.counted(DialogueTrainer)(
-        material.model(folder, size),
+        model,
         material.our_arguments(folder, **settings),
         tokenizer,
         train_dataset=material.features(folder, "train"),
@@ -125,6 +136,18 @@ class Curve(TrainerCallback):
             self.clock = time.perf_counter()
 
 
+class RandomOrder(DialogueTrainer):
+    """Ours in as many steps, with batches of examples that are alike in nothing."""
+
+    def get_train_dataloader(self) -> DataLoader:
+        """As many batches as by token budget, all of as many examples."""
+        count = len(super().get_train_dataloader())
+        order = np.random.default_rng(self.args.seed).permutation(len(self.train_dataset))
+        batches = [part.tolist() for part in np.array_split(order, count)]
+        features = self.train_dataset.select_columns(["input_ids", "labels"])
+        return DataLoader(features, batch_sampler=batches, collate_fn=self.data_collator)
+
+
 def learning(
     turns, folder: Path, size: dict, pairs: int, validation: int, points: int, recipe: dict
 ):
@@ -134,8 +157,11 @@ def learning(
         pairs: of train to learn from.
         validation: pairs of validation.
         points: evaluations an epoch.
-        recipe: settings of ours (with `tokens_per_batch`) or of the stock recipe.
+        recipe: settings of ours (with `tokens_per_batch`) or of the stock recipe; `random_order`
+            has ours train on batches of as many examples each, in random order.
     """
+    recipe = dict(recipe)
+    trainer_class = RandomOrder if recipe.pop("random_order", False) else DialogueTrainer
     tokenizer = material.tokenizer(folder)
     train, held_out = (
         part.shuffle(seed=0).select(range(min(count, len(part))))
@@ -155,7 +181,7 @@ def learning(
         settings = {"num_train_epochs": 1, "seed": 42 + number, "use_cpu": True} | recipe
         if "tokens_per_batch" in recipe:
             args = material.our_arguments(folder, **settings)
-            trainer = DialogueTrainer(model, args, tokenizer, train_dataset=train)
+            trainer = trainer_class(model, args, tokenizer, train_dataset=train)
         else:
             args = peers.stock_arguments(str(folder / "stock"), **settings)
             trainer = peers.stock_trainer(model, args, tokenizer, train)

@@ -202,7 +202,8 @@ def build_parser() -> argparse.ArgumentParser:
         "folder",
         nargs="*",
         metavar="PART",
-        help="training, to_loss, generation, latency, preparation, growth, processes, gpu; all",
+        help="training, step, to_loss, order, generation, latency, preparation, growth, processes, "
+        "gpu; all",
     )
     bench.add_argument("--data", help="dialogues; $DIALOG_DATA/dailydialog or the sample corpus")
     bench.add_argument("--model", help="a trained T5 for generation and latency")

@@ -111,6 +111,8 @@ class TokenBudgetSampler(Sampler[list[int]]):
 def evaluation_batches(lengths: Sequence[Sequence[int]], budget: int) -> list[list[int]]:
     """Cut examples in order of length to batches, the longest first: a lack of memory shows early.
 
+    Within a batch, whose sources are alike, examples are in order of their targets.
+
     Args:
         lengths: (source, target) tokens of each example, shape (examples, 2).
         budget: greatest padded size of a batch in tokens.
@@ -118,5 +120,5 @@ def evaluation_batches(lengths: Sequence[Sequence[int]], budget: int) -> list[li
     exact = np.asarray(lengths, dtype=np.int32).reshape(-1, 2)
     order = _order(exact, None)
     ends = _cut(exact[order], budget)
-    spans = zip([0, *ends[:-1]], ends, strict=True)
-    return [order[start:end].tolist() for start, end in spans][::-1]
+    batches = [order[start:end] for start, end in zip([0, *ends[:-1]], ends, strict=True)]
+    return [batch[exact[batch, 1].argsort(kind="stable")].tolist() for batch in batches[::-1]]

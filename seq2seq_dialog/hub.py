@@ -189,8 +189,8 @@ def push(
     message: str,
     private: bool = False,
     revision: str = "main",
+    own: Callable[[set[str]], bool],
     stale: Callable[[str], bool] = lambda path: False,
-    mark: str | None = None,
     space_sdk: str | None = None,
 ) -> str:
     """Make a repository hold `files`, by one commit; what is there already is not sent again.
@@ -205,8 +205,8 @@ def push(
         message: of the commit.
         private: make a new repository private; otherwise it is what its namespace makes new ones.
         revision: a branch, made where it is missing.
+        own: tells of the paths in a repository, but for its card, whether it is of this kind.
         stale: tells of a path in the repository that is not in `files` whether it has to go.
-        mark: a file without which a repository that holds others is not of this kind.
         space_sdk: of a Space.
 
     Returns:
@@ -229,7 +229,8 @@ def push(
             _make_branch(api, options, revision)
         head = api.repo_info(**options, revision=revision).sha
         there = set(api.list_repo_files(**options, revision=head))
-        if mark and mark not in there and there - {".gitattributes", "README.md"}:
+        paths = there - {".gitattributes", "README.md"}
+        if paths and not own(paths):
             raise UsageError(
                 f"{repo} holds something else ({', '.join(sorted(there)[:5])}): choose another "
                 "name, or delete its files on the Hub first."
@@ -338,7 +339,7 @@ def publish(
         private=private,
         revision=revision,
         stale=lambda path: path in (*PUBLISHED, *CODE, WEIGHTS, INDEX) or _is_shard(path),
-        mark=V5_CONFIG,
+        own=lambda paths: V5_CONFIG in paths,
     )
     page = f"{HfApi().endpoint}/{repo}"
     branch = "" if revision == "main" else f", revision={revision!r}"
@@ -357,7 +358,7 @@ def publish(
             "space",
             message=f"Serve {repo}",
             private=private,
-            mark="model.json",
+            own=lambda paths: "model.json" in paths,
             space_sdk="gradio",
         )
         console.print(f"Chat:      {HfApi().endpoint}/spaces/{space}")

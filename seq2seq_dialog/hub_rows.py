@@ -146,15 +146,19 @@ def open_hub_rows(
     source = _source(found, name)
     read = _reader(source["train"].features, name)
     hashed = set(source) == {"train"}
-
-    def read_split(split: str) -> Iterator[dict]:
-        with _told(name, revision):
-            rows = source["train" if hashed else split]
-            yield from _generate(read, rows, split, hashed, detokenize)
-
-    rows = {split: partial(read_split, split) for split in (SPLITS if hashed else source)}
+    about = (name, revision, detokenize, read, source)
+    rows = {split: partial(_read_split, *about, split) for split in (SPLITS if hashed else source)}
     key = f"{CODE.hex()} {builder.hash} {builder.config_id} {commit}"
     return rows, key
+
+
+def _read_split(
+    name: str, revision: str, detokenize: bool, read: Reader, source: dict, split: str
+) -> Iterator[dict]:
+    hashed = set(source) == {"train"}
+    rows = source["train" if hashed else split]
+    with _told(name, revision):
+        yield from _generate(read, rows, split, hashed, detokenize)
 
 
 # ---------------------------------------------------------------------------------- fetching

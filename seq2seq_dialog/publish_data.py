@@ -93,6 +93,7 @@ def publish_data(
             message="Publish the dialogues",
             private=private,
             revision=revision,
+            own=lambda paths: any(map(SHARD_NAME.fullmatch, paths)),
             stale=lambda path: SHARD_NAME.fullmatch(path) is not None,
         )
     other = "" if revision == "main" else f", revision={revision!r}"

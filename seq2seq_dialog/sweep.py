@@ -62,8 +62,8 @@ def read_pairs(folder: str | Path, samples: int) -> list[dict]:
     """
     path = Path(folder) / "predictions.jsonl"
     way_out = (
-        "Contexts and references come from the first folder: put a run folder there that has been "
-        "finished with do_predict."
+        "Contexts and references are those of a run: give the folder of one that has been finished "
+        "with do_predict."
     )
     if not path.is_file():
         raise UsageError(f"There is no {str(path)!r}. {way_out}")

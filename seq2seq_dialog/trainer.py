@@ -18,18 +18,21 @@ from torch.distributed.fsdp import register_fsdp_forward_method
 from torch.nn import functional
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
-from transformers import Seq2SeqTrainer
+from transformers import EncoderDecoderCache, Seq2SeqTrainer
 from transformers.trainer_callback import ProgressCallback, TrainerState
 from transformers.trainer_utils import EvalLoopOutput, EvalPrediction, TrainOutput
 
 from .arguments import DialogueTrainingArguments, UsageError
 from .batching import TokenBudgetSampler, evaluation_batches
 from .data import IGNORE, DialogueCollator
+from .decoding import decode, sources_of, take
 from .memory import find_tokens_per_batch
 from .metrics import perplexity
 from .models import FP16_UNSAFE
 from .sharding import UNSHARDED, check_checkpoint, check_sharding, sharding_of, share_embedding
 from .streaming import StreamedBatches
+
+PARTS = 8  # of a batch in an evaluation, by the length of the targets
 
 
 def last_checkpoint(output_dir: str | Path, world_size: int) -> str | None:
@@ -295,7 +298,9 @@ class DialogueTrainer(Seq2SeqTrainer):
         )
         if self._streams:
             self.train_dataset.begin(*options, after=self._position)
-            return self._loader(DataLoader, self.train_dataset, batch_size=None)
+            # A loader begins with a draw: where a run goes on, after random states were loaded.
+            own = torch.Generator()
+            return self._loader(DataLoader, self.train_dataset, batch_size=None, generator=own)
         try:
             sampler = TokenBudgetSampler(lengths_of(self.train_dataset), *options)
         except ValueError as error:
@@ -370,14 +375,13 @@ class DialogueTrainer(Seq2SeqTrainer):
         self.callback_handler.eval_dataloader = dataloader
         results = []  # (index, nll, tokens, reply) of each example here
         for indices, inputs in zip(dataloader.batch_sampler, dataloader, strict=True):
+            tokens = inputs["labels"].ne(IGNORE).sum(-1)  # (batch,)
             inputs = self._prepare_inputs(inputs)
-            labels = inputs.pop("labels")  # (batch, target_len)
-            with self._autocast():
-                logits = self.model(**inputs).logits  # (batch, target_len, vocab)
-            nll = token_nll(logits, labels).cpu().double().sum(-1)  # (batch,)
+            if not self.is_fsdp_enabled:  # which gathers shards for passes through all of a model
+                inputs |= self._encode(inputs.pop("input_ids"), inputs["attention_mask"])
+            nll = self._nll(inputs, tokens)
             seed = self.args.seed + indices[0]
             replies = self.reply(inputs, seed) if reply else [None] * len(indices)
-            tokens = (labels != IGNORE).sum(-1)  # (batch,)
             results += zip(indices, nll.tolist(), tokens.tolist(), replies, strict=True)
             self.control = self.callback_handler.on_prediction_step(
                 self.args, self.state, self.control
@@ -404,22 +408,63 @@ class DialogueTrainer(Seq2SeqTrainer):
             num_samples=len(predictions),
         )
 
+    def _encode(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> dict:
+        """What loss and reply need of sources (batch, source_len), computed once for both."""
+        start = torch.full_like(input_ids[:, :1], self.model.config.decoder_start_token_id)
+        inputs = {"attention_mask": attention_mask}
+        with self._autocast():
+            inputs["encoder_outputs"] = self.model.get_encoder()(
+                input_ids=input_ids, attention_mask=attention_mask
+            )
+            cache = self.model(**inputs, decoder_input_ids=start, use_cache=True).past_key_values
+        if isinstance(cache, EncoderDecoderCache):  # keys and values of the cross-attention
+            inputs["past_key_values"] = sources_of(cache)
+        return inputs
+
+    def _nll(self, inputs: dict, tokens: torch.Tensor) -> torch.Tensor:
+        """Negative log-likelihood of each target of a batch in nats, (batch,).
+
+        Sources have like lengths, targets only those of neighbours: these go through the decoder
+        together.
+
+        Args:
+            inputs: of the model, and `labels` (batch, target_len).
+            tokens: (batch,) real ones of each target, on the CPU.
+        """
+        size = len(tokens) if self.is_fsdp_enabled else max(8, -(-len(tokens) // PARTS))
+        nll = []
+        for start in range(0, len(tokens), size):
+            part = slice(start, start + size)
+            some = {name: take(value, part) for name, value in inputs.items()}
+            longest = int(tokens[part].max())
+            labels = some.pop("labels")[:, :longest]
+            some["decoder_input_ids"] = some["decoder_input_ids"][:, :longest]
+            with self._autocast():
+                logits = self.model(**some).logits  # (part, longest, vocab)
+            nll.append(token_nll(logits, labels).cpu().double().sum(-1))
+        return torch.cat(nll)
+
     def reply(self, inputs: dict[str, torch.Tensor], seed: int) -> list[str]:
         """Decode replies to a batch with the model's generation config.
 
         Args:
-            inputs: `input_ids` and `attention_mask`, (batch, source_len).
+            inputs: `attention_mask` (batch, source_len), and `input_ids` (batch, source_len) or
+                what `_encode` returns.
             seed: of sampling, which leaves the random state of the training alone.
         """
+        names = ("input_ids", "encoder_outputs", "attention_mask")
+        options = {name: inputs[name] for name in names if name in inputs}
+        if self.is_fsdp_enabled:
+            # Each pass gathers the shards of all processes, so they go on until all have ended.
+            options["synced_gpus"] = True
+        elif self.model.generation_config.num_beams in (None, 1):
+            options["custom_generate"] = decode
+            if "past_key_values" in inputs:
+                options["past_key_values"] = sources_of(inputs["past_key_values"])
         devices = [self.args.device] if self.args.device.type == "cuda" else []
         with torch.random.fork_rng(devices), self._autocast():
             torch.manual_seed(seed)
-            output_ids = self.model.generate(
-                input_ids=inputs["input_ids"],
-                attention_mask=inputs["attention_mask"],
-                # Each pass gathers the shards of all processes, so they go on until all have ended.
-                synced_gpus=self.is_fsdp_enabled,
-            )  # (batch, target_len)
+            output_ids = self.model.generate(**options)  # (batch, target_len)
         texts = self.processing_class.batch_decode(output_ids, skip_special_tokens=True)
         return [text.strip() for text in texts]
 

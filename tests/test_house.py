@@ -11,7 +11,14 @@ from conftest import ROOT
 PACKAGE = ROOT / "seq2seq_dialog"
 # Each module may import those of the layers above it in this list, and portable ones each other.
 LAYERS = [
-    {"arguments", "metrics", "batching", "portable.context", "portable.configuration_rnn"},
+    {
+        "arguments",
+        "metrics",
+        "batching",
+        "decoding",
+        "portable.context",
+        "portable.configuration_rnn",
+    },
     {"portable.pipeline", "portable.modeling_rnn", "models", "quality", "baselines", "protocols"},
     {"hub_rows", "evaluation", "memory", "sharding", "exported", "space.app"},
     {"data", "report", "inference"},

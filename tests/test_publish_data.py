@@ -175,6 +175,13 @@ def test_large_splits_are_in_shards_and_stale_ones_go(account, talks, monkeypatc
     assert load_dataset(REPO)["train"].to_list() == rows["train"].to_list()
 
 
+def test_a_data_set_of_something_else_is_not_overwritten(account, talks):
+    account.add_repo("ann/books", {"pages.csv": b"a,b", "README.md": b"mine"}, "dataset")
+    with pytest.raises(UsageError, match=r"ann/books holds something else \(.*pages.csv"):
+        publish_data.publish_data(str(talks), "ann/books")
+    assert account.files("ann/books", "dataset")["README.md"] == b"mine"
+
+
 def test_a_private_repository_is_made_on_request(account, talks):
     publish_data.publish_data(str(talks), REPO, private=True)
     assert account.repos["dataset", REPO].private
