@@ -51,10 +51,10 @@ def _cut(lengths: np.ndarray, budget: int) -> list[int]:
 
 
 def _mates(lengths: np.ndarray) -> float:
-    """Examples that have the lengths of an ordered example, on average."""
+    """Examples that have the lengths of an ordered example, in the median."""
     changes = np.flatnonzero((lengths[1:] != lengths[:-1]).any(axis=1)) + 1
-    counts = np.diff([0, *changes, len(lengths)]).astype(float)
-    return float(counts @ counts) / len(lengths)
+    counts = np.diff([0, *changes, len(lengths)])
+    return float(np.median(np.repeat(counts, counts)))
 
 
 def _padded(lengths: np.ndarray, ends: list[int]) -> int:

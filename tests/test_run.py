@@ -252,6 +252,7 @@ def test_two_processes_train_like_one_that_accumulates(run, config, tmp_path):
     plain.write_text(text)
     flags = ["--max_steps", "12", "--eval_strategy", "no", "--save_strategy", "no"]
     flags += ["--optim", "sgd", "--learning_rate", "0.5", "--do_predict", "false"]
+    flags += ["--tokens_per_batch", "1152"]  # an even number of batches: none has to be halved
     run(plain, tmp_path / "two", *flags, launcher=TWO_PROCESSES)
     run(plain, tmp_path / "one", *flags, "--gradient_accumulation_steps", "2")
     one, two = weights(tmp_path / "one"), weights(tmp_path / "two")

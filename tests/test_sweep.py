@@ -232,7 +232,7 @@ def test_folders_that_cannot_be_used_are_refused(run_folder, other_folder, tmp_p
     output = tmp_path / "sweep.png"
     with pytest.raises(UsageError, match=r"There is no '.*none/predictions.jsonl'.*do_predict"):
         sweep([tmp_path / "none"], output=output, device="cpu")
-    with pytest.raises(UsageError, match=r"put a run folder there"):
+    with pytest.raises(UsageError, match=r"give the folder of one"):
         sweep([other_folder, run_folder], output=output, device="cpu")
     with pytest.raises(UsageError, match="is given twice; name each folder once"):
         sweep([run_folder, f"{run_folder}/"], output=output, device="cpu")
