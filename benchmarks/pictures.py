@@ -63,7 +63,7 @@ def draw_chart(parts: dict[str, dict], path: Path) -> None:
     figure.supxlabel(
         "times as fast as the peer: median of the rounds, and least to greatest", fontsize="medium"
     )
-    axes.legend(loc="lower right", frameon=False)
+    axes.legend(loc="center right", frameon=False)
     figure.savefig(path, dpi=150)
     pyplot.close(figure)
 
