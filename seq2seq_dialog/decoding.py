@@ -27,8 +27,10 @@ def sources_of(cache: EncoderDecoderCache, rows: slice = slice(None)) -> Encoder
 
 def take(value, rows):
     """Keep some rows of a tensor (batch, ...), of a model's output, or of a cache's sources."""
-    if value is None or torch.is_tensor(value):
-        return value if value is None else value[rows]
+    if value is None:
+        return None
+    if torch.is_tensor(value):
+        return value[rows]
     if isinstance(value, EncoderDecoderCache):
         return sources_of(value, rows)
     return type(value)(**{name: take(part, rows) for name, part in value.items()})

@@ -533,3 +533,13 @@ def test_the_last_whole_checkpoint_is_found(tmp_path):
     assert last_checkpoint(tmp_path / "none", 1) is None
     (tmp_path / "trainer_state.json").write_text('{"global_step": 60}')  # training is over
     assert last_checkpoint(tmp_path, 1) == str(tmp_path)
+
+
+def test_an_evaluation_encodes_each_source_once(model, tokenizer, features, tmp_path):
+    trainer = make_trainer(model, tokenizer, features, tmp_path, eval_tokens_per_batch=1024)
+    encoded = []
+    model.get_encoder().register_forward_hook(
+        lambda encoder, inputs, output: encoded.append(len(output.last_hidden_state))
+    )
+    trainer.predict(features)
+    assert len(encoded) > 1 and sum(encoded) == len(features)
