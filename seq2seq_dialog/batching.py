@@ -76,6 +76,9 @@ class TokenBudgetSampler(Sampler[list[int]]):
         seed: of the draws.
         rank, world_size: this process among all.
 
+    Attributes:
+        mean_targets: target tokens of a batch in the mean.
+
     Raises:
         ValueError: fewer examples than processes, no example, or nothing left to halve.
     """
@@ -116,6 +119,7 @@ class TokenBudgetSampler(Sampler[list[int]]):
             middle = (start + end + 1) // 2
             spans[largest:largest] = [(start, middle), (middle, end)]
         self.spans = spans
+        self.mean_targets = float(exact[:, 1].sum() / len(spans))
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch whose batches come next."""

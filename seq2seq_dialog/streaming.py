@@ -105,8 +105,9 @@ class StreamedBatches(torch.utils.data.IterableDataset):
         tokenizer, args: see `data.encode_rows`.
 
     Yields:
-        What `DialogueCollator` returns, and `position`, (2,): the number of the buffer, and of the
-        batch in it. `begin` goes on behind a position.
+        What `DialogueCollator` returns; `position`, (2,): the number of the buffer, and of the
+        batch in it (`begin` goes on behind a position); `mean_targets`, (): target tokens of a
+        batch of this buffer in the mean.
     """
 
     def __init__(self, rows: Callable[[], Iterator[dict]], tokenizer, args: DataArguments):
@@ -153,10 +154,14 @@ class StreamedBatches(torch.utils.data.IterableDataset):
             lengths = list(zip(columns["source_length"], columns["target_length"], strict=True))
             batches = TokenBudgetSampler(lengths, self.budget, self.seed)
             batches.set_epoch(number)
+            mean_targets = torch.tensor(batches.mean_targets)
             for place, batch in enumerate(batches):
                 if place >= skipped:
                     examples = [
                         {name: columns[name][i] for name in ("input_ids", "labels")} for i in batch
                     ]
-                    yield self.collate(examples) | {"position": torch.tensor([number, place])}
+                    yield self.collate(examples) | {
+                        "position": torch.tensor([number, place]),
+                        "mean_targets": mean_targets,
+                    }
             number, skipped = number + 1, 0

@@ -131,8 +131,10 @@ class DialogueTrainer(Seq2SeqTrainer):
 
     What differs from Seq2SeqTrainer:
     - Batches hold `args.tokens_per_batch` padded tokens (`batching`), not a number of examples.
-    - The loss is the mean over all target tokens of an optimizer step, whatever the accumulation
-      and the number of processes: 1 x 8 batches give the gradient of 8 x 1.
+    - Each target token of an epoch weighs the same, in whatever batch it is, however many batches
+      an optimizer step accumulates and however many processes there are. A batch of like lengths
+      has few target tokens or many, so a mean over its own would weigh some more than others:
+      the sum is divided by what a batch has in the mean. Logs show the mean over the tokens seen.
     - `evaluate` takes the exact mean over target tokens; with `predict_with_generate`, and always
       in `predict`, it also replies, and gives texts to `compute_metrics`. Figures do not depend
       on batches or on the number of processes.
@@ -187,7 +189,7 @@ class DialogueTrainer(Seq2SeqTrainer):
         if self.is_fsdp_enabled:
             share_embedding(model)
         self._flops_per_token = 6 * model.num_parameters(exclude_embeddings=True)
-        self._tokens, self._clock = 0, time.perf_counter()
+        self._seen, self._clock = np.zeros(3), time.perf_counter()  # since the last log
         self._streams = isinstance(self.train_dataset, StreamedBatches)
         self._position = None  # of the last batch taken from a stream
         args.ignore_data_skip |= self._streams  # it goes on by itself, Trainer would read it all
@@ -305,6 +307,7 @@ class DialogueTrainer(Seq2SeqTrainer):
             sampler = TokenBudgetSampler(lengths_of(self.train_dataset), *options)
         except ValueError as error:
             raise UsageError(str(error)) from error
+        self._mean_targets = sampler.mean_targets
         features = self.train_dataset.select_columns(["input_ids", "labels"])
         return self._loader(
             _EpochLoader, features, batch_sampler=sampler, collate_fn=self.data_collator
@@ -485,29 +488,36 @@ class DialogueTrainer(Seq2SeqTrainer):
         """The precision of training; FSDP and DeepSpeed have cast the weights."""
         return self.accelerator.autocast() if sharding_of(self) == UNSHARDED else nullcontext()
 
-    # Throughput
+    # The tokens of a step
 
     def get_batch_samples(self, epoch_iterator, num_batches, device):
-        """Take the batches of an optimizer step, and count their tokens.
+        """Take the batches of an optimizer step, and tell what their loss is divided by.
 
         Returns:
-            The batches, and the target tokens of all processes, on the device.
+            The batches, and the target tokens that as many batches of all processes have in the
+            mean, on the device.
         """
-        batches = list(islice(epoch_iterator, num_batches))
+        batches, expected = list(islice(epoch_iterator, num_batches)), 0.0
         for batch in batches:
-            if "position" in batch:
+            if self._streams:
                 self._position = tuple(batch.pop("position").tolist())
-        target = sum(int(batch["labels"].ne(IGNORE).sum()) for batch in batches)
-        self._tokens += target + sum(int(batch["attention_mask"].sum()) for batch in batches)
-        count = torch.full((), target, dtype=torch.float32, device=device)  # no copy to wait for
+                self._mean_targets = float(batch.pop("mean_targets"))
+            source, target = batch["attention_mask"].sum(), batch["labels"].ne(IGNORE).sum()
+            self._seen += int(source + target), int(target), self._mean_targets
+            expected += self._mean_targets
+        count = torch.full((), expected, dtype=torch.float32, device=device)  # no copy to wait for
         return batches, self.accelerator.reduce(count, "sum")
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Add `tokens_per_second`: real source and target tokens of all processes."""
+        """Add `tokens_per_second`: real source and target tokens of all processes.
+
+        `loss` becomes the mean over all target tokens since the last log.
+        """
         if "loss" in logs:
-            count = torch.tensor(self._tokens, device=self.args.device)
-            tokens = int(self.accelerator.reduce(count, "sum"))
+            seen = torch.tensor(self._seen, dtype=torch.float32, device=self.args.device)
+            tokens, targets, expected = self.accelerator.reduce(seen, "sum").tolist()
             now = time.perf_counter()
+            logs["loss"] *= expected / targets
             logs["tokens_per_second"] = round(tokens / max(1e-9, now - self._clock), 1)
-            self._tokens, self._clock = 0, now
+            self._seen, self._clock = np.zeros(3), now
         super().log(logs, start_time)

@@ -104,6 +104,50 @@ def test_the_losses_are_pinned(model, tokenizer, features, tmp_path):
     assert losses == pytest.approx([6.7573, 6.6734, 6.5527, 6.5799], abs=2e-3)
 
 
+def test_a_target_token_weighs_the_same_in_every_batch(model, tokenizer, features, tmp_path):
+    """The gradient of each step is that of its tokens' sum, over a number that is always equal."""
+    plain = copy.deepcopy(model.config)
+    plain.dropout_rate = 0.0
+    model = T5ForConditionalGeneration(plain)
+    before = copy.deepcopy(model)
+    settings = {"optim": "sgd", "learning_rate": 1.0, "warmup_steps": 0, "max_grad_norm": 0}
+    lengths = list(zip(features["source_length"], features["target_length"], strict=True))
+    count = len(TokenBudgetSampler(lengths, 700))
+    settings |= {"tokens_per_batch": 700, "gradient_accumulation_steps": 2, "max_steps": 1}
+    trainer = make_trainer(model, tokenizer, features, tmp_path, **settings)
+    trainer.train()
+    batches = [batch for batch, _ in zip(trainer.get_train_dataloader(), range(2), strict=False)]
+    nll = sum(
+        token_nll(before(**trainer._prepare_inputs(batch)).logits, batch["labels"]).sum()
+        for batch in batches
+    )
+    mean = sum(features["target_length"]) / count
+    own = sum(int(batch["labels"].ne(-100).sum()) for batch in batches)
+    assert abs(own - 2 * mean) > 5
+    (nll / (2 * mean)).backward()
+    for (name, moved), old in zip(model.named_parameters(), before.parameters(), strict=True):
+        torch.testing.assert_close(moved, old - old.grad, atol=2e-6, rtol=1e-4, msg=name)
+    assert trainer.state.log_history[0]["loss"] == pytest.approx(nll.item() / own, rel=1e-5)
+
+
+def test_logs_show_the_mean_over_all_tokens_since_the_last(model, tokenizer, features, tmp_path):
+    model.config.dropout_rate = 0.0
+    model = T5ForConditionalGeneration(model.config)
+    trainer = make_trainer(
+        model, tokenizer, features, tmp_path, learning_rate=0.0, logging_steps=3, max_steps=6
+    )
+    trainer.train()
+    batches = [batch for batch, _ in zip(trainer.get_train_dataloader(), range(6), strict=False)]
+    logged = [log["loss"] for log in trainer.state.log_history if "loss" in log]
+    for some, loss in zip((batches[:3], batches[3:]), logged, strict=True):
+        nll = tokens = 0
+        for batch in some:
+            inputs = trainer._prepare_inputs(batch)
+            nll += token_nll(model(**inputs).logits, batch["labels"]).sum().item()
+            tokens += int(batch["labels"].ne(-100).sum())
+        assert loss == pytest.approx(nll / tokens, rel=1e-5)
+
+
 def test_accumulated_small_batches_equal_one_large_batch(model, tokenizer, features, tmp_path):
     plain = copy.deepcopy(model.config)
     plain.dropout_rate = 0.0
