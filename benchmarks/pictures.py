@@ -9,6 +9,7 @@ from matplotlib import pyplot
 from seq2seq_dialog.arguments import UsageError
 
 OURS, THEIRS, TARGET = "#1b6ca8", "#b0522d", "#d1495b"
+OTHERS = "#8a8a8a"
 # What the chart shows: part, ours, peer, label.
 BARS = (
     ("training", "ours", "seed", "training, against the seed recipe"),
@@ -72,11 +73,12 @@ def draw_curves(curves: dict[str, list[list]], over: str, path: Path) -> None:
     """Draw validation losses, a line for each round of a contestant.
 
     Args:
-        curves: two contestants by name, and of each round the points (x, loss).
+        curves: two or three contestants by name, and of each round the points (x, loss).
         over: what x is.
     """
     figure, axes = pyplot.subplots(figsize=(7, 3.5), layout="constrained")
-    for (name, rounds), colour in zip(curves.items(), (OURS, THEIRS), strict=True):
+    colours = (OURS, THEIRS, OTHERS)
+    for (name, rounds), colour in zip(curves.items(), colours, strict=False):
         for curve in rounds:
             label = name if curve is rounds[0] else None
             axes.plot(*zip(*curve, strict=True), color=colour, label=label, linewidth=1)

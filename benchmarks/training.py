@@ -193,6 +193,18 @@ def learning(
         turns.done(measured | {"curve": curve.curve})
 
 
-def reached(curve: list[tuple[float, float]], loss: float) -> float | None:
-    """Seconds to the first evaluation at or under a loss; None where there is none."""
-    return next((seconds for seconds, value in curve if value <= loss), None)
+def to_loss_of(ours: dict, peer: dict) -> dict:
+    """What `harness.in_turn` found for ours, with the seconds to the loss the peer ends with.
+
+    In each round they end with the first evaluation at or under the last loss of the peer.
+    """
+    if "rounds" not in ours or "rounds" not in peer:
+        return ours
+    rounds = []
+    for number, (measured, other) in enumerate(zip(ours["rounds"], peer["rounds"], strict=True), 1):
+        loss = other["curve"][-1][1]
+        seconds = next((after for after, value in measured["curve"] if value <= loss), None)
+        if seconds is None:
+            return {"failed": f"it does not reach the loss of {loss:.3f} in round {number}"}
+        rounds.append(measured | {"seconds": seconds})
+    return {"rounds": rounds}

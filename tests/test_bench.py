@@ -167,8 +167,19 @@ def test_a_few_batches_stand_for_an_epoch():
 
 
 def test_the_time_to_a_loss():
+    """1, 2, 3 seconds; the peer ends with 4.1 in the first round and with `last` in the second."""
     curve = [(1.0, 5.0), (2.0, 4.0), (3.0, 4.1)]
-    assert training.reached(curve, 4.5) == 2 and training.reached(curve, 3.9) is None
+    ours = {"rounds": [{"work": 1, "seconds": 3.0, "curve": curve}] * 2, "speed": "of a whole run"}
+
+    def peer(last):
+        return {"rounds": [{"curve": [(9.0, 3.0), (10.0, loss)]} for loss in (4.1, last)]}
+
+    found = training.to_loss_of(ours, peer(5.5))
+    assert harness.speeds(found) == [1 / 2, 1]
+    assert training.to_loss_of(ours, peer(3.9)) == {
+        "failed": "it does not reach the loss of 3.900 in round 2"
+    }
+    assert training.to_loss_of(ours, {"failed": "x"}) is ours
 
 
 def test_the_exact_loss_does_not_depend_on_batches(model, features):
