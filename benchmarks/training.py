@@ -10,6 +10,7 @@ import torch
 from torch.utils.data import DataLoader
 from transformers import PrinterCallback, Seq2SeqTrainer, TrainerCallback
 
+import seq2seq_dialog.trainer
 from seq2seq_dialog.data import DialogueCollator
 from seq2seq_dialog.trainer import DialogueTrainer
 
@@ -26,18 +27,22 @@ def ours(
     tokens_per_batch: int,
     warmup: int = 2,
     attention: str = "sdpa",
+    keep_memory: bool = True,
     **settings,
 ):
     """Train as run_seq2seq_dialog.py does.
 
     Args:
         attention: how it is computed.
+        keep_memory: whether the process keeps the memory that it frees.
         settings: others of a run.
     """
     settings |= {"tokens_per_batch": tokens_per_batch, "max_steps": ENDLESS}
     tokenizer = material.tokenizer(folder)
     model = material.model(folder, size)
     model.set_attn_implementation(attention)
+    if not keep_memory:
+        seq2seq_dialog.trainer.keep_freed_memory = lambda: None  # in this process
     trainer = material.counted(DialogueTrainer)(
         model,
         material.our_arguments(folder, **settings),

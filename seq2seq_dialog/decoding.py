@@ -6,12 +6,13 @@ the tokens that it computes stand behind an end. Here a row leaves the batch whe
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from copy import copy
 
 import torch
 from transformers import DynamicCache, EncoderDecoderCache
 
-LOOK = 4  # steps between two looks at what has ended: a GPU waits for each look
+LOOK = 4  # steps between two looks at what has ended, on a GPU: it waits for each look
 SHRINK = 0.8  # the share of a batch that may be left when the others leave it
 
 
@@ -34,6 +35,22 @@ def take(value, rows):
     if isinstance(value, EncoderDecoderCache):
         return sources_of(value, rows)
     return type(value)(**{name: take(part, rows) for name, part in value.items()})
+
+
+def join(parts: Sequence, rows: Sequence[torch.Tensor]):
+    """Put together what models returned for parts of a batch; shorter ones are padded with 0.
+
+    Args:
+        parts: tensors (part, ...), or models' outputs of them.
+        rows: the places of each part in the batch, (part,).
+    """
+    if torch.is_tensor(parts[0]):
+        sizes = [max(size) for size in zip(*(part.shape[1:] for part in parts), strict=True)]
+        joined = parts[0].new_zeros(sum(map(len, rows)), *sizes)
+        for part, places in zip(parts, rows, strict=True):
+            joined[(places, *map(slice, part.shape[1:]))] = part
+        return joined
+    return type(parts[0])(**{name: join([p[name] for p in parts], rows) for name in parts[0]})
 
 
 @torch.no_grad()
@@ -78,7 +95,7 @@ def decode(
         length = input_ids.shape[1]
         if length >= stopping_criteria.max_length:
             break
-        if (length - 1) % LOOK:
+        if input_ids.device.type != "cpu" and (length - 1) % LOOK:
             continue
         left = torch.nonzero(~ended).flatten()
         if not len(left):

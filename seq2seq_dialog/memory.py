@@ -1,8 +1,10 @@
-"""The greatest budget of tokens whose batches fit into memory, found by trying."""
+"""Memory: the greatest budget of tokens whose batches fit, and what a CPU does with the freed."""
 
 from __future__ import annotations
 
+import ctypes
 import gc
+import sys
 from collections.abc import Callable
 from functools import partial
 
@@ -14,6 +16,19 @@ from .batching import TokenBudgetSampler
 
 MARGIN = 0.9  # of what fits: memory gets fragmented, and evaluations leave some occupied
 PRECISION = 0.03
+TRIM_THRESHOLD, MMAP_MAX = -1, -4  # of malloc.h: when free memory goes back, how many large blocks
+
+
+def keep_freed_memory() -> None:
+    """Let this process use the memory again that it frees, where it is Linux with glibc.
+
+    Left alone, glibc gives large blocks back at once, so that each step of training has the system
+    clear all its memory anew. The process needs more at its peak, for free blocks get fragmented.
+    """
+    libc = ctypes.CDLL(None) if sys.platform == "linux" else None
+    if hasattr(libc, "mallopt"):
+        libc.mallopt(MMAP_MAX, 0)
+        libc.mallopt(TRIM_THRESHOLD, -1)  # never
 
 
 def worst_shapes(lengths: np.ndarray, budget: int) -> list[tuple[int, int, int]]:

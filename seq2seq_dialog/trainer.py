@@ -25,14 +25,14 @@ from transformers.trainer_utils import EvalLoopOutput, EvalPrediction, TrainOutp
 from .arguments import DialogueTrainingArguments, UsageError
 from .batching import TokenBudgetSampler, evaluation_batches
 from .data import IGNORE, DialogueCollator
-from .decoding import decode, sources_of, take
-from .memory import find_tokens_per_batch
+from .decoding import decode, join, sources_of, take
+from .memory import find_tokens_per_batch, keep_freed_memory
 from .metrics import perplexity
 from .models import FP16_UNSAFE
 from .sharding import UNSHARDED, check_checkpoint, check_sharding, sharding_of, share_embedding
 from .streaming import StreamedBatches
 
-PARTS = 8  # of a batch in an evaluation, by the length of the targets
+PARTS = 8  # of a batch in an evaluation, each of rows as long as their neighbours
 
 
 def last_checkpoint(output_dir: str | Path, world_size: int) -> str | None:
@@ -142,6 +142,7 @@ class DialogueTrainer(Seq2SeqTrainer):
       last one, without reading anew what came before.
     - Between two logs nothing is read from the GPU, so that it never waits for Python (unless
       `logging_nan_inf_filter` is on).
+    - On a CPU the process keeps the memory that steps free (`memory.keep_freed_memory`).
     - With FSDP (version 2) and DeepSpeed (ZeRO up to stage 2) evaluation and replies work as
       without, and `save_model` writes the model whole; checkpoints hold shards.
 
@@ -185,6 +186,8 @@ class DialogueTrainer(Seq2SeqTrainer):
             compute_loss_func=self._mean_loss,
             **kwargs,
         )
+        if args.device.type == "cpu":
+            keep_freed_memory()
         check_sharding(self)
         if self.is_fsdp_enabled:
             share_embedding(model)
@@ -412,13 +415,24 @@ class DialogueTrainer(Seq2SeqTrainer):
         )
 
     def _encode(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> dict:
-        """What loss and reply need of sources (batch, source_len), computed once for both."""
+        """What loss and reply need of sources (batch, source_len), computed once for both.
+
+        In parts, for sources of a batch have like lengths, but those of a part liker ones.
+        """
+        lengths = attention_mask.sum(1).cpu()  # (batch,)
+        rows = lengths.argsort(stable=True).split(max(8, -(-len(lengths) // PARTS)))
+        parts = [(some.to(input_ids.device), int(lengths[some].max())) for some in rows]
         start = torch.full_like(input_ids[:, :1], self.model.config.decoder_start_token_id)
         inputs = {"attention_mask": attention_mask}
         with self._autocast():
-            inputs["encoder_outputs"] = self.model.get_encoder()(
-                input_ids=input_ids, attention_mask=attention_mask
-            )
+            encoded = [
+                self.model.get_encoder()(
+                    input_ids=input_ids[some, :longest],
+                    attention_mask=attention_mask[some, :longest],
+                )
+                for some, longest in parts
+            ]
+            inputs["encoder_outputs"] = join(encoded, [some for some, _ in parts])
             cache = self.model(**inputs, decoder_input_ids=start, use_cache=True).past_key_values
         if isinstance(cache, EncoderDecoderCache):  # keys and values of the cross-attention
             inputs["past_key_values"] = sources_of(cache)

@@ -579,11 +579,33 @@ def test_the_last_whole_checkpoint_is_found(tmp_path):
     assert last_checkpoint(tmp_path, 1) == str(tmp_path)
 
 
-def test_an_evaluation_encodes_each_source_once(model, tokenizer, features, tmp_path):
-    trainer = make_trainer(model, tokenizer, features, tmp_path, eval_tokens_per_batch=1024)
+def test_an_evaluation_encodes_each_source_once_with_like_ones(
+    model, tokenizer, features, tmp_path
+):
+    trainer = make_trainer(model, tokenizer, features, tmp_path, eval_tokens_per_batch=16384)
     encoded = []
     model.get_encoder().register_forward_hook(
-        lambda encoder, inputs, output: encoded.append(len(output.last_hidden_state))
+        lambda encoder, inputs, output: encoded.append(output.last_hidden_state.shape[:2])
     )
     trainer.predict(features)
-    assert len(encoded) > 1 and sum(encoded) == len(features)
+    assert sum(rows for rows, _ in encoded) == len(features)
+    batches = trainer.get_test_dataloader(features)
+    padded = sum(batch["input_ids"].numel() for batch in batches)
+    assert sum(rows * length for rows, length in encoded) < 0.8 * padded
+
+
+@pytest.mark.parametrize("kind", ["t5", "rnn"])
+def test_sources_encoded_in_parts_are_those_of_the_whole(
+    kind, model, make_rnn, tokenizer, features, tmp_path
+):
+    model = model if kind == "t5" else make_rnn(attention="multiplicative", cell="lstm")
+    trainer = make_trainer(model.eval(), tokenizer, features, tmp_path)
+    batch = next(iter(trainer.get_test_dataloader(features.select(range(60)))))
+    ids, mask = batch["input_ids"], batch["attention_mask"]
+    with torch.no_grad():
+        found = trainer._encode(ids, mask)["encoder_outputs"]
+        whole = model.get_encoder()(input_ids=ids, attention_mask=mask)
+    assert len(mask.sum(1).unique()) > 8 and found.keys() == whole.keys()
+    for name, tensor in whole.items():
+        real = mask.bool() if tensor.shape[:2] == mask.shape else ...
+        torch.testing.assert_close(found[name][real], tensor[real], atol=2e-6, rtol=1e-4)
