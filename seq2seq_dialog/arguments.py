@@ -50,7 +50,11 @@ def nearest(name: str, known) -> str:
 
 @dataclass
 class DataArguments:
-    """Where the dialogues come from and how they become examples."""
+    """Where the dialogues come from and how they become examples.
+
+    Raises:
+        UsageError: there are two sources.
+    """
 
     _argument_group_name = "data"
 
@@ -127,6 +131,13 @@ class DataArguments:
     data_cache: str | None = field(
         default=None, metadata={"help": "Folder for prepared data; the datasets cache by default."}
     )
+
+    def __post_init__(self):
+        if self.data is not None and self.dataset_name is not None:
+            raise UsageError(
+                f"data is {self.data!r} and dataset_name {self.dataset_name!r}, but dialogues come "
+                "from one of them. Take the other out, of the config too."
+            )
 
 
 @dataclass
@@ -578,10 +589,6 @@ def _check(
     for name in training.report_to:
         if name in ("tensorboard", "trackio", "wandb", "mlflow") and not find_spec(name):
             raise UsageError(f"report_to is {name}, which is missing: pip install {name}.")
-    if data.data is not None and data.dataset_name is not None:
-        raise UsageError(
-            f"data is {data.data!r} and dataset_name {data.dataset_name!r}: set one of them."
-        )
 
 
 def _check_streaming(

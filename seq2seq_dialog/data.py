@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import inspect
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
 
@@ -31,6 +32,24 @@ COLUMNS = pa.schema(
 )
 
 
+def check_training_pairs(rows: dict, args: DataArguments) -> None:
+    """Refuse a source without training rows."""
+    if not len(rows.get("train", ())):
+        raise UsageError(
+            f"{args.dataset_name or args.data}: no training pair; at least one dialogue of two "
+            "turns is needed."
+        )
+
+
+@contextmanager
+def text_source(args: DataArguments) -> Iterator[Dialogues]:
+    """Give the builder of `data`, and word its errors as those of a setting."""
+    try:
+        yield Dialogues(data_dir=args.data, detokenize=args.detokenize, cache_dir=args.data_cache)
+    except (ValueError, OSError) as error:
+        raise UsageError(str(error).replace("data_dir=", "--data")) from error
+
+
 def load_rows(args: DataArguments) -> tuple[DatasetDict, dict]:
     """Read dialogues, of `data` or of `dataset_name`, to (context, response) rows.
 
@@ -39,31 +58,16 @@ def load_rows(args: DataArguments) -> tuple[DatasetDict, dict]:
         kind with the first line numbers (`Dialogues.problems`); on the Hub, by split.
 
     Raises:
-        UsageError: the source is missing, is no dialogue text, or has no training pairs, or there
-            are two sources.
+        UsageError: the source is missing, is no dialogue text, or has no training pairs.
     """
-    if args.data is not None and args.dataset_name is not None:
-        raise UsageError(
-            f"data is {args.data!r} and dataset_name {args.dataset_name!r}, but dialogues come "
-            "from one of them. Take the other out, of the config too."
-        )
     if args.dataset_name is not None:
         name, revision = args.dataset_name, args.dataset_revision or "main"
         rows, problems = load_hub_rows(name, revision, args.detokenize, args.data_cache)
     else:
-        try:
-            builder = Dialogues(
-                data_dir=args.data, detokenize=args.detokenize, cache_dir=args.data_cache
-            )
+        with text_source(args) as builder:
             builder.download_and_prepare()
             rows, problems = builder.as_dataset(), builder.problems()
-        except (ValueError, OSError) as error:
-            raise UsageError(str(error).replace("data_dir=", "--data")) from error
-    if not len(rows.get("train", [])):
-        raise UsageError(
-            f"{args.dataset_name or args.data}: no training pair; at least one dialogue of two "
-            "turns is needed."
-        )
+    check_training_pairs(rows, args)
     limits = {"train": args.max_train_samples}
     for name in rows:
         limit = limits.get(name, args.max_eval_samples)

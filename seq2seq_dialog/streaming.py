@@ -15,11 +15,9 @@ from itertools import islice
 import torch
 from datasets import Dataset, DatasetDict, NamedSplit
 
-from dataset_script.dialogues import Dialogues
-
 from .arguments import DataArguments, UsageError
 from .batching import TokenBudgetSampler
-from .data import DialogueCollator, encode
+from .data import DialogueCollator, check_training_pairs, encode, text_source
 from .hub_rows import FEATURES, open_hub_rows
 
 KEPT = 50_000  # training pairs that tokenizer, baselines and unigram model are made of
@@ -40,14 +38,9 @@ def open_rows(args: DataArguments) -> tuple[dict[str, Callable[[], Iterator[dict
         name, revision = args.dataset_name, args.dataset_revision or "main"
         rows, key = open_hub_rows(name, revision, args.detokenize, args.data_cache)
         return rows, {}, key
-    try:
-        builder = Dialogues(
-            data_dir=args.data, detokenize=args.detokenize, cache_dir=args.data_cache
-        )
+    with text_source(args) as builder:
         rows = {name: split.__iter__ for name, split in builder.as_streaming_dataset().items()}
         return rows, builder.problems(), builder.config_id
-    except (ValueError, OSError) as error:
-        raise UsageError(str(error).replace("data_dir=", "--data")) from error
 
 
 class Stream:
@@ -80,11 +73,7 @@ class Stream:
                 split=NamedSplit(name),
                 fingerprint=hashlib.sha256(content.encode()).hexdigest()[:32],
             )
-        if not len(rows.get("train", ())):
-            raise UsageError(
-                f"{args.dataset_name or args.data}: no training pair; at least one dialogue of two "
-                "turns is needed."
-            )
+        check_training_pairs(rows, args)
         self.rows = DatasetDict({name: split for name, split in rows.items() if len(split)})
 
     def train(self) -> Iterator[dict]:

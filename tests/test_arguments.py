@@ -53,7 +53,7 @@ M = "model_name_or_path: m\n"
         (M + "save_strategy: steps\n", [], "save and eval strategy to match"),
         (M + "report_to: mlflow\n", [], "pip install mlflow"),
         (M + "hub_token: hf_secret\n", [], "hub_token has no effect here: log in"),
-        (M + "data: a.txt\ndataset_name: user/b\n", [], "set one of them"),
+        (M + "data: a.txt\ndataset_name: user/b\n", [], "Take the other out, of the config too"),
         (M + "per_device_train_batch_size: 4\n", [], "no effect here: set tokens_per_batch"),
         (M + "save_only_model: true\n", [], "no effect here: a run could not go on"),
         (M + "metric_for_best_model: blue\n", [], "Did you mean 'bleu'?"),

@@ -18,6 +18,7 @@ from seq2seq_dialog import arguments, card, publish_data
 from seq2seq_dialog.arguments import DataArguments, UsageError
 from seq2seq_dialog.data import load_rows
 from seq2seq_dialog.overlap import audit
+from seq2seq_dialog.streaming import Stream
 
 REPO = "ann/talks"
 
@@ -114,6 +115,16 @@ def test_a_run_from_the_hub_has_the_rows_of_the_file(account, talks):
         assert again[split].features == part.features
         assert again[split].to_list() == part.to_list()
     assert problems["train"]["pairs"] == len(rows["train"])
+
+
+def test_a_stream_from_the_hub_has_the_rows_of_the_file(account, talks, tmp_path):
+    publish_data.publish_data(str(talks), REPO)
+    rows, _ = load_rows(DataArguments(data=str(talks)))
+    stream = Stream(DataArguments(dataset_name=REPO, data_cache=str(tmp_path / "cache")))
+    assert list(stream.train()) == list(stream.train()) == rows["train"].to_list()
+    assert {k: v.to_list() for k, v in stream.rows.items()} == {
+        k: v.to_list() for k, v in rows.items()
+    }
 
 
 def test_the_rows_of_dailydialog_come_back(shared_data, tmp_path):
