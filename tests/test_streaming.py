@@ -131,6 +131,21 @@ def test_it_goes_on_behind_any_batch(text, tmp_path, tokenizer, monkeypatch):
             assert all(batch[name].equal(same) for name, same in next(rest).items())
 
 
+def test_batches_know_the_targets_of_an_average_one(text, tmp_path, tokenizer, monkeypatch):
+    monkeypatch.setattr(streaming, "BUFFER", 100)
+    args = data(tmp_path, data=str(text), max_source_length=48, max_target_length=16)
+    stream = batches(args, tokenizer)
+    for number in range(3):
+        buffer = [next(stream)]
+        while (following := next(stream))["position"][0] == number:
+            buffer.append(following)
+        targets = sum(int(batch["labels"].ne(-100).sum()) for batch in buffer)
+        assert len(buffer) > 3
+        means = [float(batch["mean_targets"]) for batch in buffer]
+        assert means == pytest.approx([targets / len(buffer)] * len(buffer))
+        stream = batches(args, tokenizer, after=tuple(buffer[-1]["position"].tolist()))
+
+
 def test_fewer_dialogues_than_processes(text, tmp_path, tokenizer):
     args = data(tmp_path, data=str(text), max_train_samples=3)
     with pytest.raises(UsageError, match="too few for 9 processes"):
