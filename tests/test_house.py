@@ -125,3 +125,6 @@ def test_the_readme_names_files_that_exist():
     assert {"configs/t5_small.yaml", "benchmarks/RESULTS.md", "CONTRIBUTING.md"} <= named
     for name in named:
         assert (ROOT / name).exists(), name
+    described = set(re.findall(r"^ +(\w+\.py) ", text, flags=re.MULTILINE))
+    modules = {path.name for path in MODULES.values()} - {"app.py"}  # with its page, of the Space
+    assert described == modules
