@@ -82,6 +82,8 @@ def draw_curves(curves: dict[str, list[list]], over: str, path: Path) -> None:
         for curve in rounds:
             label = name if curve is rounds[0] else None
             axes.plot(*zip(*curve, strict=True), color=colour, label=label, linewidth=1)
+    lowest = min(loss for rounds in curves.values() for curve in rounds for _, loss in curve)
+    axes.set_ylim(lowest - 0.05, lowest + 1.2)  # they all begin in the same way
     axes.set_xlabel(over)
     axes.set_ylabel("validation loss")
     axes.spines[["top", "right"]].set_visible(False)

@@ -126,16 +126,18 @@ def measure_to_loss(suite: Suite) -> dict:
 def measure_order(suite: Suite) -> dict:
     """What examples of like lengths in a batch do to learning: as many steps in random order."""
     options = {"folder": suite.folder, "size": suite.size(material.SMALLER)}
-    counts = (150, 30, 5) if suite.quick else (10_000, 256, 20) if suite.full else (3000, 128, 15)
+    counts = (150, 30, 5) if suite.quick else (20_000, 256, 20) if suite.full else (6000, 256, 15)
     options |= dict(zip(("pairs", "validation", "points"), counts, strict=True))
-    recipe = OUR_RECIPE | {"num_train_epochs": 1}
+    recipe = OUR_ADAM | {"tokens_per_batch": 2048, "num_train_epochs": 1}
+    changes = {
+        "four batches a step": {"tokens_per_batch": 512, "gradient_accumulation_steps": 4},
+        "in random order": {"random_order": True},
+        "one batch a step": {},
+    }
     results = suite.measure(
         {
-            "by token budget": (training.learning, options | {"recipe": recipe}),
-            "in random order": (
-                training.learning,
-                options | {"recipe": recipe | {"random_order": True}},
-            ),
+            name: (training.learning, options | {"recipe": recipe | change})
+            for name, change in changes.items()
         }
     )
     checks = []
@@ -152,7 +154,10 @@ def measure_order(suite: Suite) -> dict:
         for name, rounds in curves.items():
             losses = [curve[-1][1] for curve in rounds]
             checks.append(check(f"loss after an epoch, {name}", statistics.median(losses)))
-    ratios = [compare(results, "by token budget", "in random order")]
+    ratios = [
+        compare(results, name, "in random order")
+        for name in ("four batches a step", "one batch a step")
+    ]
     return part(
         "an epoch in as many steps, a smaller T5", "epochs an hour", results, ratios, checks
     )

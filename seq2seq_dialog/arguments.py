@@ -372,7 +372,8 @@ COMMON = {
     "lr_scheduler_type": "linear, cosine, constant_with_warmup, ...",
     "weight_decay": "AdamW's weight decay.",
     "optim": "Optimizer: adamw_torch_fused, adafactor, ...",
-    "gradient_accumulation_steps": "Batches per optimizer step.",
+    "gradient_accumulation_steps": "Batches per optimizer step; several, each of like lengths, "
+    "teach more than one as large.",
     "activation_checkpointing": "Less memory for more time.",
     "max_grad_norm": "Clip the gradient to this norm; 0 does not.",
     "label_smoothing_factor": "Label smoothing of the training loss.",
