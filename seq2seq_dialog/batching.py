@@ -6,6 +6,9 @@ lengths meet, and the order of the batches, is drawn anew each epoch. The cuts d
 rounded lengths alone, so every epoch has equally many batches, and any batch of any epoch can be
 made from (seed, epoch) without the ones before it: that is what resuming needs. Many examples allow
 a finer grid, which pads less, as long as an example still meets others from epoch to epoch.
+
+A step on one batch sees one length, and teaches less than one on examples drawn at random; several
+smaller batches a step teach nearly as much (`gradient_accumulation_steps`, more processes).
 """
 
 from __future__ import annotations
