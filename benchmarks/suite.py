@@ -124,7 +124,7 @@ def measure_to_loss(suite: Suite) -> dict:
 
 
 def measure_order(suite: Suite) -> dict:
-    """What examples of like lengths in a batch do to learning: as many steps in random order."""
+    """What examples of like lengths in a batch do to learning: about as many steps each."""
     options = {"folder": suite.folder, "size": suite.size(material.SMALLER)}
     counts = (150, 30, 5) if suite.quick else (20_000, 256, 20) if suite.full else (6000, 256, 15)
     options |= dict(zip(("pairs", "validation", "points"), counts, strict=True))
@@ -158,9 +158,7 @@ def measure_order(suite: Suite) -> dict:
         compare(results, name, "in random order")
         for name in ("four batches a step", "one batch a step")
     ]
-    return part(
-        "an epoch in as many steps, a smaller T5", "epochs an hour", results, ratios, checks
-    )
+    return part("an epoch of a smaller T5", "epochs an hour", results, ratios, checks)
 
 
 def measure_step(suite: Suite) -> dict:
