@@ -13,14 +13,14 @@ from pathlib import Path
 import torch
 from transformers import AutoModelForSeq2SeqLM, PrinterCallback, pipeline
 
-from seq2seq_dialog import artifact
-from seq2seq_dialog.arguments import DecodingArguments
-from seq2seq_dialog.data import DialogueCollator
-from seq2seq_dialog.export import convert
-from seq2seq_dialog.exported import ABOUT, FILES, ExportedModel
-from seq2seq_dialog.inference import generate_response, load
-from seq2seq_dialog.models import generation_config
-from seq2seq_dialog.trainer import DialogueTrainer
+from seq2seq_dialog.data.batching import DialogueCollator
+from seq2seq_dialog.decoding.settings import generation_config
+from seq2seq_dialog.models import artifact
+from seq2seq_dialog.serve.export import convert
+from seq2seq_dialog.serve.exported_model import ABOUT, FILES, ExportedModel
+from seq2seq_dialog.serve.inference import generate_response, load
+from seq2seq_dialog.settings import DecodingArguments
+from seq2seq_dialog.training.trainer import DialogueTrainer
 
 from . import material, peers
 from .harness import Skip

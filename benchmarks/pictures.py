@@ -6,7 +6,7 @@ from pathlib import Path
 
 from matplotlib import pyplot
 
-from seq2seq_dialog.arguments import UsageError
+from seq2seq_dialog.errors import UsageError
 
 OURS, THEIRS, TARGET = "#1b6ca8", "#b0522d", "#d1495b"
 OTHERS = "#8a8a8a"

@@ -10,10 +10,11 @@ import time
 from pathlib import Path
 
 import datasets
+from seq2seq_dialog.dataset_script.dialogues import END, find_sources, read
 
-from dataset_script.dialogues import END, find_sources, read
-from seq2seq_dialog.arguments import DataArguments
-from seq2seq_dialog.data import encode_rows, load_rows
+from seq2seq_dialog.data.features import encode_rows
+from seq2seq_dialog.data.rows import load_rows
+from seq2seq_dialog.settings import DataArguments
 
 from . import material, peers
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 
-from seq2seq_dialog.trainer import DialogueTrainer
+from seq2seq_dialog.training.trainer import DialogueTrainer
 
 from . import material
 from .harness import Skip, peak_memory

@@ -34,7 +34,7 @@ from torch.nn.utils import clip_grad_norm_
 from torch.nn.utils.rnn import pad_sequence
 from transformers.modeling_outputs import Seq2SeqLMOutput
 
-from seq2seq_dialog.batching import TokenBudgetSampler
+from seq2seq_dialog.data.batching import TokenBudgetSampler
 from seq2seq_dialog.portable import RnnSeq2SeqConfig, RnnSeq2SeqForConditionalGeneration
 
 VOCABULARY = 8000

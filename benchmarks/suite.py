@@ -1,9 +1,9 @@
-"""The benchmarks, all or by part: `python -m seq2seq_dialog bench [PART ...]`.
+"""The benchmarks, all or by part: `python -m benchmarks [PART ...]`.
 
-    bench --chart                                    # all parts, an hour on 2 CPU cores
-    bench training --data dialogues_text.txt         # one part, with dialogues of your own
-    bench --quick                                    # a first look, without meaning for speed
-    bench gpu                                        # under 8 minutes on one GPU
+    python -m benchmarks --chart  # all parts, an hour on 2 CPU cores
+    python -m benchmarks training --data dialogues_text.txt  # one part, with dialogues of your own
+    python -m benchmarks --quick  # a first look, without meaning for speed
+    python -m benchmarks gpu  # under 8 minutes on one GPU
 
 Each part is a JSON file in the output folder, the last line printed is all of them. See `harness`
 for how it is measured and `peers` for what against.
@@ -25,8 +25,8 @@ import torch
 import transformers
 from rich.console import Console
 
-from seq2seq_dialog import report
-from seq2seq_dialog.arguments import UsageError, nearest
+from seq2seq_dialog.errors import UsageError, nearest
+from seq2seq_dialog.run_folder import check_writable, environment, read_json, write_json
 
 from . import answering, gpu, harness, material, pictures, preparation, processes, training
 from .harness import check, compare
@@ -380,7 +380,7 @@ def bench(
         raise UsageError("quick measures sizes that mean nothing: leave out --chart or --quick.")
     place = Path(output or ("runs/bench_quick" if quick else "runs/bench"))
     console = Console(soft_wrap=True)
-    report.check_writable(place / "training.json")
+    check_writable(place / "training.json")
     datasets.disable_progress_bars()
     transformers.utils.logging.disable_progress_bar()
     names = [name for name in PARTS if name in parts or not parts]
@@ -390,17 +390,17 @@ def bench(
     if names:
         with tempfile.TemporaryDirectory(prefix="work-", dir=place) as folder:
             suite = Suite(Path(folder), place, data, rounds, model, quick, full, console)
-            about = report.environment(1, suite.about["data"]) | suite.about
+            about = environment(1, suite.about["data"]) | suite.about
             about |= {"threads": torch.get_num_threads(), "rounds": rounds, "quick": quick}
             for name in names:
                 console.rule(name)
                 start = time.perf_counter()
                 found = {"part": name} | PARTS[name](suite)
                 found |= {"took_seconds": time.perf_counter() - start, "about": about}
-                report.write_json(place / f"{name}.json", found)
+                write_json(place / f"{name}.json", found)
                 harness.print_part(found, console)
     written = {name: place / f"{name}.json" for name in PARTS}
-    found = {name: report.read_json(path) for name, path in written.items() if path.exists()}
+    found = {name: read_json(path) for name, path in written.items() if path.exists()}
     if chart:
         thorough = {name: one for name, one in found.items() if not one["about"]["quick"]}
         pictures.draw_chart(thorough, CHART)

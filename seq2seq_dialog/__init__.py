@@ -5,17 +5,23 @@ The way of the data: `dataset_script/dialogues.py` (text to rows) -> `data` (row
 """
 
 from importlib import import_module
+from pathlib import Path
+
+# A wheel holds dataset_script/ and configs/ inside the package; in a checkout they stand beside it.
+_checkout = Path(__file__).resolve().parent.parent
+if (_checkout / "run_seq2seq_dialog.py").is_file():
+    __path__.append(str(_checkout))
 
 _HOME = {
-    "Conversation": "inference",
-    "DailyDialogDataset": "data",
-    "DialogueCollator": "data",
-    "DialogueTrainer": "trainer",
-    "DialogueTrainingArguments": "arguments",
-    "ReplyMetric": "metrics",
-    "generate_response": "inference",
-    "load": "inference",
-    "prepare_tokenizer": "models",
+    "Conversation": "serve.inference",
+    "DailyDialogDataset": "data.dataset",
+    "DialogueCollator": "data.batching",
+    "DialogueTrainer": "training.trainer",
+    "DialogueTrainingArguments": "settings",
+    "ReplyMetric": "evaluation.metrics",
+    "generate_response": "serve.inference",
+    "load": "serve.inference",
+    "prepare_tokenizer": "models.tokenizer",
 }
 __all__ = list(_HOME)
 

@@ -192,27 +192,6 @@ def build_parser() -> argparse.ArgumentParser:
         "--port", type=int, help="of 127.0.0.1; by default the first free one from 7860 on"
     )
 
-    bench = verbs.add_parser(
-        "bench",
-        help="measure speed against the usual recipes (in a checkout)",
-        description="Measure training, evaluation, answering and preparation against the recipes "
-        "that people use instead, in turn on this machine: medians and ratios.",
-    )
-    bench.add_argument(
-        "folder",
-        nargs="*",
-        metavar="PART",
-        help="training, step, to_loss, order, generation, latency, preparation, growth, processes, "
-        "gpu; all",
-    )
-    bench.add_argument("--data", help="dialogues; $DIALOG_DATA/dailydialog or the sample corpus")
-    bench.add_argument("--model", help="a trained T5 for generation and latency")
-    bench.add_argument("--rounds", type=int, default=3, help="of each contestant [%(default)s]")
-    bench.add_argument("--output", help="a folder for the figures [runs/bench]")
-    bench.add_argument("--quick", action="store_true", help="tiny sizes, to see that it works")
-    bench.add_argument("--full", action="store_true", help="a million dialogues: an hour or two")
-    bench.add_argument("--chart", action="store_true", help="draw benchmarks/ours_vs_peers.png")
-
     for verb in (chat, web):
         verb.add_argument(
             "--no-export",
@@ -232,17 +211,16 @@ def build_parser() -> argparse.ArgumentParser:
 
 # The function of each verb.
 HOME = {
-    "chat": "chat.chat",
-    "attention": "attention.attention",
-    "sweep": "sweep.sweep",
-    "compare": "compare.compare",
-    "report": "page.report",
-    "audit": "overlap.audit_data",
-    "publish": "hub.publish",
-    "publish-data": "publish_data.publish_data",
-    "web": "web.web",
-    "export": "export.export",
-    "bench": "benchmarks.suite.bench",
+    "chat": "serve.chat.chat",
+    "attention": "report.attention.attention",
+    "sweep": "report.sweep.sweep",
+    "compare": "report.compare.compare",
+    "report": "report.page.report",
+    "audit": "data.overlap.audit_data",
+    "publish": "hub.publish_model.publish",
+    "publish-data": "hub.publish_data.publish_data",
+    "web": "serve.web.web",
+    "export": "serve.export.export",
 }
 
 
@@ -251,19 +229,10 @@ def main() -> None:
     options = vars(build_parser().parse_args())
     module, function = HOME[options.pop("verb")].rsplit(".", 1)
     folder = options.pop("folder")
-    from .arguments import UsageError, run
+    from .errors import run
 
     def carry_out() -> None:
-        ours = not module.startswith("benchmarks.")
-        try:
-            home = import_module(f".{module}" if ours else module, __package__)
-        except ModuleNotFoundError as error:
-            if error.name != "benchmarks":
-                raise
-            raise UsageError(
-                "bench measures a checkout: run it in the project's folder."
-            ) from error
-        getattr(home, function)(folder, **options)
+        getattr(import_module(f".{module}", __package__), function)(folder, **options)
 
     run(carry_out)
 

@@ -1,6 +1,7 @@
 """Tiny tokenizers and models, made here: tests need no network and no GPU."""
 
 import os
+import subprocess
 import tempfile
 from pathlib import Path
 
@@ -10,40 +11,30 @@ _home = tempfile.TemporaryDirectory(prefix="seq2seq-dialog-")
 os.environ["HF_HOME"] = _home.name
 
 import pytest
+import torch
 from datasets import Dataset
-from hub_server import hub  # noqa: F401 (a fixture)
+from helpers.corpus import LEGACY_PYTHON, SAMPLES, rows_of, sample_dialogues
+from helpers.hub_server import hub  # noqa: F401 (a fixture)
+from helpers.pages import HOSTILE, evaluation
+from helpers.runs import CONFIG, command
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import (
     AutoTokenizer,
+    BartConfig,
+    BartForConditionalGeneration,
+    PreTrainedTokenizerFast,
     T5Config,
     T5ForConditionalGeneration,
     set_seed,
 )
 
-from seq2seq_dialog.arguments import DataArguments, DecodingArguments, ModelArguments
-from seq2seq_dialog.data import encode_rows
-from seq2seq_dialog.models import generation_config, load_tokenizer, train_tokenizer
+from seq2seq_dialog.data.features import encode_rows
+from seq2seq_dialog.decoding.settings import generation_config
+from seq2seq_dialog.models import artifact
+from seq2seq_dialog.models.tokenizer import load_tokenizer, train_tokenizer
 from seq2seq_dialog.portable import RnnSeq2SeqConfig, RnnSeq2SeqForConditionalGeneration
-
-ROOT = Path(__file__).parents[1]
-SAMPLES = ROOT / "samples" / "dialogues_text.txt"
-LEGACY_PYTHON = ROOT / ".venv-legacy" / "bin" / "python"
-
-
-def sample_dialogues(count: int) -> list[list[str]]:
-    """The first dialogues of the sample corpus."""
-    lines = SAMPLES.read_text(encoding="utf-8").split("\n")[:count]
-    return [[u.strip() for u in line.split("__eou__") if u.strip()] for line in lines]
-
-
-def rows_of(dialogues: list[list[str]]) -> Dataset:
-    """(context, response) rows of dialogues, as the dataset script makes them."""
-    return Dataset.from_list(
-        [
-            {"dialogue_id": str(d), "turn": t, "context": turns[:t], "response": turns[t]}
-            for d, turns in enumerate(dialogues)
-            for t in range(1, len(turns))
-        ]
-    )
+from seq2seq_dialog.run_folder import write_json, write_jsonl, write_yaml
+from seq2seq_dialog.settings import DataArguments, DecodingArguments, ModelArguments
 
 
 @pytest.fixture(scope="session")
@@ -129,3 +120,97 @@ def legacy_python() -> Path:
     if not LEGACY_PYTHON.exists():
         pytest.skip(".venv-legacy is missing: run make test")
     return LEGACY_PYTHON
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("config")
+    lines = SAMPLES.read_text(encoding="utf-8").split("\n")[:120]
+    (folder / "dialogues.txt").write_text("\ufeff" + "\n".join(lines) + "\n\n", encoding="utf-8")
+    (folder / "config.yaml").write_text(CONFIG.format(data=folder / "dialogues.txt"))
+    return folder / "config.yaml"
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    home = tmp_path_factory.mktemp("home")
+    env = os.environ | {"HF_HOME": str(home), "COLUMNS": "120", "OMP_NUM_THREADS": "1"}
+
+    def run(*args, status=0, **kwargs):
+        done = subprocess.run(command(*args, **kwargs), env=env, capture_output=True, text=True)
+        assert done.returncode == status, done.stdout + done.stderr[-4000:]
+        return done
+
+    run.env = env
+    return run
+
+
+@pytest.fixture
+def bart(tmp_path):
+    """A BART checkpoint folder: byte-level pieces, tokens before and after a text, no spare row."""
+    vocab = {"<s>": 0, "<pad>": 1, "</s>": 2, "<unk>": 3}
+    vocab |= {letter: 4 + i for i, letter in enumerate(pre_tokenizers.ByteLevel.alphabet())}
+    backend = Tokenizer(models.BPE(vocab=vocab, merges=[], unk_token="<unk>"))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.post_processor = processors.TemplateProcessing(
+        single="<s> $A </s>", special_tokens=[("<s>", 0), ("</s>", 2)]
+    )
+    special = {"bos_token": "<s>", "pad_token": "<pad>", "eos_token": "</s>", "unk_token": "<unk>"}
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, **special)
+    config = BartConfig(
+        vocab_size=len(vocab), d_model=16, encoder_layers=1, decoder_layers=1,
+        encoder_attention_heads=2, decoder_attention_heads=2, encoder_ffn_dim=32,
+        decoder_ffn_dim=32, max_position_embeddings=256, forced_eos_token_id=2,
+    )  # fmt: skip
+    BartForConditionalGeneration(config).save_pretrained(tmp_path / "bart")
+    tokenizer.save_pretrained(tmp_path / "bart")
+    return str(tmp_path / "bart")
+
+
+@pytest.fixture
+def saved(model, tokenizer, tmp_path):
+    """A model whose replies depend on the context, saved as a run saves it.
+
+    Random weights of this size do that; as a new model begins, it would answer everything alike.
+    """
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.normal_(0, 0.5)
+    model.save_pretrained(tmp_path / "run")
+    tokenizer.save_pretrained(tmp_path / "run")
+    artifact.finish(tmp_path / "run")
+    return tmp_path / "run"
+
+
+@pytest.fixture
+def run_folder(tmp_path):
+    """A finished run of 30 pairs, one of them hostile, with an evaluation."""
+    folder = tmp_path / "runs" / "tiny"
+    folder.mkdir(parents=True)
+    pairs = {"train": 1902, "validation": 205, "test": 30}
+    metrics = {"data": {"pairs": pairs}, "parameters": 4820224, "train": {"steps": 30}}
+    metrics["train"]["best_step"] = 20
+    metrics["test"] = {"loss": 4.4, "perplexity": 81.45, "bleu": 0.31, "bleu_signature": "x"}
+    write_json(folder / "metrics.json", metrics)
+    log = [{"step": 10 * i, "loss": 8 / i} for i in range(1, 4)]
+    log += [{"step": 20, "epoch": 1.0, "eval_loss": 4.42, "eval_perplexity": 83.1}]
+    write_json(folder / "trainer_state.json", {"log_history": log})
+    settings = {"data": "/data/dailydialog", "new_model": {"model_type": "t5"}}
+    settings |= {"load_best_model_at_end": True, "run_name": "</pre><script>"}
+    write_yaml(folder / "config.yaml", settings)
+    write_json(folder / "environment.json", {"device": "CPU, 1 threads"})
+    rows = [
+        {
+            "dialogue_id": "test:1",
+            "turn": i + 1,
+            "context": [f"turn {j} of {i}" for j in range(i + 1)],
+            "reference": f"reference {i} of them all",
+            "reply": f"reference {i}" if i % 2 else "no",
+            "clean": i > 9,
+        }
+        for i in range(29)
+    ]
+    rows.append(rows[0] | {"context": [HOSTILE], "reference": HOSTILE, "reply": HOSTILE})
+    write_jsonl(folder / "predictions.jsonl", rows)
+    write_json(folder / "evaluation.json", evaluation())
+    return folder

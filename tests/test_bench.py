@@ -2,11 +2,11 @@
 
 import json
 
-import bench_contestants
 import numpy as np
 import pytest
 import torch
-from conftest import SAMPLES
+from helpers import bench_contestants
+from helpers.corpus import SAMPLES
 from rich.console import Console
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -21,8 +21,8 @@ from benchmarks import (
     suite,
     training,
 )
-from seq2seq_dialog.arguments import UsageError
-from seq2seq_dialog.trainer import DialogueTrainer
+from seq2seq_dialog.errors import UsageError
+from seq2seq_dialog.training.trainer import DialogueTrainer
 
 QUIET = Console(quiet=True)
 LENGTHS = np.random.default_rng(0).integers((5, 3), (200, 40), (3000, 2))

@@ -4,44 +4,42 @@ import ast
 import re
 import subprocess
 import sys
+from graphlib import TopologicalSorter
 
 import pytest
-from conftest import ROOT
+from helpers.corpus import ROOT
 
 PACKAGE = ROOT / "seq2seq_dialog"
-# Each module may import those of the layers above it in this list, and portable ones each other.
+# The folders and the modules at the root. Each may import those of the layers before it and, in a
+# folder, its own neighbours.
 LAYERS = [
-    {
-        "arguments",
-        "metrics",
-        "batching",
-        "decoding",
-        "portable.context",
-        "portable.configuration_rnn",
-    },
-    {"portable.pipeline", "portable.modeling_rnn", "models", "quality", "baselines", "protocols"},
-    {"hub_rows", "evaluation", "memory", "sharding", "exported", "space.app"},
-    {"data", "report", "inference"},
-    {"streaming", "overlap", "page"},
-    {"trainer"},
-    {"adversarial", "artifact", "compare", "card"},
-    {"attention", "chat", "sweep", "web"},
-    {"hub", "export"},
-    {"publish_data"},
+    {"errors", "portable", "dataset_script"},
+    {"settings", "run_folder"},
+    {"evaluation", "decoding"},
+    {"models"},
+    {"data"},
+    {"training", "serve"},
+    {"report"},
+    {"hub"},
+    {"train"},
     {"__main__"},
 ]
 
 
 def imports(path):
-    """(module, is it of this project) of every import."""
+    """The absolute name of every module that a file imports, at its top or within a function."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
+    package = ["seq2seq_dialog", *path.relative_to(PACKAGE).parts[:-1]]
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
-            yield from ((name.name, False) for name in node.names)
-        elif isinstance(node, ast.ImportFrom) and node.level > 0 and node.module is None:
-            yield from ((name.name, True) for name in node.names)
+            yield from (name.name for name in node.names)
         elif isinstance(node, ast.ImportFrom):
-            yield node.module or "", node.level > 0 or (node.module or "").startswith("seq2seq")
+            base = package[: len(package) - node.level + 1] if node.level else []
+            module = ".".join([*base, *filter(None, [node.module])])
+            # `from . import page` names a module, `from .page import table` a part of one.
+            for name in node.names:
+                inner = PACKAGE.parent / module.replace(".", "/") / f"{name.name}.py"
+                yield f"{module}.{name.name}" if inner.exists() else module
 
 
 MODULES = {
@@ -51,34 +49,50 @@ MODULES = {
 }
 
 
-def test_every_module_has_a_layer():
-    assert set().union(*LAYERS) == set(MODULES)
+def ours(path):
+    """The modules of this package that a file imports, without the package's name."""
+    found = (name.split(".") for name in imports(path))
+    return {".".join(parts[1:]) for parts in found if parts[0] == "seq2seq_dialog"}
+
+
+def test_every_folder_and_module_has_a_layer():
+    rooms = {name.split(".")[0] for name in MODULES}
+    assert set().union(*LAYERS) == rooms | {"dataset_script"}
 
 
 @pytest.mark.parametrize("name", MODULES)
 def test_imports_point_down(name):
-    layer = next(i for i, names in enumerate(LAYERS) if name in names)
-    below = set().union(*LAYERS[:layer])
-    used = {module for module, ours in imports(MODULES[name]) if ours}
-    if name.startswith("portable."):
-        used = {f"portable.{module}" for module in used}
-    assert used <= below, f"{name} imports {used - below}"
+    room = name.split(".")[0]
+    layer = next(i for i, rooms in enumerate(LAYERS) if room in rooms)
+    below = set().union(*LAYERS[:layer], {room})
+    upward = {module for module in ours(MODULES[name]) if module.split(".")[0] not in below}
+    assert not upward, f"{name} imports {upward}"
+
+
+def test_there_are_no_circles():
+    graph = {name: ours(path) & set(MODULES) for name, path in MODULES.items()}
+    for module in TopologicalSorter(graph).static_order():  # raises CycleError
+        assert module in MODULES
 
 
 def test_nothing_imports_the_run_script():
     for path in PACKAGE.rglob("*.py"):
-        assert "run_seq2seq_dialog" not in {module for module, _ in imports(path)}
+        assert "run_seq2seq_dialog" not in imports(path)
 
 
 @pytest.mark.parametrize("path", (PACKAGE / "portable").glob("*.py"), ids=lambda path: path.name)
 def test_portable_files_need_torch_and_transformers_alone(path):
     allowed = {*sys.stdlib_module_names, "torch", "transformers"}
-    for module, ours in imports(path):
-        assert ours or module.split(".")[0] in allowed, module
+    for module in imports(path):
+        room = module.split(".")[0]
+        assert room in allowed or module.startswith("seq2seq_dialog.portable."), module
 
 
 def test_the_dataset_script_imports_nothing_of_the_project():
-    used = {module for module, _ in imports(ROOT / "dataset_script" / "dialogues.py")}
+    tree = ast.parse((ROOT / "dataset_script" / "dialogues.py").read_text(encoding="utf-8"))
+    nodes = [node for node in ast.walk(tree) if isinstance(node, ast.Import | ast.ImportFrom)]
+    used = {name.name for node in nodes if isinstance(node, ast.Import) for name in node.names}
+    used |= {node.module for node in nodes if isinstance(node, ast.ImportFrom)}
     allowed = {*sys.stdlib_module_names, "datasets"}
     assert {module.split(".")[0] for module in used} <= allowed
 
@@ -125,6 +139,3 @@ def test_the_readme_names_files_that_exist():
     assert {"configs/t5_small.yaml", "benchmarks/RESULTS.md", "CONTRIBUTING.md"} <= named
     for name in named:
         assert (ROOT / name).exists(), name
-    described = set(re.findall(r"^ +(\w+\.py) ", text, flags=re.MULTILINE))
-    modules = {path.name for path in MODULES.values()} - {"app.py"}  # with its page, of the Space
-    assert described == modules

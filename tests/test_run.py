@@ -1,6 +1,5 @@
 """The command, as a person runs it: from a text file to a finished run folder."""
 
-import os
 import re
 import signal
 import subprocess
@@ -8,76 +7,18 @@ import sys
 import time
 
 import pytest
-from conftest import ROOT, SAMPLES
-from safetensors.torch import load_file
+from helpers.corpus import ROOT, SAMPLES
+from helpers.runs import TWO_PROCESSES, command, equal, weights
 
-from seq2seq_dialog import arguments, report
-from seq2seq_dialog.trainer import last_checkpoint
-
-CONFIG = """\
-data: {data}
-vocab_size: 300
-max_source_length: 48
-max_target_length: 16
-new_model: {{model_type: t5, d_model: 32, d_kv: 8, d_ff: 64, num_layers: 1, num_heads: 4}}
-tokens_per_batch: 1024
-learning_rate: 5.0e-3
-num_train_epochs: 2
-logging_steps: 5
-eval_strategy: steps
-eval_steps: 20
-save_strategy: steps
-save_steps: 20
-max_new_tokens: 8
-"""
-
-
-# Without a GPU the two processes share the CPU, over gloo.
-TWO_PROCESSES = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu"]
-TWO_PROCESSES += ["--num_processes", "2", "--num_machines", "1", "--mixed_precision", "no"]
-TWO_PROCESSES += ["--dynamo_backend", "no", "--main_process_port", "0"]
-
-
-@pytest.fixture(scope="module")
-def config(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("config")
-    lines = SAMPLES.read_text(encoding="utf-8").split("\n")[:120]
-    (folder / "dialogues.txt").write_text("\ufeff" + "\n".join(lines) + "\n\n", encoding="utf-8")
-    (folder / "config.yaml").write_text(CONFIG.format(data=folder / "dialogues.txt"))
-    return folder / "config.yaml"
-
-
-def command(config, output_dir, *flags, launcher=()):
-    script = [str(ROOT / "run_seq2seq_dialog.py"), str(config), "--output_dir", str(output_dir)]
-    return [*(launcher or [sys.executable]), *script, *flags]
-
-
-@pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    home = tmp_path_factory.mktemp("home")
-    env = os.environ | {"HF_HOME": str(home), "COLUMNS": "120", "OMP_NUM_THREADS": "1"}
-
-    def run(*args, status=0, **kwargs):
-        done = subprocess.run(command(*args, **kwargs), env=env, capture_output=True, text=True)
-        assert done.returncode == status, done.stdout + done.stderr[-4000:]
-        return done
-
-    run.env = env
-    return run
+from seq2seq_dialog import settings
+from seq2seq_dialog.run_folder import read_json, read_jsonl
+from seq2seq_dialog.training.resume import last_checkpoint
 
 
 @pytest.fixture(scope="module")
 def finished(run, config, tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs") / "finished"
     return folder, run(config, folder).stdout
-
-
-def weights(folder):
-    return load_file(folder / "model.safetensors")
-
-
-def equal(one, two):
-    return one.keys() == two.keys() and all(one[name].equal(two[name]) for name in one)
 
 
 def test_the_run_folder_is_complete(finished):
@@ -90,18 +31,18 @@ def test_the_run_folder_is_complete(finished):
         "evaluation.json", "report.html", "report.md",
     }  # fmt: skip
     assert not [name for name in files if name.endswith(".part")]
-    environment = report.read_json(folder / "environment.json")
+    environment = read_json(folder / "environment.json")
     assert environment["versions"]["torch"] and environment["processes"] == 1
     assert re.fullmatch(r"[0-9a-f]{40}(\+changes)?", environment["git_revision"] or "0" * 40)
-    settings = arguments.read_yaml(str(folder / "config.yaml"))
-    assert settings["seed"] == 42 and settings["new_model"]["d_model"] == 32
+    saved = settings.read_yaml(str(folder / "config.yaml"))
+    assert saved["seed"] == 42 and saved["new_model"]["d_model"] == 32
     assert (folder / "curves.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_metrics_and_predictions_are_kept(finished):
     folder, _ = finished
-    metrics = report.read_json(folder / "metrics.json")
-    predictions = report.read_jsonl(folder / "predictions.jsonl")
+    metrics = read_json(folder / "metrics.json")
+    predictions = read_jsonl(folder / "predictions.jsonl")
     assert metrics["data"]["pairs"]["test"] == len(predictions)
     (problems,) = metrics["data"]["problems"].values()
     assert problems["bom"]["count"] == 1 and problems["blank_line"]["first_lines"] == [121]
@@ -117,14 +58,14 @@ def test_metrics_and_predictions_are_kept(finished):
 
 def test_the_evaluation_has_both_columns_and_the_baselines(finished):
     folder, out = finished
-    found = report.read_json(folder / "evaluation.json")
+    found = read_json(folder / "evaluation.json")
     rows = {(r["system"], r["protocol"], r["subset"]): r for r in found["results"]}
     assert len(rows) == 4 * 2 * 2
-    test = report.read_json(folder / "metrics.json")["test"]
+    test = read_json(folder / "metrics.json")["test"]
     full = rows["model", "default", "full"]
     assert full["metrics"]["bleu"] == test["bleu"]
     assert full["metrics"]["perplexity"] == pytest.approx(test["perplexity"])
-    predictions = report.read_jsonl(folder / "predictions.jsonl")
+    predictions = read_jsonl(folder / "predictions.jsonl")
     clean = sum(row["clean"] for row in predictions)
     assert rows["model", "default", "clean"]["pairs"] == clean == found["overlap"]["clean_pairs"]
     assert "nearest training" in out and found["verdict"][0] in (folder / "report.md").read_text()
@@ -140,9 +81,7 @@ def test_overlap_is_told_and_dropped(run, config, tmp_path):
     out = run(config, tmp_path / "all", *flags).stdout
     assert "100.0 % of the test pairs" in out
     out = run(config, tmp_path / "dropped", *flags, "--drop_overlap", "true").stdout
-    pairs = [
-        report.read_json(tmp_path / d / "metrics.json")["data"]["pairs"] for d in ("all", "dropped")
-    ]
+    pairs = [read_json(tmp_path / d / "metrics.json")["data"]["pairs"] for d in ("all", "dropped")]
     assert pairs[1]["train"] < pairs[0]["train"] and pairs[1]["test"] == pairs[0]["test"]
 
 
@@ -189,7 +128,7 @@ def test_a_trained_model_is_evaluated_anew_with_other_decoding(finished, run, co
     folder, _ = finished
     flags = ["--do_train", "false", "--model_name_or_path", str(folder), "--num_beams", "3"]
     run(config, tmp_path / "beams", *flags)
-    first, second = (report.read_json(f / "metrics.json") for f in (folder, tmp_path / "beams"))
+    first, second = (read_json(f / "metrics.json") for f in (folder, tmp_path / "beams"))
     for name in ("loss", "perplexity", "target_tokens"):
         assert second["test"][name] == pytest.approx(first["test"][name], rel=1e-6)
     assert equal(weights(folder), weights(tmp_path / "beams"))
@@ -211,7 +150,7 @@ def test_killed_and_started_again_ends_with_the_same_weights(finished, run, conf
     assert not (killed / "metrics.json").exists(), "it was too quick to be killed"
     assert "Going on from" in run(config, killed).stdout
     assert equal(weights(folder), weights(killed))
-    one, other = (report.read_json(f / "metrics.json") for f in (folder, killed))
+    one, other = (read_json(f / "metrics.json") for f in (folder, killed))
     for split in ("validation", "test"):
         for figures in (one[split], other[split]):
             del figures["runtime"], figures["samples_per_second"]
@@ -235,8 +174,8 @@ def test_two_processes_give_the_metrics_of_one(finished, run, config, tmp_path):
     flags += ["--eval_tokens_per_batch", "512", "--do_sample", "true"]
     run(config, tmp_path / "two", *flags, launcher=TWO_PROCESSES)
     run(config, tmp_path / "one", *flags)
-    one, two = (report.read_json(tmp_path / n / "metrics.json") for n in ("one", "two"))
-    assert report.read_json(tmp_path / "two" / "environment.json")["processes"] == 2
+    one, two = (read_json(tmp_path / n / "metrics.json") for n in ("one", "two"))
+    assert read_json(tmp_path / "two" / "environment.json")["processes"] == 2
     for split in ("validation", "test"):
         for figures in (one[split], two[split]):
             del figures["runtime"], figures["samples_per_second"]
@@ -302,16 +241,16 @@ def test_a_recurrent_model_and_then_adversarial_training(run, config, tmp_path):
     flags = [*ADVERSARIAL, "--model_name_or_path", str(generator)]
     out = run(rest, folder, *flags)
     assert "adversarial success" in out.stdout + out.stderr
-    history = report.read_json(folder / "trainer_state.json")["log_history"]
+    history = read_json(folder / "trainer_state.json")["log_history"]
     evaluations = [log for log in history if "eval_adversarial_success" in log]
     assert [log["step"] for log in evaluations] == [0, 4, 8, 12]
     assert {"reward", "discriminator_accuracy", "human_loss"} <= history[2].keys()
-    metrics = report.read_json(folder / "metrics.json")
+    metrics = read_json(folder / "metrics.json")
     assert metrics["train"]["collapse"] is None and metrics["test"]["perplexity"] > 1
     assert not equal(weights(generator), weights(folder))
-    settings = arguments.read_yaml(str(folder / "config.yaml"))
-    assert settings["discriminator"] == {"embedding_size": 8, "hidden_size": 8}
-    assert "reward" not in arguments.read_yaml(str(generator / "config.yaml"))
+    saved = settings.read_yaml(str(folder / "config.yaml"))
+    assert saved["discriminator"] == {"embedding_size": 8, "hidden_size": 8}
+    assert "reward" not in settings.read_yaml(str(generator / "config.yaml"))
     assert "complete" in run(rest, folder, *flags).stdout
     assert (folder / "curves.png").stat().st_size > (generator / "curves.png").stat().st_size
 

@@ -1,0 +1,191 @@
+"""Batches by token budget: examples of like lengths together, hardly any padding.
+
+A batch costs its padded size, examples * (longest source + longest target) tokens. Batches are cut
+from the examples in order of their lengths, rounded up to a grid; which examples of equal rounded
+lengths meet, and the order of the batches, is drawn anew each epoch. The cuts depend on the
+rounded lengths alone, so every epoch has equally many batches, and any batch of any epoch can be
+made from (seed, epoch) without the ones before it: that is what resuming needs. Many examples allow
+a finer grid, which pads less, as long as an example still meets others from epoch to epoch.
+
+A step on one batch sees one length, and teaches less than one on examples drawn at random; several
+smaller batches a step teach nearly as much (`gradient_accumulation_steps`, more processes).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
+
+import numpy as np
+import torch
+from torch.utils.data import Sampler
+
+GRIDS = ((8, 4), (6, 3), (4, 2))  # source and target lengths, in tokens; the first one always does
+
+
+def _order(
+    lengths: np.ndarray, grid: tuple[int, int], rng: np.random.Generator | None = None
+) -> np.ndarray:
+    """Order examples by lengths rounded up to a grid, equal ones by `rng` or else by index.
+
+    The target's order alternates from one source length to the next, so that neighbours across
+    that border are alike, too.
+    """
+    source, target = -(-lengths[:, 0] // grid[0]), -(-lengths[:, 1] // grid[1])  # (examples,)
+    serpentine = np.where(source % 2 == 0, target, -target)
+    ties = np.arange(len(lengths)) if rng is None else rng.permutation(len(lengths))
+    return np.lexsort((ties, serpentine, source))
+
+
+def _cut(lengths: np.ndarray, budget: int) -> list[int]:
+    """Cut ordered examples greedily; return where each batch ends.
+
+    It goes from each run of equal lengths to the next, for these are few.
+    """
+    runs = np.flatnonzero((lengths[1:] != lengths[:-1]).any(axis=1)) + 1
+    ends, start, widest = [], 0, (0, 0)
+    for first, last in pairwise([0, *runs.tolist(), len(lengths)]):
+        size = tuple(lengths[first].tolist())
+        wider = tuple(map(max, widest, size))
+        while (end := max(start + budget // sum(wider), start + 1, first)) < last:
+            ends.append(end)
+            start, wider = end, size
+        widest = wider
+    return [*ends, len(lengths)]
+
+
+def _mates(lengths: np.ndarray) -> float:
+    """Examples that have the lengths of an ordered example, in the median."""
+    changes = np.flatnonzero((lengths[1:] != lengths[:-1]).any(axis=1)) + 1
+    counts = np.diff([0, *changes, len(lengths)])
+    return float(np.median(np.repeat(counts, counts)))
+
+
+def _padded(lengths: np.ndarray, ends: list[int]) -> int:
+    """Tokens of all batches with their padding, given ordered examples and where batches end."""
+    starts = [0, *ends[:-1]]
+    widest = np.maximum.reduceat(lengths, starts)  # (batches, 2)
+    return int(np.diff([0, *ends]) @ widest.sum(axis=1, dtype=np.int64))
+
+
+class TokenBudgetSampler(Sampler[list[int]]):
+    """Batches for one process of training, to be a DataLoader's `batch_sampler`.
+
+    Every example comes once an epoch, on one process. All processes get equally many batches:
+    where the number does not divide, the largest batches are halved until it does.
+
+    Args:
+        lengths: (source, target) tokens of each example, shape (examples, 2).
+        budget: greatest padded size of a batch in tokens; a longer example is a batch of its own.
+        seed: of the draws.
+        rank, world_size: this process among all.
+
+    Attributes:
+        mean_targets: target tokens of a batch in the mean.
+
+    Raises:
+        ValueError: fewer examples than processes, no example, or nothing left to halve.
+    """
+
+    def __init__(
+        self,
+        lengths: Sequence[Sequence[int]],
+        budget: int,
+        seed: int = 42,
+        rank: int = 0,
+        world_size: int = 1,
+    ):
+        exact = np.asarray(lengths, dtype=np.int32).reshape(-1, 2)
+        if len(exact) < world_size or len(exact) == 0:
+            raise ValueError(
+                f"{len(exact)} training examples are too few for {world_size} processes."
+            )
+        self.lengths = exact
+        self.seed, self.rank, self.world_size, self.epoch = seed, rank, world_size, 0
+        # The ordered rounded lengths are the same in each epoch, so the cuts are, too.
+        cuts = {}
+        for grid in GRIDS:
+            ordered = exact[_order(exact, grid)]
+            rounded = -(-ordered // grid) * grid
+            ends = _cut(rounded, budget)
+            if not cuts or _mates(rounded) >= len(exact) / len(ends):
+                cuts.setdefault(_padded(ordered, ends), (grid, ends))
+        self.grid, ends = cuts[min(cuts)]
+        spans = list(zip([0, *ends[:-1]], ends, strict=True))
+        while len(spans) % world_size:
+            largest = max(range(len(spans)), key=lambda i: spans[i][1] - spans[i][0])
+            start, end = spans.pop(largest)
+            if end - start < 2:
+                raise ValueError(
+                    f"{len(spans) + 1} batches of one example each cannot be shared out to "
+                    f"{world_size} processes. Raise tokens_per_batch, now {budget}."
+                )
+            middle = (start + end + 1) // 2
+            spans[largest:largest] = [(start, middle), (middle, end)]
+        self.spans = spans
+        self.mean_targets = float(exact[:, 1].sum() / len(spans))
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch whose batches come next."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return len(self.spans) // self.world_size
+
+    def __iter__(self) -> Iterator[list[int]]:
+        rng = np.random.default_rng((self.seed, self.epoch))
+        examples = _order(self.lengths, self.grid, rng)
+        for i in rng.permutation(len(self.spans))[self.rank :: self.world_size]:
+            start, end = self.spans[i]
+            yield examples[start:end].tolist()
+
+
+def evaluation_batches(lengths: Sequence[Sequence[int]], budget: int) -> list[list[int]]:
+    """Cut examples in order of length to batches, the longest first: a lack of memory shows early.
+
+    Within a batch, whose sources are alike, examples are in order of their targets.
+
+    Args:
+        lengths: (source, target) tokens of each example, shape (examples, 2).
+        budget: greatest padded size of a batch in tokens.
+    """
+    exact = np.asarray(lengths, dtype=np.int32).reshape(-1, 2)
+    order = _order(exact, (1, 1))
+    ends = _cut(exact[order], budget)
+    batches = [order[start:end] for start, end in zip([0, *ends[:-1]], ends, strict=True)]
+    return [batch[exact[batch, 1].argsort(kind="stable")].tolist() for batch in batches[::-1]]
+
+
+IGNORE = -100  # labels that are padding, not counted by any loss
+
+
+class DialogueCollator:
+    """Pads examples to tensors as wide as their longest.
+
+    Args:
+        pad_token_id: fills `input_ids`.
+
+    Returns (of a call):
+        `input_ids` and `attention_mask` (batch, source_len), `labels` (batch, target_len); labels
+        are -100 where there is padding.
+    """
+
+    def __init__(self, pad_token_id: int):
+        self.pad_token_id = pad_token_id
+
+    def __call__(self, examples: Sequence[dict]) -> dict[str, torch.Tensor]:
+        sources = [example["input_ids"] for example in examples]
+        targets = [example["labels"] for example in examples]
+        return {
+            "input_ids": _padded(sources, self.pad_token_id),  # (batch, source_len)
+            "attention_mask": _padded([np.ones(len(i)) for i in sources], 0),  # (batch, source_len)
+            "labels": _padded(targets, IGNORE),  # (batch, target_len)
+        }
+
+
+def _padded(rows: Sequence[Sequence[int]], fill: int) -> torch.Tensor:
+    """Fill rows up to the longest. In NumPy: a batch has too few numbers for torch to pay."""
+    table = np.full((len(rows), max(map(len, rows))), fill, np.int64)
+    for filled, row in zip(table, rows, strict=True):
+        filled[: len(row)] = row
+    return torch.from_numpy(table)

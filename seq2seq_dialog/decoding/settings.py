@@ -1,0 +1,40 @@
+"""Decoding settings as transformers keeps them: `GenerationConfig`."""
+
+from __future__ import annotations
+
+from transformers import (
+    GenerationConfig,
+)
+
+from ..settings import DecodingArguments
+
+
+def bare_decoding(own: GenerationConfig, temperature: float) -> GenerationConfig:
+    """Make settings that sample from a model's bare distribution; temperature 0 is greedy.
+
+    Only special tokens and the greatest length remain of the model's `own` settings. To be put in
+    their place, not given to `generate()`, which would fill in from them what is unset here. top_k
+    is said, since `generate()` takes 50 where nothing is.
+    """
+    ids = ("decoder_start", "bos", "eos", "pad", "forced_bos", "forced_eos")
+    settings = {f"{name}_token_id": getattr(own, f"{name}_token_id", None) for name in ids}
+    longest = own.max_new_tokens or own.max_length or DecodingArguments.max_new_tokens
+    settings |= {"max_new_tokens": longest, "num_beams": 1, "do_sample": temperature != 0}
+    if temperature != 0:
+        settings |= {"temperature": temperature, "top_k": 0, "top_p": 1.0}
+    return GenerationConfig(**settings)
+
+
+def generation_config(args: DecodingArguments, model) -> GenerationConfig:
+    """Make the explicit decoding settings that are saved with a model.
+
+    Every setting is written out, so that both lines of transformers decode alike.
+    """
+    settings = {name: value for name, value in vars(args).items() if not name.startswith("_")}
+    if not args.do_sample:
+        settings |= {"temperature": None, "top_p": None, "top_k": None}
+    if args.num_beams == 1:
+        settings["length_penalty"] = None
+    ids = ("decoder_start_token_id", "bos_token_id", "eos_token_id", "pad_token_id")
+    settings |= {name: getattr(model.config, name, None) for name in ids}
+    return GenerationConfig(**settings)

@@ -1,0 +1,38 @@
+"""What a person can mend: one message, exit status 2."""
+
+from __future__ import annotations
+
+import difflib
+import sys
+
+import torch
+
+
+class UsageError(ValueError):
+    """Something the person gave cannot be used; entry points print it and exit with status 2."""
+
+
+def run(main) -> None:
+    """Run an entry point; what the person can mend ends in one message and status 2."""
+    try:
+        main()
+    except UsageError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except torch.OutOfMemoryError as error:
+        reason = str(error).split(". ")[0]
+        print(
+            f"error: {reason}. Lower tokens_per_batch (and raise gradient_accumulation_steps by as "
+            "much) or eval_tokens_per_batch, or set activation_checkpointing.",
+            file=sys.stderr,
+        )
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("\nStopped.", file=sys.stderr)
+        sys.exit(130)
+
+
+def nearest(name: str, known) -> str:
+    """Return `" Did you mean 'x'?"` for the nearest known name, or nothing."""
+    match = difflib.get_close_matches(name, list(known), n=1)
+    return f" Did you mean {match[0]!r}?" if match else ""

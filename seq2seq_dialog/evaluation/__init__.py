@@ -1,0 +1,1 @@
+"""What replies are worth."""

@@ -1,0 +1,261 @@
+"""Evaluation protocols by name: a figure compares with a paper's only if it is made the same way.
+
+`score(protocol, replies, references)` returns metrics, on a scale of 0 to 100 but for mean lengths,
+and a signature that names all that moves them: tools and versions, smoothing, case, tokens, how
+many references and what is averaged.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Callable, Sequence
+from importlib.metadata import version
+from pathlib import Path
+
+from datasets import Dataset
+from nltk.translate.bleu_score import SmoothingFunction, sentence_bleu
+from rouge_score.rouge_scorer import RougeScorer
+from sacrebleu.metrics import CHRF
+from sacrebleu.tokenizers.tokenizer_13a import Tokenizer13a
+
+from ..dataset_script.dialogues import detokenize
+from ..errors import UsageError, nearest
+from .metrics import ReplyMetric, distinct, plato_bleu
+from .text import normalised
+
+# Weights of the authors' score_multiref.py. Those of BLEU-3 do not sum to 1 there.
+MULTIREF_WEIGHTS = [(1,), (0.5, 0.5), (0.33, 0.33, 0.33), (0.25, 0.25, 0.25, 0.25)]
+ROUGE_BETA = 1.2  # of nlg-eval: recall counts for a little more than precision
+_MULTIREF_TOKEN = re.compile(
+    r"""n't\b | '(?:s|m|d|re|ve|ll)\b             # behind a word
+      | can(?=not\b) | gon(?=na\b) | got(?=ta\b)  # can not, gon na, got ta
+      | \d+(?:[:,]\d+)+                           # 10:30, 1,000
+      | \w+?(?=n't\b|'(?:s|m|d|re|ve|ll)\b)       # before those above: do n't, it 's
+      | \w+(?:'\w+)*                              # o'clock
+      | \.+ | -+ | [^\w\s]""",
+    re.VERBOSE,
+)
+
+
+def score(
+    protocol: str,
+    replies: Sequence[str],
+    references: Sequence[str] | Sequence[Sequence[str]],
+    spaced: bool = False,
+) -> tuple[dict[str, float], str]:
+    """Score replies by a protocol, one of `PROTOCOLS`.
+
+    Args:
+        protocol: `default`, what this project reports: `metrics.ReplyMetric`; `plato`: see
+            `plato`; `multiref`: see `multiref`.
+        replies: one per context.
+        references: one per context; for `multiref` a list per context.
+        spaced: the text is in DailyDialog's own spaced tokens, not natural.
+
+    Returns:
+        The metrics and the signature.
+
+    Raises:
+        UsageError: there is no such protocol, nothing to score, or not a reference for each reply.
+    """
+    if protocol not in PROTOCOLS:
+        raise UsageError(
+            f"There is no protocol {protocol!r}.{nearest(protocol, PROTOCOLS)} Choose from "
+            f"{', '.join(PROTOCOLS)}."
+        )
+    if not replies or len(replies) != len(references):
+        raise UsageError(
+            f"{len(replies)} replies came with {len(references)} references; give at least one, "
+            "and for each reply what it is compared with."
+        )
+    return PROTOCOLS[protocol](replies, references, spaced)
+
+
+def default(
+    replies: Sequence[str], references: Sequence[str], spaced: bool = False
+) -> tuple[dict[str, float], str]:
+    """Score by `metrics.ReplyMetric`, text as it stands."""
+    metrics = ReplyMetric(keep_in_memory=True).compute(
+        predictions=list(replies), references=list(references)
+    )
+    bleu = metrics.pop("bleu_signature")
+    chrf = CHRF()
+    chrf.corpus_score([""], [[""]])  # it has a signature only then
+    return metrics, (
+        f"default: BLEU|{bleu}, chrF2|{chrf.get_signature()}, "
+        f"ROUGE-F1|nrefs:1|case:lower|tok:letters+digits|stem:no|mean:pairs|"
+        f"rouge-score:{version('rouge-score')}, Distinct|case:lower|tok:space"
+    )
+
+
+def plato(
+    replies: Sequence[str], references: Sequence[str], spaced: bool = False
+) -> tuple[dict[str, float], str]:
+    """Score as the PLATO paper (Bao et al., 2020): `plato_bleu`, and `distinct` of the corpus.
+
+    Papers score DailyDialog's spaced tokens (`don't you ? Yes .`), which are taken as they stand
+    if `spaced`. In natural text punctuation is set apart by sacreBLEU's 13a tokens. That does not
+    split `don't`, where the files have `don't` as often as `don ’ t`: on its 6,740 test pairs a
+    random training reply has BLEU-1/2 25.6/15.4 where the same one has 25.3/15.2 in spaced tokens
+    (12.4/7.5 if nothing is set apart), and a copy of the nearest training context has 59.5/47.8
+    for 59.0/47.3. Mind that half a point before comparing with a paper.
+    """
+    tokens = "space" if spaced else f"13a|sacrebleu:{version('sacrebleu')}"
+    if not spaced:
+        tokenize = Tokenizer13a()
+        replies, references = (list(map(tokenize, texts)) for texts in (replies, references))
+    metrics = plato_bleu(replies, references)
+    nltk = metrics.pop("nltk_version")
+    metrics |= {f"distinct_{n}": distinct(replies, n) for n in (1, 2)}
+    return metrics, (
+        f"plato: BLEU|nrefs:1|case:lower|tok:{tokens}|smooth:method7|mean:pairs|nltk:{nltk}, "
+        f"Distinct|case:lower|tok:{tokens}"
+    )
+
+
+class _Spaces:
+    """Words between white space, for RougeScorer."""
+
+    def tokenize(self, text: str) -> list[str]:
+        """Split a text; RougeScorer calls it."""
+        return text.split()
+
+
+def multiref_tokens(text: str) -> list[str]:
+    """Split a text into tokens as the references of Gupta et al. (2019) are, by spaCy.
+
+    Lower case, `do n't`, `it 's`, `can not`, hyphens apart; DailyDialog's spaced tokens and natural
+    text give the same. Of the 6,740 original next utterances, 6,695 (99.3 %) come out exactly as
+    the authors have them, and 99.9 % of all tokens. The rest: `o.k`, `5 pm` for `5pm`, two words
+    with an apostrophe for a space.
+    """
+    return _MULTIREF_TOKEN.findall(detokenize(text).lower())
+
+
+def multiref(
+    replies: Sequence[str], references: Sequence[Sequence[str]], spaced: bool = False
+) -> tuple[dict[str, float], str]:
+    """Score against several references, as Gupta et al. (2019) do on DailyDialog.
+
+    A reply has as many scores as it has references. `bleu_1` to `bleu_4` and `rouge_l` are the
+    greatest of them, averaged over replies, as in the authors' `score_multiref.py`; `bleu_1_mean`
+    to `rouge_l_mean` their means, averaged likewise. BLEU is nltk's sentence BLEU with smoothing
+    `method1` and the authors' weights (of BLEU-3 0.33, not 1/3): a reply of fewer than n tokens has
+    a low BLEU-n even if it equals the reference. ROUGE-L is nlg-eval's F with beta 1.2;
+    `rouge_l_pooled` is what nlg-eval itself makes of several references, and the script prints: F
+    of the greatest precision and the greatest recall, which may be of different references. Text
+    without tokens counts as `.`, as there. Left out: METEOR, which needs Java or WordNet's data,
+    and the embedding metrics.
+
+    Args:
+        replies: in whatever spacing: see `multiref_tokens`; `spaced` changes nothing.
+        references: of each reply, lower-cased and tokenised: see `read_references`.
+    """
+    smoothing = SmoothingFunction().method1
+    scorer = RougeScorer(["rougeL"], tokenizer=_Spaces())
+    sums = {name: [] for name in (*(f"bleu_{n}" for n in range(1, 5)), "rouge_l")}
+    means = {f"{name}_mean": [] for name in sums}
+    pooled = []
+    for reply, own in zip(replies, references, strict=True):
+        if isinstance(own, str) or not own:
+            raise UsageError(
+                f"The references of a reply are {own!r}; multiref needs a list of at least one."
+            )
+        words = multiref_tokens(reply) or ["."]
+        targets = [reference.lower().split() or ["."] for reference in own]
+        rouge = [scorer.score(" ".join(t), " ".join(words))["rougeL"] for t in targets]
+        bleu = [sentence_bleu([t], words, MULTIREF_WEIGHTS, smoothing) for t in targets]
+        # bleu: (references, orders)
+        scores = [*zip(*bleu, strict=True), [_f(r.precision, r.recall) for r in rouge]]
+        for name, values in zip(sums, scores, strict=True):
+            sums[name].append(max(values))
+            means[f"{name}_mean"].append(math.fsum(values) / len(values))
+        pooled.append(_f(max(r.precision for r in rouge), max(r.recall for r in rouge)))
+    sums |= {"rouge_l_pooled": pooled} | means
+    metrics = {name: 100 * math.fsum(values) / len(values) for name, values in sums.items()}
+    sizes = sorted({len(own) for own in references})
+    shared = f"nrefs:{'-'.join(map(str, dict.fromkeys((sizes[0], sizes[-1]))))}|case:lower|"
+    shared += "tok:spacy-like|max and mean:references|mean:pairs"
+    return metrics, (
+        f"multiref: BLEU|{shared}|smooth:method1|nltk:{version('nltk')}, "
+        f"ROUGE-L|{shared}|beta:{ROUGE_BETA}|rouge-score:{version('rouge-score')}"
+    )
+
+
+def _f(precision: float, recall: float) -> float:
+    """F-measure; recall counts `ROUGE_BETA` times as much as precision."""
+    square = ROUGE_BETA**2
+    below = recall + square * precision
+    return (1 + square) * precision * recall / below if below else 0.0
+
+
+# A protocol takes replies, references and `spaced`, and returns metrics and a signature.
+PROTOCOLS: dict[str, Callable] = {"default": default, "plato": plato, "multiref": multiref}
+
+
+def read_references(path: str | Path, rows: Dataset) -> list[list[str]]:
+    """Read the references of Gupta et al. (2019) that belong to `rows`.
+
+    Args:
+        path: `multireftest.json` of https://github.com/prakharguptaz/multirefeval, a dialogue a
+            line in the order of DailyDialog's test split; each utterance but the last has
+            `responses`, the first of which is the original next utterance.
+        rows: with `response`, the official test split or its first rows.
+
+    Returns:
+        Five references for each row, white space folded; one of the whole file is empty.
+
+    Raises:
+        UsageError: the file is missing or something else, or `rows` are others.
+    """
+    remedy = (
+        "The references belong to DailyDialog's official test split: give its folder, with test/ "
+        "in it, as --data, and multireftest.json of github.com/prakharguptaz/multirefeval."
+    )
+    try:
+        lines = Path(path).read_text(encoding="utf-8").split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"Cannot read {str(path)!r}: {error}. {remedy}") from error
+    references = []
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            answered = [turn["responses"] for turn in json.loads(line)["dialogue"][:-1]]
+            references += [[" ".join(text.split()) for text in own] for own in answered]
+            if not all(answered):
+                raise ValueError("an utterance without responses")
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise UsageError(
+                f"{str(path)!r}, line {number} holds no dialogue with responses "
+                f"({type(error).__name__}: {error}). {remedy}"
+            ) from error
+    if len(references) < len(rows):
+        raise UsageError(
+            f"{str(path)!r} has references for {len(references)} responses, and {len(rows)} are "
+            f"evaluated. {remedy}"
+        )
+    for i, (own, response) in enumerate(zip(references, rows["response"], strict=False)):
+        if normalised(own[0]) != normalised(response):
+            raise UsageError(
+                f"Row {i} is answered by {response!r}, but {str(path)!r} has {own[0]!r} there. "
+                f"{remedy}"
+            )
+    return references[: len(rows)]
+
+
+def second_human(references: Sequence[Sequence[str]]) -> tuple[list[str], list[list[str]]]:
+    """Take the second reference of each context for a reply, scored against the others.
+
+    Four are left of five, and the greatest score of four is rarely that of five: compare it with a
+    model that is scored against the same four.
+
+    Args:
+        references: of each context, at least two; the first is the original next utterance.
+
+    Returns:
+        The replies, and what they are compared with.
+    """
+    return [own[1] for own in references], [[own[0], *own[2:]] for own in references]

@@ -1,0 +1,1 @@
+"""Models and dialogues to the Hugging Face Hub."""

@@ -1,0 +1,1 @@
+"""Tokenizers, models, and what makes a saved folder load everywhere."""

@@ -1,0 +1,69 @@
+"""What makes a saved model folder load everywhere: on transformers 5 and on 4.57.
+
+After `save_model` a folder holds weights, config and tokenizer as transformers 5 writes them.
+`finish` adds what the two lines need to give the same replies:
+
+- transformers 5 has no text2text-generation task; `config.5.0.0.json`, which only it reads, names
+  the pipeline in `pipeline.py` for that task and for text-generation. Callers pass
+  `trust_remote_code=True`.
+- transformers 4.57 reads `config.json`, where text-generation alone is ours: its own
+  text2text-generation pipeline works, without trusting any code. That pipeline puts 4 beams and 256
+  tokens of its own over the model's generation config; only `task_specific_params` go before them.
+- A recurrent model brings its own code (`save_pretrained` has put it there), which has to be
+  trusted on both lines; so both use our pipeline for both tasks.
+- A tokenizer saved by transformers 5 does not load on 4.57 until its special tokens have the key
+  and its class the name that both know.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+PORTABLE = Path(__file__).parents[1] / "portable"
+PIPELINE = {"impl": "pipeline.DialoguePipeline", "pt": ["AutoModelForSeq2SeqLM"], "type": "text"}
+V5_CONFIG = "config.5.0.0.json"
+
+
+def finish(folder: str | Path) -> None:
+    """Make a folder written by `save_pretrained` of model and tokenizer load on both lines.
+
+    Doing it twice changes nothing.
+    """
+    folder = Path(folder)
+    for name in ("context.py", "pipeline.py"):
+        shutil.copyfile(PORTABLE / name, folder / name)
+    config = _read(folder / "config.json")
+    both = {"text2text-generation": PIPELINE, "text-generation": PIPELINE}
+    config["custom_pipelines"] = both
+    for key in ("configuration_files", "task_specific_params"):  # from an earlier life
+        config.pop(key, None)
+    _write(folder / V5_CONFIG, config)
+    if "auto_map" not in config:  # a model that transformers 4.57 knows without trusting any code
+        config["custom_pipelines"] = {"text-generation": PIPELINE}
+    decoding = _read(folder / "generation_config.json")
+    settings = {k: v for k, v in decoding.items() if not k.endswith(("_id", "_version"))}
+    config["task_specific_params"] = {"text2text-generation": settings}
+    _write(folder / "config.json", config | {"configuration_files": [V5_CONFIG]})
+
+    tokenizer = _read(folder / "tokenizer_config.json")
+    for key in ("is_local", "local_files_only", "backend"):  # how it was loaded, not what it is
+        tokenizer.pop(key, None)
+    tokenizer["truncation_side"] = "left"  # the latest turns matter most; not saved by itself
+    special = tokenizer.pop("extra_special_tokens", None)
+    if isinstance(special, list):
+        sentinels = [token for token in special if "<extra_id_" in token]
+        if sentinels or tokenizer["tokenizer_class"] != "T5Tokenizer":
+            tokenizer["additional_special_tokens"] = sentinels or special
+    if tokenizer.get("tokenizer_class") == "TokenizersBackend":
+        tokenizer["tokenizer_class"] = "PreTrainedTokenizerFast"
+    _write(folder / "tokenizer_config.json", tokenizer)
+
+
+def _read(path: Path) -> dict:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def _write(path: Path, content: dict) -> None:
+    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -1,0 +1,82 @@
+"""Tokenizers: a checkpoint's own, or a new one trained on the utterances."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import sentencepiece
+from transformers import (
+    AddedToken,
+    AutoTokenizer,
+    T5Tokenizer,
+)
+
+from ..errors import UsageError
+from ..portable.context import TURN_SEPARATOR, chat_template
+from ..settings import ModelArguments
+from .build import _from_pretrained
+
+
+def train_tokenizer(utterances: Iterable[str], vocab_size: int, folder: str | Path) -> None:
+    """Train a sentencepiece unigram tokenizer for T5 and save it, `spiece.model`, in `folder`.
+
+    Args:
+        utterances: training text; at most a million of them are used.
+        vocab_size: pieces wanted; a small corpus may give fewer.
+        folder: created where it is missing.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / "spiece.tmp", "wb") as file:
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=iter(utterances),
+            model_writer=file,
+            model_type="unigram",
+            vocab_size=vocab_size,
+            hard_vocab_limit=False,
+            character_coverage=0.9999,
+            input_sentence_size=1_000_000,
+            shuffle_input_sentence=False,
+            num_threads=1,  # more would make the pieces depend on the machine
+            pad_id=0,
+            eos_id=1,
+            unk_id=2,
+            bos_id=-1,
+            pad_piece="<pad>",
+            minloglevel=2,
+        )
+    (folder / "spiece.tmp").replace(folder / "spiece.model")
+
+
+def load_tokenizer(args: ModelArguments, max_source_length: int, trained: str | Path | None = None):
+    """Load the tokenizer that `args` names, or the one that `train_tokenizer` left in `trained`."""
+    name = args.tokenizer_name_or_path or args.model_name_or_path
+    if name is None:
+        tokenizer = T5Tokenizer.from_pretrained(trained, extra_ids=0)
+    else:
+        tokenizer = _from_pretrained(AutoTokenizer, name, args)
+    return prepare_tokenizer(tokenizer, max_source_length)
+
+
+def prepare_tokenizer(tokenizer, max_source_length: int):
+    """Teach a tokenizer a dialogue's form: `__eou__` as one token, chat template, left cut.
+
+    Raises:
+        UsageError: the tokenizer reads a turn differently behind `__eou__` than at the start, so
+            that turns cannot be tokenised one by one.
+    """
+    separator = AddedToken(TURN_SEPARATOR, lstrip=True, rstrip=True, special=True, normalized=False)
+    tokenizer.add_tokens([separator], special_tokens=True)
+    tokenizer.truncation_side = "left"
+    tokenizer.model_max_length = max_source_length
+    turns = ["How are you?", "Fine, thanks!"]
+    first, second = tokenizer(turns, add_special_tokens=False)["input_ids"]
+    joined = tokenizer(f" {TURN_SEPARATOR} ".join(turns), add_special_tokens=False)["input_ids"]
+    if joined != [*first, tokenizer.convert_tokens_to_ids(TURN_SEPARATOR), *second]:
+        raise UsageError(
+            f"The tokenizer {tokenizer.name_or_path!r} ({type(tokenizer).__name__}) reads a turn "
+            f"differently after {TURN_SEPARATOR}; choose a checkpoint with another tokenizer."
+        )
+    tokenizer.chat_template = chat_template(tokenizer)
+    return tokenizer

@@ -1,0 +1,147 @@
+"""Where a reply looks: attention maps in the manner of Bahdanau et al. (2015), figure 3."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+import torch
+from matplotlib import pyplot
+from transformers.utils.logging import disable_progress_bar
+
+from ..errors import UsageError
+from ..portable.context import encode_context
+from ..serve.inference import load
+
+matplotlib.use("Agg")
+CELL = 0.22  # inches, room for a token's letters
+LAST_LAYER = "attention of the last layer, mean of its heads"
+
+
+@torch.no_grad()
+def attention_map(
+    context: str | Sequence, model, tokenizer, reply: str | None = None
+) -> tuple[list[str], list[str], np.ndarray]:
+    """Weigh the source tokens at each token of a reply.
+
+    One forward pass under teacher forcing: row t holds the weights with which token t of the reply
+    was predicted from the tokens before it. Of several layers it is the last, of several heads the
+    mean.
+
+    Args:
+        context: as `generate_response` takes it.
+        model, tokenizer: from `load`.
+        reply: its text; by default the model's own, by its saved decoding settings.
+
+    Returns:
+        tokens of the source, tokens of the reply (with the end token, unless the reply reached its
+        greatest length without one), and weights (target_len, source_len) whose rows sum to one.
+
+    Raises:
+        UsageError: the context or the reply holds no text, or the model has no attention.
+    """
+    try:
+        input_ids = torch.tensor([encode_context(context, tokenizer)], device=model.device)
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+    if reply is None:
+        mask = torch.ones_like(input_ids)
+        labels = model.generate(input_ids=input_ids, attention_mask=mask)[:, 1:]  # (1, target_len)
+    elif reply.split():
+        ids = tokenizer(text_target=" ".join(reply.split()))["input_ids"]
+        labels = torch.tensor([ids], device=model.device)
+    else:
+        raise UsageError(f"A reply needs text; got {reply!r}. Without one, the model replies.")
+    layers = _cross_attentions(model, input_ids, labels)
+    if not layers or layers[-1] is None:
+        raise UsageError(
+            f"{model.name_or_path or type(model).__name__!r} has no attention to draw; train a "
+            "model that has: a new_model with attention: additive or multiplicative, T5, BART, ..."
+        )
+    weights = layers[-1][0].float().mean(0).cpu().numpy()  # (target_len, source_len)
+    return _tokens(input_ids[0], tokenizer), _tokens(labels[0], tokenizer), weights
+
+
+def _cross_attentions(model, input_ids, labels):
+    """Run the model; its weights per layer, each (batch, heads, target_len, source_len)."""
+    before = model.config._attn_implementation
+    model.set_attn_implementation("eager")  # the fused kernels of others return no weights
+    try:
+        outputs = model(input_ids=input_ids, labels=labels, output_attentions=True)
+    finally:
+        model.set_attn_implementation(before)
+    return getattr(outputs, "cross_attentions", None)
+
+
+def _tokens(ids, tokenizer) -> list[str]:
+    """Name ids (length,); a model may have more rows than its tokenizer has tokens."""
+    ids = ids.tolist()
+    named = zip(ids, tokenizer.convert_ids_to_tokens(ids), strict=True)
+    return [f"<{i}>" if token is None else token for i, token in named]
+
+
+def readable(tokens: list[str], tokenizer) -> list[str]:
+    """Write tokens as text: `▁Hello` or `ĠHello` as `Hello`, special tokens as they are."""
+    return [tokenizer.convert_tokens_to_string([token]).strip() or token for token in tokens]
+
+
+def plot(
+    source: list[str], target: list[str], weights: np.ndarray, path: str | Path, title: str = ""
+) -> None:
+    """Draw an attention map to a picture: source along the top, reply down the side.
+
+    Args:
+        source, target: labels of the columns and rows.
+        weights: (target_len, source_len); the darkest shade is the greatest of them.
+        path: its ending chooses the format: png, pdf, svg.
+
+    Raises:
+        UsageError: no picture can be written there.
+    """
+    rows, columns = weights.shape
+    figure = pyplot.figure(figsize=(columns * CELL, rows * CELL))
+    axes = figure.add_axes((0, 0, 1, 1))  # the labels stand outside; "tight" makes room for them
+    cells = axes.pcolormesh(weights, cmap="Blues", vmin=0, edgecolors="white", linewidth=0.8)
+    axes.invert_yaxis()  # the reply's first token is on top
+    text = {"fontsize": 9, "parse_math": False}  # a "$" is a token like any other
+    axes.set_xticks(np.arange(columns) + 0.5, source, rotation=90, **text)
+    axes.set_yticks(np.arange(rows) + 0.5, target, **text)
+    axes.tick_params(top=True, bottom=False, labeltop=True, labelbottom=False, length=0)
+    axes.spines[:].set_color("0.8")
+    height = max(1, 6 / rows)  # of the scale, in heights of the map: at least six cells
+    scale = axes.inset_axes((1 + 0.6 / columns, 1 - height, 0.5 / columns, height))
+    bar = figure.colorbar(cells, cax=scale)
+    bar.set_label("weight", fontsize=8)
+    bar.outline.set_visible(False)
+    bar.ax.tick_params(labelsize=8, length=2, color="0.5")
+    axes.set_title(title, loc="left", pad=10, **text)
+    dpi = min(150, 2**15 / (CELL * max(rows, columns)))  # matplotlib ends at 2**16 pixels
+    try:
+        figure.savefig(path, dpi=dpi, bbox_inches="tight", pad_inches=0.15)
+    except (OSError, ValueError) as error:
+        raise UsageError(f"Cannot write the picture {str(path)!r}: {error}.") from error
+    finally:
+        pyplot.close(figure)
+
+
+def attention(
+    folder: str,
+    text: str,
+    reply: str | None = None,
+    output: str = "attention.png",
+    device: str | None = None,
+    trust_remote_code: bool = False,
+) -> None:
+    """Draw where the model in `folder` looks as it replies to `text`; print reply and path."""
+    disable_progress_bar()
+    model, tokenizer, device = load(folder, device, trust_remote_code, exported=False)
+    source, target, weights = attention_map(text, model, tokenizer, reply)
+    recurrent = model.config.model_type == "rnn_seq2seq"
+    kind = f"{model.config.attention} attention" if recurrent else LAST_LAYER
+    labels = readable(source, tokenizer), readable(target, tokenizer)
+    plot(*labels, weights, output, title=f"{Path(folder).name}: {kind}")
+    ids = tokenizer.convert_tokens_to_ids(target)
+    print(tokenizer.decode(ids, skip_special_tokens=True).strip())
+    print(output)

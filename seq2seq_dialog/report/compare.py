@@ -1,0 +1,290 @@
+"""Whether two runs differ beyond chance: a paired bootstrap test on the same test pairs.
+
+Both systems are measured on the same resamples (Koehn, 2004). Of a difference, p is the
+share of resamples whose difference is at least as far from the measured one as that is from zero
+(Noreen, 1989; Berg-Kirkpatrick et al., 2012; here on both sides), and the interval
+leaves out zero exactly where p is below 0.05. Whole dialogues are drawn, for their pairs are alike:
+where nothing differed but by chance, drawing pairs found a difference in up to 4 of 10 tests on
+DailyDialog, drawing dialogues in 1 of 20, as it should. Of several metrics, one may still differ by
+chance.
+
+sacreBLEU's own p of BLEU and chrF is kept in the JSON, to be put beside others'. It does not decide
+here: it draws pairs and counts one side only, so that where nothing differed, it was below 0.05 in
+more than 1 of 10 tests even for independent pairs, and is at its least for two equal systems.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+from sacrebleu.metrics import BLEU, CHRF
+
+from ..errors import UsageError
+from ..evaluation.bootstrap import PairStatistics, bootstrap, pair_statistics
+from ..run_folder import check_writable, read_json, read_jsonl, write_json
+from .console import HEADLINES
+
+LEVEL = 0.05
+LEAST_SAMPLES = 100
+FEW = 50  # dialogues; p is rough below
+LOWER_IS_BETTER = ("perplexity",)
+LABELS = HEADLINES | {"perplexity": "perplexity"}
+SACREBLEU = {"bleu": BLEU, "chrf": CHRF}
+SUBSETS = ("full", "clean")
+
+
+def read_run(folder: str | Path) -> list[dict]:
+    """Read the predictions of a run.
+
+    Raises:
+        UsageError: there are none.
+    """
+    path = Path(folder) / "predictions.jsonl"
+    way_out = "Name a run folder that has been finished with do_predict."
+    if not path.is_file():
+        raise UsageError(f"There is no {str(path)!r}. {way_out}")
+    try:
+        rows = read_jsonl(path)
+        for row in rows:
+            " ".join([row["dialogue_id"], *row["context"], row["reference"], row["reply"]])
+    except (ValueError, KeyError, TypeError) as error:
+        raise UsageError(f"{str(path)!r} holds no predictions ({error}). {way_out}") from error
+    return rows
+
+
+def _check_pairs(a: list[dict], b: list[dict]) -> None:
+    """Refuse runs that do not answer the same; say where they first differ."""
+    way_out = (
+        "Only answers to the same can be compared: evaluate both runs with the same data, "
+        "detokenize and max_eval_samples."
+    )
+    if len(a) != len(b):
+        raise UsageError(f"RUN_A has {len(a):,} pairs and RUN_B {len(b):,}. {way_out}")
+    for line, (one, other) in enumerate(zip(a, b, strict=True), 1):
+        for name in ("context", "reference"):
+            if one[name] != other[name]:
+                x, y = _first_difference(one[name], other[name])
+                raise UsageError(
+                    f"In line {line} of predictions.jsonl the {name} of RUN_A has {x} where that "
+                    f"of RUN_B has {y}. {way_out}"
+                )
+
+
+def _first_difference(a: str | list[str], b: str | list[str]) -> tuple[str, str]:
+    """Quote two texts, or the first turns that differ, shortly."""
+    if isinstance(a, list) and isinstance(b, list):
+        if len(a) != len(b):
+            return f"{len(a)} turns", f"{len(b)}"
+        a, b = next((x, y) for x, y in zip(a, b, strict=True) if x != y)
+    return tuple(repr(text if len(text) <= 80 else text[:80] + "…") for text in (a, b))
+
+
+def paired_bootstrap(
+    a: PairStatistics, b: PairStatistics, samples: int, seed: int, dialogues: Sequence
+) -> dict:
+    """Test on both sides whether a metric of two systems differs beyond chance.
+
+    Args:
+        a, b: the metric's statistics of the two systems, of the same pairs.
+        samples: number of resamples.
+        seed: of the draws.
+        dialogues: of each pair, the dialogue that it is from; whole dialogues are drawn.
+
+    Returns:
+        `a` and `b`, the metric; `difference`, b - a; `interval`, its 95 % one; `p`.
+    """
+    figures = a.figure(), b.figure()
+    difference = figures[1] - figures[0]
+    one, other = (bootstrap({"": metric}, samples, seed, dialogues)[""] for metric in (a, b))
+    away = np.sort(np.abs(other - one - difference))[::-1]
+    # p is below 1/20 if at most so many resamples are as far away as the difference is from 0.
+    most = -(-(samples + 1) // 20) - 2
+    reach = float(away[most])
+    return {
+        "a": figures[0],
+        "b": figures[1],
+        "difference": difference,
+        "interval": [difference - reach, difference + reach],
+        "p": (1 + int((away >= abs(difference)).sum())) / (samples + 1),
+    }
+
+
+def sacrebleu_p(a: PairStatistics, b: PairStatistics, samples: int, seed: int) -> float:
+    """Return the p of `sacrebleu --paired-bs`, with `SACREBLEU_SEED=seed` above 0."""
+    one, other = (bootstrap({"": metric}, samples, seed)[""] for metric in (a, b))
+    away = np.abs(other - one)
+    further = away - away.mean() > abs(b.figure() - a.figure())
+    return (1 + int(further.sum())) / (samples + 1)
+
+
+def compare(
+    folder: str,
+    other: str,
+    samples: int = 1000,
+    seed: int = 42,
+    subset: str = "full",
+    output: str | Path | None = None,
+) -> dict:
+    """Compare the replies of two runs to the same contexts; print a table and what it says.
+
+    Args:
+        folder, other: run folders, A and B.
+        samples: number of resamples.
+        seed: of the draws.
+        subset: `full`, or `clean`: pairs that the rows of both runs call `clean` alone.
+        output: a JSON file for the figures, with sacreBLEU's p and signatures.
+
+    Returns:
+        `a`, `b`, `subset`, `pairs`, `dialogues`, `samples`, `seed`, `metrics` (name to what
+        `paired_bootstrap` returns) and `verdict`, a sentence each.
+
+    Raises:
+        UsageError: a setting or a folder cannot be used, or the runs do not answer the same.
+    """
+    output = None if output is None else Path(output)
+    _check(samples, seed, subset, output)
+    runs = [read_run(folder), read_run(other)]
+    _check_pairs(*runs)
+    if subset == "clean":
+        runs = _clean(runs)
+    dialogues = [row["dialogue_id"] for row in runs[0]]
+    count = len(set(dialogues))
+    if count < 2:
+        raise UsageError(f"There is {count} dialogue to resample; 2 are the least. Evaluate more.")
+    missing = _why_no_perplexity(runs)
+    a, b = (
+        pair_statistics(
+            [row["reply"] for row in rows],
+            [row["reference"] for row in rows],
+            None if missing else [row["nll"] for row in rows],
+            None if missing else [row["tokens"] for row in rows],
+        )
+        for rows in runs
+    )
+    metrics = {}
+    for name in a:
+        metrics[name] = paired_bootstrap(a[name], b[name], samples, seed, dialogues)
+        if name in SACREBLEU:
+            signature = SACREBLEU[name](references=[["any"]]).get_signature()
+            signature.update("bs", samples)
+            signature.update("seed", seed)
+            p = sacrebleu_p(a[name], b[name], samples, seed)
+            metrics[name]["sacrebleu"] = {"p": p, "signature": str(signature)}
+    verdict = [sentence(name, test) for name, test in metrics.items()]
+    verdict += [missing] if missing else []
+    if count < FEW:
+        verdict.append(f"There are {count} dialogues: with fewer than {FEW}, p is rough.")
+    result = {
+        "a": str(folder),
+        "b": str(other),
+        "subset": subset,
+        "pairs": len(dialogues),
+        "dialogues": count,
+        "samples": samples,
+        "seed": seed,
+        "metrics": metrics,
+        "verdict": verdict,
+    }
+    print_comparison(result, Console())
+    if output:
+        write_json(output, result)
+        print(f"Written to {output}.")
+    return result
+
+
+def _check(samples: int, seed: int, subset: str, output: Path | None) -> None:
+    """Refuse settings that cannot be used, before anything is read."""
+    if samples < LEAST_SAMPLES:
+        raise UsageError(f"samples is {samples}; it must be at least {LEAST_SAMPLES}.")
+    if seed < 0:
+        raise UsageError(f"seed is {seed}; it must be at least 0.")
+    if subset not in SUBSETS:
+        raise UsageError(f"subset is {subset!r}; it must be one of {', '.join(SUBSETS)}.")
+    if output is None:
+        return
+    if output.suffix != ".json":
+        raise UsageError(f"output is {str(output)!r}; it must end in .json.")
+    if output.exists():
+        try:
+            earlier = read_json(output).keys() >= {"a", "b", "metrics", "verdict"}
+        except (OSError, ValueError, AttributeError):
+            earlier = False
+        if not earlier:
+            raise UsageError(f"{str(output)!r} is no earlier comparison. Choose another output.")
+    check_writable(output)
+
+
+def _clean(runs: list[list[dict]]) -> list[list[dict]]:
+    """Keep the pairs that both runs call clean."""
+    for name, rows in zip(("RUN_A", "RUN_B"), runs, strict=True):
+        if not all(isinstance(row.get("clean"), bool) for row in rows):
+            raise UsageError(
+                f"The predictions of {name} do not say which pairs are clean. Evaluate the run "
+                "anew, or compare with --subset full."
+            )
+    both = [one["clean"] and other["clean"] for one, other in zip(*runs, strict=True)]
+    if not any(both):
+        raise UsageError("No pair is clean in both runs. Compare with --subset full.")
+    return [[row for row, kept in zip(rows, both, strict=True) if kept] for rows in runs]
+
+
+def _why_no_perplexity(runs: list[list[dict]]) -> str:
+    """Say why perplexities cannot be compared; nothing where they can."""
+    for name, rows in zip("AB", runs, strict=True):
+        figures = (row.get(key) for row in rows for key in ("nll", "tokens"))
+        if not all(isinstance(figure, int | float) and math.isfinite(figure) for figure in figures):
+            return f"Perplexity is left out: {name} has pairs without a likelihood."
+    a, b = ([row["tokens"] for row in rows] for rows in runs)
+    if a != b:
+        return "Perplexity is left out: A and B split the references into different tokens."
+    return ""
+
+
+def sentence(name: str, test: dict) -> str:
+    """Say in a sentence whether a metric differs beyond chance.
+
+    Args:
+        name: of the metric.
+        test: what `paired_bootstrap` returns.
+    """
+    label, difference = LABELS[name], test["difference"]
+    if test["p"] >= LEVEL:
+        return f"{label}: no difference beyond chance (p = {test['p']:.4f})."
+    better = "B" if (difference > 0) != (name in LOWER_IS_BETTER) else "A"
+    low, high = sorted(abs(bound) for bound in test["interval"])
+    return (
+        f"{label}: {better} is better by {abs(difference):.3f} ({low:.3f} to {high:.3f}), beyond "
+        f"chance (p = {test['p']:.4f})."
+    )
+
+
+def print_comparison(result: dict, console: Console) -> None:
+    """Print what `compare` returns as a table with a sentence a metric below."""
+
+    def say(line: str) -> None:
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+    for name in "AB":
+        say(f"{name}: {result[name.lower()]}")
+    table = Table()
+    for column in ("metric", "A", "B", "B - A", "95 % interval", "p"):
+        table.add_column(column, justify="left" if column == "metric" else "right")
+    for name, test in result["metrics"].items():
+        figures = (f"{test[key]:.3f}" for key in ("a", "b"))
+        interval = " to ".join(f"{bound:+.3f}" for bound in test["interval"])
+        difference = f"{test['difference']:+.3f}"
+        table.add_row(LABELS[name], *figures, difference, interval, f"{test['p']:.4f}")
+    console.print(table)
+    clean = "clean " if result["subset"] == "clean" else ""
+    say(
+        f"{result['pairs']:,} {clean}pairs of {result['dialogues']:,} dialogues, which were "
+        f"resampled {result['samples']:,} times (seed {result['seed']}); chance is p of "
+        f"{LEVEL} or more."
+    )
+    for line in result["verdict"]:
+        say(line)

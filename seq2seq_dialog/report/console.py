@@ -1,0 +1,67 @@
+"""A run's figures and samples as tables in the terminal."""
+
+from __future__ import annotations
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+# Printed rows: what each figure is called, and in what it is counted.
+HEADLINES = {
+    "perplexity": "perplexity per token",
+    "unigram_perplexity": "  of a unigram model of the training replies",
+    "bleu": "sacreBLEU",
+    **{f"bleu_{n}": f"BLEU-{n}" for n in range(1, 5)},
+    "chrf": "chrF",
+    **{f"rouge_{n}": f"ROUGE-{n.upper()}" for n in "12l"},
+    **{f"distinct_{n}": f"Distinct-{n}" for n in range(1, 3)},
+    "reply_words": "words per reply",
+    "reference_words": "words per reference",
+}
+
+
+def print_metrics(metrics: dict, console: Console) -> None:
+    """Print the headline figures of the evaluated splits as a table."""
+    splits = [name for name in ("validation", "test") if name in metrics]
+    table = Table("metric", *splits, title="Evaluation", title_justify="left")
+    for name, label in HEADLINES.items():
+        values = [metrics[split].get(name) for split in splits]
+        if values != [None] * len(splits):
+            table.add_row(label, *("" if value is None else f"{value:,.2f}" for value in values))
+    console.print(table)
+
+
+def print_evaluation(evaluation: dict, console: Console) -> None:
+    """Print model and baselines side by side, all pairs and clean ones, and the verdict.
+
+    Args:
+        evaluation: what `evaluation.evaluate` returns.
+    """
+    rows = [row for row in evaluation["results"] if row["protocol"] == "default"]
+    shown = {"bleu": "sacreBLEU", "bleu_2": "BLEU-2", "rouge_l": "ROUGE-L", "chrf": "chrF"}
+    shown |= {"distinct_2": "Distinct-2"}
+    pairs = {row["subset"]: row["pairs"] for row in rows}
+    title = f"{evaluation['split']}: all pairs"
+    if "clean" in pairs:
+        title += " / clean pairs, of which nothing stands in train"
+    table = Table("system", *shown.values(), title=title, title_justify="left")
+    table.add_row("pairs", " / ".join(f"{count:,}" for count in pairs.values()))
+    for system in dict.fromkeys(row["system"] for row in rows):
+        own = [row["metrics"] for row in rows if row["system"] == system]
+        cells = (" / ".join(f"{metrics[name]:.2f}" for metrics in own) for name in shown)
+        table.add_row(system, *cells)
+    console.print(table)
+    for sentence in evaluation["verdict"]:
+        console.print(sentence, highlight=False, soft_wrap=True)
+
+
+def print_samples(predictions: list[dict], console: Console, count: int = 8) -> None:
+    """Print evenly spaced predictions as a table of context, reference and reply."""
+    table = Table(title="Samples from the test set", title_justify="left", show_lines=True)
+    for column, ratio in (("context", 5), ("reference", 3), ("reply", 3)):
+        table.add_column(column, ratio=ratio)
+    step = max(1, len(predictions) // count)
+    for row in predictions[::step][:count]:
+        context = "\n".join(f"- {turn}" for turn in row["context"][-3:])
+        table.add_row(escape(context), escape(row["reference"]), escape(row["reply"]))
+    console.print(table)

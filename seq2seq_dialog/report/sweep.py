@@ -1,0 +1,356 @@
+"""Quality against diversity over temperatures, for several models in one picture.
+
+One temperature does not tell two generators apart: the sharper one has the higher BLEU and the
+lower diversity. "Language GANs Falling Short" (Caccia et al., 2020) compares whole curves instead,
+a point per temperature. Here each model answers the same test contexts, once greedily and once by
+pure sampling at each temperature, and every point has its quality (BLEU-2) and its diversity
+(Distinct-2, self-BLEU). Both move with the number of replies: compare points of one sweep.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Callable, Iterator, Sequence
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import Progress
+from rich.table import Table
+from transformers import GenerationConfig
+from transformers.utils.logging import disable_progress_bar
+
+from ..data.batching import evaluation_batches
+from ..decoding.settings import bare_decoding
+from ..errors import UsageError
+from ..evaluation.metrics import ReplyMetric, distinct, plato_bleu, self_bleu
+from ..portable.context import encode_context
+from ..run_folder import check_writable, read_json, read_pairs, write_json
+from ..serve.inference import load
+from ..settings import DialogueTrainingArguments
+
+TEMPERATURES = (0.4, 0.6, 0.8, 1.0, 1.2)
+GREEDY = 0.0  # what the temperature of the greedy point is written as
+TOKENS_PER_BATCH = DialogueTrainingArguments.eval_tokens_per_batch
+KEY = ("fingerprint", "temperature", "samples", "seed")  # what a point's figures depend on
+# Figures of a point, and what each is called in the table.
+FIGURES = {
+    "bleu_2": "BLEU-2",
+    "plato_bleu_2": "PLATO BLEU-2",
+    "distinct_2": "Distinct-2",
+    "self_bleu": "self-BLEU",
+    "reply_words": "words",
+}
+MARKERS = "osD^vP*Xp"
+
+
+def reply_to_all(
+    inputs: Sequence[Sequence[int]],
+    model,
+    tokenizer,
+    settings: GenerationConfig,
+    seed: int,
+    advance: Callable[[float], None] = lambda share: None,
+) -> list[str]:
+    """Reply once to each context, in batches of like lengths, each with a seed of its own.
+
+    Args:
+        inputs: ids of each context.
+        settings: replace the model's own for good: what they leave unset must not come from those.
+        seed: of sampling, which leaves the random state of the caller alone.
+        advance: is told the share of the contexts that each batch answers.
+    """
+    model.generation_config = settings
+    devices = [model.device] if model.device.type == "cuda" else []
+    lengths = [(len(ids), settings.max_new_tokens) for ids in inputs]
+    replies = [""] * len(inputs)
+    for batch in evaluation_batches(lengths, TOKENS_PER_BATCH):
+        longest = max(len(inputs[i]) for i in batch)
+        input_ids = torch.full((len(batch), longest), tokenizer.pad_token_id)
+        attention_mask = torch.zeros_like(input_ids)
+        for row, i in enumerate(batch):
+            input_ids[row, : len(inputs[i])] = torch.tensor(inputs[i])
+            attention_mask[row, : len(inputs[i])] = 1
+        with torch.random.fork_rng(devices):
+            torch.manual_seed(seed + batch[0])
+            output_ids = model.generate(
+                input_ids=input_ids.to(model.device),  # (batch, source_len)
+                attention_mask=attention_mask.to(model.device),
+            )  # (batch, target_len)
+        texts = tokenizer.batch_decode(output_ids, skip_special_tokens=True)
+        for i, text in zip(batch, texts, strict=True):
+            replies[i] = text.strip()
+        advance(len(batch) / len(inputs))
+    return replies
+
+
+def figures(replies: list[str], references: list[str]) -> dict:
+    """Compute quality and diversity of replies: `FIGURES`, and the nltk that PLATO's belongs to."""
+    metric = ReplyMetric(keep_in_memory=True)
+    scores = metric.compute(predictions=replies, references=references)
+    scores |= plato_bleu(replies, references) | {"self_bleu": self_bleu(replies)}
+    return {name: scores[name] for name in (*FIGURES, "nltk_version")}
+
+
+def fingerprint(model, inputs: Sequence[Sequence[int]], references: Sequence[str]) -> str:
+    """Hash what a point depends on besides `KEY`: weights, contexts as read, references, length."""
+    longest = bare_decoding(model.generation_config, GREEDY).max_new_tokens
+    digest = hashlib.blake2b(json.dumps([inputs, references, longest]).encode(), digest_size=8)
+    for weights in model.state_dict().values():
+        digest.update(weights.cpu().reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def sweep(
+    folders: Sequence[str],
+    temperatures: Sequence[float] = TEMPERATURES,
+    samples: int = 1000,
+    output: str | Path = "sweep.png",
+    seed: int = 42,
+    device: str | None = None,
+    trust_remote_code: bool = False,
+) -> list[dict]:
+    """Measure models over temperatures; draw them to `output` and print them.
+
+    The points are kept beside the picture, in a JSON file of the same name, each as soon as it is
+    there: an interrupted sweep goes on by the same command. Points of other settings, temperatures
+    or weights stay there, too, under `earlier`.
+
+    Args:
+        folders: run folders or Hub names; test pairs come from the first one's predictions.
+        temperatures: of sampling; a greedy point comes besides.
+        samples: test contexts, evenly spaced.
+        output: the picture, .png, .pdf or .svg.
+        seed: of sampling.
+        device: a GPU where there is one by default.
+        trust_remote_code: run model code that comes with a repository.
+
+    Returns:
+        A dict a point: `model`, `KEY` and `FIGURES`.
+
+    Raises:
+        UsageError: a setting, a folder or the file of points cannot be used.
+    """
+    disable_progress_bar()
+    folders = [str(folder).rstrip("/") for folder in folders]
+    output = Path(output)
+    _check(folders, temperatures, samples, output)
+    pairs = read_pairs(folders[0], samples)
+    references = [pair["reference"] for pair in pairs]
+    path = output.with_suffix(".json")
+    known = {_key(point): point for point in _read_points(path)}
+    for folder in folders[1:]:
+        # A misspelt one is heard of now, not in an hour.
+        load(folder, device, trust_remote_code, exported=False)
+    people = {"distinct_2": distinct(references, 2), "self_bleu": self_bleu(references)}
+    people["reply_words"] = sum(len(text.split()) for text in references) / len(references)
+    points = []
+    temperatures = [GREEDY, *sorted(set(temperatures))]
+    with Progress(console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task("", total=len(folders) * len(temperatures))
+        for folder in folders:
+            loaded = load(folder, device, trust_remote_code, exported=False)
+            for point in _measure(folder, loaded, pairs, temperatures, seed, known, progress, task):
+                points.append(point)
+                drawn = [_key(point) for point in points]
+                earlier = [point for key, point in known.items() if key not in drawn]
+                write_json(path, {"references": people, "points": points, "earlier": earlier})
+            del loaded  # before the next one comes
+    plot_sweep(points, people, output)
+    print_sweep(points, people, Console())
+    print(f"Drawn to {output}, written to {path}.")
+    return points
+
+
+def _measure(
+    folder: str, loaded, pairs, temperatures, seed: int, known: dict, progress: Progress, task
+) -> Iterator[dict]:
+    """Yield a model's point at each temperature, from those `known` where it is there."""
+    model, tokenizer, _ = loaded
+    inputs = [encode_context(pair["context"], tokenizer) for pair in pairs]
+    references = [pair["reference"] for pair in pairs]
+    own = model.generation_config
+    mark = fingerprint(model, inputs, references)
+    for temperature in temperatures:
+        key = (mark, temperature, len(pairs), seed)
+        progress.update(task, description=f"{escape(folder)}, {_name(temperature)}")
+        if key in known:
+            progress.advance(task)
+            yield known[key] | {"model": folder}  # by which it may have another name now
+            continue
+        settings = bare_decoding(own, temperature)
+        replies = reply_to_all(
+            inputs, model, tokenizer, settings, seed, lambda share: progress.advance(task, share)
+        )
+        scores = figures(replies, references)
+        yield {"model": folder, **dict(zip(KEY, key, strict=True)), **scores}
+
+
+def _check(folders: list[str], temperatures, samples: int, output: Path) -> None:
+    """Refuse settings that cannot be used, before anything is loaded."""
+    twice = sorted({folder for folder in folders if folders.count(folder) > 1})
+    if twice:
+        raise UsageError(f"{twice[0]!r} is given twice; name each folder once.")
+    for temperature in temperatures:
+        if not (math.isfinite(temperature) and temperature > 0):
+            raise UsageError(
+                f"A temperature is {temperature}; it must be a number above 0. The greedy point, "
+                "the limit towards 0, is always drawn."
+            )
+    if samples < 2:
+        raise UsageError(f"samples is {samples}; it must be at least 2: diversity is between them.")
+    if output.suffix not in (".png", ".pdf", ".svg"):
+        raise UsageError(f"output is {str(output)!r}; it must end in .png, .pdf or .svg.")
+    check_writable(output)
+
+
+def _read_points(path: Path) -> list[dict]:
+    """Read the points of an earlier sweep; refuse to overwrite a file that is something else."""
+    if not path.exists():
+        return []
+    try:
+        content = read_json(path)
+        points = [*content["earlier"], *content["points"]]
+        if all(point.keys() >= {*KEY, *FIGURES} for point in points):
+            return points
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        pass
+    raise UsageError(
+        f"{str(path)!r}, where the points would be written, is no file of an earlier sweep. Choose "
+        "another output, or move it away."
+    )
+
+
+def _key(point: dict) -> tuple:
+    return tuple(point[name] for name in KEY)
+
+
+def _name(temperature: float) -> str:
+    return "greedy" if temperature == GREEDY else str(float(temperature))
+
+
+def _labels(points: list[dict]) -> dict[str, str]:
+    """Name each model of the points by the end of its path, or all of it where two end alike."""
+    folders = list(dict.fromkeys(point["model"] for point in points))
+    ends = [Path(folder).name or folder for folder in folders]
+    return {f: end if ends.count(end) == 1 else f for f, end in zip(folders, ends, strict=True)}
+
+
+def _looks(points: list[dict]) -> dict[str, dict]:
+    """Give each model of the points a colour and a marker."""
+    return {
+        folder: {"color": f"C{i % 10}", "marker": MARKERS[i % len(MARKERS)]}
+        for i, folder in enumerate(_labels(points))
+    }
+
+
+def print_sweep(points: list[dict], people: dict, console: Console) -> None:
+    """Print all points and the references as a table, and each model's best BLEU-2.
+
+    Args:
+        points: what `sweep` returns.
+        people: diversity and mean length of the references.
+        console: where to print.
+    """
+    table = Table(title="Quality and diversity", title_justify="left")
+    table.add_column("model", overflow="fold")
+    table.add_column("temp.")
+    for label in FIGURES.values():
+        table.add_column(label, justify="right")
+    labels = _labels(points)
+    for folder, label in labels.items():
+        own = [point for point in points if point["model"] == folder]
+        for i, point in enumerate(own):
+            values = (f"{point[name]:.2f}" for name in FIGURES)
+            table.add_row("" if i else escape(label), _name(point["temperature"]), *values)
+        table.add_section()
+    table.add_row("references", "", *(f"{people[n]:.2f}" if n in people else "" for n in FIGURES))
+    console.print(table)
+    for folder, label in labels.items():
+        best = max((p for p in points if p["model"] == folder), key=lambda p: p["bleu_2"])
+        at = "" if best["temperature"] == GREEDY else "temperature "
+        console.print(
+            f"{label}: best BLEU-2 {best['bleu_2']:.2f} ({at}{_name(best['temperature'])}), with "
+            f"Distinct-2 {best['distinct_2']:.2f}.",
+            markup=False,
+            highlight=False,
+            soft_wrap=True,
+        )
+
+
+def plot_sweep(points: list[dict], people: dict, path: Path) -> None:
+    """Draw BLEU-2 against Distinct-2 and against self-BLEU, a curve a model.
+
+    Up is better and right is more diverse in both panels. The greedy point is hollow.
+
+    Args:
+        points: what `sweep` returns.
+        people: the diversity of the references, drawn as a vertical line.
+        path: the picture; its suffix says the format.
+    """
+    figure = Figure(figsize=(11, 5.4), layout="constrained")
+    panels = figure.subplots(1, 2, sharey=True)
+    looks = _looks(points)
+    for axes, name in zip(panels, ("distinct_2", "self_bleu"), strict=True):
+        for folder, label in _labels(points).items():
+            look = looks[folder]
+            own = [point for point in points if point["model"] == folder]
+            own.sort(key=lambda point: point["temperature"])
+            x, y = ([point[key] for point in own] for key in (name, "bleu_2"))  # greedy comes first
+            axes.plot(x[:1], y[:1], **look, ms=7, mfc="none")
+            axes.plot(x[1:], y[1:], **look, ms=5, lw=1.2, label=label)
+        axes.axvline(people[name], color="grey", lw=1, ls="--", label="references", zorder=0)
+        axes.grid(alpha=0.3)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.margins(0.08)
+    panels[0].set(xlabel="Distinct-2 (right: more diverse)", ylabel="BLEU-2 (up: better)")
+    panels[1].set(xlabel="self-BLEU, inverted (right: more diverse)")
+    panels[1].invert_xaxis()
+    handles, names = panels[0].get_legend_handles_labels()
+    title = "numbers: sampling temperature; hollow: greedy"
+    place = {"loc": "outside lower center", "ncols": 4}
+    figure.legend(handles, names, title=title, frameon=False, **place)
+    figure.draw_without_rendering()  # the layout is settled: labels can be placed
+    for axes, name in zip(panels, ("distinct_2", "self_bleu"), strict=True):
+        _write_temperatures(axes, points, name)
+    figure.savefig(path, dpi=150)
+
+
+def _write_temperatures(axes, points: list[dict], name: str) -> None:
+    """Write each sampled point's temperature beside it, where most room is."""
+    curves = [line for line in axes.lines if line.get_linestyle() == "-"]
+    taken = []  # what labels keep away from: curves and labels, in pixels
+    for curve in curves:
+        corners = axes.transData.transform(curve.get_xydata())  # (points, 2)
+        steps = np.linspace(0, 1, 30)[:, None]
+        taken += [a + steps * (b - a) for a, b in pairwise(corners)] or [corners]
+    taken = np.concatenate(taken)  # (pixels, 2)
+    angles = np.arange(16) * np.pi / 8
+    around = np.stack([13 * np.cos(angles), 10 * np.sin(angles)], axis=1)  # (places, 2) in points
+    looks = _looks(points)
+    for point in points:
+        if point["temperature"] == GREEDY:
+            continue
+        at = (point[name], point["bleu_2"])
+        places = axes.transData.transform(at) + around * axes.figure.dpi / 72
+        room = np.linalg.norm(places[:, None] - taken, axis=2).min(1)  # (places,)
+        best = int(room.argmax())
+        taken = np.concatenate([taken, places[best : best + 1]])
+        axes.annotate(
+            _name(point["temperature"]),
+            at,
+            xytext=around[best],
+            textcoords="offset points",
+            ha="center",
+            va="center",
+            fontsize=8,
+            color=looks[point["model"]]["color"],
+            path_effects=[withStroke(linewidth=2, foreground="white")],
+        )

@@ -1,0 +1,1 @@
+"""Answering: in Python, in the terminal, in the browser."""

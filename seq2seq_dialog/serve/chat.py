@@ -1,0 +1,99 @@
+"""A chat in the terminal, or in a pipe: a line in, a line out."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import suppress
+
+import yaml
+from transformers.utils.logging import disable_progress_bar
+
+from ..settings import DecodingArguments
+from .inference import Conversation, engine, load
+
+HELP = """\
+/reset             forget the dialogue
+/undo              forget the last thing you said and its reply
+/set               show the decoding settings
+/set NAME=VALUE    change one, for example /set num_beams=4 or /set do_sample=true
+/quit              leave (or end of input)"""
+
+
+def command(line: str, conversation: Conversation) -> str | None:
+    """Carry out a line that begins with a slash; None means to leave."""
+    name, _, rest = line.partition(" ")
+    if name in ("/quit", "/exit", "/q"):
+        return None
+    if name == "/reset":
+        conversation.reset()
+        return "The dialogue is forgotten."
+    if name == "/undo":
+        return "Forgotten." if conversation.undo() else "There is nothing to undo."
+    if name == "/set":
+        return setting(rest.strip(), conversation)
+    return HELP if name == "/help" else f"There is no command {name}.\n{HELP}"
+
+
+def setting(assignment: str, conversation: Conversation) -> str:
+    """Change a decoding setting, if `generate()` knows it and takes the value, or show them."""
+    config = conversation.model.generation_config
+    if not assignment:
+        saved = {k: v for k, v in config.to_diff_dict().items() if not k.endswith("version")}
+        settings = {**saved, **conversation.generate_kwargs}
+        return "\n".join(f"{name}={value}" for name, value in settings.items())
+    name, equals, text = (part.strip() for part in assignment.partition("="))
+    if not equals or name not in DecodingArguments.__dataclass_fields__:
+        known = ", ".join(DecodingArguments.__dataclass_fields__)
+        return f"There is no decoding setting {name!r}, but {known}: for example /set num_beams=4."
+    before = dict(conversation.generate_kwargs)
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        value = text
+    if not isinstance(value, (bool, int, float)):
+        return f"{name}={text} does not work: it takes a number, true or false."
+    conversation.generate_kwargs[name] = value
+    try:
+        conversation.reply_to("Hello")
+    except (ValueError, TypeError, RuntimeError) as error:
+        conversation.generate_kwargs = before
+        return f"{name}={text} does not work: {str(error).splitlines()[0]}"
+    sampling = conversation.generate_kwargs.get("do_sample", config.do_sample)
+    idle = name in ("temperature", "top_p", "top_k") and not sampling
+    return f"{name}={value}" + (" (has an effect after /set do_sample=true)" if idle else "")
+
+
+def chat(
+    folder: str,
+    device: str | None = None,
+    trust_remote_code: bool = False,
+    exported: bool = True,
+) -> None:
+    """Talk with the model in `folder` until the input ends; for the arguments see `load`."""
+    disable_progress_bar()
+    model, tokenizer, device = load(folder, device, trust_remote_code, exported)
+    conversation = Conversation(model, tokenizer)
+    by_hand = sys.stdin.isatty()
+    if by_hand:
+        with suppress(ImportError):
+            import readline  # noqa: F401 (gives input() editing and history)
+        print(f"{folder} by {engine(model)}, on {device}. /help lists the commands.")
+    while True:
+        try:
+            line = input("you: " if by_hand else "").strip()
+        except (EOFError, KeyboardInterrupt):
+            break
+        if line.startswith("/"):
+            answer = command(line, conversation)
+            if answer is None:
+                break
+            print(answer, file=sys.stdout if by_hand else sys.stderr)
+        elif line:
+            try:
+                reply = conversation.say(line)
+            except ValueError as error:
+                print(error, file=sys.stderr)
+                continue
+            print(f"bot: {reply}" if by_hand else reply, flush=True)
+    if by_hand:
+        print()

@@ -1,0 +1,281 @@
+"""To a faster form: a trained T5 for CTranslate2, measured against the one it was made of."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import torch
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+from sacrebleu.metrics import BLEU
+from torch.nn.utils.rnn import pad_sequence
+from transformers import AutoModelForSeq2SeqLM
+from transformers.utils.logging import disable_progress_bar
+
+from ..errors import UsageError
+from ..portable.context import encode_context
+from ..run_folder import check_writable, read_pairs, write_json
+from .exported_model import (
+    ABOUT,
+    FILES,
+    PLACE,
+    ExportedModel,
+    is_export,
+    require_ctranslate2,
+    weights_mark,
+)
+from .inference import generate_response, load
+
+CONVERTIBLE = ("t5", "mt5")
+BATCH, BEAMS = 16, 4
+EQUAL = {"float32": 0.99, "int8": 0.5}  # the least share of greedy replies that stay the same
+FALL, SHARE = 1.0, 0.1  # the most by which sacreBLEU may fall: points, or share if that is more
+WAYS = {"greedy": "one by one, greedy", "beams": f"batches of {BATCH}, {BEAMS} beams"}
+
+
+def export(
+    folder: str,
+    format: str = "ctranslate2",
+    quantization: str = "float32",
+    output: str | None = None,
+    samples: int = 200,
+) -> None:
+    """Write a trained T5 in CTranslate2's form, with which it answers faster on a CPU.
+
+    Replies, speed and sacreBLEU are compared on a sample of the test set, in one process in turn,
+    printed, and kept in export.json. An earlier export gives way only to one that passes.
+
+    Args:
+        folder: a run folder with predictions; it stays as it is.
+        format: ctranslate2.
+        quantization: float32, with which greedy replies stay the same, or int8.
+        output: the folder to write; `ctranslate2` in the run folder by default, where `load` finds
+            it.
+        samples: test contexts, evenly spaced.
+
+    Raises:
+        UsageError: CTranslate2 is not installed, the model is no T5, the output is something else,
+            or the replies diverge too far.
+    """
+    if format != "ctranslate2" or quantization not in EQUAL:
+        raise UsageError(
+            f"There is no {format!r} with {quantization!r}: the format is 'ctranslate2', the "
+            f"quantization one of {', '.join(EQUAL)}."
+        )
+    if samples < 2:
+        raise UsageError(f"samples is {samples}; it must be at least 2.")
+    require_ctranslate2()
+    place = Path(output or Path(folder) / PLACE).absolute()
+    if place.exists() and not is_export(place):
+        raise UsageError(f"{str(place)!r} exists and is no export: choose another output.")
+    disable_progress_bar()
+    model, tokenizer, _ = load(folder, "cpu", exported=False)
+    check_convertible(model)
+    pairs = read_pairs(folder, samples)
+    check_writable(place)
+    with TemporaryDirectory(prefix=".export-", dir=place.parent) as scratch:
+        part = Path(scratch) / "part"
+        part.mkdir()
+        about = {"format": format, "quantization": quantization, "weights": weights_mark(folder)}
+        about["parameters"] = model.num_parameters()
+        write_json(part / ABOUT, about)
+        for name in FILES:
+            if (Path(folder) / name).is_file():
+                shutil.copyfile(Path(folder) / name, part / name)
+        convert(folder, tokenizer, part, quantization)
+        with Progress(console=Console(stderr=True), transient=True) as progress:
+            task = progress.add_task("comparing replies", total=len(pairs))
+            figures = measure(
+                {"pytorch": model, "export": ExportedModel(part)},
+                tokenizer,
+                pairs,
+                lambda count: progress.advance(task, count),
+            )
+        print_figures(figures, quantization)
+        refusal = diverged(figures, quantization)
+        if refusal:
+            raise UsageError(refusal)
+        about |= {"ctranslate2": version("ctranslate2"), "threads": torch.get_num_threads()}
+        write_json(part / ABOUT, about | figures)
+        if place.exists():
+            place.rename(Path(scratch) / "old")
+        part.rename(place)
+    print(f"Written to {output or Path(folder) / PLACE}. On the CPU it answers in:")
+    print(f"  python -m seq2seq_dialog chat {output or folder}")
+
+
+def check_convertible(model) -> None:
+    """Refuse a model for which there is no conversion.
+
+    Raises:
+        UsageError: says what to do instead.
+    """
+    kind = model.config.model_type
+    if kind == "rnn_seq2seq":
+        raise UsageError(
+            "A recurrent model has no CTranslate2 form, and decodes fast enough without: answer "
+            "with the run folder itself."
+        )
+    if kind not in CONVERTIBLE:
+        raise UsageError(
+            f"A {kind} model cannot be exported, only {' and '.join(CONVERTIBLE)}: answer with the "
+            "run folder itself."
+        )
+
+
+def convert(folder: str | Path, tokenizer, output: Path, quantization: str) -> None:
+    """Write a T5 in CTranslate2's form.
+
+    Args:
+        folder: with the weights.
+        tokenizer: its own.
+        output: a folder that is there.
+        quantization: float32 or int8.
+    """
+    from ctranslate2.converters.transformers import T5Loader
+    from ctranslate2.specs.model_spec import OPTIONAL
+
+    class Loader(T5Loader):
+        """CTranslate2's conversion, and what it leaves out."""
+
+        def get_model_spec(self, model):
+            spec = super().get_model_spec(model)
+            # It goes by tie_word_embeddings, which transformers 5 sets for every T5.
+            scaled = getattr(model.config, "scale_decoder_outputs", False)
+            spec.decoder.scale_outputs = model.config.d_model**-0.5 if scaled else OPTIONAL
+            return spec
+
+        def get_vocabulary(self, model, tokenizer):
+            # It names the rows behind the last token like tokens that are there, <extra_id_0>, ...
+            rows = range(model.get_input_embeddings().num_embeddings)
+            tokens = tokenizer.convert_ids_to_tokens(list(rows))
+            return [f"<unused_{i}>" if token is None else token for i, token in enumerate(tokens)]
+
+        def set_config(self, config, model, tokenizer):
+            super().set_config(config, model, tokenizer)
+            config.layer_norm_epsilon = model.config.layer_norm_epsilon
+
+    # A model of its own: quantisation overwrites the weights.
+    model = AutoModelForSeq2SeqLM.from_pretrained(folder)
+    with torch.no_grad():
+        spec = Loader()(model, tokenizer)
+        spec.validate()
+        spec.optimize(quantization)
+        spec.save(str(output))
+
+
+def answer_one_by_one(contexts: Sequence, model, tokenizer) -> list[str]:
+    """Reply greedily to each context by itself."""
+    options = {"num_beams": 1, "do_sample": False}
+    return [generate_response(context, model, tokenizer, **options) for context in contexts]
+
+
+def answer_at_once(contexts: Sequence, model, tokenizer) -> list[str]:
+    """Reply to a batch of contexts, with beams."""
+    ids = [torch.tensor(encode_context(context, tokenizer)) for context in contexts]
+    mask = pad_sequence([torch.ones_like(row) for row in ids], batch_first=True)
+    input_ids = pad_sequence(ids, batch_first=True, padding_value=tokenizer.pad_token_id)
+    output_ids = model.generate(
+        input_ids=input_ids,  # (batch, source_len)
+        attention_mask=mask,
+        num_beams=BEAMS,
+        do_sample=False,
+    )  # (batch, target_len)
+    texts = tokenizer.batch_decode(output_ids, skip_special_tokens=True)
+    return [text.strip() for text in texts]
+
+
+def measure(models: dict, tokenizer, pairs: Sequence[dict], advance: Callable[[int], None]) -> dict:
+    """Let two models answer the same contexts in turn, in both `WAYS`.
+
+    Their saved settings hold, but for sampling and the number of beams.
+
+    Args:
+        models: `pytorch` and `export`.
+        pairs: `context` and `reference`.
+        advance: is told how many more contexts have been answered.
+
+    Returns:
+        `samples`; `equal_greedy`, how many greedy replies are the same in both; and for each way
+        and model `replies_per_second` and `bleu`.
+    """
+    ways = {"greedy": answer_one_by_one, "beams": answer_at_once}
+    runs = [(way, name) for way in ways for name in models]
+    replies, seconds = {run: [] for run in runs}, dict.fromkeys(runs, 0.0)
+    for way, name in runs:  # the first reply takes longer
+        ways[way]([pairs[0]["context"]], models[name], tokenizer)
+    for start in range(0, len(pairs), BATCH):
+        contexts = [pair["context"] for pair in pairs[start : start + BATCH]]
+        for way, name in runs if start % (2 * BATCH) else reversed(runs):
+            began = time.perf_counter()
+            replies[way, name] += ways[way](contexts, models[name], tokenizer)
+            seconds[way, name] += time.perf_counter() - began
+        advance(len(contexts))
+    references = [pair["reference"] for pair in pairs]
+    same = zip(*(replies["greedy", name] for name in models), strict=True)
+    figures = {"samples": len(pairs), "equal_greedy": sum(a == b for a, b in same)}
+    for way, name in runs:
+        bleu = BLEU(force=True).corpus_score(replies[way, name], [references]).score
+        speed = len(pairs) / seconds[way, name]
+        figures.setdefault(way, {})[name] = {"replies_per_second": speed, "bleu": bleu}
+    return figures
+
+
+def diverged(figures: dict, quantization: str) -> str | None:
+    """Word why an export is refused; None where it is good.
+
+    Args:
+        figures: what `measure` returns.
+        quantization: float32 or int8.
+    """
+    changed = figures["samples"] - figures["equal_greedy"]
+    allowed = max(1, int((1 - EQUAL[quantization]) * figures["samples"]))
+    reasons = []
+    if changed > allowed:
+        reasons.append(
+            f"{changed} of {figures['samples']} greedy replies have changed, {allowed} may"
+        )
+    for way, label in WAYS.items():
+        before, after = (figures[way][name]["bleu"] for name in ("pytorch", "export"))
+        least = before - max(FALL, SHARE * before)
+        if after < least:
+            reasons.append(
+                f"sacreBLEU ({label}) has fallen from {before:.2f} to {after:.2f}, below "
+                f"{least:.2f}"
+            )
+    if not reasons:
+        return None
+    way_out = {
+        "float32": "Answer with the run folder itself.",
+        "int8": "Try --quantization float32.",
+    }
+    return (
+        f"The export is not kept, since it answers too differently: {'; '.join(reasons)}. "
+        f"{way_out[quantization]}"
+    )
+
+
+def print_figures(figures: dict, quantization: str) -> None:
+    """Print speed and sacreBLEU of both models, and how many replies stay the same."""
+    console = Console(highlight=False, soft_wrap=True)
+    table = Table(title="Replies per second", title_justify="left")
+    table.add_column("", no_wrap=True)
+    for heading in ("PyTorch", quantization, "faster", "sacreBLEU"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for way, label in WAYS.items():
+        before, after = figures[way]["pytorch"], figures[way]["export"]
+        speeds = [side["replies_per_second"] for side in (before, after)]
+        table.add_row(
+            label,
+            *(f"{speed:.2f}" for speed in speeds),
+            f"{speeds[1] / speeds[0]:.2f} x",
+            f"{before['bleu']:.2f} -> {after['bleu']:.2f}",
+        )
+    console.print(table)
+    console.print(f"{figures['equal_greedy']} of {figures['samples']} greedy replies are the same.")

@@ -1,0 +1,230 @@
+"""An exported model: CTranslate2 answers on the CPU, by the options of `generate()`.
+
+The folder that `export` writes has a model in CTranslate2's form (model.bin, config.json,
+shared_vocabulary.json), the tokenizer's files, generation_config.json, and export.json, which says
+of which weights it is and how it compares with them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from copy import deepcopy
+from importlib.util import find_spec
+from pathlib import Path
+
+import torch
+from torch.nn.utils.rnn import pad_sequence
+from transformers import GenerationConfig
+
+from ..errors import UsageError
+
+logger = logging.getLogger(__name__)
+PLACE = "ctranslate2"  # of the export in a run folder
+ABOUT = "export.json"
+# What answering needs of a run besides its weights.
+FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "generation_config.json")
+FILES += ("special_tokens_map.json", "added_tokens.json", "spiece.model")
+# Options of `generate()`: what CTranslate2 calls them, and what transformers takes for None.
+OPTIONS = {
+    "max_new_tokens": ("max_decoding_length", 19),
+    "min_new_tokens": ("min_decoding_length", 0),
+    "num_beams": ("beam_size", 1),
+    "num_return_sequences": ("num_hypotheses", 1),
+    "length_penalty": ("length_penalty", 1.0),
+    "no_repeat_ngram_size": ("no_repeat_ngram_size", 0),
+    "repetition_penalty": ("repetition_penalty", 1.0),
+}
+SAMPLING = {
+    "temperature": ("sampling_temperature", 1.0),
+    "top_k": ("sampling_topk", 50),
+    "top_p": ("sampling_topp", 1.0),
+}
+# Without early_stopping, transformers searches on while a longer reply may beat the best so far,
+# CTranslate2 until it has `num_beams` times this many. With 2, all of several hundred searches of a
+# trained model found the reply of transformers; with 1, nine in ten did; more is only slower.
+PATIENCE = 2
+
+
+def is_export(folder: str | Path) -> bool:
+    """Tell whether `export` has written a folder."""
+    return (Path(folder) / ABOUT).is_file()
+
+
+def _about(folder: Path) -> dict:
+    return json.loads((folder / ABOUT).read_text(encoding="utf-8"))
+
+
+def require_ctranslate2() -> None:
+    """Refuse to go on without CTranslate2.
+
+    Raises:
+        UsageError: says how to install it.
+    """
+    if find_spec("ctranslate2") is None:
+        raise UsageError(
+            "An export needs CTranslate2, which is not installed: pip install ctranslate2"
+        )
+
+
+def weights_mark(folder: str | Path) -> str:
+    """Hash `FILES` of a run folder and samples of its weights: whether an export is still of it."""
+    digest = hashlib.blake2b(digest_size=8)
+    for name in FILES:
+        path = Path(folder) / name
+        digest.update(path.read_bytes() if path.is_file() else b"")
+    for path in sorted(Path(folder).glob("*.safetensors")):
+        size = path.stat().st_size
+        with open(path, "rb") as file:
+            for start in range(0, size, max(4096, size // 64)):
+                file.seek(start)
+                digest.update(file.read(4096))
+    return digest.hexdigest()
+
+
+def find_export(name: str | Path, device: torch.device, wanted: bool) -> Path | None:
+    """Find the export that answers for a model: the folder itself, or the one in a run folder.
+
+    Args:
+        name: a folder, or a name on the Hub.
+        device: which the answers are wanted on.
+        wanted: an export may answer.
+
+    Raises:
+        UsageError: it is an export, which answers on the CPU by CTranslate2 and not otherwise.
+    """
+    folder = Path(name)
+    if is_export(folder):
+        if device.type != "cpu" or not wanted:
+            otherwise = "by PyTorch" if device.type == "cpu" else f"on {device}"
+            raise UsageError(
+                f"{str(folder)!r} is an export, which answers on the CPU by CTranslate2: to answer "
+                f"{otherwise}, give the run folder it was made of."
+            )
+        require_ctranslate2()
+        return folder
+    inside = folder / PLACE
+    if device.type != "cpu" or not wanted or not is_export(inside):
+        return None
+    if find_spec("ctranslate2") is None:
+        logger.warning("%s is not used: pip install ctranslate2", inside)
+        return None
+    if _about(inside)["weights"] != weights_mark(folder):
+        logger.warning("%s is not used: %s has changed since; export it again", inside, folder)
+        return None
+    return inside
+
+
+class ExportedModel:
+    """A model that answers by CTranslate2, on the CPU, as the transformers one does it.
+
+    It has what answering needs of a transformers model: `generate`, `generation_config`, `device`,
+    `num_parameters`, `name_or_path`. Sampling is seeded here, once, from torch's seed.
+
+    Args:
+        folder: written by `export`.
+
+    Raises:
+        OSError, RuntimeError, ValueError: a file is missing or broken.
+    """
+
+    def __init__(self, folder: str | Path):
+        import ctranslate2
+
+        folder = Path(folder)
+        self.name_or_path = str(folder)
+        self.about = _about(folder)
+        self.device = torch.device("cpu")
+        self.generation_config = GenerationConfig.from_pretrained(folder)
+        vocabulary = (folder / "shared_vocabulary.json").read_text(encoding="utf-8")
+        self._tokens = json.loads(vocabulary)
+        self._ids = {token: i for i, token in enumerate(self._tokens)}
+        # CTranslate2 reads the seed when it first samples, and has no later way to set it.
+        ctranslate2.set_random_seed(torch.initial_seed() % 2**32)
+        self._translator = ctranslate2.Translator(
+            str(folder), device="cpu", intra_threads=torch.get_num_threads()
+        )
+
+    def num_parameters(self) -> int:
+        """Count the parameters of the model that was exported."""
+        return self.about["parameters"]
+
+    def generate(self, input_ids, attention_mask=None, **options) -> torch.Tensor:
+        """Reply to contexts, as a transformers model's `generate` does.
+
+        Replies are those of transformers, but for rounding: greedy ones, and with beams those of
+        `early_stopping=True`; without it, nearly all. With beams, `no_repeat_ngram_size` and
+        `min_new_tokens` work as with `renormalize_logits=True`, and `repetition_penalty` weighs
+        logits, where transformers weighs their log-softmax.
+
+        Args:
+            input_ids: (batch, source_len).
+            attention_mask: (batch, source_len); what is no padding by default.
+            options: those of `OPTIONS` and `SAMPLING`, `do_sample`, `early_stopping` (True or
+                False) and `max_length`; the saved settings by default.
+
+        Returns:
+            ids, from the start token to the end token, padded. (batch * replies each, target_len)
+
+        Raises:
+            UsageError: CTranslate2 has no such option, or does not take the value.
+        """
+        pad, start = (
+            self.generation_config.pad_token_id,
+            self.generation_config.decoder_start_token_id,
+        )
+        mask = input_ids.ne(pad) if attention_mask is None else attention_mask.bool()
+        sources = [
+            [self._tokens[i] for i in ids[keep].tolist()]
+            for ids, keep in zip(input_ids, mask, strict=True)
+        ]
+        options = self._translated(options)
+        try:
+            results = self._translator.translate_batch(sources, **options)
+        except (TypeError, ValueError) as error:
+            reason = str(error).splitlines()[0]
+            raise UsageError(f"CTranslate2 does not take {options}: {reason}") from error
+        replies = [
+            torch.tensor([start, *(self._ids[token] for token in tokens)])
+            for result in results
+            for tokens in result.hypotheses
+        ]
+        return pad_sequence(replies, batch_first=True, padding_value=pad)
+
+    def _translated(self, given: dict) -> dict:
+        """Turn options of `generate()`, over the saved settings, to those of CTranslate2."""
+        config = deepcopy(self.generation_config)
+        saved = {name for name in config.to_diff_dict() if not name.endswith(("_id", "_version"))}
+        known = {*OPTIONS, *SAMPLING, "do_sample", "early_stopping", "max_length"}
+        unknown = sorted((saved | given.keys()) - known)
+        if unknown:
+            raise UsageError(
+                f"An export does not know {', '.join(unknown)}, but {', '.join(sorted(known))}. "
+                "PyTorch may: load the run folder with exported=False."
+            )
+        config.update(**given)
+        if config.max_new_tokens is None and config.max_length is not None:
+            config.max_new_tokens = config.max_length - 1  # without the start token
+        names = OPTIONS | SAMPLING if config.do_sample else OPTIONS
+        options = {"max_input_length": 0, "return_end_token": True}
+        for name, (theirs, default) in names.items():
+            value = getattr(config, name)
+            options[theirs] = default if value is None else value
+        if config.do_sample:
+            if options["beam_size"] > 1:
+                raise UsageError(
+                    f"An export cannot sample with num_beams={config.num_beams}: set "
+                    "do_sample=False or num_beams=1."
+                )
+            if not options["sampling_temperature"] > 0:
+                raise UsageError(f"temperature is {config.temperature}; it must be above 0.")
+            options["sampling_topk"] = min(options["sampling_topk"], len(self._tokens))
+        elif options["beam_size"] > 1 and not config.early_stopping:
+            if not 0 <= options["length_penalty"] <= 1:
+                raise UsageError(
+                    f"An export cannot search with length_penalty={config.length_penalty} as long "
+                    "as PyTorch does: set early_stopping=True, or a value from 0 to 1."
+                )
+            options["patience"] = PATIENCE
+        return options

@@ -1,0 +1,140 @@
+"""Answering: load a trained folder, reply to a context, hold a conversation."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
+
+from ..errors import UsageError
+from ..portable.context import as_turns, encode_context
+from .exported_model import ExportedModel, find_export, is_export
+
+
+def load(
+    name: str | Path,
+    device: str | torch.device | None = None,
+    trust_remote_code: bool = False,
+    exported: bool = True,
+):
+    """Load a trained model for answering.
+
+    On the CPU the export inside a run folder answers for it, where there is one, CTranslate2 is
+    installed and the run has not changed since; `engine(model)` tells. It generates, and that is
+    all: for anything else of a PyTorch model, `exported=False`.
+
+    Args:
+        name: a run folder, an export, or a model repository on the Hub.
+        device: where the model goes; a GPU where there is one by default, the CPU for an export.
+        trust_remote_code: run model code that comes with the repository.
+        exported: let the export of a run folder answer for it.
+
+    Returns:
+        (model, tokenizer, device)
+
+    Raises:
+        UsageError: no encoder-decoder model can be loaded from there, or no such device is there.
+    """
+    if device is None:
+        gpu = None if is_export(name) else torch.accelerator.current_accelerator()
+        device = gpu or "cpu"
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise UsageError(f"The device {str(device)!r} cannot be used: {reason}") from error
+    device = torch.device(device)
+    export = find_export(name, device, exported)
+    if export is not None:
+        try:
+            return ExportedModel(export), AutoTokenizer.from_pretrained(export), device
+        except (OSError, ValueError, KeyError, RuntimeError) as error:
+            raise UsageError(
+                f"Cannot load the export {str(export)!r}; make it again by `python -m "
+                f"seq2seq_dialog export`. The reason given: {' '.join(str(error).split())[:400]}"
+            ) from error
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=trust_remote_code)
+        model = AutoModelForSeq2SeqLM.from_pretrained(name, trust_remote_code=trust_remote_code)
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        raise UsageError(
+            f"Cannot load a model from {str(name)!r}. Give a run folder (the output_dir of a "
+            "finished run) or the name of a model on the Hub. "
+            f"The reason given: {' '.join(str(error).split())[:400]}"
+        ) from error
+    return model.to(device).eval(), tokenizer, device
+
+
+def engine(model) -> str:
+    """Tell what a loaded model answers by: `PyTorch`, or `CTranslate2, int8`."""
+    if isinstance(model, ExportedModel):
+        return f"CTranslate2, {model.about['quantization']}"
+    return "PyTorch"
+
+
+@torch.no_grad()
+def generate_response(
+    context: str | Sequence, model, tokenizer, device=None, **generate_kwargs
+) -> str:
+    """Reply to a context.
+
+        generate_response("How are you?", model, tokenizer, device)
+        generate_response(["Hi!", "Hello, who is it?", "It's Ann."], model, tokenizer, num_beams=4)
+
+    Args:
+        context: a string (one turn, or several with `__eou__` between them), or a list of turns or
+            of messages, oldest first; cut from the left at whole turns where it is too long.
+        device: the model's own by default.
+        generate_kwargs: options of `model.generate()`; the model's saved settings by default.
+
+    Raises:
+        ValueError: the context holds no text.
+    """
+    input_ids = torch.tensor([encode_context(context, tokenizer)], device=device or model.device)
+    output_ids = model.generate(
+        input_ids=input_ids, attention_mask=torch.ones_like(input_ids), **generate_kwargs
+    )  # (1, target_len)
+    return tokenizer.decode(output_ids[0], skip_special_tokens=True).strip()
+
+
+class Conversation:
+    """A dialogue with a model that remembers its turns.
+
+    Args:
+        model, tokenizer: from `load`.
+        generate_kwargs: options of `model.generate()`, which may be changed between turns.
+    """
+
+    def __init__(self, model, tokenizer, **generate_kwargs):
+        self.model, self.tokenizer, self.generate_kwargs = model, tokenizer, generate_kwargs
+        self.reset()
+
+    def say(self, text: str) -> str:
+        """Say something and get the reply; both are remembered, unless replying fails.
+
+        Raises:
+            ValueError: the text is empty.
+        """
+        turns = [*self.turns, *as_turns(text)]
+        reply = self.reply_to(turns)
+        self._before.append(self.turns)
+        self.turns = [*turns, reply]
+        return reply
+
+    def reply_to(self, context) -> str:
+        """Reply to a context that is not remembered, with this conversation's settings."""
+        return generate_response(context, self.model, self.tokenizer, **self.generate_kwargs)
+
+    def undo(self) -> bool:
+        """Forget the last thing said and its reply; False where there is none."""
+        if not self._before:
+            return False
+        self.turns = self._before.pop()
+        return True
+
+    def reset(self) -> None:
+        """Forget everything."""
+        self.turns: list[str] = []
+        self._before: list[list[str]] = []

@@ -1,0 +1,108 @@
+"""The chat page of a model: on this machine, and as the files of a Space on the Hub.
+
+The page itself is defined once, in space/app.py, which a Space runs without this package.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from importlib.util import find_spec
+from pathlib import Path
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from transformers.utils.logging import disable_progress_bar
+
+from ..errors import UsageError
+from .inference import engine, generate_response, load
+
+SPACE = Path(__file__).parent / "space"
+GRADIO = "6.31.0"  # that a Space runs
+
+
+def space_files(
+    repo: str,
+    revision: str | None = None,
+    *,
+    private: bool = False,
+    openings: Sequence[str] = (),
+    title: str | None = None,
+) -> dict[str, bytes]:
+    """List what a Space that serves a model consists of.
+
+    Args:
+        repo: the model, `user/name`.
+        revision: the commit of the model that the Space runs, code included; without one, whatever
+            the model is when the Space starts.
+        private: the model is private: README.md tells how the Space gets to read it.
+        openings: what visitors may say first by a click, in the model's language.
+        title: of the Space; the model's name by default.
+
+    Returns:
+        The path in the repository, and the content.
+    """
+    title = title or f"Chat with {repo.split('/')[-1]}"
+    environment = Environment(
+        loader=FileSystemLoader(SPACE), undefined=StrictUndefined, keep_trailing_newline=True
+    )
+    readme = environment.get_template("README.md.jinja").render(
+        repo=repo, revision=revision, private=private, title=title, gradio=GRADIO
+    )
+    model = {"model": repo, "revision": revision, "openings": list(openings)}
+    return {
+        "README.md": readme.encode(),
+        "app.py": (SPACE / "app.py").read_bytes(),
+        "model.json": (json.dumps(model, indent=2, ensure_ascii=False) + "\n").encode(),
+        "requirements.txt": (SPACE / "requirements.txt").read_bytes(),
+    }
+
+
+def web(
+    folder: str,
+    device: str | None = None,
+    trust_remote_code: bool = False,
+    exported: bool = True,
+    port: int | None = None,
+) -> None:
+    """Serve the chat page of a model on this machine, for this machine alone, until Ctrl-C.
+
+    Args:
+        folder: a run folder, or a model repository on the Hub.
+        device: a GPU where there is one by default.
+        trust_remote_code: run model code that comes with the repository.
+        exported: let the export of a run folder answer for it.
+        port: by default the first free one from 7860 on.
+
+    Raises:
+        UsageError: Gradio is not installed, there is no such model, or the port is taken.
+    """
+    if find_spec("gradio") is None:
+        raise UsageError("The page needs Gradio, which is not installed: pip install gradio")
+    if port is not None and not 1 <= port <= 65535:
+        raise UsageError(f"port is {port}; it must be from 1 to 65535.")
+    from .space.app import LOOK, page
+
+    disable_progress_bar()
+    model, tokenizer, device = load(folder, device, trust_remote_code, exported)
+
+    def answer(messages: list[dict], **settings) -> str:
+        return generate_response(messages, model, tokenizer, **settings)
+
+    demo = page(answer, model, tokenizer, str(folder))
+    where = {"server_name": "127.0.0.1", "server_port": port, "share": False}
+    try:
+        demo.launch(**where, prevent_thread_lock=True, quiet=True, **LOOK)
+    except OSError as error:
+        raise UsageError(
+            f"Port {port or '7860 and the next 99'} cannot be used, most likely because another "
+            "program uses it: choose another with --port."
+        ) from error
+    print(
+        f"{folder} by {engine(model)}, on {device}: {demo.local_url}  (Ctrl-C ends it)", flush=True
+    )
+    with suppress(KeyboardInterrupt):
+        while True:
+            time.sleep(1)
+    demo.close(verbose=False)

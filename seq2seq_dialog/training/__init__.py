@@ -1,0 +1,1 @@
+"""Training: the Trainer, its evaluations, resuming, adversarial training."""

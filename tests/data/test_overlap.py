@@ -1,0 +1,433 @@
+"""What stands in more than one split: every count against dialogues made for it."""
+
+import random
+import re
+import sys
+
+import numpy as np
+import pytest
+from datasets import Dataset, DatasetDict
+from helpers.corpus import SAMPLES, rows_of
+from rich.console import Console
+
+from seq2seq_dialog.data import overlap
+from seq2seq_dialog.data.overlap import audit, audit_data, print_audit, warning, without_overlap
+from seq2seq_dialog.data.rows import load_rows
+from seq2seq_dialog.errors import UsageError
+from seq2seq_dialog.run_folder import read_json
+from seq2seq_dialog.settings import DataArguments
+
+CONTEXTS = {"one_turn": 1, "three_turns": 3, "full_context": 99}
+# Utterances of four and more words, all different.
+LONG = [f"this is utterance number {n} ." for n in range(40)]
+
+
+def splits_of(**dialogues: list[list[str]]) -> DatasetDict:
+    return DatasetDict({name: rows_of(turns) for name, turns in dialogues.items()})
+
+
+def plain(turns) -> tuple[str, ...]:
+    return tuple("".join(c for c in turn.casefold() if c.isalnum()) for turn in turns)
+
+
+def pairs(turns, context: int):
+    turns = plain(turns)
+    return [(turns[max(0, t - context) : t], turns[t]) for t in range(1, len(turns))]
+
+
+def said(turns) -> set[str]:
+    return {p for t, p in zip(turns, plain(turns), strict=True) if p and len(t.split()) >= 4}
+
+
+def by_hand(splits: dict[str, list[list[str]]]) -> dict:
+    """The counts of `audit`, by its definitions word for word and one dialogue at a time."""
+    train, counts, clean = splits["train"], {}, {}
+    ways = {"exact": tuple, "normalised": plain}
+
+    def overlap(dialogue, other):
+        return said(dialogue) and 2 * len(said(dialogue) & said(other)) >= len(said(dialogue))
+
+    for name, dialogues in splits.items():
+        keys = {kind: [way(turns) for turns in dialogues] for kind, way in ways.items()}
+        counts[name] = {
+            "dialogues": len(dialogues),
+            "pairs": sum(len(turns) - 1 for turns in dialogues),
+            "copies": {kind: len(keys[kind]) - len(set(keys[kind])) for kind in ways},
+        }
+        if name == "train":
+            continue
+        counts[name]["dialogues_in"] = {
+            other: {
+                kind: sum(key in [way(turns) for turns in splits[other]] for key in keys[kind])
+                for kind, way in ways.items()
+            }
+            for other in splits
+            if other != name
+        }
+        counts[name]["pairs_in_train"] = {}
+        for context, turns in CONTEXTS.items():
+            known = {pair for dialogue in train for pair in pairs(dialogue, turns)}
+            seen = [[pair in known for pair in pairs(d, turns)] for d in dialogues]
+            counts[name]["pairs_in_train"][context] = sum(map(sum, seen))
+            if turns == 1:
+                one_turn = seen
+        related = [any(overlap(d, other) for other in train) for d in dialogues]
+        copied = [plain(d) in {plain(other) for other in train} for d in dialogues]
+        clean[name] = [
+            not (bad or copy or pair)
+            for bad, copy, row in zip(related, copied, one_turn, strict=True)
+            for pair in row
+        ]
+        counts[name] |= {"overlapping": sum(related), "clean_pairs": sum(clean[name])}
+    held_out = [d for name, dialogues in splits.items() if name != "train" for d in dialogues]
+    keys = [plain(turns) for turns in train]
+    stay = [
+        key not in keys[:i] and key not in [plain(d) for d in held_out]
+        for i, key in enumerate(keys)
+    ]
+    keep = [
+        first and not any(overlap(d, turns) for d in held_out)
+        for first, turns in zip(stay, train, strict=True)
+    ]
+    sizes = np.array([len(turns) - 1 for turns in train], int)
+    return {
+        "splits": counts,
+        "train_without_copies": {"dialogues": sum(stay), "pairs": int(sizes[stay].sum())},
+        "train_without_overlap": {"dialogues": sum(keep), "pairs": int(sizes[keep].sum())},
+        "clean": clean,
+        "keep": np.repeat(keep, sizes).tolist(),
+    }
+
+
+def as_lists(found: dict) -> dict:
+    clean = {name: mask.tolist() for name, mask in found["clean"].items()}
+    return found | {"clean": clean, "keep": found["keep"].tolist()}
+
+
+def random_splits(seed: int) -> dict[str, list[list[str]]]:
+    """Dialogues of few utterances, so that everything there is to count happens."""
+    rng = random.Random(seed)
+    texts = [*LONG, *(text.upper() for text in LONG), *["Yes.", "yes", "No.", "! ! ! !"] * 5]
+
+    def dialogues(count):
+        return [rng.choices(texts, k=rng.randint(2, 6)) for _ in range(count)]
+
+    splits = {"train": dialogues(30), "validation": dialogues(15), "test": dialogues(15)}
+    for name, other in (("train", "test"), ("test", "validation"), ("train", "train")):
+        splits[name] += rng.sample(splits[other], 2)
+    return splits
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_all_counts_are_those_of_a_count_by_hand(seed):
+    splits = random_splits(seed)
+    expected = by_hand(splits)
+    assert as_lists(audit(splits_of(**splits))) == expected
+    counts = expected["splits"]["test"]  # the splits are not such that everything is nought
+    assert 0 < counts["overlapping"] < counts["dialogues"] and counts["clean_pairs"] > 0
+    assert expected["train_without_overlap"]["pairs"] > 0
+
+
+def test_the_official_dailydialog_is_as_it_was_counted(shared_data, tmp_path):
+    args = DataArguments(
+        data=str(shared_data / "dailydialog"), detokenize=False, data_cache=str(tmp_path)
+    )
+    rows, _ = load_rows(args)
+    found = audit(rows)
+    counts = found["splits"]
+    train, validation, test = (counts[name] for name in ("train", "validation", "test"))
+    sizes = [[split["dialogues"], split["pairs"]] for split in (train, validation, test)]
+    assert sizes == [[11118, 76052], [1000, 7069], [1000, 6740]]
+    assert train["copies"] == {"exact": 569, "normalised": 879}
+    assert validation["copies"] == {"exact": 5, "normalised": 7}
+    assert test["copies"] == {"exact": 4, "normalised": 4}
+    assert validation["dialogues_in"]["train"]["normalised"] == 122
+    assert test["dialogues_in"]["train"]["normalised"] == 149
+    assert validation["dialogues_in"]["test"]["normalised"] == 11
+    assert test["dialogues_in"]["validation"]["normalised"] == 11
+    assert list(test["pairs_in_train"].values()) == [1622, 1409, 1246]
+    shares = [round(100 * n / 6740, 1) for n in test["pairs_in_train"].values()]
+    assert shares == [24.1, 20.9, 18.5]
+    shares = [round(100 * n / 7069, 1) for n in validation["pairs_in_train"].values()]
+    assert shares == [20.6, 18.1, 16.5]
+    assert (validation["overlapping"], test["overlapping"]) == (215, 275)
+    assert found["train_without_copies"] == {"dialogues": 9973, "pairs": 68271}
+    assert warning(found).startswith("Warning: 24.1 % of the test pairs (1,622 of 6,740")
+
+    again = audit(without_overlap(rows, found))["splits"]
+    assert again["train"]["copies"] == {"exact": 0, "normalised": 0}
+    for name in ("validation", "test"):
+        assert again[name]["dialogues_in"]["train"] == {"exact": 0, "normalised": 0}
+        assert again[name]["overlapping"] == 0
+
+
+def test_copies_are_found_whatever_their_case_and_punctuation():
+    train = [["Hello , Ann !", "Hi ."], ["hello, ann", "HI"], ["Hello , Ann !", "Hi ."], ["A", "B"]]
+    test = [["HELLO ANN", "hi"], ["Hello , Ann !", "Hi ."], ["Hello , Ann !", "Hi .", "Bye ."]]
+    counts = audit(splits_of(train=train, test=test))["splits"]
+    assert counts["train"]["copies"] == {"exact": 1, "normalised": 2}
+    assert counts["test"]["copies"] == {"exact": 0, "normalised": 1}
+    assert counts["test"]["dialogues_in"] == {"train": {"exact": 1, "normalised": 2}}
+
+
+def test_the_same_words_cut_otherwise_are_another_dialogue():
+    found = audit(splits_of(train=[["ab", "c"], ["a b c", "d", "e"]], test=[["a", "bc"]]))
+    assert found["splits"]["test"]["dialogues_in"] == {"train": {"exact": 0, "normalised": 0}}
+    assert found["splits"]["train"]["copies"] == {"exact": 0, "normalised": 0}
+
+
+def test_normalised_text_is_what_isalnum_holds_for():
+    characters = "".join(map(chr, range(sys.maxunicode + 1)))
+    expected = "".join(filter(str.isalnum, characters.casefold()))
+    assert overlap.normalised(characters) == expected
+
+
+@pytest.mark.parametrize(
+    ("dialogue", "expected"),
+    [
+        (["x", "D", "E"], (1, 0, 0)),
+        (["x", "B", "C", "D", "E"], (3, 1, 0)),
+        (["D", "E"], (1, 0, 0)),  # of a context of one turn alone, train has none
+        (["B", "C", "D", "E"], (3, 1, 0)),  # train has the three turns, with others before them
+        (["a.", "b?"], (1, 1, 1)),
+        (["A", "B", "C", "D", "E"], (4, 4, 4)),
+        (["B", "A"], (0, 0, 0)),
+        (["A", "C"], (0, 0, 0)),
+    ],
+)
+def test_pairs_stand_in_train_with_so_much_of_their_context(dialogue, expected):
+    found = audit(splits_of(train=[["A", "B", "C", "D", "E"], ["v", "w"]], test=[dialogue]))
+    assert tuple(found["splits"]["test"]["pairs_in_train"].values()) == expected
+
+
+@pytest.mark.parametrize(
+    ("train", "test", "expected"),
+    [
+        ([LONG[:2]], LONG[:4], 1),  # exactly half
+        ([LONG[:2]], LONG[:5], 0),
+        ([[LONG[0], "a"], [LONG[1], "b"]], LONG[:4], 0),  # half, but not in one dialogue
+        ([[text.upper() for text in LONG[:2]]], LONG[:4], 1),
+        ([LONG[:9]], [LONG[3], LONG[0]], 1),
+        ([[LONG[0], "x"]], [LONG[0], "No.", "Oh, I see.", "! ! ! !"], 1),  # the others do not count
+        ([["No.", "Oh, I see.", "! ! ! !"]], [LONG[0], "Oh, I see.", "No.", "? ? ? ?"], 0),
+        ([["Oh , I see .", "x"]], ["Oh , I see .", "y"], 1),  # five words as the text stands
+        ([["Oh, I see.", "x"]], ["Oh, I see.", "y"], 0),
+        ([[LONG[0], "x"]], [LONG[0], LONG[0], LONG[1], LONG[2]], 0),  # each counts once
+    ],
+)
+def test_overlap_is_half_of_what_is_long_in_one_training_dialogue(train, test, expected):
+    found = audit(splits_of(train=train, test=[["p", "q"], test]))
+    assert found["splits"]["test"]["overlapping"] == expected
+    assert found["clean"]["test"][0]
+
+
+def test_clean_rows_are_told_one_by_one():
+    train = [["Yes.", "No."], LONG[:4]]
+    test = [
+        ["Hi.", "Yes.", "No.", "Bye."],  # its second pair stands in train
+        ["yes", "no"],  # a copy, too short to overlap
+        [LONG[5], "Really?", LONG[0]],  # half of it
+        [LONG[5], LONG[6], "Oh."],
+    ]
+    found = audit(splits_of(train=train, validation=[["a", "b"]], test=test))
+    row = [True, False, True, False, False, False, True, True]
+    assert found["clean"]["test"].tolist() == row and found["clean"]["test"].dtype == bool
+    assert found["clean"]["validation"].tolist() == [True]
+    assert found["splits"]["test"]["clean_pairs"] == sum(row)
+
+
+def test_train_without_overlap_is_what_keep_says():
+    train = [
+        ["Hi.", "Ho.", "Hu."],  # stays
+        ["hi", "ho", "hu"],  # a copy of it
+        ["One.", "Two."],  # stands in validation
+        [LONG[0], "Oh."],  # holds half of a test dialogue
+        [LONG[2], "Oh.", "Well."],  # stays: it holds a third of one
+    ]
+    test = [[LONG[0], LONG[1]], LONG[2:5]]
+    rows = splits_of(train=train, validation=[["one", "two"]], test=test)
+    found = audit(rows)
+    assert found["keep"].tolist() == [True, True, False, False, False, False, True, True]
+    assert found["train_without_copies"] == {"dialogues": 3, "pairs": 5}
+    assert found["train_without_overlap"] == {"dialogues": 2, "pairs": 4}
+    left = without_overlap(rows, found)
+    assert list(left) == list(rows) and left["test"] is rows["test"]
+    assert left["train"][:] == rows["train"].select([0, 1, 6, 7])[:]
+    assert left["train"]._fingerprint == without_overlap(rows, found)["train"]._fingerprint
+    assert audit(left)["keep"].all()  # rows that were taken out are read as well
+    with pytest.raises(ValueError, match="found has 8 training rows, but there are 4"):
+        without_overlap(left, found)
+
+
+def test_train_that_is_all_overlap_is_refused():
+    rows = splits_of(train=[["a", "b"]], test=[["A", "B"]])
+    with pytest.raises(UsageError, match="no training pair is left"):
+        without_overlap(rows, audit(rows))
+
+
+@pytest.mark.parametrize(
+    "names", [("test", "train", "validation"), ("validation", "test", "train")]
+)
+def test_the_order_of_the_splits_does_not_matter(names):
+    splits = random_splits(0)
+    found = audit(splits_of(**{name: splits[name] for name in names}))
+    assert as_lists(found) == as_lists(audit(splits_of(**splits)))
+    assert list(found["splits"]) == ["train", "validation", "test"]
+
+
+@pytest.mark.parametrize("missing", ["validation", "test"])
+def test_a_split_may_be_missing(missing):
+    splits = {name: turns for name, turns in random_splits(0).items() if name != missing}
+    found = audit(splits_of(**splits))
+    assert as_lists(found) == by_hand(splits)
+    print_audit(found, Console(quiet=True))
+
+
+def test_train_alone_has_copies_to_count():
+    found = audit(splits_of(train=[["a", "b"], ["A", "B"], ["c", "d"]]))
+    assert found["splits"]["train"]["copies"] == {"exact": 0, "normalised": 1}
+    assert found["keep"].tolist() == [True, False, True] and found["clean"] == {}
+    assert warning(found) is None
+
+
+@pytest.mark.parametrize("name", ["train", "validation", "test"])
+def test_a_split_may_be_empty(name):
+    splits = random_splits(0) | {name: []}
+    rows = splits_of(**splits)
+    assert as_lists(audit(rows)) == by_hand(splits)
+    rows[name] = splits_of(train=[["a", "b"]])["train"].select([])
+    assert as_lists(audit(rows)) == by_hand(splits)
+
+
+def test_a_dialogue_that_is_cut_short_is_what_its_rows_hold():
+    splits = random_splits(1)
+    rows = splits_of(**splits)
+    sizes = np.cumsum([len(turns) - 1 for turns in splits["train"]])
+    cut = next(i for i in range(5, 30) if sizes[i] - sizes[i - 1] > 2)  # in its middle
+    rows["train"] = rows["train"].select(range(sizes[cut] - 2))
+    splits["train"] = [*splits["train"][:cut], splits["train"][cut][:-2]]
+    assert as_lists(audit(rows)) == by_hand(splits)
+
+
+def test_rows_out_of_order_are_refused():
+    rows = splits_of(train=[["a", "b", "c"], ["d", "e", "f"]])
+    for order, row in ([1, 0], 0), ([0, 2, 3, 1], 3):
+        with pytest.raises(UsageError, match=f"row {row} has turn 2, but the rows of a dialogue"):
+            audit(DatasetDict(train=rows["train"].select(order)))
+
+
+def test_another_split_is_refused():
+    with pytest.raises(UsageError, match="'dev'; splits that are looked through are train, val"):
+        audit(splits_of(train=[["a", "b"]], dev=[["a", "b"]]))
+
+
+def test_reading_and_comparing_piece_by_piece_changes_nothing(monkeypatch):
+    splits = random_splits(2)
+    for name, value in {"ROWS": 2, "PART": 7, "BLOCK": 1}.items():
+        monkeypatch.setattr(overlap, name, value)
+    assert as_lists(audit(splits_of(**splits))) == by_hand(splits)
+
+
+def test_an_utterance_that_everybody_says_is_followed_to_some_only(monkeypatch):
+    greeting = "how can I help you ?"
+    train = [[greeting, f"answer {n}"] for n in range(8)]
+    train.append([greeting, LONG[0], LONG[1]])
+    test = [[greeting, "Oh."], [greeting, LONG[0], LONG[1], LONG[2]]]
+    rows = splits_of(train=train, test=test)
+    everyone = audit(rows)
+    assert everyone["splits"]["test"]["overlapping"] == 2
+    assert everyone["train_without_overlap"]["dialogues"] == 0
+    monkeypatch.setattr(overlap, "MOST", 3)
+    found = audit(rows)  # the last one is found by what is rare, and is compared as a whole
+    assert found["splits"]["test"]["overlapping"] == 2
+    assert np.flatnonzero(~found["keep"]).tolist() == [0, 1, 2, 8, 9]
+
+
+def test_the_warning_is_given_above_one_percent():
+    train = [["Yes.", "No."]]
+    for others, expected in (98, True), (99, False):
+        test = [["yes", "no"], *([f"{n}", "x"] for n in range(others))]
+        said = warning(audit(splits_of(train=train, test=test)))
+        assert bool(said) == expected
+    assert warning(audit(splits_of(train=train, validation=[["yes", "no"]]))) is None
+    said = warning(audit(splits_of(train=train, test=[["yes", "no", "why"], ["a", "b"]])))
+    assert "33.3 % of the test pairs (1 of 3, with" in said and "the 2 clean pairs" in said
+
+
+@pytest.fixture
+def leaky(tmp_path):
+    """A folder with splits; a training and a test dialogue are one."""
+    dialogues = {
+        "train": [["Hi , Ann !", "Hello ."], ["Who is it ?", "It's me ."]],
+        "test": [["hi, Ann", "hello", "Bye."], ["Where ?", "Here ."], ["hi ann", "hello"]],
+    }
+    for name, turns in dialogues.items():
+        (tmp_path / "data" / name).mkdir(parents=True)
+        text = "".join(" __eou__ ".join(d) + " __eou__\n" for d in turns)
+        (tmp_path / "data" / name / f"dialogues_{name}.txt").write_text(text)
+    return str(tmp_path / "data")
+
+
+def test_the_verb_prints_warns_and_writes(leaky, tmp_path, capsys):
+    output = tmp_path / "new" / "audit.json"
+    found = audit_data(leaky, output=output)
+    printed = capsys.readouterr().out
+    assert re.search(r"in train, normalised +│ +│ +1 \(33\.3 %\)", printed)
+    assert "Warning: 50.0 % of the test pairs (2 of 4," in printed
+    assert f"Written to {output}" in printed
+    content = read_json(output)
+    assert content["splits"] == found["splits"]
+    assert content["train_without_overlap"] == {"dialogues": 1, "pairs": 1}
+    assert content["clean"] == {"test": ["dialogues_test:1:2", "dialogues_test:2:1"]}
+    assert content["drop"] == ["dialogues_train:1"]
+    assert content["detokenize"] is True and content["data"] == leaky
+    counted = {key for split in content["splits"].values() for key in split}
+    counted |= {key for key in content if key.startswith("train_")}
+    assert counted - content["definitions"].keys() == {"dialogues", "pairs", "clean_pairs"}
+
+
+def test_detokenizing_moves_only_what_goes_by_the_text_itself(leaky, tmp_path):
+    natural, spaced = (
+        audit_data(leaky, output=tmp_path / "audit.json", detokenize=value)
+        for value in (True, False)
+    )
+    assert as_lists(natural) == as_lists(spaced)
+    assert read_json(tmp_path / "audit.json")["detokenize"] is False
+
+
+def test_a_single_file_is_split_so_that_nothing_stands_on_both_sides(tmp_path, capsys):
+    found = audit_data(str(SAMPLES), output=tmp_path / "audit.json")
+    assert list(found["splits"]) == ["train", "validation", "test"] and found["keep"].all()
+    assert "Warning" not in capsys.readouterr().out
+    assert read_json(tmp_path / "audit.json")["drop"] == []
+
+
+def test_a_wrong_output_or_source_is_one_clear_message(leaky, tmp_path):
+    with pytest.raises(UsageError, match=r"output is 'audit\.txt'; it must end in \.json"):
+        audit_data(leaky, output="audit.txt")
+    (tmp_path / "file").touch()
+    with pytest.raises(UsageError, match="Cannot write to"):
+        audit_data(leaky, output=tmp_path / "file" / "audit.json")
+    with pytest.raises(UsageError, match=r"missing\.txt"):
+        audit_data(str(tmp_path / "missing.txt"), output=tmp_path / "audit.json")
+    assert not (tmp_path / "audit.json").exists()
+
+
+def test_rows_may_begin_in_the_middle_of_a_dialogue():
+    def split(*rows):
+        names = ("dialogue_id", "turn", "context", "response")
+        return Dataset.from_list([dict(zip(names, row, strict=True)) for row in rows])
+
+    train = split(
+        ("a", 1, ["one", "two", "three"], "four"), ("a", 2, ["one", "two", "three", "four"], "five")
+    )
+    test = split(
+        ("x", 1, ["three"], "four"),
+        ("y", 1, ["zero", "two", "three"], "four"),
+        ("z", 1, ["one", "two", "three"], "four"),
+        ("w", 1, ["three", "two", "one"], "four"),
+        ("v", 1, ["one", "four"], "five"),
+    )
+    counts = audit(DatasetDict(train=train, test=test))["splits"]["test"]
+    assert counts["pairs_in_train"] == {"one_turn": 4, "three_turns": 1, "full_context": 1}
+    assert counts["dialogues"] == counts["pairs"] == 5

@@ -1,0 +1,101 @@
+"""The model beside its baselines, on all pairs and clean ones."""
+
+import numpy as np
+import pytest
+from helpers.corpus import rows_of, sample_dialogues
+
+from seq2seq_dialog.evaluation.metrics import ReplyMetric
+from seq2seq_dialog.evaluation.scoring import (
+    FREQUENT,
+    HUMAN,
+    MODEL,
+    NEAREST,
+    RANDOM,
+    describe,
+    evaluate,
+)
+
+DECODING = {"num_beams": 1, "do_sample": False, "max_new_tokens": 40, "temperature": 1.0}
+
+
+@pytest.fixture(scope="module")
+def pairs():
+    """Training rows, evaluated rows, which are clean, and predictions that copy the reference."""
+    dialogues = sample_dialogues(60)
+    train, rows = rows_of(dialogues[:50]), rows_of(dialogues[45:])
+    clean = np.array([int(row["dialogue_id"]) >= 5 for row in rows])
+    predictions = [
+        {**row, "reference": row["response"], "reply": row["response"], "nll": 6.0, "tokens": 3}
+        for row in rows
+    ]
+    return train, rows, clean, predictions
+
+
+def test_systems_protocols_and_subsets(pairs):
+    train, rows, clean, predictions = pairs
+    found = evaluate(predictions, train, rows, clean, "test", DECODING)
+    cells = {(r["system"], r["protocol"], r["subset"]): r for r in found["results"]}
+    systems = (MODEL, NEAREST, RANDOM, FREQUENT)
+    assert cells.keys() == {
+        (s, p, subset)
+        for s in systems
+        for p in ("default", "plato")
+        for subset in ("full", "clean")
+    }
+    full, part = cells[MODEL, "default", "full"], cells[MODEL, "default", "clean"]
+    assert full["pairs"] == len(rows) and part["pairs"] == clean.sum() < len(rows)
+    assert full["metrics"]["bleu"] == pytest.approx(100)
+    assert full["metrics"]["perplexity"] == pytest.approx(np.exp(2))
+    assert full["decoding"] == "greedy, max_new_tokens=40" and "nrefs:1" in full["signature"]
+    assert set(full["intervals"]) >= {"bleu", "rouge_l", "chrf", "perplexity"}
+    # Half of the evaluated dialogues stand in train: there the nearest context has the reply.
+    nearest = [cells[NEAREST, "default", subset]["metrics"]["bleu"] for subset in ("full", "clean")]
+    assert nearest[0] > 30 > 10 > nearest[1]
+    assert found["quality"][MODEL]["full"]["length_ratio"] == 1
+    assert sum(group["pairs"] for group in found["quality"][MODEL]["by_turn"]) == len(rows)
+    assert all("the model beats the" in sentence for sentence in found["verdict"])
+
+
+def test_a_subset_is_scored_like_a_test_set_of_its_own(pairs):
+    train, rows, clean, predictions = pairs
+    predictions = [row | {"reply": f"{row['reply']} indeed"} for row in predictions]
+    found = evaluate(predictions, train, rows, clean, "test", DECODING)
+    part = next(r for r in found["results"] if (r["system"], r["subset"]) == (MODEL, "clean"))
+    kept = [row for row, flag in zip(predictions, clean, strict=True) if flag]
+    alone = ReplyMetric(keep_in_memory=True).compute(
+        predictions=[row["reply"] for row in kept], references=[row["reference"] for row in kept]
+    )
+    assert part["metrics"]["bleu"] == alone["bleu"] and part["metrics"]["chrf"] == alone["chrf"]
+
+
+def test_a_model_that_says_the_same_is_said_not_to_beat_the_baselines(pairs):
+    train, rows, _, predictions = pairs
+    predictions = [row | {"reply": "I don't know."} for row in predictions]
+    found = evaluate(predictions, train, rows, np.zeros(len(rows), bool), "test", DECODING)
+    assert {row["subset"] for row in found["results"]} == {"full"}  # nothing is clean
+    assert found["verdict"][0].startswith(
+        "On all pairs the model does not beat the nearest training context: below in sacreBLEU"
+    )
+
+
+def test_several_references(pairs):
+    train, rows, clean, predictions = pairs
+    several = [[row["reference"].lower(), "so it is", "i see", "well", ""] for row in predictions]
+    found = evaluate(predictions, train, rows, clean, "test", DECODING, several=several)
+    systems = {r["system"] for r in found["results"] if r["protocol"] == "multiref-4"}
+    assert systems == {MODEL, NEAREST, RANDOM, FREQUENT, HUMAN}
+    assert {r["system"] for r in found["results"] if r["protocol"] == "multiref"} == systems - {
+        HUMAN
+    }
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({}, "greedy, max_new_tokens=40"),
+        ({"num_beams": 4}, "beam search, num_beams=4, max_new_tokens=40"),
+        ({"do_sample": True, "temperature": 0.7}, "sampling, max_new_tokens=40, temperature=0.7"),
+    ],
+)
+def test_decoding_is_named(changes, words):
+    assert set(describe(DECODING | changes).split(", ")) == set(words.split(", "))

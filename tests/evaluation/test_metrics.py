@@ -1,0 +1,217 @@
+"""Metrics against figures worked out by hand and against second implementations."""
+
+import json
+import math
+import random
+import subprocess
+import sys
+import warnings
+
+import nltk
+import pytest
+import sacrebleu
+from nltk.translate.bleu_score import SmoothingFunction, sentence_bleu
+from rouge_score.rouge_scorer import RougeScorer
+
+from seq2seq_dialog.evaluation.metrics import (
+    ReplyMetric,
+    distinct,
+    entropy,
+    perplexity,
+    plato_bleu,
+    self_bleu,
+    unigram_perplexity,
+)
+from seq2seq_dialog.settings import REPLY_METRICS
+
+PREDICTIONS = ["the cat sat on the mat", "", "hello there", "a b c d e f"]
+REFERENCES = ["the cat sat on the mat", "nothing", "hello there friend of mine", "a b x d e f"]
+
+
+def compute(predictions, references):
+    return ReplyMetric(keep_in_memory=True).compute(predictions=predictions, references=references)
+
+
+def test_identical_replies_score_100():
+    result = compute(["the cat sat on the mat"], ["the cat sat on the mat"])
+    for name in ("bleu", "bleu_1", "bleu_2", "bleu_3", "bleu_4", "chrf"):
+        assert result[name] == pytest.approx(100)
+    for name in ("rouge_1", "rouge_2", "rouge_l"):
+        assert result[name] == pytest.approx(100)
+    assert result["reply_words"] == result["reference_words"] == 6
+
+
+def test_empty_replies_score_0():
+    result = compute(["", ""], ["hello there", "you"])
+    assert {result[n] for n in ("bleu", "bleu_1", "chrf", "rouge_1", "distinct_1")} == {0}
+    assert (result["reply_words"], result["reference_words"]) == (0, 1.5)
+
+
+def test_bleu_by_hand():
+    # Clipped matches over totals: unigrams 3/4, bigrams 2/3; brevity exp(1 - 5/4).
+    result = compute(["a b c x"], ["a b c d e"])
+    brevity = math.exp(1 - 5 / 4)
+    assert result["bleu_1"] == pytest.approx(100 * brevity * 3 / 4)
+    assert result["bleu_2"] == pytest.approx(100 * brevity * math.sqrt(3 / 4 * 2 / 3))
+
+
+def test_rouge_by_hand():
+    # One shared word of one and of two: precision 1, recall 1/2, F1 2/3; no bigram.
+    result = compute(["hello"], ["hello you"])
+    assert result["rouge_1"] == result["rouge_l"] == pytest.approx(200 / 3)
+    assert result["rouge_2"] == 0
+
+
+def test_words_of_other_scripts_count():
+    result = compute(["добрый день, Анна"], ["Добрый день Анна"])
+    assert result["rouge_1"] == result["rouge_l"] == pytest.approx(100)
+
+
+def test_what_best_may_mean_is_computed():
+    assert set(REPLY_METRICS) <= set(compute(["a b"], ["a b"]))
+
+
+@pytest.mark.parametrize(
+    ("replies", "n", "expected"),
+    [
+        (["a a a a"], 1, 25),
+        (["A a", "b"], 1, 200 / 3),
+        (["a b", "a b"], 2, 50),
+        (["a", "b"], 2, 0),  # no bigram crosses replies
+        ([""], 1, 0),
+        ([], 1, 0),
+    ],
+)
+def test_distinct_by_hand(replies, n, expected):
+    assert distinct(replies, n) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("replies", "n", "expected"),
+    [
+        (["a b", "A c"], 1, 0.5 * math.log(2) + 0.5 * math.log(4)),  # a twice, b, c
+        (["a b", "a b", "b c"], 2, math.log(3) - 2 / 3 * math.log(2)),
+        (["a b c d", "e f g h"], 4, math.log(2)),
+        (["a a a a"], 1, 0),
+        (["a", "b"], 2, 0),  # no bigram crosses replies
+        ([], 1, 0),
+    ],
+)
+def test_entropy_by_hand(replies, n, expected):
+    assert entropy(replies, n) == pytest.approx(expected)
+
+
+def test_perplexity_of_a_uniform_guess_is_the_number_of_choices():
+    assert perplexity(nll=10 * math.log(7), tokens=10) == pytest.approx(7)
+    assert perplexity(nll=1e6, tokens=10) == math.inf
+
+
+def test_unigram_perplexity_by_hand():
+    # Tokens 0 0 1 of a vocabulary of 3: smoothed 3/6, 2/6, 1/6.
+    expected = math.exp(-(math.log(3 / 6) + math.log(1 / 6)) / 2)
+    assert unigram_perplexity([[0, 0], [1]], [[0, 2]], 3) == pytest.approx(expected)
+
+
+def test_second_implementations_agree(tmp_path):
+    result = compute(PREDICTIONS, REFERENCES)
+    for name, lines in (("hyp", PREDICTIONS), ("ref", REFERENCES)):
+        (tmp_path / name).write_text("\n".join(lines) + "\n", encoding="utf-8")
+    command = [
+        sys.executable,
+        "-m",
+        "sacrebleu",
+        str(tmp_path / "ref"),
+        "-i",
+        str(tmp_path / "hyp"),
+    ]
+    command += ["-m", "bleu", "chrf", "-b", "-w", "6"]
+    printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    bleu, chrf = json.loads(printed)
+    assert result["bleu"] == pytest.approx(bleu, abs=1e-6)
+    assert result["chrf"] == pytest.approx(chrf, abs=1e-6)
+    for n in (1, 2, 3, 4):
+        order = sacrebleu.metrics.BLEU(max_ngram_order=n).corpus_score(PREDICTIONS, [REFERENCES])
+        assert result[f"bleu_{n}"] == pytest.approx(order.score)
+    scores = [
+        RougeScorer(["rougeL"]).score(r, p)["rougeL"]
+        for r, p in zip(REFERENCES, PREDICTIONS, strict=True)
+    ]
+    assert result["rouge_l"] == pytest.approx(100 * sum(s.fmeasure for s in scores) / len(scores))
+
+
+def test_the_signature_names_what_moves_the_score():
+    signature = compute(["a"], ["a"])["bleu_signature"]
+    assert "tok:13a" in signature and f"version:{sacrebleu.__version__}" in signature
+
+
+@pytest.mark.parametrize(
+    ("replies", "expected"),
+    [
+        (["the cat sat on the mat"] * 3, 100),
+        (["Yes .", "yes ."], 100),  # equal but for case, and shorter than four words
+        (["a b c d e", "f g h i j", "k"], 0),
+        (["a b c d e"], 0),  # no other reply
+        (["", ""], 0),
+        ([], 0),
+        # The reply of two words is in the longer one; the longer one has 2/4 and 1/3, then 0.1 of
+        # 2 and of 1, and no brevity penalty. The shorter one's is exp(1 - 4/2).
+        (
+            ["a b", "a b x y"],
+            50 * (math.exp(-1) + (2 / 4 * 1 / 3 * 0.1 / 2 * 0.1 / 1) ** (1 / 4)),
+        ),
+        # One reply of three holds `a` twice: it has one match among the others, they have theirs.
+        (["a a", "a", "a"], 100 / 3 * (math.sqrt(1 / 2 * 0.1) + 1 + 1)),
+    ],
+)
+def test_self_bleu_by_hand(replies, expected):
+    assert self_bleu(replies) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_self_bleu_is_nltk_with_all_others_as_references(seed):
+    draw = random.Random(seed)
+    words, order = "abcdeFGh"[: draw.randint(1, 8)], draw.randint(1, 5)
+    texts = [draw.choices(words, k=draw.randint(0, 9)) for _ in range(draw.randint(2, 12))]
+    expected = 0
+    for i, text in enumerate(texts):
+        own = min(order, len(text)) or 1
+        others = [[word.lower() for word in other] for other in texts[:i] + texts[i + 1 :]]
+        expected += sentence_bleu(
+            others, [w.lower() for w in text], (1 / own,) * own, SmoothingFunction().method1
+        )
+    assert self_bleu([" ".join(text) for text in texts], order) == pytest.approx(
+        100 * expected / len(texts)
+    )
+
+
+def test_plato_bleu_by_hand():
+    # Three equal words: precisions 1, 1, 1 and, smoothed by method 4, ln(3)/10 of four words. Then
+    # method 5 averages each with its neighbours, 2 before the first: 4/3, and (4/3 + 1 + 1) / 3.
+    result = plato_bleu(["See you soon"], ["see you SOON"])
+    assert result["plato_bleu_1"] == pytest.approx(400 / 3)
+    assert result["plato_bleu_2"] == pytest.approx(100 * math.sqrt(4 / 3 * 10 / 9))
+    # No shared word scores 0, so does no word, and pairs are averaged.
+    half = plato_bleu(["see you soon", "hello", ""], ["see you soon", "bye", "nothing"])
+    assert half["plato_bleu_1"] == pytest.approx(400 / 9)
+    assert half["nltk_version"] == nltk.__version__
+    assert plato_bleu([], [])["plato_bleu_2"] == 0
+
+
+def test_plato_bleu_warns_of_nothing_and_counts_failures_as_0(monkeypatch):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert plato_bleu(["a", "b c"], ["a b", "c d"])["plato_bleu_1"] > 0
+
+    def fail(references, reply, *args):
+        if len(reply) == 1:
+            raise ZeroDivisionError
+        return 0.5
+
+    monkeypatch.setattr("seq2seq_dialog.metrics.sentence_bleu", fail)
+    assert plato_bleu(["a", "b c"], ["a", "b c"])["plato_bleu_2"] == 25
+
+
+def test_distinct_is_platos_corpus_level_distinct():
+    for n in (1, 2):
+        ngrams = [g for p in PREDICTIONS for g in nltk.ngrams(p.split(" "), n) if "" not in g]
+        assert distinct(PREDICTIONS, n) == pytest.approx(100 * len(set(ngrams)) / len(ngrams))

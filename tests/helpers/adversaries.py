@@ -1,0 +1,41 @@
+"""Adversarial trainers of tiny models."""
+
+from transformers import set_seed
+
+from seq2seq_dialog.models.build import discriminator_config
+from seq2seq_dialog.settings import (
+    AdversarialArguments,
+    DialogueTrainingArguments,
+)
+from seq2seq_dialog.training.adversarial import AdversarialTrainer
+
+SIZES = '{"embedding_size": 16, "hidden_size": 32}'
+
+
+def make_trainer(
+    model, tokenizer, features, folder, adversarial=None, cls=AdversarialTrainer, **settings
+):
+    defaults = {
+        "output_dir": str(folder),
+        "tokens_per_batch": 512,
+        "max_steps": 4,
+        "logging_steps": 1,
+        "eval_strategy": "no",
+        "save_strategy": "no",
+        "load_best_model_at_end": False,
+        "warmup_steps": 0,
+        "disable_tqdm": True,
+        "use_cpu": True,
+    }
+    set_seed(42)
+    return cls(
+        model,
+        DialogueTrainingArguments(**(defaults | settings)),
+        tokenizer,
+        AdversarialArguments(
+            **{"discriminator_warmup_steps": 0, "collapse_threshold": 0} | (adversarial or {})
+        ),
+        discriminator_config(SIZES, model),
+        train_dataset=features,
+        eval_dataset=features.select(range(40)),
+    )

@@ -1,0 +1,549 @@
+"""A finished run on the Hub: what goes up, what stays at home, and what happens when it fails."""
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from helpers.corpus import ROOT, SAMPLES
+from helpers.hub_cards import code_blocks
+from transformers import AutoModelForSeq2SeqLM
+
+from seq2seq_dialog import train
+from seq2seq_dialog.errors import UsageError
+from seq2seq_dialog.hub import publish_model
+from seq2seq_dialog.models import artifact
+from seq2seq_dialog.run_folder import read_json, read_jsonl
+from seq2seq_dialog.serve.inference import generate_response, load
+
+MODELS = {
+    "t5": "{model_type: t5, d_model: 32, d_kv: 8, d_ff: 64, num_layers: 1, num_heads: 4}",
+    "rnn": "{model_type: rnn_seq2seq, embedding_size: 16, hidden_size: 32}",
+}
+TEXTS = ["How are you?", "Hi! __eou__ Hello. __eou__ What time is it?", "Is it far?"]
+
+
+def settings(folder, kind):
+    flags = ["--data", str(folder / "dialogues.txt"), "--output_dir", str(folder / kind)]
+    flags += ["--vocab_size", "300", "--max_source_length", "48", "--max_target_length", "16"]
+    flags += ["--new_model", MODELS[kind], "--max_steps", "8", "--max_new_tokens", "8"]
+    return [*flags, "--logging_steps", "4", "--report_to", "tensorboard"]
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """Finished runs of both kinds, whose replies depend on the context.
+
+    Eight steps teach nobody to do that; random weights do.
+    """
+    folder = tmp_path_factory.mktemp("somewhere")
+    lines = SAMPLES.read_text(encoding="utf-8").split("\n")[:60]
+    (folder / "dialogues.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    for kind, spread in (("t5", 0.5), ("rnn", 1.0)):
+        train.main(settings(folder, kind))
+        model = load(folder / kind, "cpu", trust_remote_code=True)[0]
+        torch.manual_seed(0)
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.normal_(0, spread)
+        model.save_pretrained(folder / kind)
+        artifact.finish(folder / kind)
+    return folder
+
+
+@pytest.fixture
+def ann(hub, monkeypatch):
+    """The Hub, with ann logged in and nobody waiting between two tries."""
+    monkeypatch.setenv("HF_TOKEN", "hf_ann")
+    monkeypatch.setattr(publish_model, "WAIT", 0)
+    return hub
+
+
+def local(folder):
+    model, tokenizer, _ = load(folder, "cpu", trust_remote_code=True)
+    return [generate_response(text, model, tokenizer) for text in TEXTS]
+
+
+def writes(hub):
+    return [f"{method} {path}" for method, path, _ in hub.requests if method in ("PUT", "POST")]
+
+
+def snapshot(folder):
+    return {path: path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+# What goes up
+
+
+@pytest.mark.parametrize("kind", MODELS)
+def test_just_these_files_go_up(runs, ann, kind):
+    before = snapshot(runs / kind)
+    assert any("checkpoint-" in str(path) for path in before)
+    assert any("events.out" in path.name for path in before)
+    publish_model.publish(str(runs / kind), "ann/m")
+    code = {"context.py", "pipeline.py"}
+    code |= {"configuration_rnn.py", "modeling_rnn.py"} if kind == "rnn" else set()
+    files = ann.files("ann/m")
+    assert set(files) == code | {
+        ".gitattributes", "README.md", "config.5.0.0.json", "config.json", "curves.png",
+        "evaluation.json", "generation_config.json", "metrics.json", "model.safetensors",
+        "chat_template.jinja", "tokenizer.json", "tokenizer_config.json",
+    }  # fmt: skip
+    for name in set(files) - {"README.md", ".gitattributes"}:
+        assert files[name] == (runs / kind / name).read_bytes(), name
+    assert [commit.title for commit in ann.commits("ann/m")] == [
+        "Publish the model",
+        "initial commit",
+    ]
+    assert snapshot(runs / kind) == before  # the run is as it was
+
+
+@pytest.mark.parametrize("kind", MODELS)
+def test_no_path_of_this_machine_and_no_token_goes_up(runs, ann, kind):
+    publish_model.publish(str(runs / kind), "ann/m")
+    secrets = (str(runs), str(runs.parent), "hf_ann", str(ROOT), "somewhere")
+    for name, content in ann.files("ann/m").items():
+        for secret in secrets:
+            assert secret.encode() not in content, (name, secret)
+
+
+@pytest.mark.parametrize("secret", ["hf_ann", "{folder}"])
+def test_what_would_tell_a_secret_is_refused(runs, ann, tmp_path, secret):
+    for name, content in publish_model.model_files(runs / "t5", "ann/m").items():
+        data = content if isinstance(content, bytes) else content.read_bytes()
+        (tmp_path / name).write_bytes(data)
+    (tmp_path / "config.yaml").write_bytes((runs / "t5" / "config.yaml").read_bytes())
+    config = read_json(tmp_path / "config.json") | {"x": secret.format(folder=tmp_path / "a")}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(UsageError, match=r"config.json would tell everybody .* take it out"):
+        publish_model.model_files(tmp_path, "ann/m")
+
+
+def test_the_code_is_this_projects_even_where_the_folder_has_other(runs, tmp_path, ann):
+    folder = tmp_path / "run"
+    shutil.copytree(runs / "rnn", folder)
+    (folder / "modeling_rnn.py").write_text("import os\n")
+    publish_model.publish(str(folder), "ann/m")
+    code = {name: data for name, data in ann.files("ann/m").items() if name.endswith(".py")}
+    assert set(code) == set(publish_model.CODE)
+    for name, data in code.items():
+        assert data == (artifact.PORTABLE / name).read_bytes()
+    (folder / "modeling_other.py").write_text("import os\n")
+    with pytest.raises(UsageError, match=r"not this project's.*modeling_other.py"):
+        publish_model.publish(str(folder), "ann/m")
+    (folder / "modeling_other.py").unlink()
+    config = read_json(folder / "config.json")
+    config["auto_map"]["AutoModel"] = "bob/other--modeling.Model"
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(UsageError, match=r"not this project's.*bob/other--modeling.Model"):
+        publish_model.publish(str(folder), "ann/m")
+
+
+@pytest.mark.parametrize(
+    ("name", "key", "value"),
+    [
+        ("config.5.0.0.json", "custom_pipelines", {"text-generation": {"impl": "bob/x--pipe.P"}}),
+        ("tokenizer_config.json", "auto_map", {"AutoTokenizer": ["bob/x--tok.Tok", None]}),
+    ],
+)
+def test_code_of_other_repositories_is_refused(runs, tmp_path, name, key, value):
+    folder = tmp_path / "run"
+    shutil.copytree(runs / "t5", folder)
+    (folder / name).write_text(json.dumps(read_json(folder / name) | {key: value}))
+    with pytest.raises(UsageError, match=r"not this project's \(bob/x--"):
+        publish_model.model_files(folder, "ann/m")
+
+
+@pytest.mark.parametrize("content", ["{", "[]", "\xff"])
+def test_a_broken_file_is_named(runs, tmp_path, content):
+    folder = tmp_path / "run"
+    shutil.copytree(runs / "t5", folder)
+    (folder / "config.json").write_text(content, encoding="latin-1")
+    with pytest.raises(UsageError, match=r"config.json"):
+        publish_model.model_files(folder, "ann/m")
+
+
+def test_a_folder_that_is_no_finished_run_is_refused(tmp_path, runs):
+    with pytest.raises(
+        UsageError, match=r"no finished run: metrics.json, config.yaml, .* pipeline.py"
+    ):
+        publish_model.model_files(tmp_path, "ann/m")
+    folder = tmp_path / "run"
+    shutil.copytree(runs / "t5", folder)
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(UsageError, match=r"has no model.safetensors"):
+        publish_model.model_files(folder, "ann/m")
+
+
+def test_a_dry_run_lists_what_would_go_up_and_asks_nobody(runs, ann, capsys):
+    publish_model.publish(str(runs / "t5"), "ann/m", space="ann/s", dry_run=True)
+    out = capsys.readouterr().out
+    assert ann.requests == []
+    publish_model.publish(str(runs / "t5"), "ann/m", space="ann/s")
+    for name, content in ann.files("ann/m").items():
+        assert name == ".gitattributes" or f"{len(content):,}  {name}\n" in out
+    for name in ann.files("ann/s", "space"):  # its size depends on the commit it will serve
+        assert name == ".gitattributes" or f"  {name}\n" in out.split("spaces/ann/s")[1]
+
+
+# Once more
+
+
+def test_publishing_again_sends_what_has_changed_alone(runs, ann):
+    publish_model.publish(str(runs / "t5"), "ann/m")
+    head = ann.commits("ann/m")[0].oid
+    ann.requests.clear()
+    publish_model.publish(str(runs / "t5"), "ann/m")
+    assert ann.commits("ann/m")[0].oid == head
+    assert not [line for line in writes(ann) if "PUT " in line or "/commit/" in line]
+
+    ann.requests.clear()
+    publish_model.publish(str(runs / "t5"), "ann/m", license="cc-by-4.0")
+    (commit, *_), files = ann.commits("ann/m"), ann.files("ann/m")
+    changed = {
+        name for name, data in files.items() if ann.files("ann/m", revision=head)[name] != data
+    }
+    assert changed == {"README.md"} and commit.parent == head
+    assert b"license: cc-by-4.0" in files["README.md"]
+    assert not [line for line in writes(ann) if "PUT " in line]
+
+
+def test_what_an_earlier_model_has_left_goes_and_other_files_stay(runs, ann):
+    publish_model.publish(str(runs / "rnn"), "ann/m")
+    repo = ann.repos["model", "ann/m"]
+    shard = {"model-00001-of-00002.safetensors": repo.at("main").files["README.md"]}
+    notes = {"notes.md": repo.at("main").files["README.md"]}
+    repo.commit("main", repo.at("main").files | shard | notes, "by hand")
+    publish_model.publish(str(runs / "t5"), "ann/m")
+    files = set(ann.files("ann/m"))
+    assert "notes.md" in files and "pipeline.py" in files
+    assert not files & {"modeling_rnn.py", "configuration_rnn.py", *shard}
+
+
+def test_a_branch_is_made_and_main_stays(runs, ann, capsys):
+    publish_model.publish(str(runs / "rnn"), "ann/m")
+    main = ann.files("ann/m")
+    publish_model.publish(str(runs / "t5"), "ann/m", revision="second")
+    assert ann.files("ann/m") == main
+    assert "modeling_rnn.py" not in ann.files("ann/m", revision="second")
+    assert "/ann/m/tree/second" in capsys.readouterr().out
+
+
+def test_private_is_private_and_never_public_by_mistake(runs, ann):
+    publish_model.publish(str(runs / "t5"), "ann/secret", private=True)
+    assert ann.repos["model", "ann/secret"].private
+    publish_model.publish(str(runs / "t5"), "ann/open")
+    with pytest.raises(UsageError, match="ann/open exists and everybody can read it"):
+        publish_model.publish(str(runs / "rnn"), "ann/open", private=True)
+    assert "modeling_rnn.py" not in ann.files("ann/open")
+
+
+def test_the_space_of_a_private_model_is_private(runs, ann):
+    publish_model.publish(str(runs / "t5"), "ann/m", private=True)
+    publish_model.publish(str(runs / "t5"), "ann/m", space="ann/chat")
+    assert ann.repos["space", "ann/chat"].private
+    assert b"HF_TOKEN" in ann.files("ann/chat", "space")["README.md"]
+
+
+def test_what_a_namespace_makes_private_stays_so(runs, ann):
+    ann.private_by_default.add("lab")
+    publish_model.publish(str(runs / "t5"), "lab/m", space="lab/chat")
+    assert all(repo.private for repo in ann.repos.values()) and len(ann.repos) == 2
+
+
+def test_a_repository_of_something_else_is_not_overwritten(runs, ann):
+    llama = {"config.json": b"{}", "model-00001-of-00002.safetensors": b"x", "README.md": b"mine"}
+    ann.add_repo("ann/llama", llama)
+    ann.add_repo("ann/gallery", {"Dockerfile": b"FROM x"}, "space", sdk="docker")
+    before = ann.files("ann/llama"), ann.files("ann/gallery", "space")
+    with pytest.raises(UsageError, match=r"ann/llama holds something else \(.*another name"):
+        publish_model.publish(str(runs / "t5"), "ann/llama")
+    with pytest.raises(UsageError, match=r"ann/gallery holds something else"):
+        publish_model.publish(str(runs / "t5"), "ann/m", space="ann/gallery")
+    assert (ann.files("ann/llama"), ann.files("ann/gallery", "space")) == before
+
+
+def test_who_publishes_at_the_same_time_does_not_leave_a_mixture(runs, ann, monkeypatch):
+    """The other one commits between the listing and the commit of this one."""
+    publish_model.publish(str(runs / "t5"), "ann/m")
+    repo, commit = ann.repos["model", "ann/m"], publish_model.HfApi.create_commit
+    left = {"vocab.txt": repo.at("main").files["README.md"]}
+
+    def late(self, *args, **kwargs):
+        if "vocab.txt" not in repo.at("main").files and len(ann.commits("ann/m")) == 2:
+            repo.commit("main", repo.at("main").files | left, "another model")
+        return commit(self, *args, **kwargs)
+
+    monkeypatch.setattr(publish_model.HfApi, "create_commit", late)
+    publish_model.publish(str(runs / "rnn"), "ann/m")
+    assert "modeling_rnn.py" in ann.files("ann/m") and "vocab.txt" not in ann.files("ann/m")
+
+
+@pytest.mark.parametrize("revision", ["v1", "refs/pr/1", "0" * 40])
+def test_only_a_branch_is_published_to(runs, ann, revision):
+    publish_model.publish(str(runs / "t5"), "ann/m")
+    repo = ann.repos["model", "ann/m"]
+    repo.tags["v1"] = repo.at("main").oid
+    with pytest.raises(UsageError, match="must be the name of a branch"):
+        publish_model.publish(str(runs / "rnn"), "ann/m", revision=revision)
+    assert set(repo.branches) == {"main"}
+
+
+def test_samples_are_left_out_on_request(runs, ann):
+    publish_model.publish(str(runs / "t5"), "ann/m", samples=False)
+    card = ann.files("ann/m")["README.md"].decode()
+    rows = read_jsonl(runs / "t5" / "predictions.jsonl")
+    assert not [row for row in rows if len(row["reference"]) > 20 and row["reference"] in card]
+    assert "widget" not in card.split("---")[1]
+
+
+def test_ctrl_c_ends_an_upload_at_once(runs, ann, tmp_path):
+    """The server takes its time; the client's threads would go on until it is through."""
+    ann.delay = 0.8
+    command = [sys.executable, "-m", "seq2seq_dialog", "publish", str(runs / "t5")]
+    with subprocess.Popen(
+        [*command, "--repo", "ann/m"],
+        env=ann.env(tmp_path, "hf_ann") | {"PYTHONPATH": str(ROOT)},
+        stderr=subprocess.PIPE,
+        text=True,
+        # Whoever runs the tests in the background has Ctrl-C ignored, and children inherit it.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    ) as process:
+        while not any("/preupload" in line for line in writes(ann)):
+            time.sleep(0.1)
+        process.send_signal(signal.SIGINT)
+        count = len(ann.requests)
+        assert "the same command continues" in process.stderr.read()
+    assert process.returncode == 130 and len(ann.requests) <= count + 2
+    ann.delay = 0
+    publish_model.publish(str(runs / "t5"), "ann/m")
+    assert len(ann.commits("ann/m")) == 2
+
+
+def test_a_name_alone_is_in_ones_own_namespace(runs, ann):
+    publish_model.publish(str(runs / "t5"), "mine")
+    publish_model.publish(str(runs / "t5"), "lab/ours")
+    assert {repo_id for _, repo_id in ann.repos} == {"ann/mine", "lab/ours"}
+
+
+def test_a_space_serves_the_commit_that_was_published(runs, ann):
+    publish_model.publish(str(runs / "t5"), "ann/m", space="ann/chat")
+    files = ann.files("ann/chat", "space")
+    assert {"app.py", "README.md", "requirements.txt"} <= set(files)
+    served = json.loads(files["model.json"])
+    assert served["model"] == "ann/m" and served["revision"] == ann.commits("ann/m")[0].oid
+    rows = read_jsonl(runs / "t5" / "predictions.jsonl")
+    assert served["openings"] and set(served["openings"]) <= {row["context"][0] for row in rows}
+    assert ann.repos["space", "ann/chat"].sdk == "gradio"
+
+
+# What may go wrong
+
+
+@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
+def test_a_connection_cut_anywhere_loses_nothing(runs, ann, monkeypatch, after):
+    """At each request in turn, before or after the server has done its part."""
+    monkeypatch.setattr(publish_model, "ATTEMPTS", 1)  # the second try is the person's
+    ann.multipart_from = 60_000  # the weights go up in parts
+    old, new = runs / "rnn", runs / "t5"
+    publish_model.publish(str(new), "ann/undisturbed", space="ann/chat")
+    publish_model.publish(str(old), "ann/model-00")
+    ann.requests.clear()
+    publish_model.publish(str(new), "ann/model-00", space="ann/chat-00")
+    count, whole = len(ann.requests), ann.files("ann/model-00")
+    assert count > 15
+    failed = 0
+    for n in range(1, count + 1):
+        repo, space = f"ann/model-{n:02}", f"ann/chat-{n:02}"
+        publish_model.publish(str(old), repo)
+        before = ann.commits(repo)[0].oid
+        ann.cut(n, after=after, times=20)  # beyond what the client tries by itself
+        with pytest.raises(UsageError, match="the same command continues"):
+            publish_model.publish(str(new), repo, space=space)
+        ann.faults.clear()
+        head = ann.commits(repo)[0]
+        readable = ann.files(repo)
+        assert head.oid == before or head.parent == before  # nothing half
+        if head.oid == before:
+            failed += 1
+            assert "modeling_rnn.py" in readable
+        publish_model.publish(str(new), repo, space=space)
+        files = ann.files(repo)
+        assert set(files) == set(whole)
+        for name in files:
+            assert files[name].replace(repo[4:].encode(), b"model-00") == whole[name], name
+        assert len(ann.commits(repo)) == len(ann.commits("ann/model-00"))
+        assert set(ann.files(space, "space")) == set(ann.files("ann/chat-00", "space"))
+    assert failed > 8
+
+
+# Requests, and failures that exhaust the client's own tries.
+TRIED = {"/create": 1, "/preupload": 6, "/batch": 6, "/commit/": 1}
+TRIED |= {"PUT ": 11, "/verify": 11}  # of two files at once: one of them fails six times
+
+
+@pytest.mark.parametrize("on", TRIED)
+@pytest.mark.parametrize("fault", ["cut", 500, 503])
+def test_a_passing_failure_is_tried_again(runs, ann, fault, on, caplog):
+    options = {"on": on, "times": TRIED[on]}
+    ann.cut(**options) if fault == "cut" else ann.fail(status=fault, **options)
+    publish_model.publish(str(runs / "t5"), "ann/m")
+    assert "pipeline.py" in ann.files("ann/m") and len(ann.commits("ann/m")) == 2
+    assert "trying again" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("status", "message", "told"),
+    [
+        (403, "Private repository storage limit reached.", "no room for ann/m: Private"),
+        (403, "You don't have the rights.", "may not write to ann/m: You don't have the rights"),
+        (429, "Too many requests", r"cannot serve ann/m now \(429"),
+        (500, "Internal", r"cannot serve ann/m now \(500"),
+        (413, "Payload too large", "no room for ann/m"),
+        (402, "Please upgrade", "wants to be paid for ann/m: Please upgrade"),
+        (400, "Bad name", r"refuses ann/m \(400\): .*Bad name"),
+    ],
+)
+def test_errors_of_the_server_are_told_with_the_next_step(runs, ann, status, message, told):
+    publish_model.publish(str(runs / "rnn"), "ann/m")
+    before = ann.files("ann/m")
+    ann.fail(status=status, message=message, on="/commit/", times=99)
+    with pytest.raises(UsageError, match=told) as error:
+        publish_model.publish(str(runs / "t5"), "ann/m")
+    assert "\n" not in str(error.value) and "hf_ann" not in str(error.value)
+    assert ann.files("ann/m") == before
+
+
+def test_who_may_not_write_is_told_before_anything_is_sent(runs, hub, monkeypatch):
+    hub.add_user("ann", "hf_read", role="read")
+    hub.add_user("bob", "hf_bob")
+    hub.add_repo("bob/m")
+    for token, repo, told in (
+        (None, "ann/m", r"Not logged in.*hf auth login.*HF_TOKEN"),
+        ("hf_nobody", "ann/m", "does not know this token"),
+        ("hf_read", "ann/m", "may only read.*settings/tokens"),
+        ("hf_ann", "bob/m", r"'bob' in 'bob/m' is not yours.*ann, lab"),
+        ("hf_ann", "nowhere/m", "'nowhere' in 'nowhere/m' is not yours"),
+        ("hf_ann", "ann/../m", "cannot be the name of a repository"),
+        ("hf_ann", "a b", "cannot be the name of a repository"),
+    ):
+        monkeypatch.delenv("HF_TOKEN", raising=False)
+        if token:
+            monkeypatch.setenv("HF_TOKEN", token)
+        with pytest.raises(UsageError, match=told) as error:
+            publish_model.publish(str(runs / "t5"), repo)
+        assert token is None or token not in str(error.value)
+    assert {path for _, path, _ in hub.requests} == {"/api/whoami-v2"}
+
+
+def test_no_network_is_told(runs, ann, monkeypatch):
+    from huggingface_hub import constants
+
+    ann.down = True
+    with pytest.raises(UsageError, match=r"No connection to http.*same command continues"):
+        publish_model.publish(str(runs / "t5"), "ann/m")
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(UsageError, match=r"HF_HUB_OFFLINE is set"):
+        publish_model.publish(str(runs / "t5"), "ann/m")
+
+
+# A run that publishes itself
+
+
+def test_a_run_publishes_itself_and_the_same_command_does_it_again(runs, ann, tmp_path, caplog):
+    flags = [*settings(runs, "t5"), "--output_dir", str(tmp_path / "chatty")]
+    flags += ["--push_to_hub", "true", "--report_to", "none"]
+    ann.down = True
+    with pytest.raises(UsageError, match="No connection"):
+        train.main(flags)
+    assert not (tmp_path / "chatty").exists()  # told before hours of training
+
+    ann.down = False
+    ann.fail(status=403, message="quota", on="/commit/", times=99)
+    with pytest.raises(UsageError, match="no room for ann/chatty"):
+        train.main(flags)
+    assert (tmp_path / "chatty" / "metrics.json").exists()
+    ann.faults.clear()
+    weights = (tmp_path / "chatty" / "model.safetensors").stat().st_mtime_ns
+    train.main(flags)  # complete, so it is published
+    assert (tmp_path / "chatty" / "model.safetensors").stat().st_mtime_ns == weights
+    assert len(ann.commits("ann/chatty")) == 2  # no checkpoint went up on the way
+    assert not [name for name in ann.files("ann/chatty") if "checkpoint" in name]
+    for path in tmp_path.rglob("*"):
+        assert not path.is_file() or b"hf_ann" not in path.read_bytes()
+
+
+def test_a_token_on_the_command_line_is_refused(runs):
+    with pytest.raises(UsageError, match=r"hub_token has no effect here: .*hf auth login"):
+        train.main([*settings(runs, "t5"), "--hub_token", "hf_ann"])
+
+
+# Whoever calls it
+
+CALL = """
+import json, sys
+import transformers
+from transformers import pipeline
+repo, revision, texts = sys.argv[1], sys.argv[2], json.loads(sys.argv[3])
+new = int(transformers.__version__.split(".")[0]) >= 5
+trust = {"trust_remote_code": True} if new or sys.argv[4] == "rnn" else {}
+chat = pipeline("text2text-generation", model=repo, revision=revision, **trust)
+print("RESULT" + json.dumps([chat(text)[0]["generated_text"] for text in texts]))
+"""
+
+
+def in_a_clean_process(python, code, *args, server, home, token=None):
+    done = subprocess.run(
+        [str(python), "-c", code, *args],
+        cwd=home,
+        env=server.env(home, token),
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-3000:]
+    return done.stdout
+
+
+@pytest.mark.legacy
+@pytest.mark.parametrize("kind", MODELS)
+def test_both_lines_call_the_published_model(runs, ann, tmp_path, legacy_python, kind):
+    publish_model.publish(str(runs / kind), "ann/m", private=True)
+    expected = local(runs / kind)
+    assert len(set(expected)) > 1
+    for line, python in (("new", sys.executable), ("old", legacy_python)):
+        home = tmp_path / line
+        home.mkdir()
+        args = ("ann/m", "main", json.dumps(TEXTS), kind)
+        out = in_a_clean_process(python, CALL, *args, server=ann, home=home, token="hf_ann")
+        assert json.loads(out.split("RESULT")[1]) == expected
+        ran = [p for p in (home / "modules").rglob("*.py") if p.name != "__init__.py"]
+        assert ran or (kind, line) == ("t5", "old")  # there nothing has to be trusted
+        for path in ran:
+            assert path.read_bytes() == (artifact.PORTABLE / path.name).read_bytes()
+
+
+@pytest.mark.legacy
+@pytest.mark.parametrize("kind", MODELS)
+def test_every_code_block_of_the_card_runs_as_printed(runs, ann, tmp_path, legacy_python, kind):
+
+    publish_model.publish(str(runs / kind), "ann/m")
+    blocks = code_blocks(ann.files("ann/m")["README.md"].decode())
+    for line, python in (("5", sys.executable), ("4.57", legacy_python)):
+        mine = [code for name, code in blocks if name in (line, "both")]
+        assert any("pipeline(" in code for code in mine)
+        # Each block by itself, in one process for the sake of time.
+        code = "import json, sys\nfor code in json.loads(sys.argv[1]):\n    exec(code, {})\n"
+        home = tmp_path / line
+        home.mkdir()
+        out = in_a_clean_process(python, code, json.dumps(mine), server=ann, home=home)
+        assert out.strip()
+
+
+def test_load_and_chat_take_the_name_on_the_hub(runs, ann):
+    publish_model.publish(str(runs / "t5"), "ann/m")
+    assert local("ann/m") == local(runs / "t5")
+    assert isinstance(AutoModelForSeq2SeqLM.from_pretrained("ann/m"), torch.nn.Module)

@@ -1,0 +1,218 @@
+"""A saved folder gives the same replies on both lines of transformers."""
+
+import json
+import os
+import subprocess
+import sys
+import textwrap
+
+import pytest
+import torch
+from helpers.corpus import TEXTS
+
+from seq2seq_dialog.models import artifact
+from seq2seq_dialog.models.tokenizer import prepare_tokenizer
+from seq2seq_dialog.serve.inference import generate_response, load
+
+# What a person does with a published model, with nothing of this project at hand.
+CONSUMER = textwrap.dedent(
+    """
+    import json, sys
+    import torch, transformers
+    from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, pipeline
+
+    folder, texts = sys.argv[1], json.loads(sys.argv[2])
+    new = int(transformers.__version__.split(".")[0]) >= 5
+    trust = {"trust_remote_code": True}
+    own_code = "auto_map" in open(folder + "/config.json").read()
+    out = {}
+    text2text = pipeline(
+        "text2text-generation", model=folder, **(trust if new or own_code else {})
+    )
+    out["text2text"] = [r["generated_text"] for r in text2text(texts)]
+    out["one"] = text2text(texts[0])
+    out["batched"] = [r["generated_text"] for r in text2text(texts, batch_size=2)]
+    out["two"] = text2text(texts[0], num_beams=2, num_return_sequences=2)
+    out["ids"] = text2text(texts[0], return_tensors=True)[0]["generated_token_ids"].tolist()
+    if own_code:
+        out["beams"] = text2text(texts, num_beams=3, no_repeat_ngram_size=2)
+    text = pipeline("text-generation", model=folder, **trust)
+    out["text"] = [r["generated_text"] for r in text(texts)]
+    messages = [{"role": "user", "content": "Hi!"}, {"role": "assistant", "content": "Hello."},
+                {"role": "user", "content": "What time is it?"}]
+    out["messages"] = text(messages)
+    out["chats"] = text([messages, messages])
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    model = AutoModelForSeq2SeqLM.from_pretrained(folder, **(trust if own_code else {})).eval()
+    ids = [tokenizer(t)["input_ids"] for t in texts]
+    out["input_ids"] = ids
+    out["template"] = tokenizer.apply_chat_template(messages, tokenize=False)
+    out["long"] = tokenizer("word " * 500, truncation=True)["input_ids"]
+    with torch.no_grad():
+        start = torch.zeros(1, 1, dtype=torch.long)
+        logits = model(input_ids=torch.tensor(ids[:1]), decoder_input_ids=start).logits
+    out["logits"] = logits[0, 0, :50].tolist()
+    settings = ("max_new_tokens", "num_beams", "do_sample", "decoder_start_token_id")
+    out["generation"] = {name: getattr(model.generation_config, name) for name in settings}
+    print("RESULT" + json.dumps(out))
+    """
+)
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    return tmp_path_factory.mktemp("home")
+
+
+def consume(python, folder, home):
+    """Use `folder` in a clean process that cannot see this project."""
+    env = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+    env |= {"HF_HOME": str(home), "HF_HUB_OFFLINE": "1"}
+    command = [str(python), "-c", CONSUMER, str(folder), json.dumps(TEXTS)]
+    done = subprocess.run(command, cwd=home, env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads(done.stdout.split("RESULT")[1])
+
+
+def expected_of(folder):
+    model, tokenizer, _ = load(folder, "cpu")
+    ids = torch.tensor([tokenizer(TEXTS[0])["input_ids"]])
+    with torch.no_grad():
+        start = torch.zeros(1, 1, dtype=torch.long)
+        logits = model(input_ids=ids, decoder_input_ids=start).logits
+    return (
+        [generate_response(t, model, tokenizer) for t in TEXTS],
+        logits[0, 0, :50],
+        model,
+        tokenizer,
+    )
+
+
+def check(result, folder):
+    replies, logits, model, tokenizer = expected_of(folder)
+    assert result["text2text"] == result["text"] == result["batched"] == replies
+    assert result["one"] == [{"generated_text": replies[0]}]
+    assert result["messages"] == [{"generated_text": replies[1]}]
+    assert result["chats"] == [{"generated_text": replies[1]}] * 2
+    assert len(result["two"]) == 2
+    assert tokenizer.decode(result["ids"], skip_special_tokens=True).strip() == replies[0]
+    assert result["input_ids"] == [tokenizer(text)["input_ids"] for text in TEXTS]
+    assert (
+        tokenizer(result["template"], add_special_tokens=False)["input_ids"]
+        == result["input_ids"][1]
+    )
+    assert len(result["long"]) == tokenizer.model_max_length
+    torch.testing.assert_close(torch.tensor(result["logits"]), logits, atol=1e-5, rtol=1e-5)
+    saved = model.generation_config.to_dict()
+    assert {name: saved[name] for name in result["generation"]} == result["generation"]
+
+
+def test_the_folder_works_on_this_line(saved, home):
+    check(consume(sys.executable, saved, home), saved)
+
+
+@pytest.fixture
+def saved_rnn(make_rnn, tokenizer, tmp_path):
+    """Make a saved recurrent model: `saved_rnn(attention=...)`."""
+
+    def make(**sizes):
+        make_rnn(**sizes).save_pretrained(tmp_path / "rnn")
+        tokenizer.save_pretrained(tmp_path / "rnn")
+        artifact.finish(tmp_path / "rnn")
+        return tmp_path / "rnn"
+
+    return make
+
+
+@pytest.mark.legacy
+@pytest.mark.parametrize(
+    "sizes",
+    [
+        {"attention": "none", "cell": "lstm", "num_layers": 2},
+        {"attention": "multiplicative", "input_feeding": True},
+        {"attention": "additive", "tie_word_embeddings": True},
+    ],
+    ids=lambda sizes: sizes["attention"],
+)
+def test_a_recurrent_model_brings_its_code_to_both_lines(saved_rnn, home, legacy_python, sizes):
+    folder = saved_rnn(**sizes)
+    results = [consume(python, folder, home) for python in (sys.executable, legacy_python)]
+    for result in results:
+        check(result, folder)
+    assert results[0]["beams"] == results[1]["beams"]
+    assert len({r["generated_text"] for r in results[0]["beams"]}) == len(TEXTS)
+
+
+def test_the_code_of_a_recurrent_model_is_ours_and_no_more(saved_rnn):
+    folder = saved_rnn()
+    code = sorted(path.name for path in folder.rglob("*.py"))
+    assert code == ["configuration_rnn.py", "context.py", "modeling_rnn.py", "pipeline.py"]
+    for name in code:
+        assert (folder / name).read_bytes() == (artifact.PORTABLE / name).read_bytes()
+
+
+@pytest.mark.legacy
+def test_the_folder_gives_the_same_replies_on_the_older_line(saved, home, legacy_python):
+    check(consume(legacy_python, saved, home), saved)
+
+
+def test_the_replies_differ_so_that_comparing_them_means_something(saved):
+    assert len(set(expected_of(saved)[0])) > 1
+
+
+@pytest.mark.legacy
+def test_the_real_t5_tokenizer_loads_on_both_lines(
+    model, t5_tokenizer, tmp_path, home, legacy_python
+):
+    prepare_tokenizer(t5_tokenizer, 64)
+    model.resize_token_embeddings(32128)
+    model.save_pretrained(tmp_path)
+    t5_tokenizer.save_pretrained(tmp_path)
+    artifact.finish(tmp_path)
+    results = [consume(python, tmp_path, home) for python in (sys.executable, legacy_python)]
+    assert results[0]["input_ids"] == results[1]["input_ids"]
+    assert 32100 in results[0]["input_ids"][1]
+    check(results[1], tmp_path)
+
+
+@pytest.mark.legacy
+def test_a_generic_tokenizer_loads_on_both_lines(bart, home, legacy_python):
+    from seq2seq_dialog.decoding.settings import generation_config
+    from seq2seq_dialog.models.build import load_model
+    from seq2seq_dialog.models.tokenizer import load_tokenizer
+    from seq2seq_dialog.settings import DecodingArguments, ModelArguments
+
+    args = ModelArguments(model_name_or_path=bart)
+    tokenizer = load_tokenizer(args, 64)
+    model = load_model(args, tokenizer)
+    model.generation_config = generation_config(DecodingArguments(max_new_tokens=5), model)
+    model.save_pretrained(bart)
+    tokenizer.save_pretrained(bart)
+    artifact.finish(bart)
+    for python in (sys.executable, legacy_python):
+        check(consume(python, bart, home), bart)
+
+
+def test_without_the_code_being_trusted_this_line_refuses_and_says_why(saved, home):
+    code = (
+        "from transformers import pipeline; import sys; "
+        "pipeline('text2text-generation', model=sys.argv[1])"
+    )
+    env = os.environ | {"HF_HOME": str(home), "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(saved)], env=env, capture_output=True, text=True
+    )
+    assert done.returncode != 0 and "trust_remote_code=True" in done.stderr
+
+
+def test_finishing_twice_changes_nothing(saved):
+    before = {p.name: p.read_bytes() for p in saved.iterdir() if p.is_file()}
+    artifact.finish(saved)
+    assert {p.name: p.read_bytes() for p in saved.iterdir() if p.is_file()} == before
+
+
+def test_only_the_portable_files_travel_as_code(saved):
+    code = sorted(path.name for path in saved.rglob("*.py"))
+    assert code == ["context.py", "pipeline.py"]
+    for name in code:
+        assert (saved / name).read_bytes() == (artifact.PORTABLE / name).read_bytes()

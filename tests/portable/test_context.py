@@ -1,0 +1,106 @@
+"""One textual form: training, generate_response, chat template and pipeline agree on the ids."""
+
+import pytest
+
+from seq2seq_dialog.data.features import encode
+from seq2seq_dialog.errors import UsageError
+from seq2seq_dialog.models.tokenizer import prepare_tokenizer
+from seq2seq_dialog.portable.context import as_turns, encode_context, join_turns
+from seq2seq_dialog.portable.pipeline import DialoguePipeline
+
+TURNS = ["Hi  there!", "Hello. Who is it?", "It's Ann.\nFrom the third floor."]
+
+
+@pytest.mark.parametrize(
+    "context",
+    [
+        TURNS,
+        " __eou__ ".join(TURNS),
+        "__eou__".join(TURNS) + " __eou__",
+        [{"role": "user", "content": turn} for turn in TURNS],
+    ],
+)
+def test_every_form_of_a_context_gives_the_same_turns(context):
+    assert as_turns(context) == [
+        "Hi there!",
+        "Hello. Who is it?",
+        "It's Ann. From the third floor.",
+    ]
+
+
+@pytest.mark.parametrize("context", ["", "  ", [], ["", " "], "__eou__"])
+def test_a_context_without_text_is_refused(context):
+    with pytest.raises(ValueError, match="at least one turn that holds text"):
+        as_turns(context)
+
+
+@pytest.mark.parametrize("context", [5, None, [3], [{"role": "user"}]])
+def test_a_context_of_another_form_is_refused(context):
+    with pytest.raises(TypeError, match="a string, a list of turns or a list of messages"):
+        as_turns(context)
+
+
+def test_training_chat_template_generation_and_pipeline_read_the_same_ids(tokenizer, model):
+    batch = {"context": [TURNS], "response": ["Come in!"]}
+    trained = encode(batch, tokenizer, 64, 24)["input_ids"][0]
+    messages = [{"role": "user", "content": turn} for turn in TURNS]
+    templated = tokenizer.apply_chat_template(messages, return_dict=False)
+    pipe = DialoguePipeline(model=model, tokenizer=tokenizer, device="cpu")
+    piped = pipe.preprocess("__eou__".join(TURNS))["input_ids"][0].tolist()
+    assert trained == encode_context(TURNS, tokenizer) == templated == piped
+    assert trained.count(tokenizer.convert_tokens_to_ids("__eou__")) == 2
+    # The plain call of older libraries: a text through the tokenizer.
+    assert trained == tokenizer(" __eou__ ".join(TURNS))["input_ids"]
+    assert tokenizer("How are you?")["input_ids"] == encode_context("How are you?", tokenizer)
+
+
+def test_the_real_t5_tokenizer_has_a_spare_row_for_the_separator(t5_tokenizer):
+    prepare_tokenizer(t5_tokenizer, 512)
+    assert t5_tokenizer.convert_tokens_to_ids("__eou__") == 32100
+    ids = encode_context(TURNS, t5_tokenizer)
+    assert ids == t5_tokenizer("__eou__".join(TURNS))["input_ids"]
+    assert ids.count(32100) == 2 and ids[-1] == 1
+
+
+# turns of 3, 2 and 4 ids; 1 special id behind; separator 99
+@pytest.mark.parametrize(
+    ("max_length", "ids", "cut"),
+    [
+        (12, [1, 2, 3, 99, 4, 5, 99, 6, 7, 8, 9, 0], 0),
+        (11, [4, 5, 99, 6, 7, 8, 9, 0], 1),
+        (8, [4, 5, 99, 6, 7, 8, 9, 0], 1),
+        (7, [6, 7, 8, 9, 0], 2),
+        (5, [6, 7, 8, 9, 0], 2),
+        (4, [7, 8, 9, 0], 3),
+        (2, [9, 0], 3),
+    ],
+)
+def test_the_source_is_cut_from_the_left_at_whole_turns(max_length, ids, cut):
+    turn_ids = [[1, 2, 3], [4, 5], [6, 7, 8, 9]]
+    assert join_turns(turn_ids, 99, ([], [0]), max_length) == (ids, cut)
+
+
+def test_no_room_for_text_is_refused():
+    with pytest.raises(ValueError, match="max_length is 1, but 2 is the least"):
+        join_turns([[1]], 99, ([], [0]), 1)
+
+
+class _JoiningTokenizer:
+    """A tokenizer that takes the place of a text into account, as some do."""
+
+    name_or_path = "joining"
+
+    def add_tokens(self, tokens, special_tokens):
+        pass
+
+    def __call__(self, text, add_special_tokens=True):
+        ids = [len(text)] if isinstance(text, str) else [[len(t)] for t in text]
+        return {"input_ids": ids}
+
+    def convert_tokens_to_ids(self, token):
+        return 7
+
+
+def test_a_tokenizer_that_reads_turns_differently_after_the_separator_is_refused():
+    with pytest.raises(UsageError, match=r"'joining'.*differently after __eou__"):
+        prepare_tokenizer(_JoiningTokenizer(), 64)

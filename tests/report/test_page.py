@@ -1,0 +1,305 @@
+"""The report of a run: what stands in it, in HTML and in Markdown, and what cannot break it."""
+
+import json
+import math
+import re
+from html.parser import HTMLParser
+
+import pytest
+from helpers.pages import HOSTILE, SYSTEMS, evaluation
+
+from seq2seq_dialog.errors import UsageError
+from seq2seq_dialog.report import page
+from seq2seq_dialog.report.page import (
+    choose_samples,
+    describe,
+    figure,
+    markdown,
+    table,
+    ticks,
+    write,
+)
+from seq2seq_dialog.run_folder import read_jsonl, write_json, write_jsonl, write_yaml
+
+VOID = {"meta", "link", "br"}
+
+
+def adversarial_log():
+    log = [{"step": step, "human_loss": 4 + step / 100, "reward": 0.3} for step in (10, 20, 30)]
+    for step, success in ((0, 12.5), (30, 31.25)):
+        log.append(
+            {
+                "step": step,
+                "eval_loss": 4.5,
+                "eval_perplexity": math.exp(4.5),
+                "eval_discriminator_accuracy": 81.5,
+                "eval_adversarial_success": success,
+                "eval_reward": 0.25,
+                "eval_sampled_distinct_2": 40.5,
+            }
+        )
+    return log
+
+
+def texts(folder):
+    return [path.read_text(encoding="utf-8") for path in write(folder)]
+
+
+class Checker(HTMLParser):
+    """Collects tags, and notices elements that are not closed in the order they were opened."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.open, self.tags, self.said = [], [], ""
+        self.feed(text)
+        self.close()
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if self.open and self.open[-1] != "style":
+            self.said += data
+
+    def all(self, name):
+        return [attrs for tag, attrs in self.tags if tag == name]
+
+
+def test_both_files_are_written_and_named(run_folder, capsys):
+    page.report(str(run_folder))
+    names = capsys.readouterr().out.split()
+    assert names == [str(run_folder / "report.html"), str(run_folder / "report.md")]
+    assert not list(run_folder.glob("*.part"))
+    before = texts(run_folder)
+    assert before == texts(run_folder)  # nothing of the clock, nothing of chance
+
+
+def test_every_figure_of_the_results_stands_there(run_folder):
+    html, md = texts(run_folder)
+    shown = re.split(r"[\s|()–]+", Checker(html).said), re.split(r"[\s|()–]+", md)
+    for row in evaluation()["results"]:
+        for value in row["metrics"].values():
+            text = f"{value:,.0f}" if value >= 1000 else f"{value:.2f}"
+            assert all(text in words for words in shown), (row, value)
+        assert row["signature"] in html
+        assert f"protocol:{row['protocol']}" in md
+    for text in ("2.51–4.49", "1,000–∞", "greedy, max", "1,902", "4,820,224", "61.20", "0.77"):
+        assert text in html and text in md, text
+    assert "The model does not beat &lt;the rest&gt;." in html
+    assert "The model does not beat &lt;the rest&gt;." in md
+    for text in ("9 (30.0 %) after the same last turn of context", "7 (23.3 %)", "20 pairs are"):
+        assert text in html and text in md, text
+
+
+def test_systems_stand_in_lines_and_subsets_side_by_side():
+    rows = [row | {"name": row["system"]} for row in evaluation()["results"][:6]]
+    layout = table("Scores", "system", rows, ["bleu", "perplexity", "absent"])
+    assert [name for name, _ in layout["rows"]] == list(SYSTEMS)
+    assert layout["subsets"] == ["full", "clean"]
+    assert [column[0] for column in layout["columns"]] == ["sacreBLEU", "perplexity"]
+    assert layout["rows"][0][1] == [
+        [("3.03", "2.51–4.49"), ("4.04", "2.51–4.49")],
+        [("1,264", "1,000–∞"), ("1,254", "1,000–∞")],
+    ]
+    assert layout["rows"][1][1][1] == [("–", ""), ("–", "")]
+    assert table("Nothing", "system", [{"name": "model", "metrics": {"signature": "x"}}]) is None
+
+
+def test_the_html_is_well_formed_and_accessible(run_folder):
+    checker = Checker(texts(run_folder)[0])
+    assert checker.open == []
+    assert checker.all("html") == [{"lang": "en"}] and len(checker.all("h1")) == 1
+    pictures = [svg for svg in checker.all("svg") if "aria-hidden" not in svg]
+    assert len(pictures) > 5 and all(svg["role"] == "img" for svg in pictures)
+    assert all(len(svg["aria-label"]) > 20 for svg in pictures)
+    assert checker.all("th") and all("scope" in th for th in checker.all("th"))
+    ids = [attrs["id"] for _, attrs in checker.tags if "id" in attrs]
+    assert len(ids) == len(set(ids))
+    targets = {a["href"] for a in checker.all("a")}
+    assert targets == {"#scores", "#training", "#quality", "#samples", "#settings"}
+    assert {target[1:] for target in targets} <= set(ids)
+
+
+def test_the_html_needs_nothing_from_outside(run_folder):
+    html = texts(run_folder)[0]
+    checker = Checker(html)
+    for tag, attrs in checker.tags:
+        assert tag not in {"script", "img", "iframe", "object"}
+        assert "src" not in attrs
+        assert attrs.get("href", "#").startswith(("#", "data:,")), attrs
+    assert "url(" not in html and "@import" not in html
+
+
+def test_no_text_of_the_data_becomes_markup(run_folder):
+    html, md = texts(run_folder)
+    assert HOSTILE in Checker(html).said
+    assert "<script" not in html
+    escaped = str(markdown(HOSTILE))
+    assert "\\| or \\*this\\* in a line \\`of\\` \\[its\\](http" in escaped
+    assert escaped.count("&lt;") == 2 and "\n" not in escaped and "&amp; more" in escaped
+    assert escaped in md
+    outside = "\n".join(line for line in md.split("\n") if not line.startswith("    "))
+    assert "<script" not in outside
+
+
+def test_the_tables_of_the_markdown_are_whole(run_folder):
+    blocks = re.findall(r"(?:^\|.*\n)+", texts(run_folder)[1], re.MULTILINE)
+    assert len(blocks) > 8
+    for block in blocks:
+        lines = block.rstrip("\n").split("\n")
+        widths = {len(re.findall(r"(?<!\\)\|", line)) for line in lines}
+        assert len(lines) > 2 and len(widths) == 1, block
+        assert set(lines[1]) <= set("|-:")
+
+
+def test_without_an_evaluation_the_rest_is_there(run_folder):
+    for name in ("evaluation.json", "predictions.jsonl", "config.yaml", "environment.json"):
+        (run_folder / name).unlink()
+    html, md = texts(run_folder)
+    assert Checker(html).open == []
+    for text in (html, md):
+        assert "has left no evaluation.json" in text and "Verdict" not in text
+        assert "81.45" in text and "83.10" in text
+        assert "Samples" not in text
+    (run_folder / "trainer_state.json").unlink()
+    write_json(run_folder / "metrics.json", {"data": {}, "parameters": 5})
+    html, md = texts(run_folder)
+    assert "<svg" not in html and "Training" not in md
+
+
+def test_the_curves_of_an_adversarial_run(run_folder):
+    metrics = json.loads((run_folder / "metrics.json").read_text())
+    metrics["train"]["collapse"] = "step 30: Distinct-2 fell"
+    write_json(run_folder / "metrics.json", metrics)
+    assert "Sampled replies to held-out contexts" not in texts(run_folder)[0]
+    log = [*adversarial_log(), {"step": 40, "eval_loss": math.nan}]
+    write_json(run_folder / "trainer_state.json", {"log_history": log})
+    html, md = texts(run_folder)
+    labels = [svg.get("aria-label", "") for svg in Checker(html).all("svg")]
+    losses = next(label for label in labels if label.startswith("Loss"))
+    assert "training: from 4.10 at step 10 to 4.30 at step 30." in losses
+    assert "validation: from 4.50 at step 0 to 4.50 at step 30." in losses
+    samples = next(label for label in labels if label.startswith("Sampled"))
+    assert "adversarial success: from 12.50 at step 0 to 31.25 at step 30." in samples
+    assert "mean reward × 100: from 25.00" in samples and "Distinct-2: from 40.50" in samples
+    assert "nan" not in html.replace("finance", "")
+    for text in (html, md):
+        assert "step 30: Distinct-2 fell" in text
+        assert "31.25" in text
+
+
+def test_the_model_kept_is_marked_where_it_is_the_best(run_folder):
+    assert "model kept" in texts(run_folder)[0]
+    write_yaml(run_folder / "config.yaml", {"load_best_model_at_end": False})
+    assert "model kept" not in texts(run_folder)[0]
+
+
+def test_samples_are_chosen_by_rule(run_folder):
+    rows = read_jsonl(run_folder / "predictions.jsonl")
+    chosen = choose_samples(rows)
+    assert choose_samples(rows) == chosen
+    (_, best), (_, worst), (_, drawn) = chosen
+    assert [len(best), len(worst), len(drawn)] == [6, 6, 8]
+    assert best[0]["reply"] == HOSTILE and best[0]["chrf"] == pytest.approx(100)
+    assert worst[0]["chrf"] <= worst[-1]["chrf"] <= min(row["chrf"] for row in drawn)
+    assert max(row["chrf"] for row in drawn) <= best[-1]["chrf"]
+    assert len({json.dumps(row) for group in (best, worst, drawn) for row in group}) == 20
+    assert choose_samples(rows, seed=1)[2][1] != drawn
+    assert [len(rows) for _, rows in choose_samples(rows[:9])] == [6, 3]
+    assert choose_samples([]) == []
+
+
+def test_whether_a_pair_is_clean_is_said_where_it_is_known(run_folder):
+    html, md = texts(run_folder)
+    assert ", clean pair" in html and "overlaps with it" in html
+    assert "| clean |" in md and "| overlaps |" in md
+    rows = read_jsonl(run_folder / "predictions.jsonl")
+    for row in rows:
+        del row["clean"]
+    write_jsonl(run_folder / "predictions.jsonl", rows)
+    html, md = texts(run_folder)
+    assert ", clean pair" not in html and "| overlaps |" not in md
+
+
+def test_pictures_are_left_out_where_a_figure_is_infinite(run_folder):
+    labels = [svg.get("aria-label", "") for svg in Checker(texts(run_folder)[0]).all("svg")]
+    assert "BLEU-2 of the model by turns of context: 1: 1.50, 9+: 1.50." in labels
+    assert "perplexity of the model by words of reference: 3-4: 33.25." in labels
+    assert not any(label.startswith("perplexity of the model by turns") for label in labels)
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (0.06139, "0.06"),
+        (71.546, "71.55"),
+        (999.5, "999.50"),
+        (1234.5, "1,234"),
+        (6740, "6,740"),
+        (0, "0"),
+        (math.inf, "∞"),
+        (math.nan, "–"),
+        (None, "–"),
+    ],
+)
+def test_figures(value, text):
+    assert figure(value) == text
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "found"),
+    [
+        (4.1, 7.78, [4, 5, 6, 7, 8]),
+        (0, 100, [0, 20, 40, 60, 80, 100]),
+        (0, 7164, [0, 2000, 4000, 6000, 8000]),
+        (4.5, 4.5, [4, 5]),
+        (0, 0, [0, 0.2]),
+        (4.1, 4.31, [4.1, 4.15, 4.2, 4.25, 4.3, 4.35]),
+    ],
+)
+def test_ticks_are_round(low, high, found):
+    assert ticks(low, high) == found
+
+
+@pytest.mark.parametrize(
+    ("config", "title"),
+    [
+        (
+            {"new_model": {"model_type": "t5"}, "data": "/d/dailydialog"},
+            "T5 trained on dailydialog",
+        ),
+        (
+            {"new_model": {"model_type": "rnn_seq2seq", "attention": "none"}, "data": "talk.txt"},
+            "GRU without attention, trained on talk.txt",
+        ),
+        (
+            {"model_name_or_path": "google-t5/t5-small"},
+            "google-t5/t5-small fine-tuned on DailyDialog",
+        ),
+        (
+            {"model_name_or_path": "/runs/gru", "adversarial": True},
+            "gru trained adversarially on DailyDialog",
+        ),
+        ({"model_name_or_path": "/runs/t5", "do_train": False}, "t5 evaluated on DailyDialog"),
+    ],
+)
+def test_titles(config, title):
+    assert describe(config) == title
+
+
+def test_a_folder_that_is_no_run_is_refused(tmp_path):
+    with pytest.raises(UsageError, match=r"'.*' has no metrics\.json: it is no finished run"):
+        page.report(str(tmp_path))
+    with pytest.raises(UsageError, match=r"Give the output_dir of run_seq2seq_dialog\.py"):
+        page.report(str(tmp_path / "nowhere"))
+    (tmp_path / "metrics.json").write_text('{"data"')
+    with pytest.raises(UsageError, match=r"Cannot read '.*metrics\.json': Expecting"):
+        page.report(str(tmp_path))

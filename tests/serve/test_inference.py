@@ -1,0 +1,151 @@
+"""Answering: one reply, a conversation, the terminal chat."""
+
+import io
+import subprocess
+import sys
+
+import pytest
+import torch
+from helpers.corpus import ROOT
+
+from seq2seq_dialog.errors import UsageError
+from seq2seq_dialog.models import artifact
+from seq2seq_dialog.portable.context import encode_context
+from seq2seq_dialog.serve import chat
+from seq2seq_dialog.serve.inference import Conversation, generate_response, load
+
+
+@pytest.fixture
+def saved(model, tokenizer, tmp_path):
+    model.save_pretrained(tmp_path / "model")
+    tokenizer.save_pretrained(tmp_path / "model")
+    artifact.finish(tmp_path / "model")
+    return str(tmp_path / "model")
+
+
+def test_generate_response_takes_text_or_turns_and_a_device(model, tokenizer):
+    model.eval()
+    device = torch.device("cpu")
+    reply = generate_response("How are you?", model, tokenizer, device)
+    assert isinstance(reply, str)
+    turns = ["Hi!", "How are you?"]
+    assert generate_response(turns, model, tokenizer) == generate_response(
+        "Hi! __eou__ How are you?", model, tokenizer
+    )
+
+
+def test_generate_response_is_what_generate_decodes(model, tokenizer):
+    model.eval()
+    ids = torch.tensor([encode_context("How are you?", tokenizer)])
+    for options in ({}, {"num_beams": 3, "max_new_tokens": 5}):
+        output = model.generate(input_ids=ids, **options)[0]
+        expected = tokenizer.decode(output, skip_special_tokens=True).strip()
+        assert generate_response("How are you?", model, tokenizer, **options) == expected
+
+
+def test_a_long_context_is_cut(model, tokenizer):
+    turns = ["This is a long turn that says a great many words."] * 30
+    assert len(encode_context(turns, tokenizer)) <= tokenizer.model_max_length == 64
+    generate_response(turns, model.eval(), tokenizer)
+
+
+def test_a_conversation_remembers_undoes_and_resets(model, tokenizer, monkeypatch):
+    heard = []
+
+    def answer(context, *args, **kwargs):
+        heard.append(list(context))
+        return f"reply {len(heard)}"
+
+    monkeypatch.setattr("seq2seq_dialog.serve.inference.generate_response", answer)
+    talk = Conversation(model, tokenizer)
+    talk.say("one")
+    talk.say("two __eou__ three")
+    assert heard[-1] == ["one", "reply 1", "two", "three"]
+    assert talk.turns == [*heard[-1], "reply 2"]
+    assert talk.undo() and talk.turns == ["one", "reply 1"]
+    assert talk.undo() and not talk.undo()
+    talk.say("four")
+    talk.reset()
+    assert talk.turns == [] and not talk.undo()
+    with pytest.raises(ValueError, match="holds text"):
+        talk.say("  ")
+    assert talk.turns == []
+
+
+def test_load_gives_a_model_in_evaluation_mode(saved):
+    model, tokenizer, device = load(saved, "cpu")
+    assert not model.training and device.type == "cpu" and tokenizer.truncation_side == "left"
+
+
+def test_load_says_clearly_what_cannot_be_loaded():
+    with pytest.raises(UsageError, match=r"Cannot load a model from 'no/such-model'. Give a run"):
+        load("no/such-model", "cpu")
+
+
+@pytest.mark.parametrize("device", ["cuda:99", "abacus"])
+def test_load_refuses_a_device_that_is_not_there(saved, device):
+    with pytest.raises(UsageError, match=f"The device '{device}' cannot be used"):
+        load(saved, device)
+
+
+@pytest.fixture
+def conversation(model, tokenizer):
+    return Conversation(model.eval(), tokenizer)
+
+
+def test_chat_commands(conversation):
+    conversation.say("Hello")
+    assert chat.command("/undo", conversation) == "Forgotten."
+    assert chat.command("/undo", conversation) == "There is nothing to undo."
+    assert "forgotten" in chat.command("/reset", conversation)
+    assert "/undo" in chat.command("/help", conversation)
+    assert "There is no command /jump" in chat.command("/jump", conversation)
+    assert chat.command("/quit", conversation) is None
+
+
+def test_chat_changes_decoding_settings(conversation):
+    assert chat.command("/set num_beams=3", conversation) == "num_beams=3"
+    assert conversation.generate_kwargs == {"num_beams": 3}
+    assert "num_beams=3" in chat.command("/set", conversation)
+    assert "max_new_tokens=12" in chat.command("/set", conversation)
+    assert "no decoding setting 'beams'" in chat.command("/set beams=3", conversation)
+    for wrong in ("num_beams=many", "top_p={", "num_beams="):
+        assert "takes a number" in chat.command(f"/set {wrong}", conversation)
+    assert "no decoding setting" in chat.command("/set return_dict_in_generate=1", conversation)
+    assert "does not work" in chat.command("/set num_beams=-1", conversation)
+    assert conversation.generate_kwargs == {"num_beams": 3}
+    assert "after /set do_sample=true" in chat.command("/set temperature=0.5", conversation)
+
+
+def test_chat_by_hand_shows_who_speaks(saved, monkeypatch, capsys):
+    class Terminal(io.StringIO):
+        def isatty(self):
+            return True
+
+    monkeypatch.setattr("sys.stdin", Terminal("Hello\n\n/set\n"))
+    chat.chat(saved, "cpu")
+    out = capsys.readouterr().out
+    assert "you: bot:" in out and "num_beams=1" in out and out.count("bot:") == 1
+
+
+def test_chat_in_a_pipe_prints_a_reply_a_line(saved):
+    expected = [generate_response("Hello", *load(saved, "cpu")[:2])]
+    command = [sys.executable, "-m", "seq2seq_dialog", "chat", saved, "--device", "cpu"]
+    said = "__eou__\nHello\n/nonsense\n/quit\nunheard\n"
+    done = subprocess.run(
+        command,
+        cwd=ROOT,
+        input=said,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.rstrip("\n").split("\n") == expected
+    assert "There is no command /nonsense" in done.stderr
+
+
+def test_a_missing_folder_ends_with_status_2_and_one_line(tmp_path):
+    command = [sys.executable, "-m", "seq2seq_dialog", "chat", str(tmp_path / "none")]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: Cannot load a model") and "Traceback" not in done.stderr

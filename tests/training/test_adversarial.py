@@ -1,0 +1,462 @@
+"""Adversarial training: rewards, gradients, both networks, resuming, collapse."""
+
+import copy
+import subprocess
+import textwrap
+
+import pytest
+import torch
+from helpers.adversaries import make_trainer
+from helpers.corpus import ROOT
+from helpers.runs import TWO_PROCESSES
+from torch.nn import functional
+
+from seq2seq_dialog.decoding.settings import generation_config
+from seq2seq_dialog.errors import UsageError
+from seq2seq_dialog.models.build import discriminator_config
+from seq2seq_dialog.settings import (
+    DecodingArguments,
+    parse,
+)
+from seq2seq_dialog.training.adversarial import AdversarialTrainer, Discriminator, at_last_token
+from seq2seq_dialog.training.loss import token_nll
+from seq2seq_dialog.training.resume import last_checkpoint
+
+
+def parameters(module):
+    return {name: tensor.clone() for name, tensor in module.state_dict().items()}
+
+
+@pytest.fixture
+def generator(make_rnn):
+    return make_rnn(initializer_range=0.1)
+
+
+@pytest.fixture
+def trainer(generator, tokenizer, features, tmp_path):
+    return make_trainer(generator, tokenizer, features, tmp_path)
+
+
+def inputs_of(trainer, count=4):
+    inputs = trainer._prepare_inputs(
+        trainer.data_collator([trainer.eval_dataset[i] for i in range(count)])
+    )
+    inputs.pop("decoder_input_ids")
+    return inputs
+
+
+@torch.no_grad()
+def test_a_score_sees_the_context_and_the_reply_so_far_and_no_more(trainer):
+    discriminator, inputs = trainer.discriminator.eval(), inputs_of(trainer)
+    replies = torch.randint(3, 500, (4, 6))
+    contexts = inputs["input_ids"], inputs["attention_mask"]
+    scores, baselines = discriminator(*contexts, replies)
+    assert scores.shape == baselines.shape == (4, 6)
+    changed = replies.clone()
+    changed[:, 3] = 7
+    other, _ = discriminator(*contexts, changed)
+    assert other[:, :3].equal(scores[:, :3]) and not other[:, 3].equal(scores[:, 3])
+    # The baseline of a token may not know that token, or the gradient would be biased.
+    discriminator.baseline.weight.data.normal_()
+    before, after = (discriminator(*contexts, ids)[1] for ids in (replies, changed))
+    assert after[:, :4].equal(before[:, :4]) and not after[:, 4].equal(before[:, 4])
+    elsewhere = discriminator(contexts[0].roll(1, 0), contexts[1].roll(1, 0), replies)[0]
+    assert not elsewhere.allclose(scores)
+    padded = functional.pad(replies, (0, 3), value=-100)
+    torch.testing.assert_close(discriminator(*contexts, padded)[0][:, :6], scores)
+
+
+def test_no_gradient_of_the_baseline_reaches_the_discriminator(trainer):
+    inputs = inputs_of(trainer)
+    _, baselines = trainer.discriminator(
+        inputs["input_ids"], inputs["attention_mask"], inputs["labels"]
+    )
+    baselines.sum().backward()
+    moved = {name for name, p in trainer.discriminator.named_parameters() if p.grad is not None}
+    assert moved == {"baseline.weight", "baseline.bias"}
+
+
+@pytest.mark.parametrize(
+    "decoding",
+    [{}, {"top_p": 0.05}, {"num_beams": 3}, {"no_repeat_ngram_size": 1}, {"temperature": 0.1}],
+    ids=str,
+)
+def test_samples_follow_the_bare_generator_whatever_the_decoding_settings(
+    generator, tokenizer, features, tmp_path, decoding
+):
+    args = DecodingArguments(max_new_tokens=12, do_sample="num_beams" not in decoding, **decoding)
+    generator.generation_config = generation_config(args, generator)
+    trainer = make_trainer(generator, tokenizer, features, tmp_path)
+    inputs = {name: x[:1].repeat(400, 1) for name, x in inputs_of(trainer).items()}
+    samples = trainer.sample(inputs)
+    assert samples.shape[0] == 400 and samples.shape[1] == 12
+    for row in samples.tolist():
+        if 1 in row:
+            assert set(row[row.index(1) + 1 :]) <= {-100}
+    with torch.no_grad():
+        start = torch.zeros(1, 1, dtype=torch.long)
+        one = {name: inputs[name][:1] for name in ("input_ids", "attention_mask")}
+        p = trainer.model(**one, decoder_input_ids=start).logits[0, 0].softmax(-1)
+    # Tokens beyond the 50 likeliest come as often as they should.
+    rare = p.argsort(descending=True)[50:]
+    seen = torch.isin(samples[:, 0], rare).float().mean().item()
+    assert seen == pytest.approx(p[rare].sum().item(), abs=0.08)
+    repeated = sum(len(set(row)) < 12 for row in samples.tolist() if 1 not in row)
+    assert repeated > 20
+    assert generator.generation_config.num_beams == args.num_beams  # the own are left alone
+
+
+def test_samples_are_likely_with_activation_checkpointing(model, tokenizer, features, tmp_path):
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.normal_(0, 0.5)
+    nll = []
+    for checkpointing in (False, True):
+        trainer = make_trainer(
+            model, tokenizer, features, tmp_path, activation_checkpointing=checkpointing
+        )
+        if checkpointing:
+            model.activation_checkpointing_enable()
+        model.train()
+        inputs = {name: x[:1].repeat(300, 1) for name, x in inputs_of(trainer).items()}
+        inputs["labels"] = trainer.sample(inputs)
+        assert model.training
+        inputs["decoder_input_ids"] = trainer._shift(labels=inputs["labels"])
+        labels = inputs.pop("labels")
+        with torch.no_grad():
+            nll.append(
+                token_nll(model.eval()(**inputs).logits, labels).sum() / (labels != -100).sum()
+            )
+    assert nll[1].item() == pytest.approx(nll[0].item(), rel=0.1)
+
+
+def test_rewards_of_prefixes_and_sequences(trainer):
+    inputs = inputs_of(trainer)
+    samples = trainer.sample(inputs)
+    humanness = trainer._judge(inputs, samples)[0].sigmoid()
+    assert trainer.rewards(inputs, samples, humanness).equal(humanness)
+    trainer.adversarial.reward = "sequence"
+    rewards = trainer.rewards(inputs, samples, humanness)
+    assert rewards.equal(at_last_token(humanness, samples)[:, None].expand_as(rewards))
+
+
+def test_rewards_of_rollouts(make_rnn, tokenizer, features, tmp_path):
+    model = make_rnn()
+    model.lm_head.weight.data.mul_(1e6)  # so sure that from each prefix there is one way on
+    adversarial = {"reward": "rollouts", "rollouts": 3}
+    trainer = make_trainer(model, tokenizer, features, tmp_path, adversarial)
+    inputs = inputs_of(trainer)
+    samples = torch.randint(3, 500, (4, 12))  # not what it would have said itself
+    samples[1, 4], samples[1, 5:] = 1, -100
+    humanness = trainer._judge(inputs, samples)[0].sigmoid()
+    rewards = trainer.rewards(inputs, samples, humanness)
+    for t in range(1, 13):
+        ways = samples if t == 12 else trainer._generate(inputs, samples[:, :t].clamp(min=0), 1)
+        expected = at_last_token(trainer._judge(inputs, ways)[0].sigmoid(), ways)
+        rows = [0, 2, 3] if t > 4 else [0, 1, 2, 3]
+        torch.testing.assert_close(rewards[rows, t - 1], expected[rows])
+    assert rewards[1, 4] == at_last_token(humanness, samples)[1]
+    assert len(set(rewards[0].tolist())) > 6
+
+
+def test_rollouts_are_averaged(trainer):
+    inputs, samples = inputs_of(trainer), torch.full((4, 2), 5)
+    trainer.adversarial.reward, trainer.adversarial.rollouts = "rollouts", 2
+    trainer._generate = lambda inputs, begun, count: torch.arange(3, 11)[:, None].expand(8, 2)
+    trainer._judge = lambda inputs, replies: (replies.float(), None)
+    rewards = trainer.rewards(inputs, samples, torch.zeros(4, 2))
+    each = torch.arange(3, 11).float().sigmoid()
+    assert rewards[:, 0].tolist() == pytest.approx(each.view(4, 2).mean(1).tolist())
+
+
+def test_the_gradient_is_that_of_the_formula(trainer):
+    inputs, model = inputs_of(trainer), trainer.model
+    human, weight = inputs["labels"], trainer.adversarial.teacher_forcing_weight
+    samples = torch.randint(3, 500, (4, 5))
+    samples[0, 3:] = -100
+    rewards, baselines = torch.rand(4, 5), torch.rand(4, 5)
+    trainer.sample = lambda inputs: samples
+    trainer._judge_samples = lambda inputs, samples: (rewards, baselines)
+    trainer._discriminate = lambda inputs: None
+    tokens = (human != -100).sum()
+    trainer.training_step(model, dict(inputs), tokens)
+    got = [p.grad.clone() for p in model.parameters()]
+    model.zero_grad()
+    contexts = {name: inputs[name] for name in ("input_ids", "attention_mask")}
+    objective = 0
+    both = (human, torch.full(human.shape, weight)), (samples, rewards - baselines)
+    for labels, weights in both:
+        logits = model(**contexts, decoder_input_ids=trainer._shift(labels=labels)).logits
+        logp = logits.log_softmax(-1).gather(-1, labels.clamp(min=0)[..., None])[..., 0]
+        objective = objective + (weights * logp)[labels != -100].sum()
+    (-objective / tokens).backward()
+    for parameter, gradient in zip(model.parameters(), got, strict=True):
+        torch.testing.assert_close(parameter.grad, gradient, atol=1e-6, rtol=1e-4)
+
+
+def test_the_baselines_learn_the_rewards(trainer):
+    inputs = inputs_of(trainer)
+    samples = trainer.sample(inputs)
+    trainer.rewards = lambda inputs, samples, humanness: torch.full(samples.shape, 0.9)
+    trainer.discriminator_optimizer.param_groups[0]["lr"] = 0.05
+    first = trainer._judge_samples(inputs, samples)[1]
+    for _ in range(60):
+        baselines = trainer._judge_samples(inputs, samples)[1]
+    assert first.mean().item() == pytest.approx(0.5, abs=0.01)
+    assert baselines.mean().item() == pytest.approx(0.9, abs=0.03)
+
+
+@pytest.mark.parametrize("reward", ["prefixes", "rollouts", "sequence"])
+@pytest.mark.parametrize("kind", ["rnn", "t5"])
+def test_both_networks_move(generator, model, tokenizer, features, tmp_path, reward, kind):
+    generator = generator if kind == "rnn" else model
+    trainer = make_trainer(
+        generator, tokenizer, features, tmp_path, {"reward": reward, "rollouts": 2}
+    )
+    networks = (generator, trainer.discriminator)
+    before = [parameters(network) for network in networks]
+    trainer.train()
+    for network, old in zip(networks, before, strict=True):
+        still = [name for name, tensor in network.state_dict().items() if old[name].equal(tensor)]
+        assert still == []
+    log = trainer.state.log_history[-2]
+    assert 0 < log["reward"] < 1 and 0 <= log["discriminator_accuracy"] <= 1
+    assert log["human_loss"] > 0 and log["discriminator_loss"] > 0
+
+
+def test_dropout_is_off_in_the_generator(model, tokenizer, features, tmp_path):
+    trainer = make_trainer(model, tokenizer, features, tmp_path)
+    inputs = trainer._prepare_inputs(inputs_of(trainer))
+    inputs.pop("labels")
+    one, two = (model.train()(**inputs).logits for _ in range(2))
+    assert one.equal(two)
+    assert model.config.dropout_rate > 0  # what is saved is for whoever trains on
+
+
+def test_in_the_warm_up_the_discriminator_learns_alone(generator, tokenizer, features, tmp_path):
+    trainer = make_trainer(
+        generator,
+        tokenizer,
+        features,
+        tmp_path,
+        {"discriminator_warmup_steps": 60, "discriminator_learning_rate": 5e-3},
+        max_steps=60,
+    )
+    before = parameters(generator)
+    trainer.train()
+    assert all(before[name].equal(tensor) for name, tensor in generator.state_dict().items())
+    accuracy = [log["discriminator_accuracy"] for log in trainer.state.log_history[:-1]]
+    assert sum(accuracy[-10:]) / 10 > 0.9 > 0.75 > sum(accuracy[:3]) / 3
+
+
+class Toy(AdversarialTrainer):
+    """The best reply is known: the token 9 again and again."""
+
+    def rewards(self, inputs, samples, humanness):
+        return (samples == 9).float()
+
+
+def test_the_reward_of_a_toy_task_rises(generator, tokenizer, features, tmp_path):
+    trainer = make_trainer(
+        generator,
+        tokenizer,
+        features,
+        tmp_path,
+        {"teacher_forcing_weight": 0.0},
+        cls=Toy,
+        max_steps=80,
+        learning_rate=2e-2,
+        lr_scheduler_type="constant",
+    )
+    trainer.train()
+    samples = trainer.sample(inputs_of(trainer, 40))
+    assert (samples == 9).float().mean() > 0.9
+    rewards = [log["reward"] for log in trainer.state.log_history if "reward" in log]
+    assert rewards[0] < 0.05
+
+
+def test_resumed_equals_uninterrupted(generator, tokenizer, features, tmp_path):
+    def run(folder, resume=None):
+        twin = copy.deepcopy(generator)
+        settings = {"max_steps": 12, "save_strategy": "steps", "save_steps": 6, "logging_steps": 3}
+        settings |= {"save_total_limit": 3, "eval_strategy": "steps", "eval_steps": 4}
+        adversarial = {"discriminator_warmup_steps": 3}
+        trainer = make_trainer(twin, tokenizer, features, folder, adversarial, **settings)
+        trainer.train(resume_from_checkpoint=resume)
+        return trainer
+
+    whole = run(tmp_path / "whole")
+    resumed = run(tmp_path / "resumed", str(tmp_path / "whole" / "checkpoint-6"))
+    for one, other in (
+        (whole.model, resumed.model),
+        (whole.discriminator, resumed.discriminator),
+    ):
+        assert all(x.equal(other.state_dict()[name]) for name, x in one.state_dict().items())
+    one, other = (t.discriminator_optimizer.state_dict()["state"] for t in (whole, resumed))
+    assert all(one[i]["exp_avg"].equal(other[i]["exp_avg"]) for i in one)
+    timed = (
+        "tokens_per_second",
+        "eval_runtime",
+        "eval_samples_per_second",
+        "eval_steps_per_second",
+    )
+    histories = [
+        [{k: v for k, v in log.items() if k not in timed} for log in t.state.log_history[:-1]]
+        for t in (whole, resumed)
+    ]
+    assert histories[0] == histories[1]
+
+
+def test_what_an_evaluation_says_is_right(trainer):
+    assert "eval_reward" not in trainer.evaluate()  # a discriminator to ask is there in training
+    trainer.is_in_train = True
+    metrics = trainer.evaluate()
+    inputs = inputs_of(trainer, 40)
+    with torch.no_grad():
+        scores = trainer._judge(inputs, inputs["labels"])[0]
+    human = (at_last_token(scores, inputs["labels"]) > 0).float().mean().item() * 100
+    expected = (human + 100 - metrics["eval_adversarial_success"]) / 2
+    assert metrics["eval_discriminator_accuracy"] == pytest.approx(expected)
+    timed = {name: x for name, x in metrics.items() if "second" in name or "runtime" in name}
+    assert metrics == trainer.evaluate() | timed
+    assert metrics["eval_sampled_distinct_2"] > metrics["eval_sampled_distinct_1"] > 0
+
+
+STEPS = {"eval_strategy": "steps", "eval_steps": 2, "save_strategy": "steps", "save_steps": 2}
+
+
+@pytest.mark.parametrize("saved", [True, False])
+def test_a_collapse_stops_the_training_and_the_last_good_model_is_kept(
+    generator, tokenizer, features, tmp_path, caplog, saved
+):
+    settings = STEPS | {"max_steps": 40, "learning_rate": 0.03, "lr_scheduler_type": "constant"}
+    if not saved:  # it collapses before there is a checkpoint
+        settings |= {"save_steps": 40}
+    before = parameters(generator)
+    adversarial = {"teacher_forcing_weight": 0.0, "collapse_threshold": 0.6}
+    trainer = make_trainer(
+        generator, tokenizer, features, tmp_path, adversarial, cls=Toy, **settings
+    )
+    trainer.train()
+    assert 2 < trainer.state.global_step < 40
+    assert "Training has collapsed" in caplog.text and "teacher_forcing_weight" in caplog.text
+    assert f"step {trainer.state.global_step}: perplexity rose from" in trainer.collapse
+    good = before
+    if saved:
+        folder = last_checkpoint(tmp_path, 1)
+        assert folder.endswith(f"checkpoint-{trainer.state.global_step - 2}")
+        good = type(generator).from_pretrained(folder).state_dict()
+    assert all(good[name].equal(tensor) for name, tensor in generator.state_dict().items())
+
+
+def test_a_collapse_of_diversity_is_seen(trainer):
+    trainer.adversarial.collapse_threshold = 0.5
+    log = {"eval_sampled_distinct_2": 40.0, "eval_perplexity": 30.0, "step": 0}
+    trainer.state.log_history = [log, log | {"eval_sampled_distinct_2": 20.5, "step": 5}]
+    assert trainer.collapse is None
+    trainer.state.log_history.append(log | {"eval_sampled_distinct_2": 19.5, "step": 9})
+    assert trainer.collapse == "step 9: Distinct-2 of sampled replies fell from 40.0 to 19.5"
+
+
+def test_a_loss_that_is_not_finite_ends_with_a_message(trainer):
+    trainer._judge_samples = lambda i, samples: (torch.full(samples.shape, torch.nan),) * 2
+    with pytest.raises(UsageError, match="loss is nan at step 0"):
+        trainer.train()
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"fp16": True}, "fp16 does not work in adversarial training"),
+        ({"label_smoothing_factor": 0.1}, "label_smoothing_factor is 0.1"),
+        (STEPS | {"load_best_model_at_end": True}, "best model by likelihood is the one before"),
+        (STEPS | {"save_steps": 3}, "save_steps a multiple of eval_steps"),
+        (STEPS | {"save_strategy": "epoch"}, "eval_strategy and save_strategy alike"),
+        ({"eval_strategy": "no"}, "or set collapse_threshold to 0"),
+    ],
+)
+def test_what_cannot_work_is_refused(generator, tokenizer, features, tmp_path, settings, message):
+    with pytest.raises(UsageError, match=message):
+        make_trainer(
+            generator, tokenizer, features, tmp_path, {"collapse_threshold": 0.5}, **settings
+        )
+
+
+def test_both_processes_hold_the_same_discriminator(tmp_path):
+    script = textwrap.dedent(
+        """
+        import sys, torch
+        from datasets import Dataset
+        sys.path[:0] = [sys.argv[1], sys.argv[1] + "/tests"]
+        from helpers import adversaries, corpus
+        from seq2seq_dialog.data.features import encode_rows
+        from seq2seq_dialog.models.tokenizer import load_tokenizer, train_tokenizer
+        from seq2seq_dialog.settings import DataArguments, ModelArguments
+        from seq2seq_dialog.portable import *
+
+        dialogues = corpus.sample_dialogues(40)
+        folder = sys.argv[2] + "/tokenizer" + __import__("os").environ["RANK"]
+        train_tokenizer([u for turns in dialogues for u in turns], 300, folder)
+        tokenizer = load_tokenizer(ModelArguments(), 64, folder)
+        args = DataArguments(max_source_length=64, max_target_length=24)
+        features = encode_rows(corpus.rows_of(dialogues), tokenizer, args)
+        torch.manual_seed(1)
+        config = RnnSeq2SeqConfig(vocab_size=320, embedding_size=16, hidden_size=32)
+        model = RnnSeq2SeqForConditionalGeneration(config)
+        model.generation_config.max_new_tokens = 8
+        trainer = adversaries.make_trainer(
+            model, tokenizer, features, sys.argv[2] + "/out", {"discriminator_warmup_steps": 1},
+            eval_strategy="steps", eval_steps=2, learning_rate=1e-2,
+        )
+        trainer.train()
+        log = [log for log in trainer.state.log_history if "eval_reward" in log][-1]
+        sums = [sum(p.double().sum().item() for p in n.parameters())
+                for n in (trainer.discriminator, model)]
+        line = ["RESULT", *sums, log["eval_reward"], log["eval_adversarial_success"]]
+        print(chr(10) + " ".join(map(str, line)) + chr(10), flush=True)
+        """
+    )
+    (tmp_path / "script.py").write_text(script)
+    command = [*TWO_PROCESSES, str(tmp_path / "script.py"), str(ROOT), str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    lines = [line for line in done.stdout.splitlines() if line.startswith("RESULT ")]
+    assert len(lines) == 2 and lines[0] == lines[1]
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--reward", "bleu"], "reward is 'bleu'; it must be one of prefixes, rollouts, sequence"),
+        (["--rollouts", "0"], "rollouts is 0; it must be at least 1"),
+        (["--collapse_threshold", "2"], "collapse_threshold is 2.0; it must be from 0 to 1"),
+        (["--teacher_forcing_weight", "-1"], "teacher_forcing_weight is -1.0"),
+        (["--max_steps", "100"], "max_steps is 100, all in the discriminator's warm-up"),
+    ],
+)
+def test_settings_that_cannot_be_are_refused(flags, message):
+    with pytest.raises(UsageError, match=message):
+        parse(["--adversarial", "true", "--model_name_or_path", "x", *flags])
+
+
+def test_a_generator_has_to_be_trained_before():
+    with pytest.raises(UsageError, match="give its folder as model_name_or_path"):
+        parse(["--adversarial", "true", "--new_model", '{"model_type": "t5"}'])
+
+
+@pytest.mark.parametrize(
+    ("sizes", "message"),
+    [
+        ('{"hiden_size": 3}', "no 'hiden_size'. Did you mean 'hidden_size'"),
+        ("[1]", "It takes sizes"),
+        ('{"cell": "x"}', "cell is 'x'"),
+    ],
+)
+def test_sizes_of_the_discriminator_that_cannot_be_are_refused(generator, sizes, message):
+    with pytest.raises(UsageError, match=message):
+        discriminator_config(sizes, generator)
+
+
+def test_the_discriminator_has_the_generators_vocabulary(model):
+    discriminator = Discriminator(discriminator_config(None, model))
+    assert discriminator.body.get_input_embeddings().num_embeddings == 512
