@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader
 from transformers import PrinterCallback, Seq2SeqTrainer, TrainerCallback
 
 from seq2seq_dialog.data.batching import DialogueCollator
-from seq2seq_dialog.training import trainer
+from seq2seq_dialog.training import trainer as trainer_module
 from seq2seq_dialog.training.trainer import DialogueTrainer
 
 from . import material, peers
@@ -42,7 +42,7 @@ def ours(
     model = material.model(folder, size)
     model.set_attn_implementation(attention)
     if not keep_memory:
-        trainer.keep_freed_memory = lambda: None  # in this process
+        trainer_module.keep_freed_memory = lambda: None  # in this process
     trainer = material.counted(DialogueTrainer)(
         model,
         material.our_arguments(folder, **settings),

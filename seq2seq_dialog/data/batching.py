@@ -177,13 +177,13 @@ class DialogueCollator:
         sources = [example["input_ids"] for example in examples]
         targets = [example["labels"] for example in examples]
         return {
-            "input_ids": _padded(sources, self.pad_token_id),  # (batch, source_len)
-            "attention_mask": _padded([np.ones(len(i)) for i in sources], 0),  # (batch, source_len)
-            "labels": _padded(targets, IGNORE),  # (batch, target_len)
+            "input_ids": _pad(sources, self.pad_token_id),  # (batch, source_len)
+            "attention_mask": _pad([np.ones(len(i)) for i in sources], 0),  # (batch, source_len)
+            "labels": _pad(targets, IGNORE),  # (batch, target_len)
         }
 
 
-def _padded(rows: Sequence[Sequence[int]], fill: int) -> torch.Tensor:
+def _pad(rows: Sequence[Sequence[int]], fill: int) -> torch.Tensor:
     """Fill rows up to the longest. In NumPy: a batch has too few numbers for torch to pay."""
     table = np.full((len(rows), max(map(len, rows))), fill, np.int64)
     for filled, row in zip(table, rows, strict=True):
