@@ -1,7 +1,7 @@
 # Two commands: `make demo` trains and shows a small model, `make test` proves that all of it works.
 PYTHON ?= python3
 
-.PHONY: demo test check format clean
+.PHONY: demo test check format wheel clean
 .DELETE_ON_ERROR:
 
 demo: .venv/.ready
@@ -18,6 +18,12 @@ format: .venv/.ready
 	.venv/bin/ruff format .
 	.venv/bin/ruff check --fix .
 
+# An installable package in dist/: pip install dist/*.whl gives the command seq2seq-dialog.
+wheel: .venv/.ready
+	rm -rf build dist
+	.venv/bin/python -m pip wheel --quiet --no-build-isolation --no-deps --wheel-dir dist .
+	rm -rf build seq2seq_dialog.egg-info
+
 .venv/.ready: requirements.txt
 	$(PYTHON) -m venv .venv
 	.venv/bin/python -m pip install --quiet --requirement requirements.txt
@@ -30,4 +36,4 @@ format: .venv/.ready
 	touch $@
 
 clean:
-	rm -rf .venv .venv-legacy runs
+	rm -rf .venv .venv-legacy build dist runs

@@ -1,16 +1,23 @@
 """Train a dialogue response generator from a text file of dialogues, and use it.
 
 The way of the data: `dataset_script/dialogues.py` (text to rows) -> `data` (rows to batches) ->
-`models`, `trainer` (training) -> `artifact`, `report` (the run folder) -> `inference` (answering).
+`models`, `training` -> `evaluation` -> `report` (the run folder) -> `serve` (answering), `hub`.
 """
 
+import os
+import sys
 from importlib import import_module
-from pathlib import Path
 
-# A wheel holds dataset_script/ and configs/ inside the package; in a checkout they stand beside it.
-_checkout = Path(__file__).resolve().parent.parent
-if (_checkout / "run_seq2seq_dialog.py").is_file():
-    __path__.append(str(_checkout))
+from .shipped import IN_CHECKOUT, ROOT
+
+__version__ = "0.1.0"
+
+if IN_CHECKOUT:  # dataset_script/ stands beside the package, a wheel holds it inside
+    __path__.append(str(ROOT))
+if sys.argv[:1] == ["-m"] and sys.path[0] == os.getcwd():
+    # `python -m seq2seq_dialog` puts the current folder before the installed packages: a file of
+    # the name datasets.py there would be taken for the library. It comes last instead.
+    sys.path.append(sys.path.pop(0))
 
 _HOME = {
     "Conversation": "serve.inference",

@@ -4,22 +4,25 @@ from __future__ import annotations
 
 import difflib
 import sys
-
-import torch
+from collections.abc import Callable, Iterable
 
 
 class UsageError(ValueError):
     """Something the person gave cannot be used; entry points print it and exit with status 2."""
 
 
-def run(main) -> None:
+def run(main: Callable[[], None]) -> None:
     """Run an entry point; what the person can mend ends in one message and status 2."""
     try:
         main()
     except UsageError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
-    except torch.OutOfMemoryError as error:
+    except RuntimeError as error:
+        import torch  # only here: --help must not wait for it
+
+        if not isinstance(error, torch.OutOfMemoryError):
+            raise
         reason = str(error).split(". ")[0]
         print(
             f"error: {reason}. Lower tokens_per_batch (and raise gradient_accumulation_steps by as "
@@ -32,7 +35,7 @@ def run(main) -> None:
         sys.exit(130)
 
 
-def nearest(name: str, known) -> str:
+def nearest(name: str, known: Iterable[str]) -> str:
     """Return `" Did you mean 'x'?"` for the nearest known name, or nothing."""
     match = difflib.get_close_matches(name, list(known), n=1)
     return f" Did you mean {match[0]!r}?" if match else ""

@@ -15,10 +15,30 @@ import torch
 import yaml
 
 from .errors import UsageError
-from .portable.context import as_turns
 
-PACKAGES = ("torch", "transformers", "datasets", "accelerate", "evaluate", "sentencepiece")
-PACKAGES += ("huggingface_hub", "sacrebleu", "rouge-score", "nltk", "tokenizers")
+# Names of the files, beside those that transformers gives model and tokenizer.
+CONFIG = "config.yaml"
+ENVIRONMENT = "environment.json"
+STATE = "trainer_state.json"
+METRICS = "metrics.json"
+PREDICTIONS = "predictions.jsonl"
+EVALUATION = "evaluation.json"
+CURVES = "curves.png"
+TOKENIZER = "tokenizer"  # a folder: the tokenizer that was trained for the run
+
+PACKAGES = (
+    "torch",
+    "transformers",
+    "datasets",
+    "accelerate",
+    "evaluate",
+    "sentencepiece",
+    "huggingface_hub",
+    "sacrebleu",
+    "rouge-score",
+    "nltk",
+    "tokenizers",
+)
 
 
 def environment(world_size: int, training_data: str) -> dict:
@@ -59,25 +79,6 @@ def _git_revision() -> str | None:
         return None
 
 
-def predictions(rows, outputs: list[dict], clean: Iterable[bool] | None) -> list[dict]:
-    """Put replies beside the rows they answer.
-
-    Args:
-        rows: the evaluated split.
-        outputs: `predictions` of `DialogueTrainer.predict`.
-        clean: of each row, whether nothing of it stands in train; None if that is not known.
-    """
-    columns = ("dialogue_id", "turn", "context", "response")
-    lines = []
-    for row, output in zip(rows.select_columns(columns), outputs, strict=True):
-        row["reference"] = row.pop("response")
-        lines.append(row | {key: output[key] for key in ("reply", "nll", "tokens")})
-    if clean is not None:
-        for line, flag in zip(lines, clean, strict=True):
-            line["clean"] = bool(flag)
-    return lines
-
-
 def read_json(path: Path):
     """Read a JSON file."""
     return json.loads(path.read_text(encoding="utf-8"))
@@ -88,34 +89,21 @@ def read_jsonl(path: Path) -> list[dict]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
 
 
-def read_pairs(folder: str | Path, samples: int) -> list[dict]:
-    """Read evenly spaced test pairs, `context` and `reference`, of a run's predictions.
-
-    Args:
-        folder: a finished run folder.
-        samples: how many; all of them where there are fewer.
+def read_yaml(path: str | Path) -> dict:
+    """Read a config file.
 
     Raises:
-        UsageError: the run has left no predictions, or fewer than two.
+        UsageError: no such file, no YAML, or no mapping of settings.
     """
-    path = Path(folder) / "predictions.jsonl"
-    way_out = (
-        "Contexts and references are those of a run: give the folder of one that has been finished "
-        "with do_predict."
-    )
-    if not path.is_file():
-        raise UsageError(f"There is no {str(path)!r}. {way_out}")
     try:
-        rows = [{key: row[key] for key in ("context", "reference")} for row in read_jsonl(path)]
-        for row in rows:
-            as_turns(row["context"])
-            row["reference"].split()
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UsageError(f"{str(path)!r} holds no predictions ({error}). {way_out}") from error
-    count = min(samples, len(rows))
-    if count < 2:
-        raise UsageError(f"{str(path)!r} has {len(rows)} pairs; 2 are the least. {way_out}")
-    return [rows[i * len(rows) // count] for i in range(count)]
+        settings = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"Cannot read the config {str(path)!r}: {error}.") from error
+    except yaml.YAMLError as error:
+        raise UsageError(f"{path} is not valid YAML: {' '.join(str(error).split())}.") from error
+    if not isinstance(settings, dict):
+        raise UsageError(f"{path} must hold settings as `name: value` lines.")
+    return settings
 
 
 def write_json(path: Path, content) -> None:

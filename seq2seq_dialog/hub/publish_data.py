@@ -30,6 +30,7 @@ from ..errors import UsageError
 from ..report import page
 from ..report.model_card import DAILYDIALOG, LICENSES, check_terms, source
 from ..settings import DataArguments
+from ..shipped import command
 from . import publish_model
 
 SHARD = 1 << 28  # bytes of rows a file, before compression
@@ -104,7 +105,7 @@ def publish_data(
     console.print(
         "Load it:   from datasets import load_dataset\n"
         f'           load_dataset("{repo}"{other})\n'
-        f"Train:     python run_seq2seq_dialog.py configs/t5_small.yaml --dataset_name {repo}"
+        f"Train:     {command('train')} t5_small --dataset_name {repo}"
         f"{other and f' --dataset_revision {revision}'}"
     )
 

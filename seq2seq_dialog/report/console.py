@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+import logging
+from pathlib import Path
+
+import datasets
+import transformers
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+
+from ..run_folder import EVALUATION, METRICS, PREDICTIONS, read_json, read_jsonl
+from ..shipped import command, interpreter
 
 # Printed rows: what each figure is called, and in what it is counted.
 HEADLINES = {
@@ -18,6 +26,18 @@ HEADLINES = {
     "reply_words": "words per reply",
     "reference_words": "words per reference",
 }
+
+
+def set_up_console(main_process: bool) -> Console:
+    """Let warnings through, from one process only; console and progress bars speak for the rest."""
+    level = logging.WARNING if main_process else logging.ERROR
+    logging.basicConfig(format="%(levelname)s %(name)s: %(message)s", level=level)
+    datasets.utils.logging.set_verbosity(level)
+    transformers.utils.logging.set_verbosity(level)
+    transformers.utils.logging.disable_progress_bar()
+    if not main_process:
+        datasets.disable_progress_bars()
+    return Console(quiet=not main_process)
 
 
 def print_metrics(metrics: dict, console: Console) -> None:
@@ -65,3 +85,22 @@ def print_samples(predictions: list[dict], console: Console, count: int = 8) -> 
         context = "\n".join(f"- {turn}" for turn in row["context"][-3:])
         table.add_row(escape(context), escape(row["reference"]), escape(row["reply"]))
     console.print(table)
+
+
+def print_run(run_dir: Path, console: Console) -> None:
+    """Print samples, figures and verdict of a finished run, and what to do next."""
+    if (run_dir / PREDICTIONS).exists():
+        print_samples(read_jsonl(run_dir / PREDICTIONS), console)
+    print_metrics(read_json(run_dir / METRICS), console)
+    if (run_dir / EVALUATION).exists():
+        print_evaluation(read_json(run_dir / EVALUATION), console)
+    console.print(
+        f"\nThe model, its settings, metrics, curves and replies are in {run_dir}. Next:\n"
+        f"  {command('chat')} {run_dir}\n"
+        f'  {interpreter()} -c "from transformers import pipeline; print('
+        f"pipeline('text2text-generation', model='{run_dir}', trust_remote_code=True)"
+        f"('How are you?'))\"\n"
+        f"  open {run_dir}/report.html",
+        highlight=False,
+        soft_wrap=True,
+    )

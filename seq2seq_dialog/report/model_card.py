@@ -22,8 +22,7 @@ from markupsafe import Markup
 from ..errors import UsageError
 from ..evaluation import scoring
 from ..portable.context import TURN_SEPARATOR
-from ..run_folder import read_json, read_jsonl
-from ..settings import read_yaml
+from ..run_folder import read_json, read_jsonl, read_yaml
 from . import page
 
 DAILYDIALOG, SAMPLES = "DailyDialog", "the sample corpus of seq2seq-dialog"
@@ -82,7 +81,7 @@ def model_card(
     environment, metrics, model, *_ = (_mapping(folder / f"{name}.json") for name in names)
     predictions = _read(folder / "predictions.jsonl", read_jsonl, _are_predictions, [])
     if (folder / "metrics.json").is_file():  # or else page.read refuses the folder
-        config = read_yaml(str(folder / "config.yaml"))
+        config = read_yaml(folder / "config.yaml")
     found = page.read(folder)
     evaluated = found["evaluation"]
     from_hub = environment.get("from_hub", {})
@@ -246,7 +245,7 @@ def inherited(folder: str | Path) -> dict | None:
     if not all((folder / name).is_file() for name in ("config.yaml", "metrics.json")):
         return None
     environment = _mapping(folder / "environment.json")
-    config = read_yaml(str(folder / "config.yaml"))
+    config = read_yaml(folder / "config.yaml")
     data = source(config, _mapping(folder / "metrics.json"), environment)
     if data["license"] is None or data["license"] == data["data_license"]:
         return data["license"] and {"name": data["name"], "license": data["license"]}

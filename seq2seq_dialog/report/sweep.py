@@ -31,8 +31,9 @@ from ..data.batching import evaluation_batches
 from ..decoding.settings import bare_decoding
 from ..errors import UsageError
 from ..evaluation.metrics import ReplyMetric, distinct, plato_bleu, self_bleu
+from ..evaluation.predictions import read_pairs
 from ..portable.context import encode_context
-from ..run_folder import check_writable, read_json, read_pairs, write_json
+from ..run_folder import check_writable, read_json, write_json
 from ..serve.inference import load
 from ..settings import DialogueTrainingArguments
 

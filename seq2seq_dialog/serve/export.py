@@ -19,8 +19,10 @@ from transformers import AutoModelForSeq2SeqLM
 from transformers.utils.logging import disable_progress_bar
 
 from ..errors import UsageError
+from ..evaluation.predictions import read_pairs
 from ..portable.context import encode_context
-from ..run_folder import check_writable, read_pairs, write_json
+from ..run_folder import check_writable, write_json
+from ..shipped import command
 from .exported_model import (
     ABOUT,
     FILES,
@@ -107,7 +109,7 @@ def export(
             place.rename(Path(scratch) / "old")
         part.rename(place)
     print(f"Written to {output or Path(folder) / PLACE}. On the CPU it answers in:")
-    print(f"  python -m seq2seq_dialog chat {output or folder}")
+    print(f"  {command('chat')} {output or folder}")
 
 
 def check_convertible(model) -> None:

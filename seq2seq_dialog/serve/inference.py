@@ -10,6 +10,7 @@ from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
 from ..errors import UsageError
 from ..portable.context import as_turns, encode_context
+from ..shipped import command
 from .exported_model import ExportedModel, find_export, is_export
 
 
@@ -52,8 +53,8 @@ def load(
             return ExportedModel(export), AutoTokenizer.from_pretrained(export), device
         except (OSError, ValueError, KeyError, RuntimeError) as error:
             raise UsageError(
-                f"Cannot load the export {str(export)!r}; make it again by `python -m "
-                f"seq2seq_dialog export`. The reason given: {' '.join(str(error).split())[:400]}"
+                f"Cannot load the export {str(export)!r}; make it again by "
+                f"`{command('export')}`. The reason given: {' '.join(str(error).split())[:400]}"
             ) from error
     try:
         tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=trust_remote_code)

@@ -5,6 +5,12 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from rich.console import Console
+
+from ..errors import UsageError
+from ..run_folder import CONFIG, ENVIRONMENT, METRICS, TOKENIZER, read_json, read_yaml
+from ..settings import DecodingArguments, Settings
+
 
 def last_checkpoint(output_dir: str | Path, world_size: int) -> str | None:
     """Find where a run can go on: its last checkpoint that was written whole, if any.
@@ -26,3 +32,106 @@ def last_checkpoint(output_dir: str | Path, world_size: int) -> str | None:
         if all(path.exists() for path in random_states):
             found.append((state["global_step"], str(folder)))
     return max(found)[1] if found else None
+
+
+# Runs: may one go on in a run folder that holds files already?
+
+# Settings that do not touch the weights, and so may change between a run and its continuation.
+FREE = {
+    "data_cache",
+    "dataloader_num_workers",
+    "disable_tqdm",
+    "do_eval",
+    "do_predict",
+    "eval_tokens_per_batch",
+    "hub_model_id",
+    "hub_private_repo",
+    "hub_revision",
+    "language",
+    "license",
+    "log_level",
+    "logging_steps",
+    "preprocessing_num_workers",
+    "push_to_hub",
+    "report_to",
+    "run_name",
+    "save_total_limit",
+}
+
+
+def is_complete(run_dir: Path, config: dict) -> bool:
+    """Tell whether `run_dir` holds the very run that `config` describes, complete.
+
+    Raises:
+        UsageError: it holds another one, or files that are no run: neither may be overwritten.
+    """
+    if (run_dir / METRICS).exists():
+        changes = _changes(run_dir, config, FREE - {"do_eval", "do_predict"})
+        if changes:
+            raise UsageError(
+                f"{run_dir} holds a complete run with other settings ({', '.join(changes)}). "
+                "Choose another --output_dir; to evaluate that model differently, add --do_train "
+                f"false --model_name_or_path {run_dir}."
+            )
+        return True
+    is_run = any((run_dir / name).exists() for name in (CONFIG, TOKENIZER))
+    if run_dir.is_file() or (run_dir.is_dir() and any(run_dir.iterdir()) and not is_run):
+        raise UsageError(f"{run_dir} holds other files; choose a new --output_dir.")
+    return False
+
+
+def find_checkpoint(
+    settings: Settings, environment: dict, console: Console
+) -> tuple[Settings, str | None]:
+    """Find the checkpoint at which the run in `output_dir` goes on, if there is one.
+
+    Args:
+        settings: of this start.
+        environment: of this start, as `run_folder.environment` returns it.
+
+    Returns:
+        The settings, with the batch size that `tokens_per_batch` auto has found before, and the
+        folder of the checkpoint.
+
+    Raises:
+        UsageError: names what has changed since the run began and would make it another one.
+    """
+    training, run_dir = settings.training, Path(settings.training.output_dir)
+    checkpoint = last_checkpoint(run_dir, training.world_size)
+    if checkpoint is None:
+        if any(run_dir.glob("checkpoint-*")):
+            console.print(f"No checkpoint in {run_dir} is whole: training starts anew.")
+        return settings, None
+    before = read_json(run_dir / ENVIRONMENT)
+    changes = _changes(run_dir, settings.as_config(), _free(settings))
+    for key, what in (("processes", "processes"), ("training_data", "the training data")):
+        if before.get(key) != environment[key]:
+            changes.append(f"{what}: {before.get(key)} -> {environment[key]}")
+    if changes:
+        raise UsageError(
+            f"{run_dir} holds an unfinished run with other settings ({', '.join(changes)}). Finish "
+            "it with those, or choose another --output_dir."
+        )
+    if training.tokens_per_batch == "auto":
+        settings = settings.with_training(tokens_per_batch=before["tokens_per_batch"])
+    return settings, checkpoint
+
+
+def _free(settings: Settings) -> set[str]:
+    """Name the settings that may change before the run goes on."""
+    if settings.adversarial.adversarial:  # replies teach, and evaluations can end the training
+        return FREE - {"eval_tokens_per_batch"}
+    if settings.training.predict_with_generate:  # replies choose the best checkpoint
+        return FREE
+    return FREE | set(DecodingArguments.__dataclass_fields__)
+
+
+def _changes(run_dir: Path, config: dict, free: set[str]) -> list[str]:
+    """List the settings in which the run in `run_dir` differs from `config`."""
+    before = read_yaml(run_dir / CONFIG)
+    names = sorted((before.keys() | config.keys()) - free - {"output_dir"})
+    return [
+        f"{name}: {before.get(name)} -> {config.get(name)}"
+        for name in names
+        if before.get(name) != config.get(name)
+    ]

@@ -9,10 +9,11 @@ from transformers import T5ForConditionalGeneration
 
 from seq2seq_dialog.decoding.settings import bare_decoding
 from seq2seq_dialog.errors import UsageError
+from seq2seq_dialog.evaluation.predictions import join_predictions, read_pairs
 from seq2seq_dialog.models import artifact
 from seq2seq_dialog.portable.context import encode_context
 from seq2seq_dialog.report.sweep import GREEDY, plot_sweep, reply_to_all, sweep
-from seq2seq_dialog.run_folder import predictions, read_json, read_pairs, write_jsonl
+from seq2seq_dialog.run_folder import read_json, write_jsonl
 from seq2seq_dialog.serve.inference import generate_response, load
 
 PNG = b"\x89PNG\r\n"
@@ -28,7 +29,7 @@ def run_folder(model, tokenizer, rows, tmp_path):
     outputs = [{"reply": "", "nll": 1.0, "tokens": 1}] * 24
     write_jsonl(
         folder / "predictions.jsonl",
-        predictions(rows.select(range(24)), outputs, [True] * 24),
+        join_predictions(rows.select(range(24)), outputs, [True] * 24),
     )
     return folder
 

@@ -1,0 +1,160 @@
+"""The command line of a training: a config file as defaults, flags on top."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import sys
+from pathlib import Path
+
+from transformers import HfArgumentParser, Seq2SeqTrainingArguments
+
+from .errors import UsageError, nearest
+from .run_folder import read_yaml
+from .settings import GROUPS, INHERITED, DialogueTrainingArguments, Settings, resolve
+from .shipped import COMMAND, CONFIGS, ROOT
+
+
+class _HelpFormatter(argparse.HelpFormatter):
+    """One spelling of each flag, its default behind its help."""
+
+    def _format_action_invocation(self, action):
+        return action.option_strings[0] if action.option_strings else action.metavar
+
+    def _get_help_string(self, action):
+        hidden = action.default in (None, argparse.SUPPRESS) or not action.option_strings
+        return action.help if hidden else f"{action.help} [%(default)s]"
+
+
+class _Parser(HfArgumentParser):
+    """HfArgumentParser whose errors are one line."""
+
+    def error(self, message):
+        """Raise what argparse would print with its usage."""
+        raise UsageError(message)
+
+    def _check_value(self, action, value):
+        if action.choices is not None and value not in action.choices:
+            choices = [str(choice) for choice in action.choices]
+            raise UsageError(
+                f"{action.dest} is {value!r}; it must be one of {', '.join(choices)}."
+                f"{nearest(value, choices)}"
+            )
+
+
+def recipes() -> dict[str, Path]:
+    """Return the shipped configs by name."""
+    return {path.stem: path for path in sorted(CONFIGS.glob("*.yaml"))}
+
+
+def build_parser(show_all: bool = False) -> HfArgumentParser:
+    """Build the parser of a training; `show_all` makes --help list every training setting."""
+    script = Path(sys.argv[0]).name
+    parser = _Parser(
+        GROUPS,
+        prog=script if script == "run_seq2seq_dialog.py" else f"{COMMAND} train",
+        usage="%(prog)s CONFIG [--flag value ...]",
+        description="Train a dialogue response generator, evaluate it and keep it in output_dir. "
+        f"CONFIG is a YAML file, or the name of a recipe in {CONFIGS}: {', '.join(recipes())}.",
+        epilog="A run that was stopped goes on by the same command. On several GPUs: accelerate "
+        "launch -m seq2seq_dialog.train CONFIG [--flag value ...]. --help_all lists every training "
+        "setting.",
+        formatter_class=_HelpFormatter,
+        allow_abbrev=False,
+        add_help=False,
+    )
+    inherited = {f.name for f in dataclasses.fields(Seq2SeqTrainingArguments)}
+    inherited -= set(DialogueTrainingArguments.__annotations__)
+    for action in parser._actions:
+        name = action.dest
+        if action.option_strings[0] != f"--{name}" or (
+            name in inherited and name not in INHERITED and not show_all
+        ):
+            action.help = argparse.SUPPRESS
+        else:
+            help = INHERITED.get(name, " ".join((action.help or "").split()))
+            action.help = help.replace("%", "%%")
+    parser.add_argument("config", nargs="?", metavar="CONFIG", help="Settings; flags override.")
+    return parser
+
+
+def parse(argv: list[str]) -> Settings:
+    """Parse a command line.
+
+    Args:
+        argv: `[CONFIG] [--flag value ...]`; flags override the file.
+
+    Raises:
+        UsageError: an unknown setting (the nearest valid name is said), a wrong value, a file
+            that cannot be read.
+        SystemExit: status 0 after --help.
+    """
+    if not {"--help", "-h", "--help_all"}.isdisjoint(argv):
+        build_parser(show_all="--help_all" in argv).print_help()
+        sys.exit(0)
+    parser = build_parser()
+    known = {f.name for group in GROUPS for f in dataclasses.fields(group) if f.init}
+    flags, path = list(argv), None
+    if argv and not argv[0].startswith("-"):
+        path, flags = find_config(argv[0]), argv[1:]
+    from_file = _as_flags(_read_config(path), known, path) if path else []
+    for flag in flags:
+        name = flag[2:].split("=")[0].replace("-", "_")
+        if flag.startswith("--") and name not in known and name.removeprefix("no_") not in known:
+            raise UsageError(
+                f"unknown flag {flag!r}.{nearest('--' + name, {'--' + k for k in known})}"
+            )
+    try:
+        *groups, rest, unknown = parser.parse_args_into_dataclasses(
+            [*from_file, *flags], return_remaining_strings=True, look_for_args_file=False
+        )
+    except (ValueError, TypeError, ImportError) as error:
+        where = f"{path}: " if path and not flags else ""
+        raise UsageError(where + " ".join(str(error).split())) from error
+    if unknown or rest.config:
+        extra = " ".join(unknown or [rest.config])
+        raise UsageError(f"do not know what to do with {extra!r}; a config file comes first.")
+    return resolve(groups)
+
+
+def find_config(name: str) -> Path:
+    """Find a config: a file by its path, a recipe by its name (`t5_small`).
+
+    Raises:
+        UsageError: no recipe has this name.
+    """
+    if "/" in name or "\\" in name or name.endswith((".yaml", ".yml")):
+        return Path(name)
+    known = recipes()
+    if name not in known:
+        raise UsageError(
+            f"There is no recipe {name!r}.{nearest(name, known)} The recipes are "
+            f"{', '.join(known)}; a file of your own is given by its path, ending in .yaml."
+        )
+    return known[name]
+
+
+def _read_config(path: Path) -> dict:
+    """Read a config; the dialogues that ship with a recipe are found from any folder."""
+    config = read_yaml(path)
+    if path.resolve().parent == CONFIGS and "data" in config and not Path(config["data"]).exists():
+        config["data"] = str(ROOT / config["data"])
+    return config
+
+
+def _as_flags(config: dict, known: set[str], path: Path) -> list[str]:
+    """Spell YAML settings as flags, so that one parser checks both."""
+    flags = []
+    for name, value in config.items():
+        if name not in known:
+            raise UsageError(f"{path}: unknown setting {name!r}.{nearest(str(name), known)}")
+        if value is None or value == []:
+            continue
+        if value is False and name.endswith("_strategy"):
+            value = "no"  # YAML 1.1 reads a bare no as false
+        if isinstance(value, dict):
+            value = json.dumps(value)
+        values = value if isinstance(value, list) else [value]
+        flags += [f"--{name}", *(str(v).lower() if isinstance(v, bool) else str(v) for v in values)]
+    return flags

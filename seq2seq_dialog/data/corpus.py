@@ -1,0 +1,124 @@
+"""The dialogues of a run: their rows by split, and what stands in more than one of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from datasets import Dataset, DatasetDict
+from rich.console import Console
+
+from ..errors import UsageError
+from ..evaluation.protocols import read_references
+from ..settings import DataArguments
+from . import overlap
+from .features import count_cuts, encode_rows
+from .rows import load_rows
+from .streaming import Stream
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """The dialogues of a run.
+
+    Attributes:
+        rows: (context, response) rows by split; of streamed training rows the first ones.
+        problems: what is odd in the text, as `rows.load_rows` returns it.
+        stream: what reads the training rows where they are streamed.
+        references: several of each evaluated pair, where `multireference` names them.
+        audit: what `overlap.audit` returns; None where nothing is known of overlap.
+    """
+
+    rows: DatasetDict
+    problems: dict
+    stream: Stream | None = None
+    references: list | None = None
+    audit: dict | None = None
+
+    @property
+    def evaluated(self) -> str:
+        """The split that a trained model replies to."""
+        return "test" if "test" in self.rows else "validation"
+
+    @property
+    def pairs(self) -> dict[str, int]:
+        """The number of pairs by split; how many a stream has is not known."""
+        pairs = {name: len(split) for name, split in self.rows.items()}
+        if self.stream is not None:
+            del pairs["train"]
+        return pairs
+
+    @property
+    def clean(self) -> np.ndarray | None:
+        """Of each evaluated pair, whether nothing of it stands in train; None if not known."""
+        return self.audit["clean"][self.evaluated] if self.audit else None
+
+    @property
+    def overlap_counts(self) -> dict | None:
+        """What the evaluation keeps of the audit of its split."""
+        if self.audit is None:
+            return None
+        counts = self.audit["splits"][self.evaluated]
+        in_train = dict(zip(("1", "3", "all"), counts["pairs_in_train"].values(), strict=True))
+        sizes = {name: counts[name] for name in ("pairs", "clean_pairs")}
+        return {"pairs_in_train": in_train, **sizes}
+
+
+def read_corpus(args: DataArguments) -> Corpus:
+    """Read the dialogues that the settings name.
+
+    Raises:
+        UsageError: as `rows.load_rows`; `multireference` without a split that it fits.
+    """
+    if args.streaming:
+        stream = Stream(args)
+        corpus = Corpus(stream.rows, stream.problems, stream)
+    else:
+        corpus = Corpus(*load_rows(args))
+    if args.multireference is None:
+        return corpus
+    if corpus.evaluated not in corpus.rows:
+        raise UsageError("multireference needs a test split to score; the data has train alone.")
+    references = read_references(args.multireference, corpus.rows[corpus.evaluated])
+    return replace(corpus, references=references)
+
+
+def audit_corpus(corpus: Corpus, args: DataArguments, console: Console) -> Corpus:
+    """Look for what stands in train and in another split, and print what a reader must know.
+
+    Returns:
+        The corpus with its `audit`; with `drop_overlap`, without the training pairs in question.
+    """
+    if corpus.stream is None:
+        audit, rows = overlap.audit(corpus.rows), corpus.rows
+        warning = overlap.warning(audit)
+        if warning:
+            console.print(warning, style="yellow", highlight=False)
+        if args.drop_overlap:
+            rows = overlap.without_overlap(rows, audit)
+        corpus = replace(corpus, rows=rows, audit=audit)
+    else:
+        console.print(
+            "Training pairs are streamed. Baselines, unigram model and a new tokenizer come from "
+            f"the first {len(corpus.rows['train']):,}; what stands in train and test is not looked "
+            "for."
+        )
+    counts = ", ".join(f"{name} {count:,}" for name, count in corpus.pairs.items())
+    console.print(f"Pairs of context and response: {counts}")
+    return corpus
+
+
+def encode_corpus(corpus: Corpus, tokenizer, args: DataArguments) -> dict[str, Dataset]:
+    """Encode the rows of each split to features."""
+    return {name: encode_rows(rows, tokenizer, args) for name, rows in corpus.rows.items()}
+
+
+def report_cuts(features: dict[str, Dataset], args: DataArguments, console: Console) -> dict:
+    """Count what the length limits cut in each split, and print it."""
+    cuts = {name: count_cuts(split) for name, split in features.items()}
+    for name, cut in cuts.items():
+        console.print(
+            f"{name}: {cut['contexts']:,} contexts cut to {args.max_source_length} tokens, "
+            f"{cut['replies']:,} replies to {args.max_target_length}"
+        )
+    return cuts

@@ -1,0 +1,29 @@
+"""What ships beside the code, where it lies, and how the command is called there.
+
+A wheel holds `dataset_script/`, `configs/` and `samples/` inside the package; in a checkout they
+stand beside it.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+_PACKAGE = Path(__file__).resolve().parent
+IN_CHECKOUT = (_PACKAGE.parent / "run_seq2seq_dialog.py").is_file()
+ROOT = _PACKAGE.parent if IN_CHECKOUT else _PACKAGE
+CONFIGS = ROOT / "configs"
+COMMAND = "python -m seq2seq_dialog" if IN_CHECKOUT else "seq2seq-dialog"
+
+
+def interpreter() -> str:
+    """Name the running Python as a person in this folder would: `.venv/bin/python`, `python`."""
+    here, python = Path.cwd(), Path(sys.executable)
+    return str(python.relative_to(here)) if python.is_relative_to(here) else "python"
+
+
+def command(verb: str) -> str:
+    """Spell the command line of a verb as a person in this folder would."""
+    if IN_CHECKOUT:
+        return f"{interpreter()} -m seq2seq_dialog {verb}"
+    return f"{COMMAND} {verb}"
