@@ -38,7 +38,7 @@ def build_parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"seq2seq-dialog {__version__}")
-    verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
+    verbs = parser.add_subparsers(metavar="VERB", required=True)
     for add in ADD_VERBS:
         add(verbs)
     return parser

@@ -10,9 +10,9 @@ import pytest
 from helpers.corpus import ROOT, SAMPLES
 from helpers.runs import TWO_PROCESSES, command, equal, weights
 
-from seq2seq_dialog import settings
-from seq2seq_dialog.run_folder import read_json, read_jsonl
-from seq2seq_dialog.training.resume import last_checkpoint
+from seq2seq_dialog.errors import UsageError
+from seq2seq_dialog.run_folder import read_json, read_jsonl, read_yaml, write_json, write_yaml
+from seq2seq_dialog.training.resume import is_complete, last_checkpoint
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +34,7 @@ def test_the_run_folder_is_complete(finished):
     environment = read_json(folder / "environment.json")
     assert environment["versions"]["torch"] and environment["processes"] == 1
     assert re.fullmatch(r"[0-9a-f]{40}(\+changes)?", environment["git_revision"] or "0" * 40)
-    saved = settings.read_yaml(str(folder / "config.yaml"))
+    saved = read_yaml(folder / "config.yaml")
     assert saved["seed"] == 42 and saved["new_model"]["d_model"] == 32
     assert (folder / "curves.png").read_bytes().startswith(b"\x89PNG")
 
@@ -115,6 +115,15 @@ def test_a_complete_run_is_not_overwritten_by_another(finished, run, config):
     error = run(config, folder, "--learning_rate", "0.1", status=2).stderr
     assert "complete run with other settings (learning_rate: 0.005 -> 0.1)" in error
     assert "Traceback" not in error
+
+
+def test_a_run_of_an_older_version_is_taken_as_it_is_or_refused(tmp_path):
+    write_json(tmp_path / "metrics.json", {})
+    write_yaml(tmp_path / "config.yaml", {"seed": 42, "report_to": "none"})
+    assert is_complete(tmp_path, {"seed": 42})
+    write_yaml(tmp_path / "config.yaml", {"seed": 42, "dropped_setting": 1})
+    with pytest.raises(UsageError, match=r"other settings \(dropped_setting: 1 -> None\)"):
+        is_complete(tmp_path, {"seed": 42})
 
 
 def test_a_foreign_folder_is_not_written_into(run, config, tmp_path):
@@ -222,13 +231,11 @@ def test_bad_data_ends_with_status_2_and_one_line(run, config, tmp_path, data, m
 
 RNN = '{"model_type": "rnn_seq2seq", "embedding_size": 16, "hidden_size": 32}'
 ADVERSARIAL = [
-    "--adversarial",
-    "true",
-    "--discriminator",
-    '{"embedding_size": 8, "hidden_size": 8}',
+    *("--adversarial", "true"),
+    *("--discriminator", '{"embedding_size": 8, "hidden_size": 8}'),
+    *("--discriminator_warmup_steps", "3", "--max_steps", "12", "--eval_steps", "4"),
+    *("--save_steps", "4", "--load_best_model_at_end", "false"),
 ]
-ADVERSARIAL += ["--discriminator_warmup_steps", "3", "--max_steps", "12", "--eval_steps", "4"]
-ADVERSARIAL += ["--save_steps", "4", "--load_best_model_at_end", "false"]
 
 
 def test_a_recurrent_model_and_then_adversarial_training(run, config, tmp_path):
@@ -248,9 +255,9 @@ def test_a_recurrent_model_and_then_adversarial_training(run, config, tmp_path):
     metrics = read_json(folder / "metrics.json")
     assert metrics["train"]["collapse"] is None and metrics["test"]["perplexity"] > 1
     assert not equal(weights(generator), weights(folder))
-    saved = settings.read_yaml(str(folder / "config.yaml"))
+    saved = read_yaml(folder / "config.yaml")
     assert saved["discriminator"] == {"embedding_size": 8, "hidden_size": 8}
-    assert "reward" not in settings.read_yaml(str(generator / "config.yaml"))
+    assert "reward" not in read_yaml(generator / "config.yaml")
     assert "complete" in run(rest, folder, *flags).stdout
     assert (folder / "curves.png").stat().st_size > (generator / "curves.png").stat().st_size
 

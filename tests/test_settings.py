@@ -1,16 +1,20 @@
 """Settings: the file as defaults, flags on top, one clear message for what is wrong."""
 
+import dataclasses
 import subprocess
 import sys
+from typing import get_type_hints
 
 import pytest
 import torch
 import yaml
 from helpers.corpus import ROOT
+from transformers import Seq2SeqTrainingArguments
 
+from seq2seq_dialog.command_line import find_config, parse, recipes
 from seq2seq_dialog.errors import UsageError, run
 from seq2seq_dialog.run_folder import write_yaml
-from seq2seq_dialog.settings import parse, resolved
+from seq2seq_dialog.settings import GROUPS, Bounds, DialogueTrainingArguments
 
 CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
 
@@ -23,17 +27,17 @@ def config(tmp_path, text):
 
 def test_flags_override_the_file(tmp_path):
     path = config(tmp_path, "model_name_or_path: m\nlearning_rate: 1e-4\nnum_beams: 4\n")
-    data, model, decoding, _, training = parse([path, "--num-beams", "2", "--data=d.txt"])
-    assert (data.data, model.model_name_or_path) == ("d.txt", "m")
-    assert (decoding.num_beams, training.learning_rate) == (2, 1e-4)
+    settings = parse([path, "--num-beams", "2", "--data=d.txt"])
+    assert (settings.data.data, settings.model.model_name_or_path) == ("d.txt", "m")
+    assert (settings.decoding.num_beams, settings.training.learning_rate) == (2, 1e-4)
 
 
 def test_booleans_and_mappings_come_through_the_file(tmp_path):
     text = "new_model: {model_type: t5, d_model: 64}\ndetokenize: false\nbf16: false\n"
-    data, model, _, _, training = parse([config(tmp_path, text), "--do_eval", "false"])
-    assert training.do_eval is False and training.do_predict is True
-    assert data.detokenize is False and training.bf16 is False
-    assert yaml.safe_load(model.new_model) == {"model_type": "t5", "d_model": 64}
+    settings = parse([config(tmp_path, text), "--do_eval", "false"])
+    assert settings.training.do_eval is False and settings.training.do_predict is True
+    assert settings.data.detokenize is False and settings.training.bf16 is False
+    assert yaml.safe_load(settings.model.new_model) == {"model_type": "t5", "d_model": 64}
 
 
 M = "model_name_or_path: m\n"
@@ -50,7 +54,13 @@ M = "model_name_or_path: m\n"
         (M, ["--top_p", "1.5"], "top_p is 1.5; it must be from 0.001 to 1"),
         (M, ["--tokens_per_batch", "0"], "tokens_per_batch is 0; it must be"),
         (M, ["more.yaml"], "do not know what to do with 'more.yaml'"),
-        (M + "lr_scheduler_type: up\n", [], "invalid choice: 'up'"),
+        (M + "lr_scheduler_type: up\n", [], "lr_scheduler_type is 'up'; it must be one of linear"),
+        (M + "eval_strategy: epochs\n", [], "one of no, steps, epoch. Did you mean 'epoch'?"),
+        (M + "save_strategy: last\n", [], "save_strategy is 'last'; it must be one of no, steps"),
+        (M + "label_smoothing_factor: 2\n", [], "is 2.0; it must be from 0 to 1"),
+        (M + "learning_rate: -1\n", [], "learning_rate is -1.0; it must be at least 0"),
+        (M + "weight_decay: nan\n", [], "weight_decay is nan; it must be at least 0"),
+        (M, ["--early_stopping_patience", "0"], "early_stopping_patience is 0; it must be"),
         (M + "save_strategy: steps\n", [], "save and eval strategy to match"),
         (M + "report_to: mlflow\n", [], "pip install mlflow"),
         (M + "hub_token: hf_secret\n", [], "hub_token has no effect here: log in"),
@@ -83,14 +93,71 @@ def test_best_is_the_lowest_perplexity_and_the_highest_bleu(tmp_path):
     directions = {"loss": False, "perplexity": False, "bleu": True}
     for metric, greater in directions.items():
         flags = ["--metric_for_best_model", metric, "--predict_with_generate", "true"]
-        training = parse([path, *flags])[-1]
+        training = parse([path, *flags]).training
         assert training.greater_is_better is greater
 
 
 def test_without_evaluation_there_is_no_best_and_no_patience(tmp_path):
     text = "model_name_or_path: m\neval_strategy: no\nearly_stopping_patience: 3\n"
-    training = parse([config(tmp_path, text)])[-1]
+    training = parse([config(tmp_path, text)]).training
     assert training.load_best_model_at_end is False and training.early_stopping_patience is None
+
+
+def test_settings_for_data_without_validation_are_new_ones(tmp_path):
+    settings = parse([config(tmp_path, "model_name_or_path: m\nearly_stopping_patience: 3\n")])
+    without = settings.without_evaluation()
+    assert without.training.eval_strategy == "no"
+    assert without.training.load_best_model_at_end is False
+    assert without.training.early_stopping_patience is None
+    assert settings.training.eval_strategy == "epoch"
+    assert settings.training.load_best_model_at_end is True
+    assert settings.training.early_stopping_patience == 3
+    assert without.as_config() == settings.as_config()  # a continued run is the same run
+
+
+def test_the_run_is_published_and_checkpoints_are_not(tmp_path):
+    settings = parse([config(tmp_path, M), "--push_to_hub", "true"])
+    assert settings.publish and settings.as_config()["push_to_hub"] is True
+    assert settings.training.push_to_hub is False  # Trainer would send checkpoints
+
+
+@pytest.mark.parametrize("group", GROUPS, ids=lambda group: group.__name__)
+def test_defaults_lie_within_their_bounds(group):
+    fields = {field.name: field for field in dataclasses.fields(group)}
+    for name, hint in get_type_hints(group, include_extras=True).items():
+        for bounds in getattr(hint, "__metadata__", ()):
+            default = fields[name].default
+            assert isinstance(bounds, Bounds)
+            assert default is None or bounds.least <= default <= bounds.most
+
+
+def test_what_is_inherited_keeps_its_default():
+    ours = {field.name: field.default for field in dataclasses.fields(DialogueTrainingArguments)}
+    for name in (
+        "num_train_epochs", "max_steps", "weight_decay", "gradient_accumulation_steps", "seed",
+        "max_grad_norm", "label_smoothing_factor", "dataloader_num_workers", "eval_steps",
+        "save_steps",
+    ):  # fmt: skip
+        assert ours[name] == getattr(Seq2SeqTrainingArguments, name), name
+
+
+def test_a_recipe_is_found_by_its_name():
+    assert list(recipes()) == [path.stem for path in CONFIGS]
+    assert find_config("t5_small") == ROOT / "configs" / "t5_small.yaml"
+    assert str(find_config("t5_small.yaml")) == "t5_small.yaml"  # a file of one's own
+    message = r"no recipe 't5_smal'. Did you mean 't5_small'\? The recipes are adversarial, demo"
+    with pytest.raises(UsageError, match=message):
+        parse(["t5_smal"])
+
+
+def test_the_dialogues_of_a_recipe_are_found_from_any_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    assert parse(["demo"]).data.data == "samples/dialogues_text.txt"
+    monkeypatch.chdir(tmp_path)
+    assert parse(["demo"]).data.data == str(ROOT / "samples" / "dialogues_text.txt")
+    assert parse(["demo", "--data", "mine.txt"]).data.data == "mine.txt"
+    copy = config(tmp_path, (ROOT / "configs" / "demo.yaml").read_text())
+    assert parse([copy]).data.data == "samples/dialogues_text.txt"  # means what it says
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)
@@ -103,22 +170,23 @@ def test_every_config_parses_and_says_what_it_is_for(path):
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)
 def test_the_resolved_settings_are_a_config_that_resolves_to_itself(path, tmp_path):
-    first = resolved(parse([str(path), "--num_beams", "3", "--seed", "7"]))
+    first = parse([str(path), "--num_beams", "3", "--seed", "7"]).as_config()
     assert (first["num_beams"], first["seed"]) == (3, 7)
     write_yaml(tmp_path / "config.yaml", first)
-    assert resolved(parse([str(tmp_path / "config.yaml")])) == first
+    assert parse([str(tmp_path / "config.yaml")]).as_config() == first
 
 
 def test_what_the_machine_decided_does_not_follow_the_file(tmp_path):
     path = config(tmp_path, M)
-    settings = resolved(parse([path]))
+    settings = parse([path]).as_config()
     assert not {"bf16", "dataloader_pin_memory"} & set(settings) and settings["use_cpu"] is False
-    assert resolved(parse([path, "--bf16", "false"]))["bf16"] is False
+    assert parse([path, "--bf16", "false"]).as_config()["bf16"] is False
 
 
 def test_help_is_grouped_and_help_all_has_every_setting():
     script = [sys.executable, str(ROOT / "run_seq2seq_dialog.py")]
     short = subprocess.run([*script, "--help"], capture_output=True, text=True, check=True).stdout
+    assert "usage: run_seq2seq_dialog.py CONFIG" in short and "rnn_attention" in short
     for heading in ("\ndata:", "\nmodel:", "\ndecoding:", "\ntraining:"):
         assert heading in short
     assert "--no_repeat_ngram_size" in short and "--fsdp" not in short

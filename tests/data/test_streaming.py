@@ -10,7 +10,7 @@ from datasets import Dataset
 from helpers.corpus import SAMPLES
 from helpers.runs import TWO_PROCESSES, command, equal, weights
 
-from seq2seq_dialog import settings
+from seq2seq_dialog.command_line import parse
 from seq2seq_dialog.data import streaming
 from seq2seq_dialog.data.features import encode
 from seq2seq_dialog.data.rows import load_rows
@@ -167,7 +167,7 @@ def test_fewer_dialogues_than_processes(text, tmp_path, tokenizer):
 )
 def test_what_does_not_go_with_a_stream(config, flags, message):
     with pytest.raises(UsageError, match=message):
-        settings.parse([str(config), "--output_dir", "x", *STREAM, *flags])
+        parse([str(config), "--output_dir", "x", *STREAM, *flags])
 
 
 @pytest.mark.slow

@@ -24,13 +24,11 @@ max_new_tokens: 8
 
 
 # Without a GPU the two processes share the CPU, over gloo.
-TWO_PROCESSES = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu"]
-
-
-TWO_PROCESSES += ["--num_processes", "2", "--num_machines", "1", "--mixed_precision", "no"]
-
-
-TWO_PROCESSES += ["--dynamo_backend", "no", "--main_process_port", "0"]
+TWO_PROCESSES = [
+    *(sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu"),
+    *("--num_processes", "2", "--num_machines", "1", "--mixed_precision", "no"),
+    *("--dynamo_backend", "no", "--main_process_port", "0"),
+]
 
 
 def command(config, output_dir, *flags, launcher=()):

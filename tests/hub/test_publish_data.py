@@ -14,7 +14,7 @@ from helpers.corpus import ROOT, SAMPLES
 from helpers.hub_cards import check_card, read_metadata
 from helpers.hub_server import File
 
-from seq2seq_dialog import settings
+from seq2seq_dialog.command_line import parse
 from seq2seq_dialog.data.overlap import audit
 from seq2seq_dialog.data.rows import load_rows
 from seq2seq_dialog.data.streaming import Stream
@@ -241,8 +241,7 @@ def test_what_is_printed_at_the_end_works(account, talks, capsys):
     assert f"{account.url}/datasets/{REPO}/tree/v1" in out
     line = re.search(r"load_dataset\(.+\)", out)[0]
     assert set(eval(line, {"load_dataset": load_dataset})) == {"train", "validation", "test"}
-    command = re.search(r"run_seq2seq_dialog.py (.+)", out)[1].split()
-    data, *_ = settings.parse([str(ROOT / command[0]), *command[1:]])
+    data = parse(re.search(r"-m seq2seq_dialog train (.+)", out)[1].split()).data
     assert (data.dataset_name, data.dataset_revision) == (REPO, "v1")
     assert "data/train-00000-of-00001.parquet" not in account.files(REPO, "dataset")
     text = account.repos["dataset", REPO].at("v1").files["README.md"].data.decode()
@@ -260,7 +259,7 @@ def test_the_card_is_valid_and_its_code_runs(account, talks, monkeypatch):
         exec(block, {})
     assert "'context': [" in printed.getvalue()
     (command,) = re.findall(r"run_seq2seq_dialog.py (.+)", text)
-    data, *_ = settings.parse([str(ROOT / command.split()[0]), *command.split()[1:]])
+    data = parse([str(ROOT / command.split()[0]), *command.split()[1:]]).data
     assert data.dataset_name == REPO
 
 

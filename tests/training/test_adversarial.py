@@ -11,13 +11,11 @@ from helpers.corpus import ROOT
 from helpers.runs import TWO_PROCESSES
 from torch.nn import functional
 
+from seq2seq_dialog.command_line import parse
 from seq2seq_dialog.decoding.settings import generation_config
 from seq2seq_dialog.errors import UsageError
 from seq2seq_dialog.models.build import discriminator_config
-from seq2seq_dialog.settings import (
-    DecodingArguments,
-    parse,
-)
+from seq2seq_dialog.settings import DecodingArguments
 from seq2seq_dialog.training.adversarial import AdversarialTrainer, Discriminator, at_last_token
 from seq2seq_dialog.training.loss import token_nll
 from seq2seq_dialog.training.resume import last_checkpoint
