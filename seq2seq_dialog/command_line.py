@@ -10,9 +10,10 @@ from pathlib import Path
 
 from transformers import HfArgumentParser, Seq2SeqTrainingArguments
 
+from .checks import check
 from .errors import UsageError, nearest
 from .run_folder import read_yaml
-from .settings import GROUPS, INHERITED, DialogueTrainingArguments, Settings, resolve
+from .settings import GROUPS, INHERITED, DialogueTrainingArguments, Settings
 from .shipped import COMMAND, CONFIGS, ROOT
 
 
@@ -115,7 +116,10 @@ def parse(argv: list[str]) -> Settings:
     if unknown or rest.config:
         extra = " ".join(unknown or [rest.config])
         raise UsageError(f"do not know what to do with {extra!r}; a config file comes first.")
-    return resolve(groups)
+    settings = Settings(*groups)
+    check(settings)
+    # The finished run is published, not by Trainer, which would send checkpoints as well.
+    return settings.with_training(push_to_hub=False)
 
 
 def find_config(name: str) -> Path:

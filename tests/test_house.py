@@ -16,6 +16,7 @@ PACKAGE = ROOT / "seq2seq_dialog"
 LAYERS = [
     {"errors", "shipped", "portable", "dataset_script"},
     {"settings", "run_folder"},
+    {"checks"},
     {"command_line"},
     {"evaluation", "decoding"},
     {"models"},
