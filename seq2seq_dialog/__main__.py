@@ -149,7 +149,7 @@ def add_audit(verbs) -> None:
         description="Count dialogues and pairs of validation and test that stand in train, and "
         "near-duplicates; write the counts and the ids of the clean pairs to a JSON file.",
     )
-    verb.set_defaults(function="data.overlap.audit_data")
+    verb.set_defaults(function="report.audit.audit_data")
     verb.add_argument("folder", metavar="DATA", help="dialogues, as --data of a run takes them")
     verb.add_argument("--output", default="audit.json", help="the JSON file [%(default)s]")
     verb.add_argument(

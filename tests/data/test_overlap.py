@@ -1,20 +1,17 @@
 """What stands in more than one split: every count against dialogues made for it."""
 
 import random
-import re
 import sys
 
 import numpy as np
 import pytest
 from datasets import Dataset, DatasetDict
-from helpers.corpus import SAMPLES, rows_of
-from rich.console import Console
+from helpers.corpus import rows_of
 
 from seq2seq_dialog.data import overlap
-from seq2seq_dialog.data.overlap import audit, audit_data, print_audit, warning, without_overlap
+from seq2seq_dialog.data.overlap import audit, warning, without_overlap
 from seq2seq_dialog.data.rows import load_rows
 from seq2seq_dialog.errors import UsageError
-from seq2seq_dialog.run_folder import read_json
 from seq2seq_dialog.settings import DataArguments
 
 CONTEXTS = {"one_turn": 1, "three_turns": 3, "full_context": 99}
@@ -99,9 +96,9 @@ def by_hand(splits: dict[str, list[list[str]]]) -> dict:
     }
 
 
-def as_lists(found: dict) -> dict:
-    clean = {name: mask.tolist() for name, mask in found["clean"].items()}
-    return found | {"clean": clean, "keep": found["keep"].tolist()}
+def as_lists(audit_result: dict) -> dict:
+    clean = {name: mask.tolist() for name, mask in audit_result["clean"].items()}
+    return audit_result | {"clean": clean, "keep": audit_result["keep"].tolist()}
 
 
 def random_splits(seed: int) -> dict[str, list[list[str]]]:
@@ -133,8 +130,8 @@ def test_the_official_dailydialog_is_as_it_was_counted(shared_data, tmp_path):
         data=str(shared_data / "dailydialog"), detokenize=False, data_cache=str(tmp_path)
     )
     rows, _ = load_rows(args)
-    found = audit(rows)
-    counts = found["splits"]
+    audit_result = audit(rows)
+    counts = audit_result["splits"]
     train, validation, test = (counts[name] for name in ("train", "validation", "test"))
     sizes = [[split["dialogues"], split["pairs"]] for split in (train, validation, test)]
     assert sizes == [[11118, 76052], [1000, 7069], [1000, 6740]]
@@ -151,10 +148,10 @@ def test_the_official_dailydialog_is_as_it_was_counted(shared_data, tmp_path):
     shares = [round(100 * n / 7069, 1) for n in validation["pairs_in_train"].values()]
     assert shares == [20.6, 18.1, 16.5]
     assert (validation["overlapping"], test["overlapping"]) == (215, 275)
-    assert found["train_without_copies"] == {"dialogues": 9973, "pairs": 68271}
-    assert warning(found).startswith("Warning: 24.1 % of the test pairs (1,622 of 6,740")
+    assert audit_result["train_without_copies"] == {"dialogues": 9973, "pairs": 68271}
+    assert warning(audit_result).startswith("Warning: 24.1 % of the test pairs (1,622 of 6,740")
 
-    again = audit(without_overlap(rows, found))["splits"]
+    again = audit(without_overlap(rows, audit_result))["splits"]
     assert again["train"]["copies"] == {"exact": 0, "normalised": 0}
     for name in ("validation", "test"):
         assert again[name]["dialogues_in"]["train"] == {"exact": 0, "normalised": 0}
@@ -171,9 +168,11 @@ def test_copies_are_found_whatever_their_case_and_punctuation():
 
 
 def test_the_same_words_cut_otherwise_are_another_dialogue():
-    found = audit(splits_of(train=[["ab", "c"], ["a b c", "d", "e"]], test=[["a", "bc"]]))
-    assert found["splits"]["test"]["dialogues_in"] == {"train": {"exact": 0, "normalised": 0}}
-    assert found["splits"]["train"]["copies"] == {"exact": 0, "normalised": 0}
+    audit_result = audit(splits_of(train=[["ab", "c"], ["a b c", "d", "e"]], test=[["a", "bc"]]))
+    assert audit_result["splits"]["test"]["dialogues_in"] == {
+        "train": {"exact": 0, "normalised": 0}
+    }
+    assert audit_result["splits"]["train"]["copies"] == {"exact": 0, "normalised": 0}
 
 
 def test_normalised_text_is_what_isalnum_holds_for():
@@ -196,8 +195,8 @@ def test_normalised_text_is_what_isalnum_holds_for():
     ],
 )
 def test_pairs_stand_in_train_with_so_much_of_their_context(dialogue, expected):
-    found = audit(splits_of(train=[["A", "B", "C", "D", "E"], ["v", "w"]], test=[dialogue]))
-    assert tuple(found["splits"]["test"]["pairs_in_train"].values()) == expected
+    audit_result = audit(splits_of(train=[["A", "B", "C", "D", "E"], ["v", "w"]], test=[dialogue]))
+    assert tuple(audit_result["splits"]["test"]["pairs_in_train"].values()) == expected
 
 
 @pytest.mark.parametrize(
@@ -216,9 +215,9 @@ def test_pairs_stand_in_train_with_so_much_of_their_context(dialogue, expected):
     ],
 )
 def test_overlap_is_half_of_what_is_long_in_one_training_dialogue(train, test, expected):
-    found = audit(splits_of(train=train, test=[["p", "q"], test]))
-    assert found["splits"]["test"]["overlapping"] == expected
-    assert found["clean"]["test"][0]
+    audit_result = audit(splits_of(train=train, test=[["p", "q"], test]))
+    assert audit_result["splits"]["test"]["overlapping"] == expected
+    assert audit_result["clean"]["test"][0]
 
 
 def test_clean_rows_are_told_one_by_one():
@@ -229,11 +228,14 @@ def test_clean_rows_are_told_one_by_one():
         [LONG[5], "Really?", LONG[0]],  # half of it
         [LONG[5], LONG[6], "Oh."],
     ]
-    found = audit(splits_of(train=train, validation=[["a", "b"]], test=test))
+    audit_result = audit(splits_of(train=train, validation=[["a", "b"]], test=test))
     row = [True, False, True, False, False, False, True, True]
-    assert found["clean"]["test"].tolist() == row and found["clean"]["test"].dtype == bool
-    assert found["clean"]["validation"].tolist() == [True]
-    assert found["splits"]["test"]["clean_pairs"] == sum(row)
+    assert (
+        audit_result["clean"]["test"].tolist() == row
+        and audit_result["clean"]["test"].dtype == bool
+    )
+    assert audit_result["clean"]["validation"].tolist() == [True]
+    assert audit_result["splits"]["test"]["clean_pairs"] == sum(row)
 
 
 def test_train_without_overlap_is_what_keep_says():
@@ -246,17 +248,17 @@ def test_train_without_overlap_is_what_keep_says():
     ]
     test = [[LONG[0], LONG[1]], LONG[2:5]]
     rows = splits_of(train=train, validation=[["one", "two"]], test=test)
-    found = audit(rows)
-    assert found["keep"].tolist() == [True, True, False, False, False, False, True, True]
-    assert found["train_without_copies"] == {"dialogues": 3, "pairs": 5}
-    assert found["train_without_overlap"] == {"dialogues": 2, "pairs": 4}
-    left = without_overlap(rows, found)
+    audit_result = audit(rows)
+    assert audit_result["keep"].tolist() == [True, True, False, False, False, False, True, True]
+    assert audit_result["train_without_copies"] == {"dialogues": 3, "pairs": 5}
+    assert audit_result["train_without_overlap"] == {"dialogues": 2, "pairs": 4}
+    left = without_overlap(rows, audit_result)
     assert list(left) == list(rows) and left["test"] is rows["test"]
     assert left["train"][:] == rows["train"].select([0, 1, 6, 7])[:]
-    assert left["train"]._fingerprint == without_overlap(rows, found)["train"]._fingerprint
+    assert left["train"]._fingerprint == without_overlap(rows, audit_result)["train"]._fingerprint
     assert audit(left)["keep"].all()  # rows that were taken out are read as well
-    with pytest.raises(ValueError, match="found has 8 training rows, but there are 4"):
-        without_overlap(left, found)
+    with pytest.raises(ValueError, match="audit_result has 8 training rows, but there are 4"):
+        without_overlap(left, audit_result)
 
 
 def test_train_that_is_all_overlap_is_refused():
@@ -270,24 +272,23 @@ def test_train_that_is_all_overlap_is_refused():
 )
 def test_the_order_of_the_splits_does_not_matter(names):
     splits = random_splits(0)
-    found = audit(splits_of(**{name: splits[name] for name in names}))
-    assert as_lists(found) == as_lists(audit(splits_of(**splits)))
-    assert list(found["splits"]) == ["train", "validation", "test"]
+    audit_result = audit(splits_of(**{name: splits[name] for name in names}))
+    assert as_lists(audit_result) == as_lists(audit(splits_of(**splits)))
+    assert list(audit_result["splits"]) == ["train", "validation", "test"]
 
 
 @pytest.mark.parametrize("missing", ["validation", "test"])
 def test_a_split_may_be_missing(missing):
     splits = {name: turns for name, turns in random_splits(0).items() if name != missing}
-    found = audit(splits_of(**splits))
-    assert as_lists(found) == by_hand(splits)
-    print_audit(found, Console(quiet=True))
+    audit_result = audit(splits_of(**splits))
+    assert as_lists(audit_result) == by_hand(splits)
 
 
 def test_train_alone_has_copies_to_count():
-    found = audit(splits_of(train=[["a", "b"], ["A", "B"], ["c", "d"]]))
-    assert found["splits"]["train"]["copies"] == {"exact": 0, "normalised": 1}
-    assert found["keep"].tolist() == [True, False, True] and found["clean"] == {}
-    assert warning(found) is None
+    audit_result = audit(splits_of(train=[["a", "b"], ["A", "B"], ["c", "d"]]))
+    assert audit_result["splits"]["train"]["copies"] == {"exact": 0, "normalised": 1}
+    assert audit_result["keep"].tolist() == [True, False, True] and audit_result["clean"] == {}
+    assert warning(audit_result) is None
 
 
 @pytest.mark.parametrize("name", ["train", "validation", "test"])
@@ -321,10 +322,9 @@ def test_another_split_is_refused():
         audit(splits_of(train=[["a", "b"]], dev=[["a", "b"]]))
 
 
-def test_reading_and_comparing_piece_by_piece_changes_nothing(monkeypatch):
+def test_reading_piece_by_piece_changes_nothing(monkeypatch):
     splits = random_splits(2)
-    for name, value in {"ROWS": 2, "PART": 7, "BLOCK": 1}.items():
-        monkeypatch.setattr(overlap, name, value)
+    monkeypatch.setattr(overlap, "ROWS_READ", 2)
     assert as_lists(audit(splits_of(**splits))) == by_hand(splits)
 
 
@@ -338,9 +338,9 @@ def test_an_utterance_that_everybody_says_is_followed_to_some_only(monkeypatch):
     assert everyone["splits"]["test"]["overlapping"] == 2
     assert everyone["train_without_overlap"]["dialogues"] == 0
     monkeypatch.setattr(overlap, "MOST", 3)
-    found = audit(rows)  # the last one is found by what is rare, and is compared as a whole
-    assert found["splits"]["test"]["overlapping"] == 2
-    assert np.flatnonzero(~found["keep"]).tolist() == [0, 1, 2, 8, 9]
+    audit_result = audit(rows)  # the last one is found by what is rare, and is compared as a whole
+    assert audit_result["splits"]["test"]["overlapping"] == 2
+    assert np.flatnonzero(~audit_result["keep"]).tolist() == [0, 1, 2, 8, 9]
 
 
 def test_the_warning_is_given_above_one_percent():
@@ -352,65 +352,6 @@ def test_the_warning_is_given_above_one_percent():
     assert warning(audit(splits_of(train=train, validation=[["yes", "no"]]))) is None
     said = warning(audit(splits_of(train=train, test=[["yes", "no", "why"], ["a", "b"]])))
     assert "33.3 % of the test pairs (1 of 3, with" in said and "the 2 clean pairs" in said
-
-
-@pytest.fixture
-def leaky(tmp_path):
-    """A folder with splits; a training and a test dialogue are one."""
-    dialogues = {
-        "train": [["Hi , Ann !", "Hello ."], ["Who is it ?", "It's me ."]],
-        "test": [["hi, Ann", "hello", "Bye."], ["Where ?", "Here ."], ["hi ann", "hello"]],
-    }
-    for name, turns in dialogues.items():
-        (tmp_path / "data" / name).mkdir(parents=True)
-        text = "".join(" __eou__ ".join(d) + " __eou__\n" for d in turns)
-        (tmp_path / "data" / name / f"dialogues_{name}.txt").write_text(text)
-    return str(tmp_path / "data")
-
-
-def test_the_verb_prints_warns_and_writes(leaky, tmp_path, capsys):
-    output = tmp_path / "new" / "audit.json"
-    found = audit_data(leaky, output=output)
-    printed = capsys.readouterr().out
-    assert re.search(r"in train, normalised +│ +│ +1 \(33\.3 %\)", printed)
-    assert "Warning: 50.0 % of the test pairs (2 of 4," in printed
-    assert f"Written to {output}" in printed
-    content = read_json(output)
-    assert content["splits"] == found["splits"]
-    assert content["train_without_overlap"] == {"dialogues": 1, "pairs": 1}
-    assert content["clean"] == {"test": ["dialogues_test:1:2", "dialogues_test:2:1"]}
-    assert content["drop"] == ["dialogues_train:1"]
-    assert content["detokenize"] is True and content["data"] == leaky
-    counted = {key for split in content["splits"].values() for key in split}
-    counted |= {key for key in content if key.startswith("train_")}
-    assert counted - content["definitions"].keys() == {"dialogues", "pairs", "clean_pairs"}
-
-
-def test_detokenizing_moves_only_what_goes_by_the_text_itself(leaky, tmp_path):
-    natural, spaced = (
-        audit_data(leaky, output=tmp_path / "audit.json", detokenize=value)
-        for value in (True, False)
-    )
-    assert as_lists(natural) == as_lists(spaced)
-    assert read_json(tmp_path / "audit.json")["detokenize"] is False
-
-
-def test_a_single_file_is_split_so_that_nothing_stands_on_both_sides(tmp_path, capsys):
-    found = audit_data(str(SAMPLES), output=tmp_path / "audit.json")
-    assert list(found["splits"]) == ["train", "validation", "test"] and found["keep"].all()
-    assert "Warning" not in capsys.readouterr().out
-    assert read_json(tmp_path / "audit.json")["drop"] == []
-
-
-def test_a_wrong_output_or_source_is_one_clear_message(leaky, tmp_path):
-    with pytest.raises(UsageError, match=r"output is 'audit\.txt'; it must end in \.json"):
-        audit_data(leaky, output="audit.txt")
-    (tmp_path / "file").touch()
-    with pytest.raises(UsageError, match="Cannot write to"):
-        audit_data(leaky, output=tmp_path / "file" / "audit.json")
-    with pytest.raises(UsageError, match=r"missing\.txt"):
-        audit_data(str(tmp_path / "missing.txt"), output=tmp_path / "audit.json")
-    assert not (tmp_path / "audit.json").exists()
 
 
 def test_rows_may_begin_in_the_middle_of_a_dialogue():
