@@ -1,20 +1,18 @@
 """A data set on the Hub, or a folder of its files, to (context, response) rows.
 
-It may hold rows already, as `publish-data` makes them, or whole dialogues, of which rows become as
-the dataset script makes them of text. Nothing that comes with it is run.
+It holds rows already, as `publish-data` makes them, or whole dialogues, which become rows as the
+lines of a text do. Code that comes with it is not run.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
-import re
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import NamedTuple
 
 from datasets import (
     Dataset,
@@ -39,7 +37,19 @@ from huggingface_hub.errors import (
 )
 
 from ..dataset_script import dialogues
-from ..dataset_script.dialogues import END, FIRST_LINES, LABELS, SPLITS, split_of
+from ..dataset_script.dialogues import (
+    END,
+    LABELS,
+    SPLITS,
+    Dialogue,
+    Note,
+    Pair,
+    make_dialogue,
+    make_rows,
+    scan,
+    without_control_characters,
+    without_empty,
+)
 from ..errors import UsageError
 
 FEATURES: Features = dialogues.Dialogues._info(None).features
@@ -50,31 +60,10 @@ FORMS = (
     f"column named {', '.join(DIALOGUES[:-1])} or {DIALOGUES[-1]} with lists of strings or of "
     "messages {role, content}"
 )
-READ = 1000  # rows or dialogues at a time
-_BREAK = re.compile(f"[\t-\r\x1c-\x1f\x85]|{END}")
-_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f]")
-_ODD = re.compile("[\x00-\t\v\f\x0e-\x1f\x7f-\x9f]")  # of these all but line ends
+ROWS_READ = 1000  # rows or dialogues at a time
 CODE = dialogues.CODE + hashlib.sha256(Path(__file__).read_bytes()).digest()
-Note = Callable[[str, int], None]  # called with a kind of problem and the number of the row
-
-
-class Pair(NamedTuple):
-    """A context, the utterance that answers it, and its labels."""
-
-    context: list[str]
-    response: str
-    labels: dict[str, int | None]
-
-
-class Dialogue(NamedTuple):
-    """Pairs that follow one another, and all that is said in them."""
-
-    name: str
-    utterances: list[str]
-    pairs: list[Pair]
-
-
-Reader = Callable[[Dataset, str, Note], Iterator[Dialogue]]
+Splits = dict[str, Dataset]  # or those of a stream
+Reader = Callable[[Dataset, str, Note], Iterator[Dialogue]]  # of the rows of a split
 
 
 def load_hub_rows(
@@ -101,25 +90,25 @@ def load_hub_rows(
         UsageError: it cannot be had, its columns are not understood, or it has no train split.
     """
     source = _source(fetch(name, revision, cache_dir), name)
-    read = _reader(source["train"].features, name)
-    hashed = set(source) == {"train"}
+    reader = _reader(source["train"].features, name)
     pairs: Counter = Counter()
-    problems = {
-        split: _scan(read, rows, split, name, hashed, pairs) for split, rows in source.items()
-    }
-    made = {}
-    for split in SPLITS if hashed else source:
+    problems = {}
+    for split, rows in source.items():
+        read = partial(_read_unbroken, reader, name, rows, split)
+        problems[split] = scan(read, split if _is_official(source) else None, pairs)
+    result = {}
+    for split in _splits(source):
         if pairs[split]:
-            rows = source["train" if hashed else split]
-            key = f"{rows._fingerprint} {split} {hashed} {detokenize}"
-            made[split] = Dataset.from_generator(
-                partial(_generate, read, rows, split, hashed, detokenize),
+            fingerprint = source.get(split, source["train"])._fingerprint
+            key = f"{fingerprint} {split} {_is_official(source)} {detokenize}"
+            result[split] = Dataset.from_generator(
+                partial(_rows, reader, source, split, detokenize),
                 features=FEATURES,
                 cache_dir=cache_dir,
                 split=NamedSplit(split),
                 fingerprint=hashlib.sha256(CODE + key.encode()).hexdigest()[:32],
             )
-    return DatasetDict(made), problems
+    return DatasetDict(result), problems
 
 
 def open_hub_rows(
@@ -141,21 +130,30 @@ def open_hub_rows(
             for split, rows in builder.as_streaming_dataset().items()
         }
     source = _source(found, name)
-    read = _reader(source["train"].features, name)
-    hashed = set(source) == {"train"}
-    about = (name, revision, detokenize, read, source)
-    rows = {split: partial(_read_split, *about, split) for split in (SPLITS if hashed else source)}
+    reader = _reader(source["train"].features, name)
+
+    def read(split: str) -> Iterator[dict]:
+        with _told(name, revision):
+            yield from _rows(reader, source, split, detokenize)
+
     key = f"{CODE.hex()} {builder.hash} {builder.config_id} {commit}"
-    return rows, key
+    return {split: partial(read, split) for split in _splits(source)}, key
 
 
-def _read_split(
-    name: str, revision: str, detokenize: bool, read: Reader, source: dict, split: str
-) -> Iterator[dict]:
-    hashed = set(source) == {"train"}
-    rows = source["train" if hashed else split]
-    with _told(name, revision):
-        yield from _generate(read, rows, split, hashed, detokenize)
+def _is_official(source: Splits) -> bool:
+    """Whether the splits are kept, and not made by the hash of each dialogue."""
+    return set(source) != {"train"}
+
+
+def _splits(source: Splits) -> Iterable[str]:
+    return source if _is_official(source) else SPLITS
+
+
+def _rows(reader: Reader, source: Splits, split: str, detokenize: bool) -> Iterator[dict]:
+    official = _is_official(source)
+    read_from = split if official else "train"
+    read = reader(source[read_from], read_from, lambda kind, number: None)
+    yield from make_rows(read, split, official, detokenize)
 
 
 def fetch(name: str, revision: str, cache_dir: str | None = None) -> DatasetDict:
@@ -197,7 +195,7 @@ def _told(name: str, revision: str) -> Iterator[None]:
         ) from error
 
 
-def _source(found: dict, name: str) -> dict:
+def _source(found: dict, name: str) -> Splits:
     """Choose the splits that are read, under their usual names.
 
     Raises:
@@ -279,56 +277,51 @@ def _reader(features: Features, name: str) -> Reader:
     )
 
 
-def _values(rows: Dataset, columns: list[str]) -> Iterator[tuple[int, dict]]:
-    """Yield numbered rows, some columns of them, a few in memory at a time."""
-    tables = rows.select_columns(columns).with_format("arrow").iter(READ)
+def _numbered(rows: Dataset, columns: list[str]) -> Iterator[tuple[int, dict]]:
+    """Yield some columns of the rows with their numbers, from 1 on."""
+    tables = rows.select_columns(columns).with_format("arrow").iter(ROWS_READ)
     yield from enumerate((row for table in tables for row in table.to_pylist()), 1)
 
 
 @lru_cache(1 << 14)  # an utterance comes again in every context after it
 def _clean(text: str | None) -> str:
-    """An utterance without what the dataset script, too, takes out of one."""
-    return _CONTROL.sub("", _BREAK.sub(" ", text or "")).strip()
+    return without_control_characters((text or "").replace(END, " ")).strip()
 
 
-def _odd(texts: list[str | None]) -> Iterator[str]:
-    """Yield what is odd in utterances of a row, each kind once."""
-    whole = " ".join(filter(None, texts))
-    if _ODD.search(whole):
-        yield "control_character"
-    if END in whole:
-        yield "eou_inside"
+def _note_odd(texts: list[str | None], number: int, note: Note) -> None:
+    """Note what is odd in the utterances of a row, each kind once; line ends are not."""
+    text = " ".join(filter(None, texts))
+    if dialogues.CONTROL.search(text.replace("\n", "").replace("\r", "")):
+        note("control_character", number)
+    if END in text:
+        note("eou_inside", number)
 
 
 def _read_dialogues(column: str, rows: Dataset, split: str, note: Note) -> Iterator[Dialogue]:
-    for number, row in _values(rows, [column]):
+    """Read a column of whole dialogues: lists of utterances or of messages."""
+    for number, row in _numbered(rows, [column]):
         turns = row[column] or []
         if turns and isinstance(turns[0], dict):
-            said = [turn for turn in turns if turn["role"] not in ("system", "developer")]
-            if len(said) < len(turns):
+            spoken = [turn for turn in turns if turn["role"] not in ("system", "developer")]
+            if len(spoken) < len(turns):
                 note("system_message", number)
-            turns = [turn["content"] for turn in said]
-        for kind in _odd(turns):
-            note(kind, number)
-        utterances = [text for text in map(_clean, turns) if text]
-        if len(utterances) < len(turns):
-            note("empty_utterance", number)
-        if len(utterances) < 2:
-            note("under_two_utterances", number)
-        pairs = [
-            Pair(utterances[:turn], utterances[turn], {}) for turn in range(1, len(utterances))
-        ]
-        yield Dialogue(f"{split}:{number}", utterances, pairs)
+            turns = [turn["content"] for turn in spoken]
+        _note_odd(turns, number, note)
+        utterances = without_empty(list(map(_clean, turns)), number, note)
+        yield make_dialogue(f"{split}:{number}", utterances, {})
 
 
 def _read_rows(rows: Dataset, split: str, note: Note) -> Iterator[Dialogue]:
+    """Read rows of context and response, and put those of a dialogue together."""
     labels = [name for name in LABELS if rows.features.get(name) == FEATURES[name]]
-    named = "dialogue_id" in rows.features
+    columns = ["context", "response", *labels]
+    has_ids = "dialogue_id" in rows.features
+    if has_ids:
+        columns.append("dialogue_id")
     dialogue = None
-    for number, row in _values(rows, ["context", "response", *labels, *["dialogue_id"] * named]):
+    for number, row in _numbered(rows, columns):
         texts = row["context"] or []
-        for kind in _odd([*texts, row["response"]]):
-            note(kind, number)
+        _note_odd([*texts, row["response"]], number, note)
         context = [text for text in map(_clean, texts) if text]
         response = _clean(row["response"])
         if len(context) < len(texts):
@@ -336,66 +329,34 @@ def _read_rows(rows: Dataset, split: str, note: Note) -> Iterator[Dialogue]:
         if not context or not response:
             note("empty_response" if context else "empty_context", number)
             continue
-        name = str(row["dialogue_id"]) if named else f"{split}:{number}"
-        if named:
-            goes_on = dialogue is not None and dialogue.name == name
+        dialogue_id = str(row["dialogue_id"]) if has_ids else f"{split}:{number}"
+        if dialogue is None:
+            continues = False
+        elif has_ids:
+            continues = dialogue.dialogue_id == dialogue_id
         else:
-            goes_on = dialogue is not None and dialogue.utterances[-len(context) :] == context
-        if not goes_on:
+            continues = dialogue.utterances[-len(context) :] == context
+        if not continues:
             if dialogue is not None:
                 yield dialogue
-            dialogue = Dialogue(name, list(context), [])
+            dialogue = Dialogue(dialogue_id, list(context), [])
         dialogue.utterances.append(response)
         dialogue.pairs.append(Pair(context, response, {label: row[label] for label in labels}))
     if dialogue is not None:
         yield dialogue
 
 
-def _scan(read: Reader, rows: Dataset, split: str, name: str, hashed: bool, pairs: Counter) -> dict:
-    """Count what a split holds and what is odd in it; add its pairs to `pairs`, by split.
-
-    Raises:
-        UsageError: rows of one dialogue do not follow one another.
-    """
-    total = {"dialogues": 0, "utterances": 0, "pairs": 0}
-    kinds: dict[str, dict] = {}
-    names = set()
-
-    def note(kind: str, number: int) -> None:
-        entry = kinds.setdefault(kind, {"count": 0, "first_lines": []})
-        entry["count"] += 1
-        if len(entry["first_lines"]) < FIRST_LINES:
-            entry["first_lines"].append(number)
-
-    for dialogue in read(rows, split, note):
-        if dialogue.name in names:
+def _read_unbroken(
+    reader: Reader, name: str, rows: Dataset, split: str, note: Note
+) -> Iterator[Dialogue]:
+    """Read, and refuse rows of one dialogue that do not follow one another."""
+    dialogue_ids = set()
+    for dialogue in reader(rows, split, note):
+        if dialogue.dialogue_id in dialogue_ids:
             raise UsageError(
-                f"dataset_name {name!r}: the {split} rows of dialogue_id {dialogue.name!r} do not "
-                "follow one another, so that their dialogue cannot be kept in one split. Sort them "
-                "by dialogue, or leave that column out."
+                f"dataset_name {name!r}: the {split} rows of dialogue_id {dialogue.dialogue_id!r} "
+                "do not follow one another, so that their dialogue cannot be kept in one split. "
+                "Sort them by dialogue, or leave that column out."
             )
-        names.add(dialogue.name)
-        total["dialogues"] += 1
-        total["utterances"] += len(dialogue.utterances)
-        total["pairs"] += len(dialogue.pairs)
-        pairs[split_of(dialogue.utterances) if hashed else split] += len(dialogue.pairs)
-    return {**total, **kinds}
-
-
-def _generate(
-    read: Reader, rows: Dataset, split: str, hashed: bool, detokenize: bool
-) -> Iterator[dict]:
-    written = lru_cache(1 << 14)(dialogues.detokenize) if detokenize else str
-    no_labels = dict.fromkeys(LABELS)
-    for dialogue in read(rows, "train" if hashed else split, lambda kind, number: None):
-        if hashed and split_of(dialogue.utterances) != split:
-            continue
-        for turn, (context, response, labels) in enumerate(dialogue.pairs, 1):
-            yield {
-                "dialogue_id": dialogue.name,
-                "turn": turn,
-                "context": [written(text) for text in context],
-                "response": written(response),
-                **no_labels,
-                **labels,
-            }
+        dialogue_ids.add(dialogue.dialogue_id)
+        yield dialogue

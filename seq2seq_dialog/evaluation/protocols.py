@@ -20,7 +20,7 @@ from rouge_score.rouge_scorer import RougeScorer
 from sacrebleu.metrics import CHRF
 from sacrebleu.tokenizers.tokenizer_13a import Tokenizer13a
 
-from ..dataset_script.dialogues import detokenize
+from ..dataset_script.detokenize import detokenize
 from ..errors import UsageError, nearest
 from .metrics import ReplyMetric, distinct, plato_bleu
 from .text import normalised

@@ -15,17 +15,13 @@ from pathlib import Path
 
 import datasets
 import pytest
+from helpers.corpus import LEGACY_PYTHON, ROOT
+from seq2seq_dialog.dataset_script import detokenize as detokenize_module
 from seq2seq_dialog.dataset_script import dialogues
-from seq2seq_dialog.dataset_script.dialogues import (
-    Dialogues,
-    detokenize,
-    find_sources,
-    read,
-    split_of,
-)
+from seq2seq_dialog.dataset_script.detokenize import detokenize
+from seq2seq_dialog.dataset_script.dialogues import Dialogues, read, split_of
+from seq2seq_dialog.dataset_script.sources import find_sources
 
-ROOT = Path(__file__).parent.parent
-LEGACY = ROOT / ".venv-legacy" / "bin" / "python"
 SPLITS = ("train", "validation", "test")
 
 TEXT = """\
@@ -608,7 +604,7 @@ def test_detokenize_is_idempotent_on_any_tokens_and_keeps_all_letters():
 
 
 def test_the_examples_in_the_docstrings_hold():
-    found = doctest.testmod(dialogues)
+    found = doctest.testmod(detokenize_module)
     assert found.attempted >= 3 and not found.failed
 
 
@@ -616,7 +612,7 @@ def test_the_examples_in_the_docstrings_hold():
 
 
 @pytest.mark.legacy
-@pytest.mark.skipif(not LEGACY.exists(), reason="no .venv-legacy with datasets 3.6")
+@pytest.mark.skipif(not LEGACY_PYTHON.exists(), reason="no .venv-legacy with datasets 3.6")
 def test_datasets_3_6_loads_the_same_rows(load, tmp_path):
     text = TEXT + "".join(many(40)) + "Alone . __eou__\n"
     folder = write(tmp_path / "d", {"dialogues_text.txt": text, **LABELS})
@@ -646,7 +642,7 @@ print(json.dumps([found, sizes, message]))
 """
     expected = [load(**case) for case in cases]
     done = subprocess.run(
-        [str(LEGACY), "-c", code, json.dumps(cases)],
+        [str(LEGACY_PYTHON), "-c", code, json.dumps(cases)],
         cwd=ROOT,
         env={**os.environ, "HF_HOME": str(tmp_path / "home"), "PYTHONDONTWRITEBYTECODE": "1"},
         capture_output=True,

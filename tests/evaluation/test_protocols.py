@@ -13,7 +13,7 @@ from datasets import Dataset
 from helpers.corpus import rows_of
 from nltk.translate.bleu_score import SmoothingFunction, sentence_bleu
 from rouge_score.rouge_scorer import RougeScorer
-from seq2seq_dialog.dataset_script.dialogues import detokenize
+from seq2seq_dialog.dataset_script.detokenize import detokenize
 
 from seq2seq_dialog.errors import UsageError
 from seq2seq_dialog.evaluation.baselines import random_replies
