@@ -1,14 +1,14 @@
-"""Batches by token budget: examples of like lengths together, hardly any padding.
+"""Batches by token budget: examples of similar lengths together, with hardly any padding.
 
-A batch costs its padded size, examples * (longest source + longest target) tokens. Batches are cut
-from the examples in order of their lengths, rounded up to a grid; which examples of equal rounded
-lengths meet, and the order of the batches, is drawn anew each epoch. The cuts depend on the
-rounded lengths alone, so every epoch has equally many batches, and any batch of any epoch can be
-made from (seed, epoch) without the ones before it: that is what resuming needs. Many examples allow
-a finer grid, which pads less, as long as an example still meets others from epoch to epoch.
+A batch costs its padded size, examples * (longest source + longest target) tokens. The examples are
+put in order of their lengths, rounded up to a grid, and cut to batches. Each epoch draws anew which
+examples of equal rounded lengths meet, and the order of the batches. The cuts depend on the rounded
+lengths alone. So every epoch has equally many batches, and a run that resumes can make any batch
+from (seed, epoch) without those before it. With many examples the grid is finer, which pads less,
+as long as an example still meets others from epoch to epoch.
 
-A step on one batch sees one length, and teaches less than one on examples drawn at random; several
-smaller batches a step teach nearly as much (`gradient_accumulation_steps`, more processes).
+A step on one batch sees one length, and teaches less than a step on examples drawn at random.
+Several smaller batches a step teach nearly as much (`gradient_accumulation_steps`, processes).
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ import numpy as np
 import torch
 from torch.utils.data import Sampler
 
-GRIDS = ((8, 4), (6, 3), (4, 2))  # source and target lengths, in tokens; the first one always does
+IGNORE = -100  # labels that are padding, not counted by any loss
+GRIDS = ((8, 4), (6, 3), (4, 2))  # tokens of source and target; the first serves if no other does
 
 
 def _order(
@@ -28,8 +29,8 @@ def _order(
 ) -> np.ndarray:
     """Order examples by lengths rounded up to a grid, equal ones by `rng` or else by index.
 
-    The target's order alternates from one source length to the next, so that neighbours across
-    that border are alike, too.
+    The targets rise with one source length and fall with the next, so that examples at the border
+    between two source lengths are similar, too.
     """
     source, target = -(-lengths[:, 0] // grid[0]), -(-lengths[:, 1] // grid[1])  # (examples,)
     serpentine = np.where(source % 2 == 0, target, -target)
@@ -40,7 +41,7 @@ def _order(
 def _cut(lengths: np.ndarray, budget: int) -> list[int]:
     """Cut ordered examples greedily; return where each batch ends.
 
-    It goes from each run of equal lengths to the next, for these are few.
+    Runs of equal lengths are few, so the loop goes from run to run.
     """
     runs = np.flatnonzero((lengths[1:] != lengths[:-1]).any(axis=1)) + 1
     ends, start, widest = [], 0, (0, 0)
@@ -54,37 +55,37 @@ def _cut(lengths: np.ndarray, budget: int) -> list[int]:
     return [*ends, len(lengths)]
 
 
-def _mates(lengths: np.ndarray) -> float:
-    """Examples that have the lengths of an ordered example, in the median."""
+def _median_run(lengths: np.ndarray) -> float:
+    """The median, over ordered examples, of how many have the lengths of an example."""
     changes = np.flatnonzero((lengths[1:] != lengths[:-1]).any(axis=1)) + 1
     counts = np.diff([0, *changes, len(lengths)])
     return float(np.median(np.repeat(counts, counts)))
 
 
 def _padded(lengths: np.ndarray, ends: list[int]) -> int:
-    """Tokens of all batches with their padding, given ordered examples and where batches end."""
+    """Count the tokens of all batches with their padding, given where batches end."""
     starts = [0, *ends[:-1]]
     widest = np.maximum.reduceat(lengths, starts)  # (batches, 2)
     return int(np.diff([0, *ends]) @ widest.sum(axis=1, dtype=np.int64))
 
 
 class TokenBudgetSampler(Sampler[list[int]]):
-    """Batches for one process of training, to be a DataLoader's `batch_sampler`.
+    """Batches for one process of training, for a DataLoader's `batch_sampler`.
 
-    Every example comes once an epoch, on one process. All processes get equally many batches:
-    where the number does not divide, the largest batches are halved until it does.
+    Every example comes once an epoch, on one process. All processes get equally many batches: the
+    largest batches are halved until their number can be divided by that of the processes.
 
     Args:
         lengths: (source, target) tokens of each example, shape (examples, 2).
         budget: greatest padded size of a batch in tokens; a longer example is a batch of its own.
         seed: of the draws.
-        rank, world_size: this process among all.
+        rank, world_size: number of this process, and of all processes.
 
     Attributes:
-        mean_targets: target tokens of a batch in the mean.
+        mean_targets: the mean number of target tokens of a batch.
 
     Raises:
-        ValueError: fewer examples than processes, no example, or nothing left to halve.
+        ValueError: fewer examples than processes, no example, or no batch that can be halved.
     """
 
     def __init__(
@@ -102,13 +103,13 @@ class TokenBudgetSampler(Sampler[list[int]]):
             )
         self.lengths = exact
         self.seed, self.rank, self.world_size, self.epoch = seed, rank, world_size, 0
-        # The ordered rounded lengths are the same in each epoch, so the cuts are, too.
+        # The ordered rounded lengths are the same in each epoch, and so are the cuts.
         cuts = {}
         for grid in GRIDS:
             ordered = exact[_order(exact, grid)]
             rounded = -(-ordered // grid) * grid
             ends = _cut(rounded, budget)
-            if not cuts or _mates(rounded) >= len(exact) / len(ends):
+            if not cuts or _median_run(rounded) >= len(exact) / len(ends):
                 cuts.setdefault(_padded(ordered, ends), (grid, ends))
         self.grid, ends = cuts[min(cuts)]
         spans = list(zip([0, *ends[:-1]], ends, strict=True))
@@ -143,7 +144,7 @@ class TokenBudgetSampler(Sampler[list[int]]):
 def evaluation_batches(lengths: Sequence[Sequence[int]], budget: int) -> list[list[int]]:
     """Cut examples in order of length to batches, the longest first: a lack of memory shows early.
 
-    Within a batch, whose sources are alike, examples are in order of their targets.
+    The sources of a batch are similar; its examples are in order of their targets.
 
     Args:
         lengths: (source, target) tokens of each example, shape (examples, 2).
@@ -154,9 +155,6 @@ def evaluation_batches(lengths: Sequence[Sequence[int]], budget: int) -> list[li
     ends = _cut(exact[order], budget)
     batches = [order[start:end] for start, end in zip([0, *ends[:-1]], ends, strict=True)]
     return [batch[exact[batch, 1].argsort(kind="stable")].tolist() for batch in batches[::-1]]
-
-
-IGNORE = -100  # labels that are padding, not counted by any loss
 
 
 class DialogueCollator:

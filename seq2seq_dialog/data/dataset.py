@@ -1,4 +1,4 @@
-"""Dialogues as a PyTorch Dataset, for a training loop of one's own."""
+"""Dialogues as a PyTorch Dataset, for a training loop of your own."""
 
 from __future__ import annotations
 
@@ -22,17 +22,20 @@ class DailyDialogDataset(torch.utils.data.Dataset):
         for batch in loader:
             loss = model(**batch).loss
 
-    Items hold `input_ids`, `attention_mask` and `labels`, 1-D tensors without padding; those that
-    a DataLoader fetches together are padded to the longest among them.
+    An item has `input_ids`, `attention_mask` and `labels`, tensors (length,) without padding. The
+    items that a DataLoader fetches together are padded to the longest among them.
 
     Args:
-        tokenizer: a T5-like tokenizer; it learns `__eou__` as a token (`prepare_tokenizer`), so for
-            models without a spare embedding row call `model.resize_token_embeddings`.
+        tokenizer: a T5-like tokenizer. It learns `__eou__` as a token (`prepare_tokenizer`): for a
+            model without a spare embedding row, call `model.resize_token_embeddings`.
         path: a text file, or any source that the run script takes.
         max_length: greatest context in tokens, cut from the left at whole turns.
         max_target_length: greatest reply in tokens.
         split: `train`, `validation` or `test`; all of them by default.
         detokenize: write natural text from spaced tokens.
+
+    Raises:
+        UsageError: the source cannot be read, or has no such split.
     """
 
     def __init__(

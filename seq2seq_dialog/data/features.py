@@ -29,17 +29,18 @@ def encode(
     max_source_length: int,
     max_target_length: int,
 ) -> dict[str, list]:
-    """Tokenise a batch of rows, every distinct utterance once however many contexts hold it.
+    """Tokenise a batch of rows, each distinct utterance once, however many contexts have it.
 
     Args:
         batch: columns `context` (lists of utterances, oldest first) and `response`.
-        max_source_length: greatest input; the context is cut from the left at whole turns.
-        max_target_length: greatest label sequence; a reply that is cut has no end token, so that
-            no model learns to stop in the middle of a sentence.
+        max_source_length: greatest input in tokens; the context is cut from the left at whole
+            turns.
+        max_target_length: greatest label sequence in tokens. A reply that is cut has no end token,
+            so that no model learns to stop in the middle of a sentence.
 
     Returns:
-        Columns `input_ids`, `labels` (each a list of ids per row), their lengths `source_length`,
-        `target_length`, `turns_cut` (turns that did not fit) and `target_cut` (bool).
+        Columns `input_ids` and `labels` (a list of ids each row), `source_length` and
+        `target_length` (tokens), `turns_cut` (turns that did not fit) and `target_cut` (bool).
     """
     contexts, responses = batch["context"], batch["response"]
     turns = {text: as_turns(text) for text in dict.fromkeys(chain.from_iterable(contexts))}
@@ -47,11 +48,11 @@ def encode(
     ids = _ids([*chain.from_iterable(turns.values()), *replies.values()], tokenizer)
     turn_ids = {text: [ids[turn] for turn in parts] for text, parts in turns.items()}
     separator_id = tokenizer.convert_tokens_to_ids(TURN_SEPARATOR)
-    before, after = around = special_ids(tokenizer)
+    before, after = special_ids(tokenizer)
     columns = {"input_ids": [], "labels": [], "turns_cut": [], "target_cut": []}
     for context, response in zip(contexts, responses, strict=True):
-        said = [part for text in context for part in turn_ids[text]]
-        input_ids, cut = join_turns(said, separator_id, around, max_source_length)
+        context_ids = [part for text in context for part in turn_ids[text]]
+        input_ids, cut = join_turns(context_ids, separator_id, (before, after), max_source_length)
         labels = [*before, *ids[replies[response]], *after]
         columns["input_ids"].append(input_ids)
         columns["labels"].append(labels[:max_target_length])
@@ -65,9 +66,9 @@ def encode(
 def _ids(texts: list[str], tokenizer) -> dict[str, list[int]]:
     """Tokenise each distinct text, without special tokens around it."""
     distinct = list(dict.fromkeys(texts))
-    if tokenizer.is_fast:  # its call would make masks and offsets as well, twice the time
+    if tokenizer.is_fast:  # calling it would make masks and offsets as well, in twice the time
         backend = tokenizer.backend_tokenizer
-        backend.no_padding()  # what an earlier call may have left
+        backend.no_padding()  # an earlier call may have set both
         backend.no_truncation()
         encodings = backend.encode_batch_fast(distinct, add_special_tokens=False)
         return dict(zip(distinct, (encoding.ids for encoding in encodings), strict=True))
@@ -76,30 +77,31 @@ def _ids(texts: list[str], tokenizer) -> dict[str, list[int]]:
 
 
 def _table(batch: dict[str, list], **options) -> pa.Table:
-    """Make a table of what `encode` returns."""
+    """Make a table of what `encode` returns, with the types of `COLUMNS`."""
     columns = encode(batch, **options)
     return pa.table([pa.array(columns[f.name], f.type) for f in COLUMNS], COLUMNS)
 
 
 def encode_rows(rows: Dataset, tokenizer, args: DataArguments) -> Dataset:
-    """Add the columns of `encode` to `rows`, from the cache where the same was done before."""
+    """Add the columns of `encode` to `rows`; they come from the cache if it has them."""
     options = {
         "max_source_length": args.max_source_length,
         "max_target_length": args.max_target_length,
     }
-    # The tokenizer's own hash changes with use; what it does to a text does not.
+    # The hash that `datasets` makes of a tokenizer changes with use; what it does to a text does
+    # not.
     if tokenizer.is_fast:
-        does = json.loads(tokenizer.backend_tokenizer.to_str())
-        does |= {"padding": None, "truncation": None}
+        definition = json.loads(tokenizer.backend_tokenizer.to_str())
+        definition |= {"padding": None, "truncation": None}
     else:
-        does = repr(tokenizer)
+        definition = repr(tokenizer)
     code = "".join(Path(inspect.getfile(f)).read_text("utf-8") for f in (encode, join_turns))
-    content = json.dumps([does, rows._fingerprint, options, code])
+    content = json.dumps([definition, rows._fingerprint, options, code])
     features = rows.map(
         _table,
         batched=True,
         fn_kwargs={"tokenizer": tokenizer, **options},
-        remove_columns=rows.column_names,  # a file with the text is there already
+        remove_columns=rows.column_names,  # the text is on disk already
         num_proc=args.preprocessing_num_workers,
         new_fingerprint=hashlib.sha256(content.encode()).hexdigest()[:32],
         desc="Tokenising",
@@ -108,7 +110,7 @@ def encode_rows(rows: Dataset, tokenizer, args: DataArguments) -> Dataset:
 
 
 def count_cuts(features: Dataset) -> dict[str, int]:
-    """Count what the length limits cut: contexts, turns left out of them, and replies."""
+    """Count what the length limits cut: `contexts`, `turns` left out of them, `replies`."""
     columns = features.with_format("numpy")
     turns, replies = columns["turns_cut"][:], columns["target_cut"][:]
     return {

@@ -1,8 +1,8 @@
-"""Training rows read while the training goes on, never all of them on disk (`streaming`).
+"""Training rows that are read while the model trains, and never all kept on disk (`streaming`).
 
-The rows come in the order of the source, pass after pass. Each process takes every so-manieth
-dialogue of them, fills a buffer, and cuts that to batches by token budget; batches of a buffer
-come in random order. So it is shuffled as far as the buffer reaches.
+The rows come in the order of the source, pass after pass. Of n processes, each takes every n-th
+dialogue, fills a buffer and cuts it to batches by token budget. The batches of a buffer come in
+random order, so that the rows are shuffled as far as the buffer reaches.
 """
 
 from __future__ import annotations
@@ -19,57 +19,38 @@ from ..errors import UsageError
 from ..settings import DataArguments
 from .batching import DialogueCollator, TokenBudgetSampler
 from .features import encode
-from .hub_rows import FEATURES, open_hub_rows
-from .rows import check_training_pairs, text_source
+from .hub_rows import FEATURES
+from .rows import check_training_pairs, open_rows
 
-KEPT = 50_000  # training pairs that tokenizer, baselines and unigram model are made of
-BUFFER = 20_000  # pairs that are shuffled
-
-
-def open_rows(args: DataArguments) -> tuple[dict[str, Callable[[], Iterator[dict]]], dict, str]:
-    """Open the source of `data` or `dataset_name`.
-
-    Returns:
-        What reads the rows of each split from the first one on; what is odd in the text, as
-        `data.load_rows`; and a key that changes with the source.
-
-    Raises:
-        UsageError: as `data.load_rows`; also while rows are read.
-    """
-    if args.dataset_name is not None:
-        name, revision = args.dataset_name, args.dataset_revision or "main"
-        rows, key = open_hub_rows(name, revision, args.detokenize, args.data_cache)
-        return rows, {}, key
-    with text_source(args) as builder:
-        rows = {name: split.__iter__ for name, split in builder.as_streaming_dataset().items()}
-        return rows, builder.problems(), builder.config_id
+KEPT_PAIRS = 50_000  # of train: tokenizer, baselines and unigram model are made from them
+BUFFER_PAIRS = 20_000  # shuffled together
 
 
 class Stream:
-    """Dialogues that are read and never kept.
+    """Dialogues of which the training rows are read and never kept.
 
     Args:
-        args: with the source, and how many pairs are used of it.
+        args: the source, and how many pairs of it are used.
 
     Attributes:
-        rows: of train the first `KEPT` rows, of the others all.
-        problems: as `data.load_rows` returns them.
+        rows: of train the first `KEPT_PAIRS` rows, of the other splits all.
+        problems: what is odd in the text, as `load_rows` returns it.
 
     Raises:
-        UsageError: as `data.load_rows`.
+        UsageError: as `load_rows`.
     """
 
     def __init__(self, args: DataArguments):
-        found, self.problems, key = open_rows(args)
-        self._train, self._most = found.get("train", tuple), args.max_train_samples
-        limits = {name: args.max_eval_samples for name in found} | {"train": KEPT}
-        if self._most is not None:
-            limits["train"] = min(KEPT, self._most)
+        readers, self.problems, key = open_rows(args)
+        self._read_train, self._max_train = readers.get("train", tuple), args.max_train_samples
         rows = {}
-        for name, split in found.items():
-            content = f"{key} {name} {limits[name]} {args.detokenize}"
+        for name, read in readers.items():
+            limit = args.max_eval_samples
+            if name == "train":
+                limit = min(KEPT_PAIRS, args.max_train_samples or KEPT_PAIRS)
+            content = f"{key} {name} {limit} {args.detokenize}"
             rows[name] = Dataset.from_generator(
-                partial(_first, split, limits[name]),
+                partial(_first, read, limit),
                 features=FEATURES,
                 cache_dir=args.data_cache,
                 split=NamedSplit(name),
@@ -80,11 +61,11 @@ class Stream:
 
     def train(self) -> Iterator[dict]:
         """Read the training rows once."""
-        return _first(self._train, self._most)
+        return _first(self._read_train, self._max_train)
 
 
 def _first(read: Callable[[], Iterator[dict]], count: int | None) -> Iterator[dict]:
-    """Read rows, and no more than `count`. A generator, as `datasets` wants one."""
+    """Read at most `count` rows. A generator, as `datasets` wants one."""
     yield from islice(read(), count)
 
 
@@ -92,13 +73,12 @@ class StreamedBatches(torch.utils.data.IterableDataset):
     """Batches by token budget, without end, for a DataLoader with `batch_size=None`.
 
     Args:
-        rows: called at the beginning of each pass.
-        tokenizer, args: see `data.encode_rows`.
+        rows: reads the rows; called at the beginning of each pass.
+        tokenizer, args: see `encode_rows`.
 
     Yields:
-        What `DialogueCollator` returns; `position`, (2,): the number of the buffer, and of the
-        batch in it (`begin` goes on behind a position); `mean_targets`, (): target tokens of a
-        batch of this buffer in the mean.
+        What `DialogueCollator` returns; `position` (2,), the number of the buffer and of the batch
+        in it; `mean_targets` (), the mean number of target tokens of the batches of this buffer.
     """
 
     def __init__(self, rows: Callable[[], Iterator[dict]], tokenizer, args: DataArguments):
@@ -115,7 +95,7 @@ class StreamedBatches(torch.utils.data.IterableDataset):
             budget: greatest padded size of a batch in tokens.
             seed: of the order.
             rank, world_size: this process among all.
-            after: the position of the last batch that is not wanted again.
+            after: the `position` of the last batch that was used; those up to it are left out.
         """
         self.budget, self.seed = budget, seed
         self.rank, self.world_size, self.after = rank, world_size, after
@@ -123,23 +103,25 @@ class StreamedBatches(torch.utils.data.IterableDataset):
     def _endless(self) -> Iterator[dict]:
         """The rows of every `world_size`-th dialogue, pass after pass."""
         while True:
-            dialogue, read = -1, False
+            dialogues, has_rows = 0, False
             for row in self.rows():
-                dialogue += row["turn"] == 1
-                if dialogue % self.world_size == self.rank:
-                    read = True
+                dialogues += row["turn"] == 1
+                if (dialogues - 1) % self.world_size == self.rank:
+                    has_rows = True
                     yield row
-            if not read:
+            if not has_rows:
                 raise UsageError(
-                    f"{dialogue + 1} training dialogues are too few for {self.world_size} "
+                    f"{dialogues} training dialogues are too few for {self.world_size} "
                     "processes. Start fewer."
                 )
 
     def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
-        number, skipped = (0, 0) if self.after is None else (self.after[0], self.after[1] + 1)
-        rows = islice(self._endless(), number * BUFFER, None)
+        number, skipped = 0, 0  # buffers; batches of the first one that is read
+        if self.after is not None:
+            number, skipped = self.after[0], self.after[1] + 1
+        rows = islice(self._endless(), number * BUFFER_PAIRS, None)
         while True:
-            buffer = list(islice(rows, BUFFER))
+            buffer = list(islice(rows, BUFFER_PAIRS))
             columns = {name: [row[name] for row in buffer] for name in ("context", "response")}
             columns = encode(columns, self.tokenizer, *self.limits)
             lengths = list(zip(columns["source_length"], columns["target_length"], strict=True))

@@ -35,9 +35,9 @@ def data(tmp_path, **settings):
 
 
 def batches(args, tokenizer, rank=0, world_size=1, after=None, budget=512, seed=1):
-    found = StreamedBatches(Stream(args).train, tokenizer, args)
-    found.begin(budget, seed, rank, world_size, after)
-    return iter(found)
+    stream = StreamedBatches(Stream(args).train, tokenizer, args)
+    stream.begin(budget, seed, rank, world_size, after)
+    return iter(stream)
 
 
 def pairs(batch):
@@ -47,11 +47,11 @@ def pairs(batch):
 
 
 def one_pass(stream, count):
-    found = []
-    while len(found) < count:
-        found += pairs(next(stream))
-    assert len(found) == count
-    return found
+    examples = []
+    while len(examples) < count:
+        examples += pairs(next(stream))
+    assert len(examples) == count
+    return examples
 
 
 def test_the_stream_has_the_rows_of_the_prepared_data(text, tmp_path):
@@ -86,7 +86,7 @@ def test_whole_dialogues_on_the_hub_are_split_by_their_hash(text, tmp_path):
 
 
 def test_only_as_much_is_kept_as_is_needed(text, tmp_path, monkeypatch):
-    monkeypatch.setattr(streaming, "KEPT", 20)
+    monkeypatch.setattr(streaming, "KEPT_PAIRS", 20)
     stream = Stream(data(tmp_path, data=str(text), max_eval_samples=5, max_train_samples=50))
     assert [len(stream.rows[name]) for name in ("train", "validation", "test")] == [20, 5, 5]
     assert len(list(stream.train())) == 50
@@ -101,17 +101,17 @@ def test_each_pair_comes_once_a_pass_on_one_process(
     dialogues = list(dict.fromkeys(row["dialogue_id"] for row in rows))
     for rank in range(world_size):
         own = [r for r in rows if dialogues.index(r["dialogue_id"]) % world_size == rank]
-        monkeypatch.setattr(streaming, "BUFFER", len(own) // 2)
+        monkeypatch.setattr(streaming, "BUFFER_PAIRS", len(own) // 2)
         count = len(own) // 2 * 2
-        found = one_pass(batches(args, tokenizer, rank, world_size), count)
+        examples = one_pass(batches(args, tokenizer, rank, world_size), count)
         columns = {name: [row[name] for row in own[:count]] for name in ("context", "response")}
         columns = encode(columns, tokenizer, 48, 16)
         expected = zip(map(tuple, columns["input_ids"]), map(tuple, columns["labels"]), strict=True)
-        assert sorted(found) == sorted(expected)
+        assert sorted(examples) == sorted(expected)
 
 
 def test_batches_keep_the_budget_and_are_shuffled(text, tmp_path, tokenizer, monkeypatch):
-    monkeypatch.setattr(streaming, "BUFFER", 300)
+    monkeypatch.setattr(streaming, "BUFFER_PAIRS", 300)
     args = data(tmp_path, data=str(text), max_source_length=48, max_target_length=16)
     stream = batches(args, tokenizer)
     first = [next(stream) for _ in range(12)]
@@ -124,7 +124,7 @@ def test_batches_keep_the_budget_and_are_shuffled(text, tmp_path, tokenizer, mon
 
 
 def test_it_goes_on_behind_any_batch(text, tmp_path, tokenizer, monkeypatch):
-    monkeypatch.setattr(streaming, "BUFFER", 100)  # several buffers, over the end of a pass
+    monkeypatch.setattr(streaming, "BUFFER_PAIRS", 100)  # several buffers, over the end of a pass
     args = data(tmp_path, data=str(text), max_source_length=48, max_target_length=16)
     stream = batches(args, tokenizer)
     whole = [next(stream) for _ in range(80)]
@@ -136,7 +136,7 @@ def test_it_goes_on_behind_any_batch(text, tmp_path, tokenizer, monkeypatch):
 
 
 def test_batches_know_the_targets_of_an_average_one(text, tmp_path, tokenizer, monkeypatch):
-    monkeypatch.setattr(streaming, "BUFFER", 100)
+    monkeypatch.setattr(streaming, "BUFFER_PAIRS", 100)
     args = data(tmp_path, data=str(text), max_source_length=48, max_target_length=16)
     stream = batches(args, tokenizer)
     for number in range(3):
