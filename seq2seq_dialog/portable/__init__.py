@@ -1,6 +1,6 @@
 """The files that travel with a model to the Hub: they need torch, transformers and each other.
 
-Importing this package makes the Auto classes know the recurrent models.
+Importing this package registers the recurrent models with the Auto classes.
 """
 
 from transformers import AutoConfig, AutoModelForSeq2SeqLM

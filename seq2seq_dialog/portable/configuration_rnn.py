@@ -15,9 +15,9 @@ class RnnSeq2SeqConfig(PretrainedConfig):
 
     Args:
         vocab_size: rows of the embedding.
-        embedding_size: of a token, and of what the vocabulary is scored from.
-        hidden_size: of the decoder's state and of an encoder state (both directions together).
-        num_layers: of the encoder and of the decoder.
+        embedding_size: size of a token's vector, and of the vector that scores the vocabulary.
+        hidden_size: size of a decoder state, and of an encoder state (both directions together).
+        num_layers: layers of the encoder, and as many of the decoder.
         cell: `gru` (Cho et al., 2014) or `lstm` (Hochreiter & Schmidhuber, 1997).
         bidirectional: the encoder reads both ways, with half of `hidden_size` each.
         attention: `none` (Sutskever et al., 2014: the decoder knows the source by its first state
@@ -25,11 +25,13 @@ class RnnSeq2SeqConfig(PretrainedConfig):
             general score).
         input_feeding: the last attentional vector is input to the next step (Luong et al., 2015,
             section 3.3); with multiplicative attention only.
-        dropout: variational: one mask for all steps of a sequence (Gal & Ghahramani, 2016).
+        dropout: probability of dropping a feature, by one mask for all steps of a sequence (Gal &
+            Ghahramani, 2016).
         tie_word_embeddings: score the vocabulary with the input embedding.
+        initializer_range: standard deviation of the embedding's first values.
 
     Raises:
-        ValueError: a form that does not exist, or sizes that do not fit.
+        ValueError: an unknown cell or attention, or sizes that do not fit.
     """
 
     model_type = "rnn_seq2seq"

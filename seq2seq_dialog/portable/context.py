@@ -1,12 +1,12 @@
-"""Turns to model input: the one definition of a dialogue's textual form.
+"""Turns to model input: the only definition of a dialogue's textual form.
 
-A context is the utterances so far, oldest first. Its text is the utterances with `__eou__`
-between them; its ids are those of that text, with the tokenizer's own special tokens around:
+A context is the utterances so far, oldest first. Its text is the utterances with `__eou__` between
+them. Its ids are those of that text, with the special tokens of the tokenizer around them:
 
     ["Hi!", "How are you?"]  ->  "Hi!__eou__How are you?"  ->  Hi ! __eou__ How are you ? </s>
 
-Training, evaluation, `generate_response`, the chat template and the pipeline all read it here.
-A context of one turn is the plain text, so a plain call on older libraries agrees with it.
+Training, evaluation, `generate_response`, the chat template and the pipeline all use this file. A
+context of one turn is the plain text, so that a plain call on older libraries gives the same ids.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def as_turns(context: str | Sequence[str] | Sequence[Mapping[str, str]]) -> list
             or a list of chat messages `{"role": ..., "content": ...}`; oldest first.
 
     Returns:
-        The turns that hold text, white space folded to single spaces.
+        The turns that hold text, with single spaces for white space.
 
     Raises:
         ValueError: nothing in the context holds text.
@@ -63,13 +63,13 @@ def join_turns(
 ) -> tuple[list[int], int]:
     """Join tokenised turns to one input, cut from the left at whole turns.
 
-    Only where the last turn alone is too long is it cut inside, also from the left.
+    If the last turn alone is too long, it is cut itself, also from the left.
 
     Args:
         turn_ids: ids of each turn without special tokens, oldest first; at least one turn.
         separator_id: the id of `__eou__`.
-        around: what `special_ids` returns.
-        max_length: the greatest number of ids of the result.
+        around: the ids before and after the text, as `special_ids` returns them.
+        max_length: greatest number of ids of the result.
 
     Returns:
         The input ids, and the number of turns that did not fit whole.
@@ -100,7 +100,7 @@ def encode_context(context, tokenizer, max_length: int | None = None) -> list[in
     Args:
         context: a string, a list of turns or a list of messages.
         tokenizer: a tokenizer that knows `__eou__` (every model of this project has one).
-        max_length: the greatest number of ids; the tokenizer's `model_max_length` by default.
+        max_length: greatest number of ids; the tokenizer's `model_max_length` by default.
     """
     turn_ids = tokenizer(as_turns(context), add_special_tokens=False)["input_ids"]
     separator_id = tokenizer.convert_tokens_to_ids(TURN_SEPARATOR)
@@ -109,7 +109,7 @@ def encode_context(context, tokenizer, max_length: int | None = None) -> list[in
 
 
 def chat_template(tokenizer) -> str:
-    """Write the Jinja chat template that yields the same ids as `encode_context`, uncut."""
+    """Write the Jinja chat template that gives the ids of `encode_context`, uncut."""
     before, after = special_ids(tokenizer)
     return (
         "".join(tokenizer.convert_ids_to_tokens(before))

@@ -1,7 +1,7 @@
 """Recurrent sequence-to-sequence models, without and with attention, for transformers 5 and 4.57.
 
-Where the time goes: the encoder runs cuDNN's fused kernels over packed sequences always, the
-decoder under teacher forcing where a step's input is known beforehand:
+The encoder runs cuDNN's fused kernels over packed sequences. Under teacher forcing the decoder does
+so, too, where the input of each step is known beforehand:
 
     attention                          the input of step t              under teacher forcing
     none                               y[t-1]                           fused
@@ -9,9 +9,9 @@ decoder under teacher forcing where a step's input is known beforehand:
     multiplicative with input feeding  y[t-1], attentional vector t-1   step by step
     additive                           y[t-1], context of state t-1     step by step
 
-The last two hand a result of the attention at one step to the cell at the next, so that no kernel
-can run all steps of the cell at once. Scoring the vocabulary, most of the arithmetic, is done for
-all steps at once in each form.
+In the last two, the cell needs what the attention computed at the step before, so that no kernel
+can run all steps of the cell at once. Scoring the vocabulary, which is most of the arithmetic, is
+done for all steps at once in each form.
 """
 
 from __future__ import annotations
@@ -31,23 +31,23 @@ IGNORE = -100  # labels that are padding
 
 
 class RnnState:
-    """All that decoding remembers of the target so far.
+    """What decoding keeps of the target so far.
 
     Args:
         state: (batch, states, layers, hidden); one state for a GRU, hidden and cell for an LSTM.
         feed: (batch, embedding), the last attentional vector, with input feeding only.
-        length: tokens that went in.
+        length: number of tokens read.
     """
 
     def __init__(self, state: torch.Tensor, feed: torch.Tensor | None, length: int):
         self.state, self.feed, self.length = state, feed, length
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
-        """Return the number of tokens that went in."""
+        """Return the number of tokens read."""
         return self.length
 
     def reorder_cache(self, beam_idx: torch.Tensor) -> None:
-        """Keep the rows `beam_idx` (batch,) of the beams that survived."""
+        """Keep the rows `beam_idx` (batch,), those of the beams that are continued."""
         self.state = self.state.index_select(0, beam_idx)
         if self.feed is not None:
             self.feed = self.feed.index_select(0, beam_idx)
@@ -60,7 +60,8 @@ class RnnEncoderOutput(ModelOutput):
     Args:
         last_hidden_state: (batch, source_len, hidden), zero where there is padding.
         state: (batch, states, layers, hidden), the decoder's first state.
-        attention_keys: (batch, source_len, hidden), what attention compares a state with, if any.
+        attention_keys: (batch, source_len, hidden), what attention compares a decoder state with;
+            None without attention.
     """
 
     last_hidden_state: torch.Tensor | None = None
@@ -84,7 +85,7 @@ class VariationalDropout(nn.Dropout):
 
 
 def _layers(config: RnnSeq2SeqConfig, input_size: int, hidden_size: int, bidirectional: bool):
-    """One module a layer, for variational dropout goes between them."""
+    """Make a module for each layer, so that variational dropout can go between them."""
     rnn = nn.GRU if config.cell == "gru" else nn.LSTM
     sizes = [input_size] + [config.hidden_size] * (config.num_layers - 1)
     return nn.ModuleList(
@@ -117,7 +118,7 @@ class RnnEncoder(nn.Module):
             self.key = nn.Linear(config.hidden_size, config.hidden_size, bias=False)
 
     def forward(self, input_ids, attention_mask=None, **kwargs) -> RnnEncoderOutput:
-        """Encode (batch, source_len) ids; padding, on the right, touches no state.
+        """Encode (batch, source_len) ids; padding, on the right, changes no state.
 
         Raises:
             ValueError: padding elsewhere than on the right, or nothing but padding.
@@ -185,29 +186,29 @@ class RnnAttention(nn.Module):
         """
         if self.additive:
             query = self.query(states).unsqueeze(2)  # (batch, target_len, 1, hidden)
-            scores = self.energy(torch.tanh(query + encoded.attention_keys.unsqueeze(1))).squeeze(
-                -1
-            )
+            keys = encoded.attention_keys.unsqueeze(1)  # (batch, 1, source_len, hidden)
+            scores = self.energy(torch.tanh(query + keys)).squeeze(-1)
         else:
-            scores = states @ encoded.attention_keys.transpose(
-                1, 2
-            )  # (batch, target_len, source_len)
+            scores = states @ encoded.attention_keys.transpose(1, 2)
+        # (batch, target_len, source_len)
         weights = scores.float().masked_fill(padding, -torch.inf).softmax(-1).to(scores.dtype)
         return weights @ encoded.last_hidden_state, weights
 
 
 class RnnDecoder(nn.Module):
-    """Embedded target tokens to what the vocabulary is scored from; see the file's head."""
+    """Embedded target tokens to the vectors that score the vocabulary (see the table above)."""
 
     def __init__(self, config: RnnSeq2SeqConfig):
         super().__init__()
         self.feeds = config.input_feeding
         self.dropout = VariationalDropout(config.dropout)
-        fed = {"additive": config.hidden_size, "multiplicative": config.embedding_size}
-        by_step = config.attention == "additive" or self.feeds
-        more = fed[config.attention] if by_step else 0
-        self.by_step, self.lstm = by_step, config.cell == "lstm"
-        self.layers = _layers(config, config.embedding_size + more, config.hidden_size, False)
+        self.by_step = config.attention == "additive" or self.feeds
+        self.lstm = config.cell == "lstm"
+        input_size = config.embedding_size
+        if self.by_step:  # the context or the attentional vector is input as well
+            additive = config.attention == "additive"
+            input_size += config.hidden_size if additive else config.embedding_size
+        self.layers = _layers(config, input_size, config.hidden_size, False)
         self.attention = None if config.attention == "none" else RnnAttention(config)
         inputs = config.hidden_size * (1 if self.attention is None else 2)
         self.readout = nn.Linear(inputs, config.embedding_size)
@@ -247,7 +248,7 @@ class RnnDecoder(nn.Module):
         return torch.tanh(self.readout(torch.cat([hidden, context], dim=-1))), weights
 
     def _steps(self, embedded, encoded, padding, states, feed):
-        """Run the forms whose cell takes what the attention gave; `states` is updated in place."""
+        """Run the forms whose cell needs a result of the attention; change `states` in place."""
         batch_size = embedded.shape[0]
         masks = [self.dropout.mask(batch_size, states[0].shape[-1], embedded) for _ in self.layers]
         hiddens, contexts, vectors, weights = [], [], [], []
@@ -276,7 +277,7 @@ class RnnDecoder(nn.Module):
         return torch.tanh(self.readout(read)), None, torch.cat(weights, dim=1)
 
     def _cell(self, layer, inputs, state):
-        """One step of a layer: (batch, input), (batch, states, hidden) -> hidden, state."""
+        """Run one step of a layer: (batch, input), (batch, states, hidden) -> hidden, state."""
         weights = (layer.weight_ih_l0, layer.weight_hh_l0, layer.bias_ih_l0, layer.bias_hh_l0)
         if self.lstm:
             hidden, cell = torch.lstm_cell(inputs, tuple(state.unbind(1)), *weights)
@@ -286,11 +287,11 @@ class RnnDecoder(nn.Module):
 
 
 class RnnSeq2SeqPreTrainedModel(PreTrainedModel):
-    """Weights' first values."""
+    """Initialises the weights."""
 
     config_class = RnnSeq2SeqConfig
     base_model_prefix = "model"
-    _is_stateful = True  # a state cannot go back: no assisted decoding
+    _is_stateful = True  # a state cannot go back, so there is no assisted decoding
 
     def _init_weights(self, module):
         if isinstance(module, nn.Embedding):
@@ -302,11 +303,11 @@ class RnnSeq2SeqPreTrainedModel(PreTrainedModel):
         elif isinstance(module, (nn.GRU, nn.LSTM)):
             for name, parameter in module.named_parameters():
                 if getattr(parameter, "_is_hf_initialized", False):
-                    continue  # it has been loaded
+                    continue  # it is loaded already
                 if name.startswith("bias"):
                     nn.init.zeros_(parameter)
                     if isinstance(module, nn.LSTM) and name.startswith("bias_ih"):
-                        # Forget nothing at first (Jozefowicz et al., 2015).
+                        # The forget gate starts open (Jozefowicz et al., 2015).
                         nn.init.ones_(parameter.data[module.hidden_size : 2 * module.hidden_size])
                 else:
                     init = nn.init.orthogonal_ if "_hh_" in name else nn.init.xavier_uniform_
@@ -339,7 +340,7 @@ class RnnSeq2SeqModel(RnnSeq2SeqPreTrainedModel):
         encoder_outputs=None,
         past_key_values: RnnState | None = None,
     ):
-        """Run both; see `RnnDecoder.forward` for what comes back, with the encoder's output."""
+        """Run both; return what `RnnDecoder.forward` does, and the encoder's output."""
         if encoder_outputs is None:
             encoder_outputs = self.encoder(input_ids, attention_mask)
         encoded = encoder_outputs
@@ -354,8 +355,8 @@ class RnnSeq2SeqForConditionalGeneration(RnnSeq2SeqPreTrainedModel, GenerationMi
     """A recurrent encoder-decoder with a language head, for `generate()`.
 
     Cho et al. (2014), Sutskever et al. (2014); attention of Bahdanau et al. (2015) or Luong et al.
-    (2015). The last layer is theirs up to its size: an attentional vector of `embedding_size`,
-    tanh(W [state; context]), from which the vocabulary is scored.
+    (2015). The vocabulary is scored from an attentional vector tanh(W [state; context]) as in Luong
+    et al. (2015, eq. 5), but of `embedding_size`.
     """
 
     def __init__(self, config: RnnSeq2SeqConfig):
@@ -384,7 +385,7 @@ class RnnSeq2SeqForConditionalGeneration(RnnSeq2SeqPreTrainedModel, GenerationMi
         self.model.encoder.embedding = value
 
     def get_output_embeddings(self) -> nn.Linear | None:
-        """Return the language head; None where the input embedding does its work."""
+        """Return the language head; None where the input embedding takes its place."""
         return self.lm_head
 
     def set_output_embeddings(self, new_embeddings: nn.Linear) -> None:
@@ -413,11 +414,11 @@ class RnnSeq2SeqForConditionalGeneration(RnnSeq2SeqPreTrainedModel, GenerationMi
 
         Args:
             input_ids, attention_mask: (batch, source_len), padded on the right.
-            decoder_input_ids: (batch, target_len); made of the labels where they are not given.
+            decoder_input_ids: (batch, target_len); by default the labels shifted to the right.
             encoder_outputs: of the encoder, instead of `input_ids`.
-            past_key_values: what went before; only the tokens after it are given then.
+            past_key_values: the state so far; then only the tokens after it are given.
             labels: (batch, target_len), -100 where there is padding.
-            output_attentions: return the weights, as one layer of one head.
+            output_attentions: return the attention weights, as one layer of one head.
 
         Returns:
             `logits` (batch, target_len, vocab); `loss`, the mean over the labels;
@@ -458,7 +459,7 @@ class RnnSeq2SeqForConditionalGeneration(RnnSeq2SeqPreTrainedModel, GenerationMi
         output_attentions=None,
         **kwargs,
     ):
-        """Give the next step the tokens that the state has not seen."""
+        """Give the next step the tokens that the state has not read."""
         seen = 0 if past_key_values is None else past_key_values.get_seq_length()
         return {
             "encoder_outputs": encoder_outputs,

@@ -1,7 +1,8 @@
 """The text2text-generation pipeline of a dialogue model, for transformers 5 and 4.57.
 
-transformers 5 has no such task of its own, and its text-generation pipeline cuts the length of
-the prompt off the reply of an encoder-decoder model. This file travels with the model instead:
+transformers 5 has no such task, and its text-generation pipeline takes the reply of an
+encoder-decoder model for a continuation of the prompt and cuts it. So this file travels with the
+model:
 
     pipeline("text2text-generation", model="user/name", trust_remote_code=True)("How are you?")
 """
@@ -19,10 +20,11 @@ from .context import encode_context
 class DialoguePipeline(Pipeline):
     """Replies to a context: a string, a list of messages, or a list of either.
 
-    A string is one turn, or several with `__eou__` between them. Every option of `generate()`
-    may be given; `return_tensors=True` returns token ids instead of text. As in transformers' own
-    pipeline the result is a list of `{"generated_text": ...}`: the replies to one context, or one
-    reply to each context of a list (a list of lists where `num_return_sequences` asks for more).
+    A string is one turn, or several with `__eou__` between them. Options of `generate()` are passed
+    on; `return_tensors=True` returns token ids instead of text. The result has the form that
+    transformers gives: a list of `{"generated_text": ...}`, the replies to one context or one reply
+    to each context of a list. With `num_return_sequences`, a list of contexts gives a list of
+    lists.
     """
 
     _load_processor = False
@@ -36,12 +38,12 @@ class DialoguePipeline(Pipeline):
         if isinstance(inputs, list) and inputs and isinstance(inputs[0], Mapping):
             return super().__call__([inputs], **kwargs)[0]  # one list of messages is one context
         replies = super().__call__(inputs, **kwargs)
-        if isinstance(inputs, list) and all(len(to_one) == 1 for to_one in replies):
-            return [to_one[0] for to_one in replies]
+        if isinstance(inputs, list) and all(len(answers) == 1 for answers in replies):
+            return [answers[0] for answers in replies]
         return replies
 
     def _sanitize_parameters(self, return_tensors=None, max_length=None, **generate_kwargs):
-        # The greatest length of a reply, as in transformers' own pipeline.
+        # max_length is the greatest length of a reply, as in the pipelines of transformers.
         if max_length is not None:
             generate_kwargs.setdefault("max_new_tokens", max_length)
         postprocess = {} if return_tensors is None else {"return_tensors": return_tensors}
@@ -62,7 +64,7 @@ class DialoguePipeline(Pipeline):
         return {"output_ids": output_ids.reshape(batch_size, -1, output_ids.shape[-1])}
 
     def postprocess(self, model_outputs, return_tensors=False):
-        """Turn the replies to one context to `[{"generated_text": ...}, ...]`."""
+        """Decode the replies to one context: `[{"generated_text": ...}, ...]`."""
         replies = model_outputs["output_ids"][0]
         if return_tensors:
             return [{"generated_token_ids": ids} for ids in replies]

@@ -34,8 +34,8 @@ class _Counting:
         return self.tokenizer.encode_batch_fast(texts, **kwargs)
 
     def __getattr__(self, name):
-        found = getattr(self.tokenizer, name)
-        return _Counting(found, self.texts) if name == "backend_tokenizer" else found
+        value = getattr(self.tokenizer, name)
+        return _Counting(value, self.texts) if name == "backend_tokenizer" else value
 
 
 @pytest.fixture
@@ -67,12 +67,12 @@ def test_a_reply_that_is_cut_has_no_end_token_and_is_counted(tokenizer):
     long = "A long reply that goes on and on and on, and then goes on."
     rows = rows_of([["One.", long, "Two."]])
     limits = DataArguments(max_source_length=12, max_target_length=10)
-    features = encode_rows(rows, tokenizer, limits)
+    encoded = encode_rows(rows, tokenizer, limits)
     end = tokenizer.eos_token_id
-    assert len(features[0]["labels"]) == 10 and features[0]["labels"][-1] != end
-    assert len(features[1]["labels"]) < 10 and features[1]["labels"][-1] == end
+    assert len(encoded[0]["labels"]) == 10 and encoded[0]["labels"][-1] != end
+    assert len(encoded[1]["labels"]) < 10 and encoded[1]["labels"][-1] == end
     # The second context is "One." and the long turn: neither fits whole.
-    assert count_cuts(features) == {"contexts": 1, "turns": 2, "replies": 1}
+    assert count_cuts(encoded) == {"contexts": 1, "turns": 2, "replies": 1}
 
 
 def test_batches_are_padded_to_their_longest_only(tokenizer):
@@ -105,17 +105,16 @@ def test_features_are_a_file_of_their_own_without_the_text(processes, tokenizer,
     args = DataArguments(data=str(path), data_cache=str(tmp_path / "cache"))
     rows = load_rows(args)[0]["train"]
     args.preprocessing_num_workers = processes
-    features = encode_rows(rows, tokenizer, args)
-    there, own = ({f["filename"] for f in d.cache_files} for d in (rows, features))
-    own -= there
-    assert len(own) == processes
-    for name in own:
+    encoded = encode_rows(rows, tokenizer, args)
+    row_files, all_files = ({f["filename"] for f in d.cache_files} for d in (rows, encoded))
+    assert len(all_files - row_files) == processes
+    for name in all_files - row_files:
         part = Dataset.from_file(name)
         assert part.column_names == features.COLUMNS.names
         assert part.features["input_ids"].feature.dtype == "int32"  # half of what lists become
-    assert features.select_columns(rows.column_names).to_list() == rows.to_list()
+    assert encoded.select_columns(rows.column_names).to_list() == rows.to_list()
     again = encode(rows[:], tokenizer, args.max_source_length, args.max_target_length)
-    assert {name: features[name][:] for name in again} == again
+    assert {name: encoded[name][:] for name in again} == again
 
 
 def test_utterances_come_once_each(tmp_path):
