@@ -59,15 +59,15 @@ def detokenize(text: str) -> str:
     "My parents' dog is called 'Tiny'."
 
     Curly quotes become straight, runs of spaces one space, full-width marks plain ones (unless the
-    text is Chinese, Japanese or Korean). Text that is natural already stays as it is, and a second
-    pass changes nothing.
+    text is Chinese, Japanese or Korean). Natural text stays as it is, and a second pass changes
+    nothing.
 
-    Knowingly not resolved, because the tokens do not tell: sentences glued before a small letter
-    (`sorry.sir` looks like `yahoo.com`) or after one letter (`I.The`, `A.Smith`); ` - `, a dash or
-    a hyphen, except after numbers (`30 - day`) and in `bye - bye`; `7 , 500`, one number or two;
-    quotation marks without a partner; two plural possessives in one utterance (taken for quotation
-    marks); spaced addresses (`www . foo . com`); typing errors. Written for English: French
-    puts a space before `?`, so load it with `detokenize=False`.
+    Some cases stay as they are, because the tokens do not tell which reading is right: sentences
+    glued before a small letter (`sorry.sir` looks like `yahoo.com`) or after one letter (`I.The`,
+    `A.Smith`); ` - `, a dash or a hyphen, except after numbers (`30 - day`) and in `bye - bye`;
+    `7 , 500`, one number or two; quotation marks without a partner; two plural possessives in one
+    utterance (taken for quotation marks); spaced addresses (`www . foo . com`); typing errors. The
+    rules are for English: French puts a space before `?`, so load it with `detokenize=False`.
     """
     if not text.isascii():
         text = text.translate(_PLAIN)
@@ -112,9 +112,9 @@ def _contract(match: re.Match) -> str:
 
 
 def _attach_double(text: str) -> str:
-    """Pairs the quotation marks that stand alone, in order; one left over stays as it is."""
-    found = len(_ALONE_DOUBLE.findall(text))
-    for _ in range(found // 2):
+    """Pairs the quotation marks that stand alone, in order; an odd one stays as it is."""
+    marks = len(_ALONE_DOUBLE.findall(text))
+    for _ in range(marks // 2):
         start = _ALONE_DOUBLE.search(text).start()
         end = _ALONE_DOUBLE.search(text, start + 1).start()
         text = f'{text[: start + 1]}{text[start + 2 : end - 1]}"{text[end + 1 :]}'
@@ -122,22 +122,22 @@ def _attach_double(text: str) -> str:
 
 
 def _attach_single(text: str) -> str:
-    """Tells apart the apostrophes that stand alone: after a plural, or around a quotation.
+    """Attaches the apostrophes that stand alone: after a plural, or around a quotation.
 
-    A mark after a plural is a possessive when the marks would not pair up without that.
+    A mark after a plural is taken for a possessive if the marks could not be paired otherwise.
     """
     marks = [match.start() for match in _ALONE_SINGLE.finditer(text)]
     spaces = set()  # the places of the spaces to be removed
     quoting = False
-    for left, at in zip(range(len(marks), 0, -1), marks, strict=True):
+    for remaining, at in zip(range(len(marks), 0, -1), marks, strict=True):
         word = text[:at].rpartition(" ")[0].rpartition(" ")[2]
         plural = word[-3:-1].isalpha() and word[-1:] == "s" and word.lower() not in _NOT_PLURAL
         if quoting:
             spaces.add(at - 1)
-            quoting = plural and left % 2 == 0
-        elif plural and left % 2 == 1:
+            quoting = plural and remaining % 2 == 0
+        elif plural and remaining % 2 == 1:
             spaces.add(at - 1)
-        elif left > 1:
+        elif remaining > 1:
             spaces.add(at + 1)
             quoting = True
         elif at in (0, len(text) - 1):

@@ -54,8 +54,7 @@ CODE = hashlib.sha256(
 ).digest()
 
 # ---------------------------------------------------------------------------------- dialogues
-# Also for readers of other formats: they yield a Dialogue each, and `scan` and `make_rows` do the
-# rest.
+# Every format has a reader that yields each Dialogue; `scan` and `make_rows` do the rest.
 
 Note = Callable[[str, int], None]  # called with a kind of problem and the number of the line
 
@@ -270,7 +269,7 @@ def scan_text(source: Source, pairs: Counter) -> dict[str, Any]:
 
 @dataclass
 class DialoguesConfig(datasets.BuilderConfig):
-    """`detokenize`: natural text (see `detokenize`), or else the utterances as they stand."""
+    """`detokenize`: whether to write natural text, or the utterances as they stand."""
 
     detokenize: bool = True
 
@@ -311,8 +310,8 @@ class DialoguesConfig(datasets.BuilderConfig):
     ) -> str:
         """Names the cache after the code and the state of every file that is read.
 
-        `datasets` itself looks at the path in `data_dir` and no further, and on line 5 not at the
-        code: it would serve the rows of a file that has been edited since.
+        `datasets` itself sees only the path in `data_dir`, and version 5 does not see the code: it
+        would return the rows that a file had before it was edited.
         """
         state = hashlib.sha256(CODE)
         places = [place for s in self.sources() for place in (s.text, *s.labels.values())]
@@ -363,7 +362,7 @@ class Dialogues(datasets.GeneratorBasedBuilder):
     def _split_generators(
         self, dl_manager: datasets.DownloadManager
     ) -> list[datasets.SplitGenerator]:
-        """Checks every file before a row is written: errors raised later come out wrapped."""
+        """Checks every file before a row is written, because `datasets` wraps later errors."""
         sources = self._sources(dl_manager)
         pairs: Counter = Counter()
         for source in sources:

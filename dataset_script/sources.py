@@ -32,7 +32,10 @@ WAY_OUT = (
 
 
 class Source(NamedTuple):
-    """A text file and its label files. A place is a path, then members to open in zips."""
+    """A text file and its label files.
+
+    A place is a path, and after it the members to open if it is a zip (or a zip within one).
+    """
 
     name: str  # as `problems()` calls it, such as "train/dialogues_train.txt"
     stem: str  # what its dialogue ids begin with
@@ -42,12 +45,12 @@ class Source(NamedTuple):
 
 
 def find_sources(path: str) -> list[Source]:
-    """The text files in a folder or a zip, or the one that `path` itself is.
+    """Lists the text files in a folder or a zip; a text file stands for itself.
 
     Official splits win over a whole text, and unpacked files over zips that lie beside them.
 
     Raises:
-        FileNotFoundError: nothing is at `path`, or no text is in what is there.
+        FileNotFoundError: `path` does not exist, or holds no text.
         ValueError: it is not clear which text is meant, or a split lacks its text.
     """
     if not os.path.exists(path):
