@@ -121,7 +121,9 @@ def push(
             except (HTTPError, RuntimeError, json.JSONDecodeError) as error:
                 if not is_transient(error):
                     raise
-                logger.warning("The upload was interrupted (%s); trying again.", short_reason(error))
+                logger.warning(
+                    "The upload was interrupted (%s); trying again.", short_reason(error)
+                )
                 time.sleep(WAIT * 2 ** (attempt - 1))
         return _commit(files, repo, kind, message, private, revision, stopped)
 
