@@ -128,7 +128,7 @@ def push(
         return _commit(files, repo, kind, message, private, revision, stopped)
 
     # The client waits for its upload threads when it is interrupted, so it works in the background.
-    upload = _in_background(commit_with_retries)
+    upload = _in_background(f"upload to {repo}", commit_with_retries)
     try:
         with translated_errors(repo):
             return upload.result()
@@ -137,7 +137,7 @@ def push(
         raise Stopped("What went up is kept: the same command continues.") from None
 
 
-def _in_background(work: Callable[[], str]) -> Future:
+def _in_background(name: str, work: Callable[[], str]) -> Future:
     """Start work in a thread that does not keep the process alive."""
     future: Future = Future()
 
@@ -147,7 +147,7 @@ def _in_background(work: Callable[[], str]) -> Future:
         except BaseException as error:
             future.set_exception(error)
 
-    threading.Thread(target=carry_out, daemon=True).start()
+    threading.Thread(target=carry_out, name=name, daemon=True).start()
     return future
 
 

@@ -5,6 +5,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
@@ -303,8 +304,12 @@ def test_samples_are_left_out_on_request(runs, ann):
     assert "widget" not in card.split("---")[1]
 
 
-def test_ctrl_c_ends_an_upload_at_once(runs, ann, tmp_path):
+@pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGKILL], ids=["Ctrl-C", "kill"])
+def test_whoever_ends_an_upload_leaves_the_old_revision(runs, ann, tmp_path, kind):
     """The server takes its time; the client's threads would go on until it is through."""
+    publish(Publication(runs / "rnn", "ann/m"))
+    before, commits = ann.files("ann/m"), len(ann.commits("ann/m"))
+    ann.requests.clear()
     ann.delay = 0.8
     command = [sys.executable, "-m", "seq2seq_dialog", "publish", str(runs / "t5")]
     with subprocess.Popen(
@@ -317,13 +322,44 @@ def test_ctrl_c_ends_an_upload_at_once(runs, ann, tmp_path):
     ) as process:
         while not any("/preupload" in line for line in writes(ann)):
             time.sleep(0.1)
-        process.send_signal(signal.SIGINT)
+        process.send_signal(kind)
         count = len(ann.requests)
-        assert "the same command continues" in process.stderr.read()
-    assert process.returncode == 130 and len(ann.requests) <= count + 2
+        message = process.stderr.read()
+    assert len(ann.requests) <= count + 2
+    if kind == signal.SIGINT:
+        assert process.returncode == 130
+        assert "Stopped. What went up is kept: the same command continues." in message
+        assert "Traceback" not in message
+    assert ann.files("ann/m") == before and len(ann.commits("ann/m")) == commits
     ann.delay = 0
     publish(Publication(runs / "t5", "ann/m"))
-    assert len(ann.commits("ann/m")) == 2
+    assert len(ann.commits("ann/m")) == commits + 1
+    assert "modeling_rnn.py" not in ann.files("ann/m")
+
+
+def test_an_interrupted_upload_commits_nothing_later_and_the_process_lives_on(runs, ann):
+    """As in a notebook, where threads outlive the call that is interrupted."""
+    publish(Publication(runs / "rnn", "ann/m"))
+    before = ann.commits("ann/m")
+    ann.requests.clear()
+    ann.delay = 0.3
+
+    def interrupt() -> None:
+        while not any("/preupload" in line for line in writes(ann)):
+            time.sleep(0.05)
+        signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        threading.Thread(target=interrupt, daemon=True).start()
+        with pytest.raises(Stopped, match="What went up is kept: the same command continues"):
+            publish(Publication(runs / "t5", "ann/m"))
+    finally:
+        signal.signal(signal.SIGINT, handler)
+    (upload,) = (thread for thread in threading.enumerate() if "upload to" in thread.name)
+    upload.join(timeout=60)
+    assert not upload.is_alive() and ann.commits("ann/m") == before
+    assert any(line.startswith("PUT ") for line in writes(ann))  # it went on with what it sent
 
 
 def test_a_name_alone_is_in_ones_own_namespace(runs, ann):
