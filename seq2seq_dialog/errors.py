@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import difflib
+import os
 import sys
 from collections.abc import Callable, Iterable
 
 
 class UsageError(ValueError):
     """Something the person gave cannot be used; entry points print it and exit with status 2."""
+
+
+class Stopped(KeyboardInterrupt):
+    """Ctrl-C while threads of a library work, which do not stop; says what becomes of the work."""
 
 
 def run(main: Callable[[], None]) -> None:
@@ -30,6 +35,9 @@ def run(main: Callable[[], None]) -> None:
             file=sys.stderr,
         )
         sys.exit(2)
+    except Stopped as reason:
+        print(f"\nStopped. {reason}", file=sys.stderr, flush=True)
+        os._exit(130)  # the interpreter would wait for those threads
     except KeyboardInterrupt:
         print("\nStopped.", file=sys.stderr)
         sys.exit(130)

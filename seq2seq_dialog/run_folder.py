@@ -106,6 +106,21 @@ def read_yaml(path: str | Path) -> dict:
     return settings
 
 
+def read_mapping(path: Path) -> dict:
+    """Read a JSON object that a run has written; an empty one where there is no such file.
+
+    Raises:
+        UsageError: the file cannot be read, or holds something else.
+    """
+    try:
+        content = read_json(path) if path.is_file() else {}
+    except (OSError, ValueError) as error:
+        raise UsageError(f"Cannot read {str(path)!r}: {error}. Copy the run again.") from error
+    if not isinstance(content, dict):
+        raise UsageError(f"{str(path)!r} is not what a run writes there. Copy the run again.")
+    return content
+
+
 def write_json(path: Path, content) -> None:
     """Write JSON so that a reader never sees half of it."""
     _write(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")

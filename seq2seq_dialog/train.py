@@ -18,6 +18,7 @@ from transformers import EarlyStoppingCallback, set_seed
 from . import run_folder
 from .command_line import parse
 from .data.corpus import Corpus, audit_corpus, encode_corpus, read_corpus, report_cuts
+from .data.known_corpora import recognise
 from .data.rows import utterances
 from .data.streaming import Stream, StreamedBatches
 from .decoding.settings import generation_config
@@ -26,10 +27,11 @@ from .evaluation import scoring
 from .evaluation.metrics import ReplyMetric, unigram_perplexity
 from .evaluation.predictions import join_predictions
 from .hub import publish_model
+from .hub.push import writable_repo
 from .models import artifact
 from .models.build import check_lengths, discriminator_config, from_hub, load_model
 from .models.tokenizer import load_tokenizer, train_tokenizer
-from .report import curves, model_card, page
+from .report import curves, licences, page
 from .report.console import print_run, set_up_console
 from .settings import Settings
 from .training.adversarial import AdversarialTrainer
@@ -65,8 +67,9 @@ def main(argv: list[str] | None = None) -> None:
     # 3. Audit them
     corpus = audit_corpus(corpus, settings.data, console)
     data = {"pairs": corpus.pairs, "problems": corpus.problems}
+    known_corpus = recognise([corpus.rows["train"]])
     if repo is not None:  # what forbids to publish is said now, not after the training
-        model_card.source(settings.as_config(), {"data": data}, {}, settings.data.license)
+        licences.data_terms(settings.as_config(), {"corpus": known_corpus})
     if "validation" not in corpus.rows and settings.training.eval_strategy != "no":
         console.print("No validation pairs: the last checkpoint is kept, not the best.")
         settings = settings.without_evaluation()
@@ -74,6 +77,7 @@ def main(argv: list[str] | None = None) -> None:
     # 4. See where an interrupted run goes on
     fingerprint = corpus.rows["train"]._fingerprint
     environment = run_folder.environment(settings.training.world_size, fingerprint)
+    environment["corpus"] = known_corpus
     settings, checkpoint = find_checkpoint(settings, environment, console)
 
     # 5. Prepare tokenizer and model
@@ -112,9 +116,9 @@ def check_publishing(settings: Settings) -> str:
     Raises:
         UsageError: licence, language, name or token would be refused.
     """
-    model_card.check_terms(settings.data.license, settings.data.language)
+    licences.check_terms(settings.data.license, settings.data.language)
     training = settings.training
-    return publish_model.own_repo(training.hub_model_id or Path(training.output_dir).resolve().name)
+    return writable_repo(training.hub_model_id or Path(training.output_dir).resolve().name)
 
 
 def prepare_tokenizer(settings: Settings, corpus: Corpus, begins: bool, console: Console):
@@ -142,12 +146,10 @@ def origin(settings: Settings, model) -> dict:
     """Describe what the run is made from: commits and terms on the Hub, the run it builds on."""
     about = {"from_hub": from_hub(settings.data, settings.model, model)}
     if settings.model.model_name_or_path is not None:
-        about["inherited"] = model_card.inherited(settings.model.model_name_or_path)
+        about["inherited"] = licences.inherited_terms(settings.model.model_name_or_path)
     if "dataset_name" in about["from_hub"] and settings.main_process:
         data_args = settings.data
-        commit, license = publish_model.dataset_terms(
-            data_args.dataset_name, data_args.dataset_revision
-        )
+        commit, license = licences.dataset_terms(data_args.dataset_name, data_args.dataset_revision)
         about["from_hub"]["dataset_name"], about["dataset_license"] = commit, license
     return about
 
@@ -273,14 +275,15 @@ def publish(run_dir: Path, repo: str | None, settings: Settings) -> None:
     """Publish the finished run as its settings say; without a repository, do nothing."""
     if repo is None:
         return
-    publish_model.publish(
-        str(run_dir),
+    publication = publish_model.Publication(
+        run_dir,
         repo,
         private=bool(settings.training.hub_private_repo),
         revision=settings.training.hub_revision or "main",
         license=settings.data.license,
         language=settings.data.language,
     )
+    publish_model.publish(publication)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 _home = tempfile.TemporaryDirectory(prefix="seq2seq-dialog-")
 os.environ["HF_HOME"] = _home.name
 
+import numpy as np
 import pytest
 import torch
 from datasets import Dataset
@@ -28,6 +29,7 @@ from transformers import (
     set_seed,
 )
 
+from seq2seq_dialog.data import known_corpora
 from seq2seq_dialog.data.features import encode_rows
 from seq2seq_dialog.decoding.settings import generation_config
 from seq2seq_dialog.models import artifact
@@ -113,6 +115,19 @@ def t5_tokenizer(shared_data):
     if not folder.exists():
         pytest.skip(f"{folder} is missing: t5-small's tokenizer is not at hand")
     return AutoTokenizer.from_pretrained(folder)
+
+
+@pytest.fixture
+def known_as_dailydialog(tmp_path, monkeypatch):
+    """`known_as_dailydialog(responses)`: let these texts be recognised as DailyDialog's."""
+
+    def know(responses) -> None:
+        hashes = np.array(list(known_corpora.response_hashes(responses)), dtype=np.uint64)
+        path = tmp_path / "known_corpora.npz"
+        np.savez(path, dailydialog=hashes, samples=hashes[:0])
+        monkeypatch.setattr(known_corpora, "HASHES", path)
+
+    return know
 
 
 @pytest.fixture

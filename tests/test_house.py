@@ -15,7 +15,7 @@ PACKAGE = ROOT / "seq2seq_dialog"
 # folder, its own neighbours.
 LAYERS = [
     {"errors", "shipped", "portable", "dataset_script"},
-    {"settings", "run_folder"},
+    {"settings", "run_folder", "hub_errors"},
     {"checks"},
     {"command_line"},
     {"evaluation", "decoding"},

@@ -10,7 +10,6 @@ import hashlib
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
 from functools import lru_cache, partial
 from pathlib import Path
 
@@ -25,16 +24,8 @@ from datasets import (
     load_dataset_builder,
 )
 from datasets import load_dataset as load_from_hub
-from datasets.exceptions import DatasetNotFoundError, DatasetsError
 from huggingface_hub import HfApi, try_to_load_from_cache
-from huggingface_hub.errors import (
-    GatedRepoError,
-    HfHubHTTPError,
-    HTTPError,
-    OfflineModeIsEnabled,
-    RepositoryNotFoundError,
-    RevisionNotFoundError,
-)
+from huggingface_hub.errors import HfHubHTTPError, HTTPError, OfflineModeIsEnabled
 
 from ..dataset_script import dialogues
 from ..dataset_script.dialogues import (
@@ -51,6 +42,7 @@ from ..dataset_script.dialogues import (
     without_empty,
 )
 from ..errors import UsageError
+from ..hub_errors import translated_errors
 
 FEATURES: Features = dialogues.Dialogues._info(None).features
 NAMES = {"dev": "validation", "valid": "validation", "val": "validation"}
@@ -122,7 +114,7 @@ def open_hub_rows(
     Raises:
         UsageError: as `load_hub_rows`; also while rows are read.
     """
-    with _told(name, revision):
+    with _reading(name, revision):
         commit = None if os.path.isdir(name) else _commit(name, revision)
         builder = load_dataset_builder(name, revision=commit, cache_dir=cache_dir)
         found = {
@@ -133,7 +125,7 @@ def open_hub_rows(
     reader = _reader(source["train"].features, name)
 
     def read(split: str) -> Iterator[dict]:
-        with _told(name, revision):
+        with _reading(name, revision):
             yield from _rows(reader, source, split, detokenize)
 
     key = f"{CODE.hex()} {builder.hash} {builder.config_id} {commit}"
@@ -162,7 +154,7 @@ def fetch(name: str, revision: str, cache_dir: str | None = None) -> DatasetDict
     Raises:
         UsageError: says why it cannot be had, and what to do.
     """
-    with _told(name, revision):
+    with _reading(name, revision):
         if os.path.isdir(name):
             return load_from_hub(name, cache_dir=cache_dir)
         # Where `datasets` cannot have a revision, it takes any other that is cached.
@@ -177,22 +169,19 @@ def fetch(name: str, revision: str, cache_dir: str | None = None) -> DatasetDict
     return found
 
 
-@contextmanager
-def _told(name: str, revision: str) -> Iterator[None]:
+def _reading(name: str, revision: str):
     """Say in one UsageError what keeps a data set from being read."""
     if os.path.isfile(name):
         raise UsageError(
             f"dataset_name {name!r} is a file, but has to be a data set on the Hub, user/name, or "
             "a folder of its files. Give dialogue text as data."
         )
-    try:
-        yield
-    except UsageError:
-        raise
-    except (DatasetsError, HTTPError, OSError, RuntimeError, ValueError) as error:
-        raise UsageError(
-            f"dataset_name {name!r} cannot be loaded: {_reason(error, revision)}"
-        ) from error
+    return translated_errors(
+        name,
+        failure=f"dataset_name {name!r} cannot be loaded",
+        remedy="Give user/name, or a folder of Parquet or JSON files, or try again.",
+        revision=revision,
+    )
 
 
 def _source(found: dict, name: str) -> Splits:
@@ -221,32 +210,6 @@ def _commit(name: str, revision: str) -> str:
         if not isinstance(kept, str):
             raise ConnectionError(str(error)) from error
         return Path(kept).parent.name
-
-
-def _reason(error: Exception, revision: str) -> str:
-    text = " ".join(str(error).split())
-    if isinstance(error, RevisionNotFoundError):
-        return f"it has no revision {revision!r}. Give a branch, a tag or a commit."
-    if isinstance(error, GatedRepoError) or "gated dataset" in text:
-        return "it is gated. Ask for access on its page, then log in with `hf auth login`."
-    if isinstance(error, RepositoryNotFoundError | DatasetNotFoundError):
-        return (
-            "there is no such data set on the Hub, or it is private. Check the name, user/name, or "
-            "log in with `hf auth login`."
-        )
-    if "Dataset scripts are no longer supported" in text:
-        return (
-            "it is made by code, which is not run. Where the Hub has converted it, "
-            "dataset_revision: refs/convert/parquet gives the same rows."
-        )
-    if text.startswith("Config name is missing"):
-        return (
-            f"it has several configurations. Give a folder with the files of one: `hf download "
-            f"--repo-type dataset`. ({text})"
-        )
-    if isinstance(error, ConnectionError | HTTPError):
-        return f"there is no connection to the Hub ({text}). Try again, or give a folder with it."
-    return f"{text.rstrip('.')}. Give user/name, or a folder of Parquet or JSON files."
 
 
 def _reader(features: Features, name: str) -> Reader:

@@ -356,10 +356,10 @@ def test_without_network_another_revision_is_not_taken_for_it(hub, talks):
 
 def test_what_the_hub_refuses_is_one_message(hub, talks, monkeypatch):
     talks(sample_dialogues(3))
-    with pytest.raises(UsageError, match=r"no such data set on the Hub.*user/name.*hf auth login"):
+    with pytest.raises(UsageError, match=r"no ann/other on the Hub.*user/name.*hf auth login"):
         load("ann/other")
     talks.repo.private = True
-    with pytest.raises(UsageError, match=r"no such data set on the Hub, or it is private"):
+    with pytest.raises(UsageError, match=r"no ann/talks on the Hub, or it is private"):
         load("ann/talks")
     monkeypatch.setenv("HF_TOKEN", "hf_ann")
     load("ann/talks")

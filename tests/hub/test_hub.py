@@ -5,6 +5,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
@@ -14,8 +15,10 @@ from helpers.hub_cards import code_blocks
 from transformers import AutoModelForSeq2SeqLM
 
 from seq2seq_dialog import train
-from seq2seq_dialog.errors import UsageError
-from seq2seq_dialog.hub import publish_model
+from seq2seq_dialog.data.known_corpora import SAMPLES as SAMPLE_CORPUS
+from seq2seq_dialog.errors import Stopped, UsageError
+from seq2seq_dialog.hub import push
+from seq2seq_dialog.hub.publish_model import CODE, Publication, model_files, publish
 from seq2seq_dialog.models import artifact
 from seq2seq_dialog.run_folder import read_json, read_jsonl
 from seq2seq_dialog.serve.inference import generate_response, load
@@ -59,7 +62,7 @@ def runs(tmp_path_factory):
 def ann(hub, monkeypatch):
     """The Hub, with ann logged in and nobody waiting between two tries."""
     monkeypatch.setenv("HF_TOKEN", "hf_ann")
-    monkeypatch.setattr(publish_model, "WAIT", 0)
+    monkeypatch.setattr(push, "WAIT", 0)
     return hub
 
 
@@ -84,7 +87,7 @@ def test_just_these_files_go_up(runs, ann, kind):
     before = snapshot(runs / kind)
     assert any("checkpoint-" in str(path) for path in before)
     assert any("events.out" in path.name for path in before)
-    publish_model.publish(str(runs / kind), "ann/m")
+    publish(Publication(runs / kind, "ann/m"))
     code = {"context.py", "pipeline.py"}
     code |= {"configuration_rnn.py", "modeling_rnn.py"} if kind == "rnn" else set()
     files = ann.files("ann/m")
@@ -104,7 +107,7 @@ def test_just_these_files_go_up(runs, ann, kind):
 
 @pytest.mark.parametrize("kind", MODELS)
 def test_no_path_of_this_machine_and_no_token_goes_up(runs, ann, kind):
-    publish_model.publish(str(runs / kind), "ann/m")
+    publish(Publication(runs / kind, "ann/m"))
     secrets = (str(runs), str(runs.parent), "hf_ann", str(ROOT), "somewhere")
     for name, content in ann.files("ann/m").items():
         for secret in secrets:
@@ -113,34 +116,34 @@ def test_no_path_of_this_machine_and_no_token_goes_up(runs, ann, kind):
 
 @pytest.mark.parametrize("secret", ["hf_ann", "{folder}"])
 def test_what_would_tell_a_secret_is_refused(runs, ann, tmp_path, secret):
-    for name, content in publish_model.model_files(runs / "t5", "ann/m").items():
+    for name, content in model_files(Publication(runs / "t5", "ann/m")).items():
         data = content if isinstance(content, bytes) else content.read_bytes()
         (tmp_path / name).write_bytes(data)
     (tmp_path / "config.yaml").write_bytes((runs / "t5" / "config.yaml").read_bytes())
     config = read_json(tmp_path / "config.json") | {"x": secret.format(folder=tmp_path / "a")}
     (tmp_path / "config.json").write_text(json.dumps(config))
     with pytest.raises(UsageError, match=r"config.json would tell everybody .* take it out"):
-        publish_model.model_files(tmp_path, "ann/m")
+        model_files(Publication(tmp_path, "ann/m"))
 
 
 def test_the_code_is_this_projects_even_where_the_folder_has_other(runs, tmp_path, ann):
     folder = tmp_path / "run"
     shutil.copytree(runs / "rnn", folder)
     (folder / "modeling_rnn.py").write_text("import os\n")
-    publish_model.publish(str(folder), "ann/m")
+    publish(Publication(folder, "ann/m"))
     code = {name: data for name, data in ann.files("ann/m").items() if name.endswith(".py")}
-    assert set(code) == set(publish_model.CODE)
+    assert set(code) == set(CODE)
     for name, data in code.items():
         assert data == (artifact.PORTABLE / name).read_bytes()
     (folder / "modeling_other.py").write_text("import os\n")
     with pytest.raises(UsageError, match=r"not this project's.*modeling_other.py"):
-        publish_model.publish(str(folder), "ann/m")
+        publish(Publication(folder, "ann/m"))
     (folder / "modeling_other.py").unlink()
     config = read_json(folder / "config.json")
     config["auto_map"]["AutoModel"] = "bob/other--modeling.Model"
     (folder / "config.json").write_text(json.dumps(config))
     with pytest.raises(UsageError, match=r"not this project's.*bob/other--modeling.Model"):
-        publish_model.publish(str(folder), "ann/m")
+        publish(Publication(folder, "ann/m"))
 
 
 @pytest.mark.parametrize(
@@ -155,7 +158,7 @@ def test_code_of_other_repositories_is_refused(runs, tmp_path, name, key, value)
     shutil.copytree(runs / "t5", folder)
     (folder / name).write_text(json.dumps(read_json(folder / name) | {key: value}))
     with pytest.raises(UsageError, match=r"not this project's \(bob/x--"):
-        publish_model.model_files(folder, "ann/m")
+        model_files(Publication(folder, "ann/m"))
 
 
 @pytest.mark.parametrize("content", ["{", "[]", "\xff"])
@@ -164,26 +167,26 @@ def test_a_broken_file_is_named(runs, tmp_path, content):
     shutil.copytree(runs / "t5", folder)
     (folder / "config.json").write_text(content, encoding="latin-1")
     with pytest.raises(UsageError, match=r"config.json"):
-        publish_model.model_files(folder, "ann/m")
+        model_files(Publication(folder, "ann/m"))
 
 
 def test_a_folder_that_is_no_finished_run_is_refused(tmp_path, runs):
     with pytest.raises(
         UsageError, match=r"no finished run: metrics.json, config.yaml, .* pipeline.py"
     ):
-        publish_model.model_files(tmp_path, "ann/m")
+        model_files(Publication(tmp_path, "ann/m"))
     folder = tmp_path / "run"
     shutil.copytree(runs / "t5", folder)
     (folder / "model.safetensors").unlink()
     with pytest.raises(UsageError, match=r"has no model.safetensors"):
-        publish_model.model_files(folder, "ann/m")
+        model_files(Publication(folder, "ann/m"))
 
 
 def test_a_dry_run_lists_what_would_go_up_and_asks_nobody(runs, ann, capsys):
-    publish_model.publish(str(runs / "t5"), "ann/m", space="ann/s", dry_run=True)
+    publish(Publication(runs / "t5", "ann/m", space="ann/s", dry_run=True))
     out = capsys.readouterr().out
     assert ann.requests == []
-    publish_model.publish(str(runs / "t5"), "ann/m", space="ann/s")
+    publish(Publication(runs / "t5", "ann/m", space="ann/s"))
     for name, content in ann.files("ann/m").items():
         assert name == ".gitattributes" or f"{len(content):,}  {name}\n" in out
     for name in ann.files("ann/s", "space"):  # its size depends on the commit it will serve
@@ -194,15 +197,15 @@ def test_a_dry_run_lists_what_would_go_up_and_asks_nobody(runs, ann, capsys):
 
 
 def test_publishing_again_sends_what_has_changed_alone(runs, ann):
-    publish_model.publish(str(runs / "t5"), "ann/m")
+    publish(Publication(runs / "t5", "ann/m"))
     head = ann.commits("ann/m")[0].oid
     ann.requests.clear()
-    publish_model.publish(str(runs / "t5"), "ann/m")
+    publish(Publication(runs / "t5", "ann/m"))
     assert ann.commits("ann/m")[0].oid == head
     assert not [line for line in writes(ann) if "PUT " in line or "/commit/" in line]
 
     ann.requests.clear()
-    publish_model.publish(str(runs / "t5"), "ann/m", license="cc-by-4.0")
+    publish(Publication(runs / "t5", "ann/m", license="cc-by-4.0"))
     (commit, *_), files = ann.commits("ann/m"), ann.files("ann/m")
     changed = {
         name for name, data in files.items() if ann.files("ann/m", revision=head)[name] != data
@@ -213,45 +216,45 @@ def test_publishing_again_sends_what_has_changed_alone(runs, ann):
 
 
 def test_what_an_earlier_model_has_left_goes_and_other_files_stay(runs, ann):
-    publish_model.publish(str(runs / "rnn"), "ann/m")
+    publish(Publication(runs / "rnn", "ann/m"))
     repo = ann.repos["model", "ann/m"]
     shard = {"model-00001-of-00002.safetensors": repo.at("main").files["README.md"]}
     notes = {"notes.md": repo.at("main").files["README.md"]}
     repo.commit("main", repo.at("main").files | shard | notes, "by hand")
-    publish_model.publish(str(runs / "t5"), "ann/m")
+    publish(Publication(runs / "t5", "ann/m"))
     files = set(ann.files("ann/m"))
     assert "notes.md" in files and "pipeline.py" in files
     assert not files & {"modeling_rnn.py", "configuration_rnn.py", *shard}
 
 
 def test_a_branch_is_made_and_main_stays(runs, ann, capsys):
-    publish_model.publish(str(runs / "rnn"), "ann/m")
+    publish(Publication(runs / "rnn", "ann/m"))
     main = ann.files("ann/m")
-    publish_model.publish(str(runs / "t5"), "ann/m", revision="second")
+    publish(Publication(runs / "t5", "ann/m", revision="second"))
     assert ann.files("ann/m") == main
     assert "modeling_rnn.py" not in ann.files("ann/m", revision="second")
     assert "/ann/m/tree/second" in capsys.readouterr().out
 
 
 def test_private_is_private_and_never_public_by_mistake(runs, ann):
-    publish_model.publish(str(runs / "t5"), "ann/secret", private=True)
+    publish(Publication(runs / "t5", "ann/secret", private=True))
     assert ann.repos["model", "ann/secret"].private
-    publish_model.publish(str(runs / "t5"), "ann/open")
+    publish(Publication(runs / "t5", "ann/open"))
     with pytest.raises(UsageError, match="ann/open exists and everybody can read it"):
-        publish_model.publish(str(runs / "rnn"), "ann/open", private=True)
+        publish(Publication(runs / "rnn", "ann/open", private=True))
     assert "modeling_rnn.py" not in ann.files("ann/open")
 
 
 def test_the_space_of_a_private_model_is_private(runs, ann):
-    publish_model.publish(str(runs / "t5"), "ann/m", private=True)
-    publish_model.publish(str(runs / "t5"), "ann/m", space="ann/chat")
+    publish(Publication(runs / "t5", "ann/m", private=True))
+    publish(Publication(runs / "t5", "ann/m", space="ann/chat"))
     assert ann.repos["space", "ann/chat"].private
     assert b"HF_TOKEN" in ann.files("ann/chat", "space")["README.md"]
 
 
 def test_what_a_namespace_makes_private_stays_so(runs, ann):
     ann.private_by_default.add("lab")
-    publish_model.publish(str(runs / "t5"), "lab/m", space="lab/chat")
+    publish(Publication(runs / "t5", "lab/m", space="lab/chat"))
     assert all(repo.private for repo in ann.repos.values()) and len(ann.repos) == 2
 
 
@@ -261,16 +264,16 @@ def test_a_repository_of_something_else_is_not_overwritten(runs, ann):
     ann.add_repo("ann/gallery", {"Dockerfile": b"FROM x"}, "space", sdk="docker")
     before = ann.files("ann/llama"), ann.files("ann/gallery", "space")
     with pytest.raises(UsageError, match=r"ann/llama holds something else \(.*another name"):
-        publish_model.publish(str(runs / "t5"), "ann/llama")
+        publish(Publication(runs / "t5", "ann/llama"))
     with pytest.raises(UsageError, match=r"ann/gallery holds something else"):
-        publish_model.publish(str(runs / "t5"), "ann/m", space="ann/gallery")
+        publish(Publication(runs / "t5", "ann/m", space="ann/gallery"))
     assert (ann.files("ann/llama"), ann.files("ann/gallery", "space")) == before
 
 
 def test_who_publishes_at_the_same_time_does_not_leave_a_mixture(runs, ann, monkeypatch):
     """The other one commits between the listing and the commit of this one."""
-    publish_model.publish(str(runs / "t5"), "ann/m")
-    repo, commit = ann.repos["model", "ann/m"], publish_model.HfApi.create_commit
+    publish(Publication(runs / "t5", "ann/m"))
+    repo, commit = ann.repos["model", "ann/m"], push.HfApi.create_commit
     left = {"vocab.txt": repo.at("main").files["README.md"]}
 
     def late(self, *args, **kwargs):
@@ -278,31 +281,35 @@ def test_who_publishes_at_the_same_time_does_not_leave_a_mixture(runs, ann, monk
             repo.commit("main", repo.at("main").files | left, "another model")
         return commit(self, *args, **kwargs)
 
-    monkeypatch.setattr(publish_model.HfApi, "create_commit", late)
-    publish_model.publish(str(runs / "rnn"), "ann/m")
+    monkeypatch.setattr(push.HfApi, "create_commit", late)
+    publish(Publication(runs / "rnn", "ann/m"))
     assert "modeling_rnn.py" in ann.files("ann/m") and "vocab.txt" not in ann.files("ann/m")
 
 
 @pytest.mark.parametrize("revision", ["v1", "refs/pr/1", "0" * 40])
 def test_only_a_branch_is_published_to(runs, ann, revision):
-    publish_model.publish(str(runs / "t5"), "ann/m")
+    publish(Publication(runs / "t5", "ann/m"))
     repo = ann.repos["model", "ann/m"]
     repo.tags["v1"] = repo.at("main").oid
     with pytest.raises(UsageError, match="must be the name of a branch"):
-        publish_model.publish(str(runs / "rnn"), "ann/m", revision=revision)
+        publish(Publication(runs / "rnn", "ann/m", revision=revision))
     assert set(repo.branches) == {"main"}
 
 
 def test_samples_are_left_out_on_request(runs, ann):
-    publish_model.publish(str(runs / "t5"), "ann/m", samples=False)
+    publish(Publication(runs / "t5", "ann/m", samples=False))
     card = ann.files("ann/m")["README.md"].decode()
     rows = read_jsonl(runs / "t5" / "predictions.jsonl")
     assert not [row for row in rows if len(row["reference"]) > 20 and row["reference"] in card]
     assert "widget" not in card.split("---")[1]
 
 
-def test_ctrl_c_ends_an_upload_at_once(runs, ann, tmp_path):
+@pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGKILL], ids=["Ctrl-C", "kill"])
+def test_whoever_ends_an_upload_leaves_the_old_revision(runs, ann, tmp_path, kind):
     """The server takes its time; the client's threads would go on until it is through."""
+    publish(Publication(runs / "rnn", "ann/m"))
+    before, commits = ann.files("ann/m"), len(ann.commits("ann/m"))
+    ann.requests.clear()
     ann.delay = 0.8
     command = [sys.executable, "-m", "seq2seq_dialog", "publish", str(runs / "t5")]
     with subprocess.Popen(
@@ -315,23 +322,54 @@ def test_ctrl_c_ends_an_upload_at_once(runs, ann, tmp_path):
     ) as process:
         while not any("/preupload" in line for line in writes(ann)):
             time.sleep(0.1)
-        process.send_signal(signal.SIGINT)
+        process.send_signal(kind)
         count = len(ann.requests)
-        assert "the same command continues" in process.stderr.read()
-    assert process.returncode == 130 and len(ann.requests) <= count + 2
+        message = process.stderr.read()
+    assert len(ann.requests) <= count + 2
+    if kind == signal.SIGINT:
+        assert process.returncode == 130
+        assert "Stopped. What went up is kept: the same command continues." in message
+        assert "Traceback" not in message
+    assert ann.files("ann/m") == before and len(ann.commits("ann/m")) == commits
     ann.delay = 0
-    publish_model.publish(str(runs / "t5"), "ann/m")
-    assert len(ann.commits("ann/m")) == 2
+    publish(Publication(runs / "t5", "ann/m"))
+    assert len(ann.commits("ann/m")) == commits + 1
+    assert "modeling_rnn.py" not in ann.files("ann/m")
+
+
+def test_an_interrupted_upload_commits_nothing_later_and_the_process_lives_on(runs, ann):
+    """As in a notebook, where threads outlive the call that is interrupted."""
+    publish(Publication(runs / "rnn", "ann/m"))
+    before = ann.commits("ann/m")
+    ann.requests.clear()
+    ann.delay = 0.3
+
+    def interrupt() -> None:
+        while not any("/preupload" in line for line in writes(ann)):
+            time.sleep(0.05)
+        signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        threading.Thread(target=interrupt, daemon=True).start()
+        with pytest.raises(Stopped, match="What went up is kept: the same command continues"):
+            publish(Publication(runs / "t5", "ann/m"))
+    finally:
+        signal.signal(signal.SIGINT, handler)
+    (upload,) = (thread for thread in threading.enumerate() if "upload to" in thread.name)
+    upload.join(timeout=60)
+    assert not upload.is_alive() and ann.commits("ann/m") == before
+    assert any(line.startswith("PUT ") for line in writes(ann))  # it went on with what it sent
 
 
 def test_a_name_alone_is_in_ones_own_namespace(runs, ann):
-    publish_model.publish(str(runs / "t5"), "mine")
-    publish_model.publish(str(runs / "t5"), "lab/ours")
+    publish(Publication(runs / "t5", "mine"))
+    publish(Publication(runs / "t5", "lab/ours"))
     assert {repo_id for _, repo_id in ann.repos} == {"ann/mine", "lab/ours"}
 
 
 def test_a_space_serves_the_commit_that_was_published(runs, ann):
-    publish_model.publish(str(runs / "t5"), "ann/m", space="ann/chat")
+    publish(Publication(runs / "t5", "ann/m", space="ann/chat"))
     files = ann.files("ann/chat", "space")
     assert {"app.py", "README.md", "requirements.txt"} <= set(files)
     served = json.loads(files["model.json"])
@@ -347,23 +385,23 @@ def test_a_space_serves_the_commit_that_was_published(runs, ann):
 @pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
 def test_a_connection_cut_anywhere_loses_nothing(runs, ann, monkeypatch, after):
     """At each request in turn, before or after the server has done its part."""
-    monkeypatch.setattr(publish_model, "ATTEMPTS", 1)  # the second try is the person's
+    monkeypatch.setattr(push, "ATTEMPTS", 1)  # the second try is the person's
     ann.multipart_from = 60_000  # the weights go up in parts
     old, new = runs / "rnn", runs / "t5"
-    publish_model.publish(str(new), "ann/undisturbed", space="ann/chat")
-    publish_model.publish(str(old), "ann/model-00")
+    publish(Publication(new, "ann/undisturbed", space="ann/chat"))
+    publish(Publication(old, "ann/model-00"))
     ann.requests.clear()
-    publish_model.publish(str(new), "ann/model-00", space="ann/chat-00")
+    publish(Publication(new, "ann/model-00", space="ann/chat-00"))
     count, whole = len(ann.requests), ann.files("ann/model-00")
     assert count > 15
     failed = 0
     for n in range(1, count + 1):
         repo, space = f"ann/model-{n:02}", f"ann/chat-{n:02}"
-        publish_model.publish(str(old), repo)
+        publish(Publication(old, repo))
         before = ann.commits(repo)[0].oid
         ann.cut(n, after=after, times=20)  # beyond what the client tries by itself
         with pytest.raises(UsageError, match="the same command continues"):
-            publish_model.publish(str(new), repo, space=space)
+            publish(Publication(new, repo, space=space))
         ann.faults.clear()
         head = ann.commits(repo)[0]
         readable = ann.files(repo)
@@ -371,7 +409,7 @@ def test_a_connection_cut_anywhere_loses_nothing(runs, ann, monkeypatch, after):
         if head.oid == before:
             failed += 1
             assert "modeling_rnn.py" in readable
-        publish_model.publish(str(new), repo, space=space)
+        publish(Publication(new, repo, space=space))
         files = ann.files(repo)
         assert set(files) == set(whole)
         for name in files:
@@ -391,7 +429,7 @@ TRIED |= {"PUT ": 11, "/verify": 11}  # of two files at once: one of them fails 
 def test_a_passing_failure_is_tried_again(runs, ann, fault, on, caplog):
     options = {"on": on, "times": TRIED[on]}
     ann.cut(**options) if fault == "cut" else ann.fail(status=fault, **options)
-    publish_model.publish(str(runs / "t5"), "ann/m")
+    publish(Publication(runs / "t5", "ann/m"))
     assert "pipeline.py" in ann.files("ann/m") and len(ann.commits("ann/m")) == 2
     assert "trying again" in caplog.text
 
@@ -409,11 +447,11 @@ def test_a_passing_failure_is_tried_again(runs, ann, fault, on, caplog):
     ],
 )
 def test_errors_of_the_server_are_told_with_the_next_step(runs, ann, status, message, told):
-    publish_model.publish(str(runs / "rnn"), "ann/m")
+    publish(Publication(runs / "rnn", "ann/m"))
     before = ann.files("ann/m")
     ann.fail(status=status, message=message, on="/commit/", times=99)
     with pytest.raises(UsageError, match=told) as error:
-        publish_model.publish(str(runs / "t5"), "ann/m")
+        publish(Publication(runs / "t5", "ann/m"))
     assert "\n" not in str(error.value) and "hf_ann" not in str(error.value)
     assert ann.files("ann/m") == before
 
@@ -435,7 +473,7 @@ def test_who_may_not_write_is_told_before_anything_is_sent(runs, hub, monkeypatc
         if token:
             monkeypatch.setenv("HF_TOKEN", token)
         with pytest.raises(UsageError, match=told) as error:
-            publish_model.publish(str(runs / "t5"), repo)
+            publish(Publication(runs / "t5", repo))
         assert token is None or token not in str(error.value)
     assert {path for _, path, _ in hub.requests} == {"/api/whoami-v2"}
 
@@ -444,21 +482,40 @@ def test_no_network_is_told(runs, ann, monkeypatch):
     from huggingface_hub import constants
 
     ann.down = True
-    with pytest.raises(UsageError, match=r"No connection to http.*same command continues"):
-        publish_model.publish(str(runs / "t5"), "ann/m")
+    with pytest.raises(
+        UsageError, match=r"no connection to the Hub at http.*same command continues"
+    ):
+        publish(Publication(runs / "t5", "ann/m"))
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(UsageError, match=r"HF_HUB_OFFLINE is set"):
-        publish_model.publish(str(runs / "t5"), "ann/m")
+        publish(Publication(runs / "t5", "ann/m"))
 
 
 # A run that publishes itself
+
+
+def test_a_run_remembers_of_which_corpus_its_dialogues_are(runs, ann):
+    assert read_json(runs / "t5" / "environment.json")["corpus"] == SAMPLE_CORPUS
+    publish(Publication(runs / "t5", "ann/m"))
+    assert b"license: apache-2.0" in ann.files("ann/m")["README.md"]
+
+
+def test_a_licence_that_dailydialog_forbids_is_refused_before_the_training(
+    runs, ann, tmp_path, known_as_dailydialog
+):
+    lines = SAMPLES.read_text(encoding="utf-8").split("\n")[:60]
+    known_as_dailydialog(turn for line in lines for turn in line.split("__eou__"))
+    flags = [*settings(runs, "t5"), "--output_dir", str(tmp_path / "chatty")]
+    with pytest.raises(UsageError, match=r"'mit'.*DailyDialog.*no commercial use"):
+        train.main([*flags, "--push_to_hub", "true", "--license", "mit"])
+    assert not (tmp_path / "chatty").exists()
 
 
 def test_a_run_publishes_itself_and_the_same_command_does_it_again(runs, ann, tmp_path, caplog):
     flags = [*settings(runs, "t5"), "--output_dir", str(tmp_path / "chatty")]
     flags += ["--push_to_hub", "true", "--report_to", "none"]
     ann.down = True
-    with pytest.raises(UsageError, match="No connection"):
+    with pytest.raises(UsageError, match="no connection to the Hub"):
         train.main(flags)
     assert not (tmp_path / "chatty").exists()  # told before hours of training
 
@@ -511,7 +568,7 @@ def in_a_clean_process(python, code, *args, server, home, token=None):
 @pytest.mark.legacy
 @pytest.mark.parametrize("kind", MODELS)
 def test_both_lines_call_the_published_model(runs, ann, tmp_path, legacy_python, kind):
-    publish_model.publish(str(runs / kind), "ann/m", private=True)
+    publish(Publication(runs / kind, "ann/m", private=True))
     expected = local(runs / kind)
     assert len(set(expected)) > 1
     for line, python in (("new", sys.executable), ("old", legacy_python)):
@@ -530,7 +587,7 @@ def test_both_lines_call_the_published_model(runs, ann, tmp_path, legacy_python,
 @pytest.mark.parametrize("kind", MODELS)
 def test_every_code_block_of_the_card_runs_as_printed(runs, ann, tmp_path, legacy_python, kind):
 
-    publish_model.publish(str(runs / kind), "ann/m")
+    publish(Publication(runs / kind, "ann/m"))
     blocks = code_blocks(ann.files("ann/m")["README.md"].decode())
     for line, python in (("5", sys.executable), ("4.57", legacy_python)):
         mine = [code for name, code in blocks if name in (line, "both")]
@@ -544,6 +601,6 @@ def test_every_code_block_of_the_card_runs_as_printed(runs, ann, tmp_path, legac
 
 
 def test_load_and_chat_take_the_name_on_the_hub(runs, ann):
-    publish_model.publish(str(runs / "t5"), "ann/m")
+    publish(Publication(runs / "t5", "ann/m"))
     assert local("ann/m") == local(runs / "t5")
     assert isinstance(AutoModelForSeq2SeqLM.from_pretrained("ann/m"), torch.nn.Module)

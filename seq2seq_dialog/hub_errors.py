@@ -1,0 +1,141 @@
+"""What went wrong on the Hub, in words, and what to do: for reading and for publishing alike."""
+
+from __future__ import annotations
+
+import json
+from contextlib import contextmanager
+
+from datasets.exceptions import DatasetNotFoundError, DatasetsError
+from huggingface_hub import HfApi, get_token
+from huggingface_hub.errors import (
+    EntryNotFoundError,
+    GatedRepoError,
+    HfHubHTTPError,
+    HFValidationError,
+    HTTPError,
+    LocalTokenNotFoundError,
+    OfflineModeIsEnabled,
+    RevisionNotFoundError,
+)
+
+from .errors import UsageError
+
+TOKENS = "https://huggingface.co/settings/tokens"
+
+
+def is_transient(error: BaseException) -> bool:
+    """Tell whether an error of the Hub's client may be gone at the next try."""
+    error = _root(error)
+    if isinstance(error, OfflineModeIsEnabled):
+        return False
+    if isinstance(error, HfHubHTTPError):
+        return error.response.status_code in (408, 412, 429) or error.response.status_code >= 500
+    return isinstance(error, HTTPError | RuntimeError | json.JSONDecodeError)
+
+
+@contextmanager
+def translated_errors(
+    repo: str,
+    failure: str | None = None,
+    remedy: str = "Nothing is lost: the same command continues.",
+    revision: str = "main",
+):
+    """Turn the errors of the Hub's client into a UsageError that says what to do.
+
+    Args:
+        repo: the repository that is read or written.
+        failure: what could not be done; by default that `repo` cannot be published.
+        remedy: what to do where the error itself does not tell it.
+        revision: what is read.
+
+    Raises:
+        UsageError: the failure, the reason and the next step.
+    """
+    try:
+        yield
+    except UsageError:
+        raise
+    except (DatasetsError, HTTPError, OSError, RuntimeError, ValueError) as error:
+        reason = translate_error(_root(error), repo, remedy, revision)
+        raise UsageError(f"{failure or f'{repo} cannot be published'}: {reason}") from error
+
+
+def translate_error(error: BaseException, repo: str, remedy: str, revision: str) -> str:
+    """Word an error of the Hub's client: the reason, and the next step."""
+    text = short_reason(error)
+    if isinstance(error, HFValidationError):
+        return f"{repo!r} cannot be the name of a repository. {text}. Write user/name."
+    if isinstance(error, LocalTokenNotFoundError):
+        return f"Not logged in to the Hub. Run `hf auth login`, or set HF_TOKEN; tokens: {TOKENS}."
+    if isinstance(error, OfflineModeIsEnabled):
+        return f"HF_HUB_OFFLINE is set, so {repo} was not looked for: unset it. {remedy}"
+    if isinstance(error, RevisionNotFoundError):
+        return f"it has no revision {revision!r}. Give a branch, a tag or a commit."
+    if isinstance(error, GatedRepoError) or "gated dataset" in text:
+        return "it is gated. Ask for access on its page, then log in with `hf auth login`."
+    if isinstance(error, DatasetNotFoundError):
+        return _not_found(repo, text)
+    if isinstance(error, HfHubHTTPError):
+        return _translate_status(error, repo, remedy)
+    if isinstance(error, HTTPError | ConnectionError | TimeoutError):
+        return f"there is no connection to the Hub at {HfApi().endpoint} ({text}). {remedy}"
+    if isinstance(error, UnicodeEncodeError):
+        return f"The token holds {error.object[error.start]!r}, which no token has: set it anew."
+    if "Dataset scripts are no longer supported" in text:
+        return (
+            "it is made by code, which is not run. Where the Hub has converted it, "
+            "dataset_revision: refs/convert/parquet gives the same rows."
+        )
+    if text.startswith("Config name is missing"):
+        return (
+            "it has several configurations. Give a folder with the files of one: `hf download "
+            f"--repo-type dataset`. ({text})"
+        )
+    return f"{text}." if isinstance(error, ValueError) else f"{text}. {remedy}"
+
+
+def _translate_status(error: HfHubHTTPError, repo: str, remedy: str) -> str:
+    """Word a refusal of the server by its HTTP status."""
+    status = error.response.status_code
+    message = (error.server_message or short_reason(error)).rstrip(".")
+    if status == 401 and get_token():
+        return f"The Hub does not know this token. Make a new one at {TOKENS}. {remedy}"
+    if status == 401 or (status == 404 and not isinstance(error, EntryNotFoundError)):
+        return _not_found(repo, message)
+    if status == 402:
+        return (
+            f"The Hub wants to be paid for {repo}: {message}. A Space may be free on ZeroGPU: make "
+            f"it at https://huggingface.co/new-space, then the same command fills it. {remedy}"
+        )
+    if status == 413 or "storage limit" in message.lower() or "quota" in message.lower():
+        return (
+            f"The Hub has no room for {repo}: {message}. Free some, or publish to another "
+            f"namespace. {remedy}"
+        )
+    if status == 403:
+        return (
+            f"The token may not write to {repo}: {message}. Use one with that right ({TOKENS}) or "
+            f"a namespace of your own. {remedy}"
+        )
+    if status == 429 or status >= 500:
+        return f"The Hub cannot serve {repo} now ({status}: {message}). Try later. {remedy}"
+    return f"The Hub refuses {repo} ({status}): {message}."
+
+
+def _not_found(repo: str, message: str) -> str:
+    return (
+        f"there is no {repo} on the Hub, or it is private. Check the name, user/name, or log in "
+        f"with `hf auth login` as someone who may read it. The Hub says: {message}."
+    )
+
+
+def _root(error: BaseException) -> BaseException:
+    """Find the client's error behind the RuntimeError of an upload thread."""
+    while isinstance(error, RuntimeError) and error.__cause__ is not None:
+        error = error.__cause__
+    return error
+
+
+def short_reason(error: BaseException) -> str:
+    """Give an error's text on one line, cut where it is long, or else its type."""
+    return " ".join(str(error).split())[:600].rstrip(".") or type(error).__name__

@@ -1,0 +1,193 @@
+"""The card of a data set on the Hub, README.md: what it holds and how it was made."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from datasets import Dataset, DatasetDict, DatasetInfo, SplitDict, SplitInfo
+from datasets.info import DatasetInfosDict
+from huggingface_hub import DatasetCard, DatasetCardData
+
+from ..data import overlap
+from ..data.known_corpora import DAILYDIALOG
+from ..dataset_script.dialogues import LABELS
+from .licences import LICENSES
+from .model_card import render
+
+# Kinds of problems of the dataset script, as the card words them, and what was done about them.
+PROBLEMS = {
+    "bom": "byte order mark, removed",
+    "crlf": "line ends in CR LF, read as LF",
+    "blank_line": "blank line, skipped",
+    "control_character": "control characters, removed",
+    "missing_last_eou": "no end mark after the last utterance, which was kept",
+    "empty_utterance": "empty utterance, dropped",
+    "under_two_utterances": "fewer than two utterances, which makes no row",
+    "row_mismatch": "labels that are not as many as the utterances, left out",
+    "row_missing": "no labels",
+    "row_invalid": "labels that are no known classes, left out",
+    "row_extra": "labels without a dialogue, ignored",
+}
+# The Hub's names of sizes, and the number of rows that each ends before.
+SIZES = {
+    "n<1K": 10**3,
+    "1K<n<10K": 10**4,
+    "10K<n<100K": 10**5,
+    "100K<n<1M": 10**6,
+    "1M<n<10M": 10**7,
+    "10M<n<100M": 10**8,
+    "100M<n<1B": 10**9,
+}
+EXAMPLE_ROWS, EXAMPLE_LETTERS = 1000, 800  # where an example is looked for; its greatest length
+
+
+@dataclass(frozen=True)
+class Description:
+    """What the card says besides what the rows tell.
+
+    Args:
+        repo: `user/name`.
+        revision: the branch.
+        corpus: which known corpus the dialogues are of, or None.
+        license: of the dialogues, None where it is not known.
+        language: of the dialogues.
+        detokenize: whether natural text was written from spaced tokens.
+    """
+
+    repo: str
+    revision: str
+    corpus: str | None
+    license: str | None
+    language: str
+    detokenize: bool
+
+
+@dataclass(frozen=True)
+class Shard:
+    """A Parquet file, and the bytes of its rows before compression."""
+
+    path: Path
+    size: int
+
+
+def data_card(
+    description: Description,
+    rows: DatasetDict,
+    problems: Mapping[str, dict],
+    shards: Mapping[str, Sequence[Shard]],
+) -> str:
+    """Write README.md of a data set.
+
+    Args:
+        description: what the rows do not tell.
+        rows: the splits.
+        problems: what was odd in the text (`load_rows`).
+        shards: the files of each split.
+
+    Returns:
+        Metadata as YAML, then Markdown.
+    """
+    splits = overlap.audit(rows)["splits"]
+    corpus, license, language = description.corpus, description.license, description.language
+    name = corpus or description.repo.split("/")[-1]
+    content = {
+        "title": f"{name[0].upper()}{name[1:]}, pairs of context and response",
+        "repo": description.repo,
+        "revision": description.revision,
+        "language": {"en": "English"}.get(language, language),
+        "license": license,
+        "license_of_authors": corpus is not None and license == LICENSES[corpus],
+        "daily_dialog": corpus == DAILYDIALOG,
+        "dialogues": sum(counts["dialogues"] for counts in splits.values()),
+        "pairs": sum(map(len, rows.values())),
+        "splits": splits,
+        "held_out": {name: splits[name] for name in splits if name != "train"},
+        "hashed": len(problems) == 1 and len(rows) > 1,
+        "detokenize": description.detokenize,
+        "problems": _count_problems(problems),
+        "labels": {
+            name: classes if _has(rows, name) else () for name, (classes, _) in LABELS.items()
+        },
+        "example": _example(rows["train"]),
+    }
+    body = render("data_card.md.jinja", content)
+    metadata = _metadata(content["title"], description, rows, shards)
+    return str(DatasetCard(f"---\n{metadata.to_yaml()}\n---\n\n{body}\n"))
+
+
+def _metadata(
+    title: str,
+    description: Description,
+    rows: DatasetDict,
+    shards: Mapping[str, Sequence[Shard]],
+) -> DatasetCardData:
+    """Make what the Hub and `load_dataset` read of the card."""
+    pairs = sum(map(len, rows.values()))
+    metadata = DatasetCardData(
+        pretty_name=title,
+        language=[description.language],
+        license=description.license,
+        task_categories=["text-generation"],
+        tags=["dialogue", "response-generation"],
+        size_categories=[next((name for name in SIZES if pairs < SIZES[name]), "1B<n<10B")],
+        configs=[
+            {
+                "config_name": "default",
+                # Exact: files that someone else put there are no rows of ours.
+                "data_files": [
+                    {"split": name, "path": f"data/{name}-*-of-{len(shards[name]):05}.parquet"}
+                    for name in rows
+                ],
+            }
+        ],
+    )
+    sizes = {name: sum(shard.size for shard in shards[name]) for name in rows}
+    splits = SplitDict()
+    for name, part in rows.items():
+        splits.add(SplitInfo(name, sizes[name], len(part)))
+    info = DatasetInfo(
+        features=rows["train"].features,
+        splits=splits,
+        download_size=sum(shard.path.stat().st_size for part in shards.values() for shard in part),
+        dataset_size=sum(sizes.values()),
+    )
+    DatasetInfosDict({"default": info}).to_dataset_card_data(metadata)
+    for column in metadata["dataset_info"]["features"]:
+        if "list" in column:  # datasets 3.6 knows the older name alone
+            column["sequence"] = column.pop("list")
+    return metadata
+
+
+def _count_problems(problems: Mapping[str, dict]) -> dict[str, int]:
+    """Count the lines with each kind of problem, in all files."""
+    counts: Counter = Counter()
+    for kinds in problems.values():
+        for kind, entry in kinds.items():
+            if isinstance(entry, dict):
+                label, _, row = kind.partition("_row_")
+                words = f"{label} {PROBLEMS[f'row_{row}']}" if row else PROBLEMS[kind]
+                counts[words] += entry["count"]
+    return dict(counts)
+
+
+def _has(rows: DatasetDict, label: str) -> bool:
+    return any(part.data.column(label).null_count < len(part) for part in rows.values())
+
+
+def _example(rows: Dataset) -> str:
+    """Choose the first short row with two turns of context, or else the first short row.
+
+    Returns:
+        JSON without the grave accents that would end a block of code; empty if no row is short.
+    """
+    written = (
+        json.dumps(row, ensure_ascii=False, indent=2)
+        for row in rows.select(range(min(EXAMPLE_ROWS, len(rows))))
+    )
+    short = [text for text in written if len(text) < EXAMPLE_LETTERS]
+    chosen = [text for text in short if '"turn": 2,' in text] or short
+    return chosen[0].replace("`", "\\u0060") if chosen else ""

@@ -1,0 +1,161 @@
+"""Which data a model was trained on, and by which licence: what the model inherits from them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path, PureWindowsPath
+
+from huggingface_hub import HfApi
+from huggingface_hub.errors import HTTPError
+
+from ..data.known_corpora import DAILYDIALOG, SAMPLES
+from ..errors import UsageError
+from ..run_folder import read_mapping, read_yaml
+
+DAILYDIALOG_ID = "li2017dailydialog/daily_dialog"  # its authors' own, on the Hub
+LICENSES = {DAILYDIALOG: "cc-by-nc-sa-4.0", SAMPLES: "apache-2.0"}
+LICENSE = re.compile(r"[a-z0-9][a-z0-9.+-]*")  # as the Hub spells them; openrail++ is one
+LANGUAGE = re.compile(r"[a-z]{2,3}(-[A-Z]{2})?")
+
+
+@dataclass(frozen=True)
+class DataTerms:
+    """The data of a model and their licence.
+
+    Args:
+        name: of the data, for people.
+        id: of the data on the Hub, None if they are not there.
+        license: of the model; None if it is not known.
+        data_license: of the data; None if it is not known.
+        origin: who says so: `given` by the publisher, `known` here, the data set's `card`, or None.
+        inherited: name and license of other data that the model was trained on before, or None.
+    """
+
+    name: str
+    id: str | None
+    license: str | None
+    data_license: str | None
+    origin: str | None
+    inherited: dict | None
+
+
+def data_terms(config: Mapping, environment: Mapping, license: str | None = None) -> DataTerms:
+    """Tell what a model was trained on, and by which licence.
+
+    A model that was only evaluated has no licence from these data. One that was begun from another
+    run has the licence of that run's data if that is the stricter.
+
+    Args:
+        config: the settings of the run.
+        environment: of environment.json, `corpus`, `from_hub`, `dataset_license` and `inherited`.
+        license: what is given for the data, before what the settings say.
+
+    Raises:
+        UsageError: DailyDialog is given another licence than its own.
+    """
+    data = config.get("data") or config.get("dataset_name")
+    corpus = environment.get("corpus") if data else DAILYDIALOG
+    dataset = config["dataset_name"] if "dataset_name" in environment.get("from_hub", {}) else None
+    if corpus == DAILYDIALOG:
+        dataset = dataset or DAILYDIALOG_ID
+    name = corpus or dataset or PureWindowsPath(str(data)).name
+    trained = config.get("do_train", True)
+    given = (license or config.get("license") or "").strip().lower() or None
+    card = str(environment.get("dataset_license") or "").lower()
+    known = LICENSES.get(corpus) if trained else None
+    if known:
+        check_known_license(corpus, given)
+    sources = {
+        "given": given if given != known else None,
+        "known": known,
+        "card": card if trained and LICENSE.fullmatch(card) else None,
+    }
+    origin = next((source for source, license in sources.items() if license), None)
+    data_license = model_license = sources.get(origin)
+    inherited = environment.get("inherited")
+    if inherited and inherited["license"] == data_license:
+        inherited = None
+    if inherited and (
+        _strictness(inherited["license"]) > _strictness(data_license) or not (trained or given)
+    ):
+        model_license = inherited["license"]
+    return DataTerms(name, dataset, model_license, data_license, origin, inherited)
+
+
+def _strictness(license: str | None) -> tuple[bool, ...]:
+    """Order licences: no commercial use before no derivatives before share alike."""
+    return tuple(term in (license or "").split("-") for term in ("nc", "nd", "sa"))
+
+
+def inherited_terms(folder: str | Path) -> dict | None:
+    """Tell on what data a run was trained whose licence binds a model that is begun from it.
+
+    Args:
+        folder: where the model is begun from.
+
+    Returns:
+        `name` and `license`; None where that is no run folder or no licence is known.
+
+    Raises:
+        UsageError: a file of the run cannot be read.
+    """
+    folder = Path(folder)
+    if not all((folder / name).is_file() for name in ("config.yaml", "metrics.json")):
+        return None
+    environment = read_mapping(folder / "environment.json")
+    terms = data_terms(read_yaml(folder / "config.yaml"), environment)
+    if terms.license is None:
+        return None
+    if terms.license == terms.data_license:
+        return {"name": terms.name, "license": terms.license}
+    return terms.inherited
+
+
+def check_known_license(corpus: str | None, given: str | None) -> None:
+    """Refuse another licence for DailyDialog than its own.
+
+    Args:
+        corpus: what `known_corpora.recognise` tells.
+        given: a licence in lower case, or None.
+
+    Raises:
+        UsageError: says which licence it is.
+    """
+    own = LICENSES[DAILYDIALOG]
+    if corpus == DAILYDIALOG and given not in (None, own):
+        raise UsageError(
+            f"license is {given!r}, but these are dialogues of DailyDialog, which are "
+            f"{own.upper()}: no commercial use, share alike. A model trained on them inherits "
+            f"that. Leave the licence out, or give {own}."
+        )
+
+
+def check_terms(license: str | None, language: str) -> None:
+    """Refuse a licence or language that the Hub would not know, before long work.
+
+    Raises:
+        UsageError: says how they are spelt.
+    """
+    if license is not None and not LICENSE.fullmatch(str(license).strip().lower()):
+        raise UsageError(
+            f"license is {license!r}; it must be a name of "
+            "https://huggingface.co/docs/hub/repositories-licenses, such as cc-by-4.0 or mit. Give "
+            "other for a licence that is not there."
+        )
+    if not LANGUAGE.fullmatch(str(language)):
+        raise UsageError(
+            f"language is {language!r}; it must be a code of ISO 639: en, de, pt-BR, and in YAML "
+            '"no" with quotation marks.'
+        )
+
+
+def dataset_terms(name: str, revision: str | None) -> tuple[str | None, str | None]:
+    """Ask the Hub for a data set's commit and licence; None where it cannot tell."""
+    try:
+        info = HfApi().dataset_info(name, revision=revision)
+    except (HTTPError, OSError, ValueError):
+        return None, None
+    license = (info.card_data or {}).get("license")
+    return info.sha, license if isinstance(license, str) else None

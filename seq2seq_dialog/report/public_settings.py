@@ -1,0 +1,67 @@
+"""What of a run's settings everybody may read: nothing about the machine or an account."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Collection
+from pathlib import PureWindowsPath
+
+# Settings that are about a machine or an account, not about the model.
+PRIVATE = {
+    "data_cache",
+    "hub_model_id",
+    "hub_private_repo",
+    "hub_revision",
+    "hub_strategy",
+    "logging_dir",
+    "output_dir",
+    "project",
+    "push_to_hub",
+    "report_to",
+    "run_name",
+    "trackio_bucket_id",
+    "trackio_space_id",
+    "trackio_static_space_id",
+}
+# Settings that can name a file or folder, and what is one wherever it stands.
+PATHS = ("data", "dataset_name", "model_name_or_path", "tokenizer_name_or_path", "multireference")
+PATH = re.compile(r"(?:[/\\]|~[^/\\]*[/\\]|\.\.?[/\\]|[A-Za-z]:[/\\]|file:).*", re.DOTALL)
+
+
+def public_settings(config: dict, from_hub: Collection[str]) -> tuple[dict, dict]:
+    """Take out of settings what is about the machine: of paths, all but the last part.
+
+    Args:
+        config: the settings of a run.
+        from_hub: the settings whose value is a name on the Hub.
+
+    Returns:
+        The settings, and those of them that were paths.
+    """
+    hub_names = {config.get(key) for key in from_hub}
+    public = {
+        key: PureWindowsPath(str(value)).name
+        if key in PATHS and value and value not in hub_names
+        else _last_part(value)
+        for key, value in config.items()
+        if key not in PRIVATE and not key.endswith("token")
+    }
+    paths = {key: public[key] for key in PATHS if public.get(key) and public[key] not in hub_names}
+    return public, paths
+
+
+def _last_part(value):
+    """Cut paths to their last part, wherever they stand in a setting, in JSON as well."""
+    if isinstance(value, dict):
+        return {key: _last_part(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [_last_part(each) for each in value]
+    if not isinstance(value, str):
+        return value
+    try:
+        inner = json.loads(value)
+    except ValueError:
+        return PureWindowsPath(value).name if PATH.fullmatch(value) else value
+    shared = _last_part(inner)
+    return value if shared == inner else json.dumps(shared, ensure_ascii=False)
