@@ -145,8 +145,6 @@ def test_a_verb_works_from_a_folder_with_names_like_ours(tmp_path):
     assert (tmp_path / "audit.json").exists()
     done = subprocess.run([*command, "train", "demmo"], **options)
     assert done.returncode == 2 and "Did you mean 'demo'?" in done.stderr
-    done = subprocess.run([*command, "train", "--help"], **options)
-    assert done.returncode == 0 and "usage: python -m seq2seq_dialog train CONFIG" in done.stdout
 
 
 def test_the_steps_of_a_run_are_read_at_a_glance():
