@@ -35,16 +35,18 @@ def finish(folder: str | Path) -> None:
     for name in ("context.py", "pipeline.py"):
         shutil.copyfile(PORTABLE / name, folder / name)
     config = _read(folder / "config.json")
-    both = {"text2text-generation": PIPELINE, "text-generation": PIPELINE}
-    config["custom_pipelines"] = both
-    for key in ("configuration_files", "task_specific_params"):  # from an earlier life
+    config["custom_pipelines"] = {"text2text-generation": PIPELINE, "text-generation": PIPELINE}
+    for key in ("configuration_files", "task_specific_params"):  # of an earlier call
         config.pop(key, None)
     _write(folder / V5_CONFIG, config)
     if "auto_map" not in config:  # a model that transformers 4.57 knows without trusting any code
         config["custom_pipelines"] = {"text-generation": PIPELINE}
     decoding = _read(folder / "generation_config.json")
-    settings = {k: v for k, v in decoding.items() if not k.endswith(("_id", "_version"))}
-    config["task_specific_params"] = {"text2text-generation": settings}
+    config["task_specific_params"] = {
+        "text2text-generation": {
+            key: value for key, value in decoding.items() if not key.endswith(("_id", "_version"))
+        }
+    }
     _write(folder / "config.json", config | {"configuration_files": [V5_CONFIG]})
 
     tokenizer = _read(folder / "tokenizer_config.json")

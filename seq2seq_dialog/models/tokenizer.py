@@ -6,16 +6,12 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import sentencepiece
-from transformers import (
-    AddedToken,
-    AutoTokenizer,
-    T5Tokenizer,
-)
+from transformers import AddedToken, AutoTokenizer, T5Tokenizer
 
 from ..errors import UsageError
 from ..portable.context import TURN_SEPARATOR, chat_template
 from ..settings import ModelArguments
-from .build import _from_pretrained
+from .loading import load_pretrained
 
 
 def train_tokenizer(utterances: Iterable[str], vocab_size: int, folder: str | Path) -> None:
@@ -50,20 +46,42 @@ def train_tokenizer(utterances: Iterable[str], vocab_size: int, folder: str | Pa
 
 
 def load_tokenizer(args: ModelArguments, max_source_length: int, trained: str | Path | None = None):
-    """Load the tokenizer that `args` names, or the one that `train_tokenizer` left in `trained`."""
+    """Load the tokenizer that `args` names, or the one that `train_tokenizer` wrote.
+
+    Args:
+        args: names a tokenizer, a model whose tokenizer is taken, or neither.
+        max_source_length: tokens of a context.
+        trained: the folder that `train_tokenizer` wrote to, for settings that name neither.
+
+    Raises:
+        UsageError: it cannot be loaded, or cannot be used for dialogues.
+    """
     name = args.tokenizer_name_or_path or args.model_name_or_path
     if name is None:
         tokenizer = T5Tokenizer.from_pretrained(trained, extra_ids=0)
     else:
-        tokenizer = _from_pretrained(AutoTokenizer, name, args)
+        tokenizer = load_pretrained(
+            AutoTokenizer,
+            "tokenizer",
+            name,
+            revision=args.model_revision,
+            trust_remote_code=args.trust_remote_code,
+        )
     return prepare_tokenizer(tokenizer, max_source_length)
 
 
 def prepare_tokenizer(tokenizer, max_source_length: int):
-    """Teach a tokenizer a dialogue's form: `__eou__` as one token, chat template, left cut.
+    """Make a tokenizer fit for dialogues: `__eou__` as one token, chat template, cut at the left.
+
+    Args:
+        tokenizer: is changed in place.
+        max_source_length: tokens of a context.
+
+    Returns:
+        The tokenizer.
 
     Raises:
-        UsageError: the tokenizer reads a turn differently behind `__eou__` than at the start, so
+        UsageError: the tokenizer reads a turn differently after `__eou__` than at the start, so
             that turns cannot be tokenised one by one.
     """
     separator = AddedToken(TURN_SEPARATOR, lstrip=True, rstrip=True, special=True, normalized=False)

@@ -9,6 +9,7 @@ import torch
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
 from ..errors import UsageError
+from ..models.loading import loading
 from ..portable.context import as_turns, encode_context
 from ..shipped import command
 from .exported_model import ExportedModel, find_export, is_export
@@ -49,22 +50,14 @@ def load(
     device = torch.device(device)
     export = find_export(name, device, exported)
     if export is not None:
-        try:
+        with loading(f"the export {str(export)!r}", f"Make it again by `{command('export')}`."):
             return ExportedModel(export), AutoTokenizer.from_pretrained(export), device
-        except (OSError, ValueError, KeyError, RuntimeError) as error:
-            raise UsageError(
-                f"Cannot load the export {str(export)!r}; make it again by "
-                f"`{command('export')}`. The reason given: {' '.join(str(error).split())[:400]}"
-            ) from error
-    try:
+    remedy = (
+        "Give a run folder (the output_dir of a finished run) or the name of a model on the Hub."
+    )
+    with loading(f"a model from {str(name)!r}", remedy):
         tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=trust_remote_code)
         model = AutoModelForSeq2SeqLM.from_pretrained(name, trust_remote_code=trust_remote_code)
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
-        raise UsageError(
-            f"Cannot load a model from {str(name)!r}. Give a run folder (the output_dir of a "
-            "finished run) or the name of a model on the Hub. "
-            f"The reason given: {' '.join(str(error).split())[:400]}"
-        ) from error
     return model.to(device).eval(), tokenizer, device
 
 

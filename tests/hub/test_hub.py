@@ -435,7 +435,7 @@ def test_a_passing_failure_is_tried_again(runs, ann, fault, on, caplog):
 
 
 @pytest.mark.parametrize(
-    ("status", "message", "told"),
+    ("status", "message", "translation"),
     [
         (403, "Private repository storage limit reached.", "no room for ann/m: Private"),
         (403, "You don't have the rights.", "may not write to ann/m: You don't have the rights"),
@@ -446,11 +446,11 @@ def test_a_passing_failure_is_tried_again(runs, ann, fault, on, caplog):
         (400, "Bad name", r"refuses ann/m \(400\): .*Bad name"),
     ],
 )
-def test_errors_of_the_server_are_told_with_the_next_step(runs, ann, status, message, told):
+def test_errors_of_the_server_come_with_the_next_step(runs, ann, status, message, translation):
     publish(Publication(runs / "rnn", "ann/m"))
     before = ann.files("ann/m")
     ann.fail(status=status, message=message, on="/commit/", times=99)
-    with pytest.raises(UsageError, match=told) as error:
+    with pytest.raises(UsageError, match=translation) as error:
         publish(Publication(runs / "t5", "ann/m"))
     assert "\n" not in str(error.value) and "hf_ann" not in str(error.value)
     assert ann.files("ann/m") == before
@@ -460,7 +460,7 @@ def test_who_may_not_write_is_told_before_anything_is_sent(runs, hub, monkeypatc
     hub.add_user("ann", "hf_read", role="read")
     hub.add_user("bob", "hf_bob")
     hub.add_repo("bob/m")
-    for token, repo, told in (
+    for token, repo, message in (
         (None, "ann/m", r"Not logged in.*hf auth login.*HF_TOKEN"),
         ("hf_nobody", "ann/m", "does not know this token"),
         ("hf_read", "ann/m", "may only read.*settings/tokens"),
@@ -472,7 +472,7 @@ def test_who_may_not_write_is_told_before_anything_is_sent(runs, hub, monkeypatc
         monkeypatch.delenv("HF_TOKEN", raising=False)
         if token:
             monkeypatch.setenv("HF_TOKEN", token)
-        with pytest.raises(UsageError, match=told) as error:
+        with pytest.raises(UsageError, match=message) as error:
             publish(Publication(runs / "t5", repo))
         assert token is None or token not in str(error.value)
     assert {path for _, path, _ in hub.requests} == {"/api/whoami-v2"}

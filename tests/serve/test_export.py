@@ -388,7 +388,7 @@ def test_a_run_without_predictions_is_refused(run):
 def test_a_broken_export_says_what_to_do(run):
     export(str(run))
     (run / "ctranslate2" / "model.bin").write_bytes(b"no model")
-    with pytest.raises(UsageError, match=r"Cannot load the export .*make it again"):
+    with pytest.raises(UsageError, match=r"Cannot load the export .*Make it again"):
         load(run, "cpu")
 
 
