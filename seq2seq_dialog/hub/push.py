@@ -95,7 +95,7 @@ def push(
     """Make a repository hold `files`, by one commit; what is there already is not sent again.
 
     An upload that is cut off is tried again. What went up before is not sent twice. Ctrl-C is
-    heeded at once: nothing is committed after it.
+    heeded at once: no commit is begun after it.
 
     Args:
         files: path in the repository -> a file or its content.
@@ -119,7 +119,7 @@ def push(
             try:
                 return _commit(files, repo, kind, message, private, revision, stopped)
             except (HTTPError, RuntimeError, json.JSONDecodeError) as error:
-                if not is_transient(error):
+                if stopped.is_set() or not is_transient(error):
                     raise
                 logger.warning(
                     "The upload was interrupted (%s); trying again.", short_reason(error)
