@@ -35,6 +35,7 @@ from .report import curves, licences, page
 from .report.console import print_run, set_up_console
 from .settings import Settings
 from .training.adversarial import AdversarialTrainer
+from .training.memory import keep_freed_memory
 from .training.resume import find_checkpoint, is_complete
 from .training.trainer import DialogueTrainer
 
@@ -91,6 +92,8 @@ def main(argv: list[str] | None = None) -> None:
     data["cut"] = report_cuts(features, settings.data, console)
 
     # 7. Train
+    if settings.training.device.type == "cpu":
+        keep_freed_memory()
     trainer = build_trainer(settings, model, tokenizer, features, corpus.stream)
     begin_run_folder(run_dir, settings, environment, trainer)
     metrics = {"data": data, "parameters": model.num_parameters()}
