@@ -92,8 +92,6 @@ def main(argv: list[str] | None = None) -> None:
     data["cut"] = report_cuts(features, settings.data, console)
 
     # 7. Train
-    if settings.training.device.type == "cpu":
-        keep_freed_memory()
     trainer = build_trainer(settings, model, tokenizer, features, corpus.stream)
     begin_run_folder(run_dir, settings, environment, trainer)
     metrics = {"data": data, "parameters": model.num_parameters()}
@@ -160,7 +158,12 @@ def origin(settings: Settings, model) -> dict:
 def build_trainer(
     settings: Settings, model, tokenizer, features: dict, stream: Stream | None
 ) -> DialogueTrainer:
-    """Make the trainer: for adversarial training one of its own, with a discriminator."""
+    """Make the trainer; on a CPU, let the process keep the memory that its steps free.
+
+    Adversarial training has a trainer of its own, with a discriminator.
+    """
+    if settings.training.device.type == "cpu":
+        keep_freed_memory()
     metric = ReplyMetric(keep_in_memory=True)
     trainer_class, options = DialogueTrainer, {}
     if settings.adversarial.adversarial and settings.training.do_train:
