@@ -20,6 +20,7 @@ from seq2seq_dialog.serve.export import convert
 from seq2seq_dialog.serve.exported_model import ABOUT, FILES, ExportedModel
 from seq2seq_dialog.serve.inference import generate_response, load
 from seq2seq_dialog.settings import DecodingArguments
+from seq2seq_dialog.training.memory import keep_freed_memory
 from seq2seq_dialog.training.trainer import DialogueTrainer
 
 from . import material, peers
@@ -84,6 +85,7 @@ def ours(turns, folder: Path, name: str | None, size: dict, count: int):
     examples, tokenizer = contexts(folder, count), material.tokenizer(folder)
     model = answering_model(folder, name, size)
     args = material.our_arguments(folder, use_cpu=True)
+    keep_freed_memory()
     trainer = DialogueTrainer(model, args, tokenizer)
     trainer.remove_callback(PrinterCallback)
     for _ in turns:
@@ -130,7 +132,7 @@ def export(run: Path, folder: Path) -> ExportedModel:
     if find_spec("ctranslate2") is None:
         raise Skip("ctranslate2 is missing")
     place = Path(tempfile.mkdtemp(dir=folder))
-    model, tokenizer, _ = load(run, "cpu", exported=False)
+    model, tokenizer, _ = load(run, "cpu")
     about = {"quantization": "int8", "parameters": model.num_parameters()}
     (place / ABOUT).write_text(json.dumps(about), encoding="utf-8")
     convert(run, tokenizer, place, "int8")
@@ -156,7 +158,7 @@ def one_turn(turns, folder: Path, run: Path, way: str, count: int, options: dict
         )
         reply = partial(answer, **options)
     else:
-        model, tokenizer, _ = load(run, "cpu", exported=False)
+        model, tokenizer, _ = load(run, "cpu")
         model = export(run, folder) if way == "export" else model
         reply = partial(generate_response, model=model, tokenizer=tokenizer, **options)
     reply(texts[0])
@@ -175,7 +177,7 @@ def beams(turns, folder: Path, run: Path, way: str, count: int, options: dict):
         count: of contexts.
         options: of `generate()`.
     """
-    model, tokenizer, _ = load(run, "cpu", exported=False)
+    model, tokenizer, _ = load(run, "cpu")
     model = export(run, folder) if way == "export" else model
     collate = DialogueCollator(tokenizer.pad_token_id)
     examples = contexts(folder, count).select_columns(["input_ids", "labels"])

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import torch
 
+from seq2seq_dialog.training.memory import keep_freed_memory
 from seq2seq_dialog.training.trainer import DialogueTrainer
 
 from . import material
@@ -86,6 +87,7 @@ def main() -> None:
     os.sched_setaffinity(0, cores)
     folder = Path(options["folder"])
     settings = {"tokens_per_batch": options["tokens_per_batch"], "use_cpu": True, "max_steps": 1000}
+    keep_freed_memory()
     trainer = material.counted(DialogueTrainer)(
         material.model(folder, options["size"]),
         material.our_arguments(folder, **settings),

@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader
 from transformers import PrinterCallback, Seq2SeqTrainer, TrainerCallback
 
 from seq2seq_dialog.data.batching import DialogueCollator
-from seq2seq_dialog.training import trainer as trainer_module
+from seq2seq_dialog.training.memory import keep_freed_memory
 from seq2seq_dialog.training.trainer import DialogueTrainer
 
 from . import material, peers
@@ -41,11 +41,12 @@ def ours(
     tokenizer = material.tokenizer(folder)
     model = material.model(folder, size)
     model.set_attn_implementation(attention)
-    if not keep_memory:
-        trainer_module.keep_freed_memory = lambda: None  # in this process
+    args = material.our_arguments(folder, **settings)
+    if keep_memory and args.device.type == "cpu":
+        keep_freed_memory()
     trainer = material.counted(DialogueTrainer)(
         model,
-        material.our_arguments(folder, **settings),
+        args,
         tokenizer,
         train_dataset=material.features(folder, "train"),
     )
@@ -185,6 +186,7 @@ def learning(
         model = material.model(folder, size, seed=number)
         settings = {"num_train_epochs": 1, "seed": 42 + number, "use_cpu": True} | recipe
         if "tokens_per_batch" in recipe:
+            keep_freed_memory()
             args = material.our_arguments(folder, **settings)
             trainer = trainer_class(model, args, tokenizer, train_dataset=train)
         else:

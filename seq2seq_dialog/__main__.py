@@ -217,7 +217,7 @@ def add_export(verbs) -> None:
         "export",
         help="write a T5 in a form that answers faster on a CPU",
         description="Write a trained T5 in CTranslate2's form (pip install ctranslate2) into its "
-        "run folder, where chat, web and generate_response find it. Replies, speed and sacreBLEU "
+        "run folder, where chat and web find it. Replies, speed and sacreBLEU "
         "of both are compared on test contexts; replies that diverge too far are refused.",
     )
     verb.set_defaults(function="serve.export.export")
@@ -275,7 +275,7 @@ def add_no_export(verb) -> None:
         "--no-export",
         dest="exported",
         action="store_false",
-        help="answer by PyTorch even where the run folder holds an export",
+        help="answer by PyTorch; by default the export in a run folder answers on the CPU",
     )
 
 

@@ -35,6 +35,7 @@ from .report import curves, licences, page
 from .report.console import print_run, set_up_console
 from .settings import Settings
 from .training.adversarial import AdversarialTrainer
+from .training.memory import keep_freed_memory
 from .training.resume import find_checkpoint, is_complete
 from .training.trainer import DialogueTrainer
 
@@ -157,7 +158,12 @@ def origin(settings: Settings, model) -> dict:
 def build_trainer(
     settings: Settings, model, tokenizer, features: dict, stream: Stream | None
 ) -> DialogueTrainer:
-    """Make the trainer: for adversarial training one of its own, with a discriminator."""
+    """Make the trainer; on a CPU, let the process keep the memory that its steps free.
+
+    Adversarial training has a trainer of its own, with a discriminator.
+    """
+    if settings.training.device.type == "cpu":
+        keep_freed_memory()
     metric = ReplyMetric(keep_in_memory=True)
     trainer_class, options = DialogueTrainer, {}
     if settings.adversarial.adversarial and settings.training.do_train:

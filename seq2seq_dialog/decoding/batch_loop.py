@@ -1,4 +1,4 @@
-"""Decoding a batch without computing what has ended.
+"""Decoding a batch without computing rows whose reply has ended.
 
 `generate` decodes a batch until its longest reply ends. With replies as long as people's, most of
 the tokens that it computes stand behind an end. Here a row leaves the batch when its reply ends.
@@ -12,45 +12,52 @@ from copy import copy
 import torch
 from transformers import DynamicCache, EncoderDecoderCache
 
-LOOK = 4  # steps between two looks at what has ended, on a GPU: it waits for each look
-SHRINK = 0.8  # the share of a batch that may be left when the others leave it
+GPU_STEPS_PER_CHECK = 4  # a GPU is asked which rows have ended this seldom: it waits for the answer
+SHRINK_AT = 0.8  # ended rows leave the batch once at most this share of it goes on
 
 
-def sources_of(cache: EncoderDecoderCache, rows: slice = slice(None)) -> EncoderDecoderCache:
+def cache_of_sources(
+    cache: EncoderDecoderCache, rows: slice | torch.Tensor = slice(None)
+) -> EncoderDecoderCache:
     """Make a cache that knows the sources of some rows, as another does, and no targets."""
     sources = DynamicCache()
     for layer in cache.cross_attention_cache.layers:
-        part = copy(layer)
-        part.keys, part.values = layer.keys[rows], layer.values[rows]  # (rows, heads, length, size)
-        sources.layers.append(part)
+        selected = copy(layer)
+        # (rows, heads, length, size)
+        selected.keys, selected.values = layer.keys[rows], layer.values[rows]
+        sources.layers.append(selected)
     return EncoderDecoderCache(DynamicCache(), sources)
 
 
-def take(value, rows):
+def select_rows(value, rows: slice | torch.Tensor):
     """Keep some rows of a tensor (batch, ...), of a model's output, or of a cache's sources."""
     if value is None:
         return None
     if torch.is_tensor(value):
         return value[rows]
     if isinstance(value, EncoderDecoderCache):
-        return sources_of(value, rows)
-    return type(value)(**{name: take(part, rows) for name, part in value.items()})
+        return cache_of_sources(value, rows)
+    return type(value)(**{name: select_rows(part, rows) for name, part in value.items()})
 
 
-def join(parts: Sequence, rows: Sequence[torch.Tensor]):
-    """Put together what models returned for parts of a batch; shorter ones are padded with 0.
+def merge_parts(parts: Sequence, rows_of_parts: Sequence[torch.Tensor]):
+    """Put together what a model returned for parts of a batch; shorter ones are padded with 0.
 
     Args:
         parts: tensors (part, ...), or models' outputs of them.
-        rows: the places of each part in the batch, (part,).
+        rows_of_parts: which rows of the batch each part is, (part,).
     """
     if torch.is_tensor(parts[0]):
         sizes = [max(size) for size in zip(*(part.shape[1:] for part in parts), strict=True)]
-        joined = parts[0].new_zeros(sum(map(len, rows)), *sizes)
-        for part, places in zip(parts, rows, strict=True):
-            joined[(places, *map(slice, part.shape[1:]))] = part
-        return joined
-    return type(parts[0])(**{name: join([p[name] for p in parts], rows) for name in parts[0]})
+        merged = parts[0].new_zeros(sum(map(len, rows_of_parts)), *sizes)
+        for part, rows in zip(parts, rows_of_parts, strict=True):
+            merged[(rows, *map(slice, part.shape[1:]))] = part
+        return merged
+    names = parts[0].keys()
+    columns = {name: [part[name] for part in parts] for name in names}
+    return type(parts[0])(
+        **{name: merge_parts(column, rows_of_parts) for name, column in columns.items()}
+    )
 
 
 @torch.no_grad()
@@ -72,9 +79,9 @@ def decode(
     encoder_outputs = inputs["encoder_outputs"]
     attention_mask, cache = inputs.get("attention_mask"), inputs.get("past_key_values")
     pad, batch_size = generation_config.pad_token_id, len(input_ids)
-    places = torch.arange(batch_size, device=input_ids.device)  # (rows,) those that are left
-    ended = torch.zeros_like(places, dtype=torch.bool)
-    done = []
+    batch_rows = torch.arange(batch_size, device=input_ids.device)  # (rows,) still decoded
+    ended = torch.zeros_like(batch_rows, dtype=torch.bool)
+    finished = []  # (rows of the batch, their ids) of those that have left it
     while True:
         outputs = model(
             encoder_outputs=encoder_outputs,
@@ -86,28 +93,27 @@ def decode(
         cache = outputs.past_key_values
         scores = logits_processor(input_ids, outputs.logits[:, -1].float())  # (rows, vocab)
         if generation_config.do_sample:
-            following = torch.multinomial(scores.softmax(-1), 1)
+            next_ids = torch.multinomial(scores.softmax(-1), 1)  # (rows, 1)
         else:
-            following = scores.argmax(-1, keepdim=True)
-        following = following.masked_fill(ended[:, None], pad)
-        input_ids = torch.cat([input_ids, following], dim=1)
+            next_ids = scores.argmax(-1, keepdim=True)
+        next_ids = next_ids.masked_fill(ended[:, None], pad)
+        input_ids = torch.cat([input_ids, next_ids], dim=1)
         ended |= stopping_criteria(input_ids, None)
         length = input_ids.shape[1]
         if length >= stopping_criteria.max_length:
             break
-        if input_ids.device.type != "cpu" and (length - 1) % LOOK:
+        if input_ids.device.type != "cpu" and (length - 1) % GPU_STEPS_PER_CHECK:
             continue
-        left = torch.nonzero(~ended).flatten()
-        if not len(left):
+        active = torch.nonzero(~ended).flatten()
+        if not len(active):
             break
-        if len(left) <= SHRINK * len(ended):
-            gone = torch.nonzero(ended).flatten()
-            done.append((places[gone], input_ids[gone]))
-            places, input_ids, ended = places[left], input_ids[left], ended[left]
-            encoder_outputs = take(encoder_outputs, left)
-            attention_mask = take(attention_mask, left)
-            cache.reorder_cache(left)
+        if len(active) <= SHRINK_AT * len(ended):
+            finished.append((batch_rows[ended], input_ids[ended]))
+            batch_rows, input_ids, ended = batch_rows[active], input_ids[active], ended[active]
+            encoder_outputs = select_rows(encoder_outputs, active)
+            attention_mask = select_rows(attention_mask, active)
+            cache.reorder_cache(active)
     output_ids = input_ids.new_full((batch_size, length), pad)
-    for rows, ids in [*done, (places, input_ids)]:
+    for rows, ids in [*finished, (batch_rows, input_ids)]:
         output_ids[rows, : ids.shape[1]] = ids
     return output_ids

@@ -30,6 +30,13 @@ from .configuration_rnn import RnnSeq2SeqConfig
 IGNORE = -100  # labels that are padding
 
 
+def shift_right(labels: torch.Tensor, pad_token_id: int, start_token_id: int) -> torch.Tensor:
+    """Make decoder inputs of labels: the start token, then all but the last. (batch, target_len)"""
+    shifted = labels.new_full(labels.shape, start_token_id)
+    shifted[:, 1:] = labels[:, :-1]
+    return shifted.masked_fill(shifted == IGNORE, pad_token_id)
+
+
 class RnnState:
     """What decoding keeps of the target so far.
 
@@ -393,10 +400,8 @@ class RnnSeq2SeqForConditionalGeneration(RnnSeq2SeqPreTrainedModel, GenerationMi
         self.lm_head = new_embeddings
 
     def prepare_decoder_input_ids_from_labels(self, labels: torch.Tensor) -> torch.Tensor:
-        """Shift labels (batch, target_len) to the right, behind the start token."""
-        shifted = labels.new_full(labels.shape, self.config.decoder_start_token_id)
-        shifted[:, 1:] = labels[:, :-1]
-        return shifted.masked_fill(shifted == IGNORE, self.config.pad_token_id)
+        """Make decoder inputs of labels, (batch, target_len)."""
+        return shift_right(labels, self.config.pad_token_id, self.config.decoder_start_token_id)
 
     def forward(
         self,

@@ -136,7 +136,7 @@ def attention(
 ) -> None:
     """Draw where the model in `folder` looks as it replies to `text`; print reply and path."""
     disable_progress_bar()
-    model, tokenizer, device = load(folder, device, trust_remote_code, exported=False)
+    model, tokenizer, device = load(folder, device, trust_remote_code)
     source, target, weights = attention_map(text, model, tokenizer, reply)
     recurrent = model.config.model_type == "rnn_seq2seq"
     kind = f"{model.config.attention} attention" if recurrent else LAST_LAYER

@@ -34,7 +34,7 @@ from ..evaluation.metrics import ReplyMetric, distinct, plato_bleu, self_bleu
 from ..evaluation.predictions import read_pairs
 from ..portable.context import encode_context
 from ..run_folder import check_writable, read_json, write_json
-from ..serve.inference import load
+from ..serve.inference import load, reply_to_batch
 from ..settings import DialogueTrainingArguments
 
 TEMPERATURES = (0.4, 0.6, 0.8, 1.0, 1.2)
@@ -73,21 +73,11 @@ def reply_to_all(
     lengths = [(len(ids), settings.max_new_tokens) for ids in inputs]
     replies = [""] * len(inputs)
     for batch in evaluation_batches(lengths, TOKENS_PER_BATCH):
-        longest = max(len(inputs[i]) for i in batch)
-        input_ids = torch.full((len(batch), longest), tokenizer.pad_token_id)
-        attention_mask = torch.zeros_like(input_ids)
-        for row, i in enumerate(batch):
-            input_ids[row, : len(inputs[i])] = torch.tensor(inputs[i])
-            attention_mask[row, : len(inputs[i])] = 1
         with torch.random.fork_rng(devices):
             torch.manual_seed(seed + batch[0])
-            output_ids = model.generate(
-                input_ids=input_ids.to(model.device),  # (batch, source_len)
-                attention_mask=attention_mask.to(model.device),
-            )  # (batch, target_len)
-        texts = tokenizer.batch_decode(output_ids, skip_special_tokens=True)
-        for i, text in zip(batch, texts, strict=True):
-            replies[i] = text.strip()
+            batch_replies = reply_to_batch([inputs[i] for i in batch], model, tokenizer)
+        for i, reply in zip(batch, batch_replies, strict=True):
+            replies[i] = reply
         advance(len(batch) / len(inputs))
     return replies
 
@@ -149,7 +139,7 @@ def sweep(
     known = {_key(point): point for point in _read_points(path)}
     for folder in folders[1:]:
         # A misspelt one is heard of now, not in an hour.
-        load(folder, device, trust_remote_code, exported=False)
+        load(folder, device, trust_remote_code)
     people = {"distinct_2": distinct(references, 2), "self_bleu": self_bleu(references)}
     people["reply_words"] = sum(len(text.split()) for text in references) / len(references)
     points = []
@@ -157,7 +147,7 @@ def sweep(
     with Progress(console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task("", total=len(folders) * len(temperatures))
         for folder in folders:
-            loaded = load(folder, device, trust_remote_code, exported=False)
+            loaded = load(folder, device, trust_remote_code)
             for point in _measure(folder, loaded, pairs, temperatures, seed, known, progress, task):
                 points.append(point)
                 drawn = [_key(point) for point in points]

@@ -1,4 +1,4 @@
-"""A chat in the terminal, or in a pipe: a line in, a line out."""
+"""Chat in the terminal, or in a pipe: each line read gives a line printed."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ HELP = """\
 
 
 def command(line: str, conversation: Conversation) -> str | None:
-    """Carry out a line that begins with a slash; None means to leave."""
+    """Carry out a line that begins with a slash; return what to print, None to leave."""
     name, _, rest = line.partition(" ")
     if name in ("/quit", "/exit", "/q"):
         return None
@@ -30,12 +30,12 @@ def command(line: str, conversation: Conversation) -> str | None:
     if name == "/undo":
         return "Forgotten." if conversation.undo() else "There is nothing to undo."
     if name == "/set":
-        return setting(rest.strip(), conversation)
+        return change_setting(rest.strip(), conversation)
     return HELP if name == "/help" else f"There is no command {name}.\n{HELP}"
 
 
-def setting(assignment: str, conversation: Conversation) -> str:
-    """Change a decoding setting, if `generate()` knows it and takes the value, or show them."""
+def change_setting(assignment: str, conversation: Conversation) -> str:
+    """Change a decoding setting if `generate()` accepts it; without `assignment`, show all."""
     config = conversation.model.generation_config
     if not assignment:
         saved = {k: v for k, v in config.to_diff_dict().items() if not k.endswith("version")}
@@ -45,7 +45,7 @@ def setting(assignment: str, conversation: Conversation) -> str:
     if not equals or name not in DecodingArguments.__dataclass_fields__:
         known = ", ".join(DecodingArguments.__dataclass_fields__)
         return f"There is no decoding setting {name!r}, but {known}: for example /set num_beams=4."
-    before = dict(conversation.generate_kwargs)
+    previous = dict(conversation.generate_kwargs)
     try:
         value = yaml.safe_load(text)
     except yaml.YAMLError:
@@ -56,11 +56,12 @@ def setting(assignment: str, conversation: Conversation) -> str:
     try:
         conversation.reply_to("Hello")
     except (ValueError, TypeError, RuntimeError) as error:
-        conversation.generate_kwargs = before
+        conversation.generate_kwargs = previous
         return f"{name}={text} does not work: {str(error).splitlines()[0]}"
     sampling = conversation.generate_kwargs.get("do_sample", config.do_sample)
-    idle = name in ("temperature", "top_p", "top_k") and not sampling
-    return f"{name}={value}" + (" (has an effect after /set do_sample=true)" if idle else "")
+    if name in ("temperature", "top_p", "top_k") and not sampling:
+        return f"{name}={value} (has an effect after /set do_sample=true)"
+    return f"{name}={value}"
 
 
 def chat(
@@ -73,27 +74,27 @@ def chat(
     disable_progress_bar()
     model, tokenizer, device = load(folder, device, trust_remote_code, exported)
     conversation = Conversation(model, tokenizer)
-    by_hand = sys.stdin.isatty()
-    if by_hand:
+    in_terminal = sys.stdin.isatty()
+    if in_terminal:
         with suppress(ImportError):
             import readline  # noqa: F401 (gives input() editing and history)
         print(f"{folder} by {engine(model)}, on {device}. /help lists the commands.")
     while True:
         try:
-            line = input("you: " if by_hand else "").strip()
+            line = input("you: " if in_terminal else "").strip()
         except (EOFError, KeyboardInterrupt):
             break
         if line.startswith("/"):
             answer = command(line, conversation)
             if answer is None:
                 break
-            print(answer, file=sys.stdout if by_hand else sys.stderr)
+            print(answer, file=sys.stdout if in_terminal else sys.stderr)
         elif line:
             try:
                 reply = conversation.say(line)
             except ValueError as error:
                 print(error, file=sys.stderr)
                 continue
-            print(f"bot: {reply}" if by_hand else reply, flush=True)
-    if by_hand:
+            print(f"bot: {reply}" if in_terminal else reply, flush=True)
+    if in_terminal:
         print()

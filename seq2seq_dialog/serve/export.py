@@ -1,4 +1,4 @@
-"""To a faster form: a trained T5 for CTranslate2, measured against the one it was made of."""
+"""Export a trained T5 to CTranslate2, measured against the model it is made of."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 from sacrebleu.metrics import BLEU
-from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoModelForSeq2SeqLM
 from transformers.utils.logging import disable_progress_bar
 
@@ -25,19 +24,20 @@ from ..run_folder import check_writable, write_json
 from ..shipped import command
 from .exported_model import (
     ABOUT,
+    EXPORT_FOLDER,
     FILES,
-    PLACE,
     ExportedModel,
     is_export,
     require_ctranslate2,
-    weights_mark,
+    run_fingerprint,
 )
-from .inference import generate_response, load
+from .inference import generate_response, load, reply_to_batch
 
 CONVERTIBLE = ("t5", "mt5")
 BATCH, BEAMS = 16, 4
-EQUAL = {"float32": 0.99, "int8": 0.5}  # the least share of greedy replies that stay the same
-FALL, SHARE = 1.0, 0.1  # the most by which sacreBLEU may fall: points, or share if that is more
+SMALLEST_EQUAL_SHARE = {"float32": 0.99, "int8": 0.5}  # of greedy replies
+# The most by which sacreBLEU may fall: the greater of these, in points and as a share of it.
+BLEU_FALL_POINTS, BLEU_FALL_SHARE = 1.0, 0.1
 WAYS = {"greedy": "one by one, greedy", "beams": f"batches of {BATCH}, {BEAMS} beams"}
 
 
@@ -48,53 +48,53 @@ def export(
     output: str | None = None,
     samples: int = 200,
 ) -> None:
-    """Write a trained T5 in CTranslate2's form, with which it answers faster on a CPU.
+    """Write a trained T5 in CTranslate2's form, in which it answers faster on a CPU.
 
-    Replies, speed and sacreBLEU are compared on a sample of the test set, in one process in turn,
-    printed, and kept in export.json. An earlier export gives way only to one that passes.
+    Replies, speed and sacreBLEU of both are compared on a sample of the test set, printed, and kept
+    in export.json. An earlier export is replaced only by one that passes.
 
     Args:
-        folder: a run folder with predictions; it stays as it is.
+        folder: a run folder with predictions.
         format: ctranslate2.
         quantization: float32, with which greedy replies stay the same, or int8.
-        output: the folder to write; `ctranslate2` in the run folder by default, where `load` finds
-            it.
+        output: the folder to write; `ctranslate2` in the run folder by default, where chat, web and
+            `load(..., exported=True)` find it.
         samples: test contexts, evenly spaced.
 
     Raises:
-        UsageError: CTranslate2 is not installed, the model is no T5, the output is something else,
-            or the replies diverge too far.
+        UsageError: CTranslate2 is not installed, the model is no T5, the output exists and is no
+            export, or the replies diverge too far.
     """
-    if format != "ctranslate2" or quantization not in EQUAL:
+    if format != "ctranslate2" or quantization not in SMALLEST_EQUAL_SHARE:
         raise UsageError(
             f"There is no {format!r} with {quantization!r}: the format is 'ctranslate2', the "
-            f"quantization one of {', '.join(EQUAL)}."
+            f"quantization one of {', '.join(SMALLEST_EQUAL_SHARE)}."
         )
     if samples < 2:
         raise UsageError(f"samples is {samples}; it must be at least 2.")
     require_ctranslate2()
-    place = Path(output or Path(folder) / PLACE).absolute()
-    if place.exists() and not is_export(place):
-        raise UsageError(f"{str(place)!r} exists and is no export: choose another output.")
+    target = Path(output or Path(folder) / EXPORT_FOLDER).absolute()
+    if target.exists() and not is_export(target):
+        raise UsageError(f"{str(target)!r} exists and is no export: choose another output.")
     disable_progress_bar()
-    model, tokenizer, _ = load(folder, "cpu", exported=False)
+    model, tokenizer, _ = load(folder, "cpu")
     check_convertible(model)
     pairs = read_pairs(folder, samples)
-    check_writable(place)
-    with TemporaryDirectory(prefix=".export-", dir=place.parent) as scratch:
-        part = Path(scratch) / "part"
-        part.mkdir()
-        about = {"format": format, "quantization": quantization, "weights": weights_mark(folder)}
+    check_writable(target)
+    with TemporaryDirectory(prefix=".export-", dir=target.parent) as scratch:
+        unfinished = Path(scratch) / "unfinished"
+        unfinished.mkdir()
+        about = {"format": format, "quantization": quantization, "weights": run_fingerprint(folder)}
         about["parameters"] = model.num_parameters()
-        write_json(part / ABOUT, about)
+        write_json(unfinished / ABOUT, about)
         for name in FILES:
             if (Path(folder) / name).is_file():
-                shutil.copyfile(Path(folder) / name, part / name)
-        convert(folder, tokenizer, part, quantization)
+                shutil.copyfile(Path(folder) / name, unfinished / name)
+        convert(folder, tokenizer, unfinished, quantization)
         with Progress(console=Console(stderr=True), transient=True) as progress:
             task = progress.add_task("comparing replies", total=len(pairs))
             figures = measure(
-                {"pytorch": model, "export": ExportedModel(part)},
+                {"pytorch": model, "export": ExportedModel(unfinished)},
                 tokenizer,
                 pairs,
                 lambda count: progress.advance(task, count),
@@ -104,11 +104,11 @@ def export(
         if refusal:
             raise UsageError(refusal)
         about |= {"ctranslate2": version("ctranslate2"), "threads": torch.get_num_threads()}
-        write_json(part / ABOUT, about | figures)
-        if place.exists():
-            place.rename(Path(scratch) / "old")
-        part.rename(place)
-    print(f"Written to {output or Path(folder) / PLACE}. On the CPU it answers in:")
+        write_json(unfinished / ABOUT, about | figures)
+        if target.exists():
+            target.rename(Path(scratch) / "replaced")
+        unfinished.rename(target)
+    print(f"Written to {output or Path(folder) / EXPORT_FOLDER}. On the CPU it answers in:")
     print(f"  {command('chat')} {output or folder}")
 
 
@@ -135,26 +135,26 @@ def convert(folder: str | Path, tokenizer, output: Path, quantization: str) -> N
     """Write a T5 in CTranslate2's form.
 
     Args:
-        folder: with the weights.
-        tokenizer: its own.
-        output: a folder that is there.
+        folder: holds the weights.
+        tokenizer: of the model.
+        output: an existing folder.
         quantization: float32 or int8.
     """
     from ctranslate2.converters.transformers import T5Loader
     from ctranslate2.specs.model_spec import OPTIONAL
 
     class Loader(T5Loader):
-        """CTranslate2's conversion, and what it leaves out."""
+        """CTranslate2's conversion, with three corrections."""
 
         def get_model_spec(self, model):
             spec = super().get_model_spec(model)
-            # It goes by tie_word_embeddings, which transformers 5 sets for every T5.
+            # CTranslate2 looks at tie_word_embeddings, which transformers 5 sets for every T5.
             scaled = getattr(model.config, "scale_decoder_outputs", False)
             spec.decoder.scale_outputs = model.config.d_model**-0.5 if scaled else OPTIONAL
             return spec
 
         def get_vocabulary(self, model, tokenizer):
-            # It names the rows behind the last token like tokens that are there, <extra_id_0>, ...
+            # CTranslate2 gives rows behind the last token names of real ones, <extra_id_0>, ...
             rows = range(model.get_input_embeddings().num_embeddings)
             tokens = tokenizer.convert_ids_to_tokens(list(rows))
             return [f"<unused_{i}>" if token is None else token for i, token in enumerate(tokens)]
@@ -163,7 +163,7 @@ def convert(folder: str | Path, tokenizer, output: Path, quantization: str) -> N
             super().set_config(config, model, tokenizer)
             config.layer_norm_epsilon = model.config.layer_norm_epsilon
 
-    # A model of its own: quantisation overwrites the weights.
+    # Loaded anew, since quantisation overwrites the weights.
     model = AutoModelForSeq2SeqLM.from_pretrained(folder)
     with torch.no_grad():
         spec = Loader()(model, tokenizer)
@@ -180,28 +180,19 @@ def answer_one_by_one(contexts: Sequence, model, tokenizer) -> list[str]:
 
 def answer_at_once(contexts: Sequence, model, tokenizer) -> list[str]:
     """Reply to a batch of contexts, with beams."""
-    ids = [torch.tensor(encode_context(context, tokenizer)) for context in contexts]
-    mask = pad_sequence([torch.ones_like(row) for row in ids], batch_first=True)
-    input_ids = pad_sequence(ids, batch_first=True, padding_value=tokenizer.pad_token_id)
-    output_ids = model.generate(
-        input_ids=input_ids,  # (batch, source_len)
-        attention_mask=mask,
-        num_beams=BEAMS,
-        do_sample=False,
-    )  # (batch, target_len)
-    texts = tokenizer.batch_decode(output_ids, skip_special_tokens=True)
-    return [text.strip() for text in texts]
+    ids = [encode_context(context, tokenizer) for context in contexts]
+    return reply_to_batch(ids, model, tokenizer, num_beams=BEAMS, do_sample=False)
 
 
 def measure(models: dict, tokenizer, pairs: Sequence[dict], advance: Callable[[int], None]) -> dict:
     """Let two models answer the same contexts in turn, in both `WAYS`.
 
-    Their saved settings hold, but for sampling and the number of beams.
+    Sampling and the number of beams are set; all else is as their saved settings say.
 
     Args:
         models: `pytorch` and `export`.
-        pairs: `context` and `reference`.
-        advance: is told how many more contexts have been answered.
+        pairs: each with `context` and `reference`.
+        advance: called with the number of contexts answered since the last call.
 
     Returns:
         `samples`; `equal_greedy`, how many greedy replies are the same in both; and for each way
@@ -210,7 +201,7 @@ def measure(models: dict, tokenizer, pairs: Sequence[dict], advance: Callable[[i
     ways = {"greedy": answer_one_by_one, "beams": answer_at_once}
     runs = [(way, name) for way in ways for name in models]
     replies, seconds = {run: [] for run in runs}, dict.fromkeys(runs, 0.0)
-    for way, name in runs:  # the first reply takes longer
+    for way, name in runs:  # warm up
         ways[way]([pairs[0]["context"]], models[name], tokenizer)
     for start in range(0, len(pairs), BATCH):
         contexts = [pair["context"] for pair in pairs[start : start + BATCH]]
@@ -237,7 +228,7 @@ def diverged(figures: dict, quantization: str) -> str | None:
         quantization: float32 or int8.
     """
     changed = figures["samples"] - figures["equal_greedy"]
-    allowed = max(1, int((1 - EQUAL[quantization]) * figures["samples"]))
+    allowed = max(1, int((1 - SMALLEST_EQUAL_SHARE[quantization]) * figures["samples"]))
     reasons = []
     if changed > allowed:
         reasons.append(
@@ -245,7 +236,7 @@ def diverged(figures: dict, quantization: str) -> str | None:
         )
     for way, label in WAYS.items():
         before, after = (figures[way][name]["bleu"] for name in ("pytorch", "export"))
-        least = before - max(FALL, SHARE * before)
+        least = before - max(BLEU_FALL_POINTS, BLEU_FALL_SHARE * before)
         if after < least:
             reasons.append(
                 f"sacreBLEU ({label}) has fallen from {before:.2f} to {after:.2f}, below "

@@ -1,8 +1,8 @@
 """An exported model: CTranslate2 answers on the CPU, by the options of `generate()`.
 
-The folder that `export` writes has a model in CTranslate2's form (model.bin, config.json,
-shared_vocabulary.json), the tokenizer's files, generation_config.json, and export.json, which says
-of which weights it is and how it compares with them.
+The folder that `export` writes holds a model in CTranslate2's form (model.bin, config.json,
+shared_vocabulary.json), the tokenizer's files, generation_config.json, and export.json. The latter
+identifies the weights that were exported, and compares the export with them.
 """
 
 from __future__ import annotations
@@ -21,12 +21,19 @@ from transformers import GenerationConfig
 from ..errors import UsageError
 
 logger = logging.getLogger(__name__)
-PLACE = "ctranslate2"  # of the export in a run folder
+EXPORT_FOLDER = "ctranslate2"  # in a run folder
 ABOUT = "export.json"
 # What answering needs of a run besides its weights.
-FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "generation_config.json")
-FILES += ("special_tokens_map.json", "added_tokens.json", "spiece.model")
-# Options of `generate()`: what CTranslate2 calls them, and what transformers takes for None.
+FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "chat_template.jinja",
+    "generation_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "spiece.model",
+)
+# Options of `generate()`: the name of each in CTranslate2, and the value that stands for None.
 OPTIONS = {
     "max_new_tokens": ("max_decoding_length", 19),
     "min_new_tokens": ("min_decoding_length", 0),
@@ -42,8 +49,8 @@ SAMPLING = {
     "top_p": ("sampling_topp", 1.0),
 }
 # Without early_stopping, transformers searches on while a longer reply may beat the best so far,
-# CTranslate2 until it has `num_beams` times this many. With 2, all of several hundred searches of a
-# trained model found the reply of transformers; with 1, nine in ten did; more is only slower.
+# CTranslate2 until it has `num_beams` times this many. With 2 it finds the reply of transformers,
+# with 1 not always; more is only slower.
 PATIENCE = 2
 
 
@@ -68,8 +75,8 @@ def require_ctranslate2() -> None:
         )
 
 
-def weights_mark(folder: str | Path) -> str:
-    """Hash `FILES` of a run folder and samples of its weights: whether an export is still of it."""
+def run_fingerprint(folder: str | Path) -> str:
+    """Hash `FILES` of a run folder and samples of its weights, to see whether they have changed."""
     digest = hashlib.blake2b(digest_size=8)
     for name in FILES:
         path = Path(folder) / name
@@ -88,32 +95,32 @@ def find_export(name: str | Path, device: torch.device, wanted: bool) -> Path | 
 
     Args:
         name: a folder, or a name on the Hub.
-        device: which the answers are wanted on.
-        wanted: an export may answer.
+        device: where the model is to answer.
+        wanted: whether an export may answer.
 
     Raises:
-        UsageError: it is an export, which answers on the CPU by CTranslate2 and not otherwise.
+        UsageError: the folder is an export, and is to answer by PyTorch or not on the CPU.
     """
     folder = Path(name)
     if is_export(folder):
         if device.type != "cpu" or not wanted:
-            otherwise = "by PyTorch" if device.type == "cpu" else f"on {device}"
+            wish = "by PyTorch" if device.type == "cpu" else f"on {device}"
             raise UsageError(
                 f"{str(folder)!r} is an export, which answers on the CPU by CTranslate2: to answer "
-                f"{otherwise}, give the run folder it was made of."
+                f"{wish}, give the run folder it was made of; in Python, exported=True loads it."
             )
         require_ctranslate2()
         return folder
-    inside = folder / PLACE
-    if device.type != "cpu" or not wanted or not is_export(inside):
+    export = folder / EXPORT_FOLDER
+    if device.type != "cpu" or not wanted or not is_export(export):
         return None
     if find_spec("ctranslate2") is None:
-        logger.warning("%s is not used: pip install ctranslate2", inside)
+        logger.warning("%s is not used: pip install ctranslate2", export)
         return None
-    if _about(inside)["weights"] != weights_mark(folder):
-        logger.warning("%s is not used: %s has changed since; export it again", inside, folder)
+    if _about(export)["weights"] != run_fingerprint(folder):
+        logger.warning("%s is not used: %s has changed since; export it again", export, folder)
         return None
-    return inside
+    return export
 
 
 class ExportedModel:
@@ -153,14 +160,14 @@ class ExportedModel:
     def generate(self, input_ids, attention_mask=None, **options) -> torch.Tensor:
         """Reply to contexts, as a transformers model's `generate` does.
 
-        Replies are those of transformers, but for rounding: greedy ones, and with beams those of
+        Up to rounding, replies are those of transformers: greedy ones, and with beams those of
         `early_stopping=True`; without it, nearly all. With beams, `no_repeat_ngram_size` and
-        `min_new_tokens` work as with `renormalize_logits=True`, and `repetition_penalty` weighs
-        logits, where transformers weighs their log-softmax.
+        `min_new_tokens` work as with `renormalize_logits=True`, and `repetition_penalty` changes
+        logits, where transformers changes their log-softmax.
 
         Args:
             input_ids: (batch, source_len).
-            attention_mask: (batch, source_len); what is no padding by default.
+            attention_mask: (batch, source_len); all but padding by default.
             options: those of `OPTIONS` and `SAMPLING`, `do_sample`, `early_stopping` (True or
                 False) and `max_length`; the saved settings by default.
 
@@ -170,16 +177,14 @@ class ExportedModel:
         Raises:
             UsageError: CTranslate2 has no such option, or does not take the value.
         """
-        pad, start = (
-            self.generation_config.pad_token_id,
-            self.generation_config.decoder_start_token_id,
-        )
+        pad = self.generation_config.pad_token_id
+        start = self.generation_config.decoder_start_token_id
         mask = input_ids.ne(pad) if attention_mask is None else attention_mask.bool()
         sources = [
             [self._tokens[i] for i in ids[keep].tolist()]
             for ids, keep in zip(input_ids, mask, strict=True)
         ]
-        options = self._translated(options)
+        options = self._ctranslate2_options(options)
         try:
             results = self._translator.translate_batch(sources, **options)
         except (TypeError, ValueError) as error:
@@ -192,25 +197,25 @@ class ExportedModel:
         ]
         return pad_sequence(replies, batch_first=True, padding_value=pad)
 
-    def _translated(self, given: dict) -> dict:
-        """Turn options of `generate()`, over the saved settings, to those of CTranslate2."""
+    def _ctranslate2_options(self, generate_options: dict) -> dict:
+        """Turn options of `generate()`, over the saved settings, into those of CTranslate2."""
         config = deepcopy(self.generation_config)
         saved = {name for name in config.to_diff_dict() if not name.endswith(("_id", "_version"))}
         known = {*OPTIONS, *SAMPLING, "do_sample", "early_stopping", "max_length"}
-        unknown = sorted((saved | given.keys()) - known)
+        unknown = sorted((saved | generate_options.keys()) - known)
         if unknown:
             raise UsageError(
                 f"An export does not know {', '.join(unknown)}, but {', '.join(sorted(known))}. "
-                "PyTorch may: load the run folder with exported=False."
+                "PyTorch may: use --no-export, or load the run folder without exported=True."
             )
-        config.update(**given)
+        config.update(**generate_options)
         if config.max_new_tokens is None and config.max_length is not None:
             config.max_new_tokens = config.max_length - 1  # without the start token
         names = OPTIONS | SAMPLING if config.do_sample else OPTIONS
         options = {"max_input_length": 0, "return_end_token": True}
-        for name, (theirs, default) in names.items():
+        for name, (ctranslate2_name, default) in names.items():
             value = getattr(config, name)
-            options[theirs] = default if value is None else value
+            options[ctranslate2_name] = default if value is None else value
         if config.do_sample:
             if options["beam_size"] > 1:
                 raise UsageError(

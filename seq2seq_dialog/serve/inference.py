@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
 from ..errors import UsageError
@@ -19,29 +20,28 @@ def load(
     name: str | Path,
     device: str | torch.device | None = None,
     trust_remote_code: bool = False,
-    exported: bool = True,
+    exported: bool = False,
 ):
     """Load a trained model for answering.
-
-    On the CPU the export inside a run folder answers for it, where there is one, CTranslate2 is
-    installed and the run has not changed since; `engine(model)` tells. It generates, and that is
-    all: for anything else of a PyTorch model, `exported=False`.
 
     Args:
         name: a run folder, an export, or a model repository on the Hub.
         device: where the model goes; a GPU where there is one by default, the CPU for an export.
         trust_remote_code: run model code that comes with the repository.
-        exported: let the export of a run folder answer for it.
+        exported: load the export in a run folder instead of the PyTorch model, if the device is the
+            CPU, CTranslate2 is installed, and the run has not changed since the export;
+            `engine(model)` tells which one it is. An export has `generate` and little else.
 
     Returns:
         (model, tokenizer, device)
 
     Raises:
-        UsageError: no encoder-decoder model can be loaded from there, or no such device is there.
+        UsageError: no encoder-decoder model can be loaded from there, there is no such device, or
+            `name` is an export and `exported` is not set.
     """
     if device is None:
-        gpu = None if is_export(name) else torch.accelerator.current_accelerator()
-        device = gpu or "cpu"
+        accelerator = None if is_export(name) else torch.accelerator.current_accelerator()
+        device = accelerator or "cpu"
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
@@ -62,13 +62,12 @@ def load(
 
 
 def engine(model) -> str:
-    """Tell what a loaded model answers by: `PyTorch`, or `CTranslate2, int8`."""
+    """Name what a loaded model answers by: `PyTorch`, or `CTranslate2, int8`."""
     if isinstance(model, ExportedModel):
         return f"CTranslate2, {model.about['quantization']}"
     return "PyTorch"
 
 
-@torch.no_grad()
 def generate_response(
     context: str | Sequence, model, tokenizer, device=None, **generate_kwargs
 ) -> str:
@@ -86,11 +85,31 @@ def generate_response(
     Raises:
         ValueError: the context holds no text.
     """
-    input_ids = torch.tensor([encode_context(context, tokenizer)], device=device or model.device)
+    ids = encode_context(context, tokenizer)
+    return reply_to_batch([ids], model, tokenizer, device, **generate_kwargs)[0]
+
+
+@torch.no_grad()
+def reply_to_batch(
+    contexts: Sequence[Sequence[int]], model, tokenizer, device=None, **generate_kwargs
+) -> list[str]:
+    """Reply to several contexts at once.
+
+    Args:
+        contexts: what `encode_context` returns for each.
+        device: the model's own by default.
+        generate_kwargs: options of `model.generate()`; the model's saved settings by default.
+    """
+    ids = [torch.tensor(context) for context in contexts]
+    masks = [torch.ones_like(row) for row in ids]
+    input_ids = pad_sequence(ids, batch_first=True, padding_value=tokenizer.pad_token_id)
     output_ids = model.generate(
-        input_ids=input_ids, attention_mask=torch.ones_like(input_ids), **generate_kwargs
-    )  # (1, target_len)
-    return tokenizer.decode(output_ids[0], skip_special_tokens=True).strip()
+        input_ids=input_ids.to(device or model.device),  # (batch, source_len)
+        attention_mask=pad_sequence(masks, batch_first=True).to(device or model.device),
+        **generate_kwargs,
+    )  # (batch, target_len)
+    texts = tokenizer.batch_decode(output_ids, skip_special_tokens=True)
+    return [text.strip() for text in texts]
 
 
 class Conversation:

@@ -19,7 +19,7 @@ from ..errors import UsageError
 from .inference import engine, generate_response, load
 
 SPACE = Path(__file__).parent / "space"
-GRADIO = "6.31.0"  # that a Space runs
+GRADIO = "6.31.0"  # the version in a Space
 
 
 def space_files(
@@ -30,18 +30,18 @@ def space_files(
     openings: Sequence[str] = (),
     title: str | None = None,
 ) -> dict[str, bytes]:
-    """List what a Space that serves a model consists of.
+    """Make the files of a Space that serves a model.
 
     Args:
         repo: the model, `user/name`.
-        revision: the commit of the model that the Space runs, code included; without one, whatever
-            the model is when the Space starts.
-        private: the model is private: README.md tells how the Space gets to read it.
-        openings: what visitors may say first by a click, in the model's language.
+        revision: the commit of the model that the Space runs, code included; by default the newest
+            one when the Space starts.
+        private: the model is private: README.md explains how the Space gets access.
+        openings: first messages that visitors can choose by a click, in the model's language.
         title: of the Space; the model's name by default.
 
     Returns:
-        The path in the repository, and the content.
+        path in the repository: content.
     """
     title = title or f"Chat with {repo.split('/')[-1]}"
     environment = Environment(
@@ -72,7 +72,7 @@ def web(
         folder: a run folder, or a model repository on the Hub.
         device: a GPU where there is one by default.
         trust_remote_code: run model code that comes with the repository.
-        exported: let the export of a run folder answer for it.
+        exported: use the export in a run folder where there is one; see `load`.
         port: by default the first free one from 7860 on.
 
     Raises:
@@ -82,7 +82,7 @@ def web(
         raise UsageError("The page needs Gradio, which is not installed: pip install gradio")
     if port is not None and not 1 <= port <= 65535:
         raise UsageError(f"port is {port}; it must be from 1 to 65535.")
-    from .space.app import LOOK, page
+    from .space.app import LAUNCH_OPTIONS, page
 
     disable_progress_bar()
     model, tokenizer, device = load(folder, device, trust_remote_code, exported)
@@ -91,9 +91,9 @@ def web(
         return generate_response(messages, model, tokenizer, **settings)
 
     demo = page(answer, model, tokenizer, str(folder))
-    where = {"server_name": "127.0.0.1", "server_port": port, "share": False}
+    address = {"server_name": "127.0.0.1", "server_port": port, "share": False}
     try:
-        demo.launch(**where, prevent_thread_lock=True, quiet=True, **LOOK)
+        demo.launch(**address, prevent_thread_lock=True, quiet=True, **LAUNCH_OPTIONS)
     except OSError as error:
         raise UsageError(
             f"Port {port or '7860 and the next 99'} cannot be used, most likely because another "

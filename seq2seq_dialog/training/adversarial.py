@@ -1,10 +1,10 @@
 """Adversarial training: a generator of replies against a discriminator (Li et al., 2017).
 
-"Adversarial Learning for Neural Dialogue Generation". The generator, trained by maximum likelihood
-before, samples replies; the discriminator learns to tell them from human ones; how human it takes
-them to be is the generator's reward, and the gradient of the expected reward is estimated by
-REINFORCE (Williams, 1992) with a learned baseline. Human replies are mixed in as if their advantage
-were constant (teacher forcing, their section 3.2), for the generator never sees one otherwise.
+"Adversarial Learning for Neural Dialogue Generation". A generator that was trained by maximum
+likelihood samples replies. The discriminator learns to tell them from human ones. The probability
+that it gives a reply of being human is the generator's reward. REINFORCE (Williams, 1992) with a
+learned baseline estimates the gradient of the expected reward. Human replies are mixed in as if
+their advantage were constant (teacher forcing, section 3.2): the generator sees none otherwise.
 """
 
 from __future__ import annotations
@@ -23,58 +23,17 @@ from ..data.batching import IGNORE, evaluation_batches
 from ..decoding.settings import bare_decoding
 from ..errors import UsageError
 from ..evaluation.metrics import distinct
-from ..portable.modeling_rnn import RnnSeq2SeqConfig, RnnSeq2SeqModel
+from ..portable.configuration_rnn import RnnSeq2SeqConfig
 from ..settings import AdversarialArguments, DialogueTrainingArguments
+from .discriminator import Discriminator, at_last_token, pad_to_same_width
 from .loss import token_nll
+from .progress import Figure
 from .resume import last_checkpoint
 from .trainer import DialogueTrainer, lengths_of
 
 logger = logging.getLogger(__name__)
 STATE = "adversarial.pt"  # beside the generator's in each checkpoint
 EVALUATED = 512  # validation pairs that are sampled for in each evaluation
-
-
-def at_last_token(values: torch.Tensor, replies: torch.Tensor) -> torch.Tensor:
-    """Take what stands at each reply's last token: (batch, target_len), twice -> (batch,)."""
-    return values.gather(1, replies.ne(IGNORE).sum(-1, keepdim=True) - 1).squeeze(1)
-
-
-class Discriminator(nn.Module):
-    """Tells human replies from generated ones, after each of their tokens.
-
-    A recurrent encoder-decoder reads the context, then the reply. What it holds after a token gives
-    the score of the reply so far; what it held before gives the baseline of that token's reward.
-
-    Args:
-        config: sizes; `vocab_size` is that of the generator.
-    """
-
-    def __init__(self, config: RnnSeq2SeqConfig):
-        super().__init__()
-        self.config = config
-        self.body = RnnSeq2SeqModel(config)
-        self.score = nn.Linear(config.embedding_size, 1)
-        self.baseline = nn.Linear(config.embedding_size, 1)
-        nn.init.zeros_(self.baseline.weight)
-        nn.init.constant_(self.baseline.bias, 0.5)
-
-    def forward(self, input_ids, attention_mask, replies):
-        """Score replies and all that they begin with.
-
-        Args:
-            input_ids, attention_mask: the contexts, (batch, source_len), padded on the right.
-            replies: (batch, target_len), -100 where there is padding.
-
-        Returns:
-            scores (batch, target_len), logits of the reply up to this token being human;
-            baselines (batch, target_len), of this token's reward; no gradient of theirs reaches
-            what the scores are made of.
-        """
-        ids = functional.pad(replies, (1, 0), value=self.config.decoder_start_token_id)
-        ids = ids.masked_fill(ids == IGNORE, self.config.pad_token_id)
-        vectors = self.body(input_ids, attention_mask, ids)[0]  # (batch, 1 + target_len, embedding)
-        scores = self.score(vectors[:, 1:]).squeeze(-1)
-        return scores, self.baseline(vectors[:, :-1].detach()).squeeze(-1)
 
 
 class AdversarialTrainer(DialogueTrainer):
@@ -89,14 +48,14 @@ class AdversarialTrainer(DialogueTrainer):
     both divided by the number of human tokens. The reward r[t] is the discriminator's probability
     of being human (Li et al., 2017, section 3.3, REGS):
 
-    - `prefixes`: of the reply up to token t, by a discriminator trained on prefixes, of which one a
-      reply is drawn in each update;
+    - `prefixes`: of the reply up to token t. The discriminator is trained on prefixes; each update
+      draws one of each reply.
     - `rollouts`: of the whole reply, on the average over `rollouts` ways to go on from token t;
     - `sequence`: of the whole reply, the same for each of its tokens (REINFORCE).
 
     For the first `discriminator_warmup_steps` only the discriminator learns. Replies are sampled
-    from the bare distribution, whatever the decoding settings, and the generator's dropout is
-    switched off for good: what is improved is what acted.
+    from the model's own distribution, whatever the decoding settings. The generator's dropout is
+    switched off for good, so that the model that is improved is the one that has sampled.
 
     Args:
         adversarial: the settings.
@@ -106,6 +65,14 @@ class AdversarialTrainer(DialogueTrainer):
         UsageError: fp16, label smoothing, or settings that let a collapse go unseen or undo the
             training.
     """
+
+    training_figures = (*DialogueTrainer.training_figures, Figure("reward", "reward", ".3f"))
+    evaluation_figures = (
+        *DialogueTrainer.evaluation_figures,
+        Figure("eval_adversarial_success", "adversarial success", ".1f"),
+        Figure("eval_discriminator_accuracy", "discriminator accuracy", ".1f"),
+        Figure("eval_sampled_distinct_2", "Distinct-2", ".1f"),
+    )
 
     def __init__(
         self,
@@ -118,29 +85,26 @@ class AdversarialTrainer(DialogueTrainer):
     ):
         _check(args, adversarial)
         args.eval_on_start = args.eval_strategy != "no"  # what a collapse is measured against
-        if args.save_total_limit == 1:
-            args.save_total_limit = 2  # Trainer deletes the last in the end if another was better
+        if args.save_total_limit == 1:  # Trainer deletes the last in the end if another was better
+            args.save_total_limit = 2
         super().__init__(model, args, processing_class, **kwargs)
         if self.is_fsdp_enabled or self.is_deepspeed_enabled:
             raise UsageError(
                 "Adversarial training does not work with FSDP and DeepSpeed: use plain data "
                 "parallelism, configs/accelerate/gpus.yaml."
             )
-        for module in model.modules():
-            if isinstance(module, nn.Dropout):
-                module.p = 0.0
-            for name in ("dropout", "attention_dropout", "activation_dropout", "layerdrop"):
-                if isinstance(getattr(module, name, None), float):
-                    setattr(module, name, 0.0)
+        _switch_off_dropout(model)
         self.adversarial = adversarial
         self.discriminator = Discriminator(discriminator).to(args.device)
         self.discriminator_optimizer = torch.optim.AdamW(
             self.discriminator.parameters(), lr=adversarial.discriminator_learning_rate
         )
-        self._bare = bare_decoding(model.generation_config, temperature=1.0)
-        self._start = {name: tensor.cpu().clone() for name, tensor in model.state_dict().items()}
-        self._weights = None  # of the tokens of a batch, (2 * batch, target_len)
-        self._sums: dict[str, list] = {}
+        self._sampling_config = bare_decoding(model.generation_config, temperature=1.0)
+        self._initial_weights = {
+            name: tensor.cpu().clone() for name, tensor in model.state_dict().items()
+        }
+        self._token_weights = None  # of a batch's loss, (2 * batch, target_len)
+        self._sums_since_log: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
         if args.process_index > 0:  # each process draws its own
             torch.manual_seed(args.seed + args.process_index)
 
@@ -155,15 +119,15 @@ class AdversarialTrainer(DialogueTrainer):
         inputs = self._prepare_inputs(inputs)
         inputs.pop("decoder_input_ids")
         for _ in range(self.adversarial.discriminator_steps):
-            self._discriminate(inputs)
+            self._teach_discriminator(inputs)
         if self.state.global_step < self.adversarial.discriminator_warmup_steps:
             return torch.zeros((), device=self.args.device)
         samples = self.sample(inputs)  # (batch, sample_len)
-        rewards, baselines = self._judge_samples(inputs, samples)
-        human, sampled = _align(inputs["labels"], samples)
+        advantages = self.advantages(inputs, samples)
+        human, sampled = pad_to_same_width(inputs["labels"], samples)
         forced = torch.full_like(human, self.adversarial.teacher_forcing_weight, dtype=torch.float)
-        advantages = functional.pad(rewards - baselines, (0, human.shape[1] - samples.shape[1]))
-        self._weights = torch.cat([forced, advantages])
+        advantages = functional.pad(advantages, (0, human.shape[1] - samples.shape[1]))
+        self._token_weights = torch.cat([forced, advantages])
         both = {name: inputs[name].repeat(2, 1) for name in ("input_ids", "attention_mask")}
         both["labels"] = torch.cat([human, sampled])
         loss = super().training_step(model, both, num_items_in_batch)
@@ -177,40 +141,42 @@ class AdversarialTrainer(DialogueTrainer):
     def _mean_loss(self, outputs, labels, num_items_in_batch=None):
         nll = token_nll(outputs.logits, labels)  # 0 where there is padding
         human, real = nll[: len(nll) // 2], labels[: len(nll) // 2] != IGNORE
-        self._count("human_loss", human.detach(), real)
+        self._add_to_log("human_loss", human.detach(), real)
         tokens = real.sum() if num_items_in_batch is None else num_items_in_batch
-        return (nll * self._weights).sum() / tokens
-
-    def sample(self, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
-        """Sample a reply to each context from the generator itself.
-
-        Returns:
-            (batch, sample_len), the end token included, -100 behind it.
-        """
-        return self._generate(inputs, None, 1)
+        return (nll * self._token_weights).sum() / tokens
 
     @torch.no_grad()
-    def _generate(self, inputs, begun: torch.Tensor | None, count: int) -> torch.Tensor:
-        """Sample `count` replies to each context that go on from `begun` (batch, begun_len)."""
+    def sample(self, inputs, prefixes: torch.Tensor | None = None, count: int = 1) -> torch.Tensor:
+        """Sample replies from the generator itself.
+
+        Args:
+            inputs: `input_ids` and `attention_mask`, (batch, source_len).
+            prefixes: what the replies begin with, (batch, prefix_len).
+            count: replies to each context.
+
+        Returns:
+            (batch * count, sample_len), prefix and end token included, -100 behind it.
+        """
         options = {name: inputs[name] for name in ("input_ids", "attention_mask")}
-        options |= {"num_return_sequences": count}
-        if begun is not None:
-            options["max_new_tokens"] = self._bare.max_new_tokens - begun.shape[1]
+        options["num_return_sequences"] = count
+        if prefixes is not None:
+            options["max_new_tokens"] = self._sampling_config.max_new_tokens - prefixes.shape[1]
             start = self.model.config.decoder_start_token_id
-            options["decoder_input_ids"] = functional.pad(begun, (1, 0), value=start)
-        own, self.model.generation_config = self.model.generation_config, self._bare
-        training = self.model.training
+            options["decoder_input_ids"] = functional.pad(prefixes, (1, 0), value=start)
+        saved_config, was_training = self.model.generation_config, self.model.training
+        self.model.generation_config = self._sampling_config
         self.model.eval()  # with activation checkpointing a model in training has no cache
         try:
             with self.accelerator.autocast():
                 replies = self.model.generate(**options)[:, 1:]  # (batch * count, sample_len)
         finally:
-            self.model.generation_config = own
-            self.model.train(training)
+            self.model.generation_config = saved_config
+            self.model.train(was_training)
         ended = (replies == self.processing_class.eos_token_id).int()
         return replies.masked_fill(ended.cumsum(1) - ended > 0, IGNORE)
 
-    def _judge(self, inputs, replies):
+    def judge(self, inputs, replies: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the discriminator's scores and baselines of replies, without its dropout."""
         self.discriminator.eval()
         return self.discriminator(inputs["input_ids"], inputs["attention_mask"], replies)
 
@@ -235,71 +201,70 @@ class AdversarialTrainer(DialogueTrainer):
             lengths = samples.ne(IGNORE).sum(-1)
             for t in range(1, samples.shape[1]):
                 rows = (lengths > t).nonzero().squeeze(1)  # those that go on
-                some = {name: inputs[name][rows] for name in ("input_ids", "attention_mask")}
-                ways = self._generate(some, samples[rows, :t], self.adversarial.rollouts)
-                repeated = {
-                    k: x.repeat_interleave(len(ways) // len(rows), 0) for k, x in some.items()
-                }
-                judged = at_last_token(self._judge(repeated, ways)[0].sigmoid(), ways)
+                contexts = {name: inputs[name][rows] for name in ("input_ids", "attention_mask")}
+                rollouts = self.sample(contexts, samples[rows, :t], self.adversarial.rollouts)
+                count = len(rollouts) // len(rows)
+                repeated = {k: x.repeat_interleave(count, 0) for k, x in contexts.items()}
+                scores = self.judge(repeated, rollouts)[0]
+                judged = at_last_token(scores.sigmoid(), rollouts)
                 rewards[rows, t - 1] = judged.view(len(rows), -1).mean(1)
         return rewards
 
-    def _judge_samples(self, inputs, samples) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return rewards and baselines of samples, both (batch, sample_len); fit the latter."""
-        scores, baselines = self._judge(inputs, samples)
+    def advantages(self, inputs, samples: torch.Tensor) -> torch.Tensor:
+        """Return rewards less baselines of samples, (batch, sample_len), then fit the baselines."""
+        scores, baselines = self.judge(inputs, samples)
         rewards = self.rewards(inputs, samples, scores.detach().sigmoid())
         real = samples != IGNORE
-        self._count("reward", rewards, real)
-        self._update((((baselines - rewards) ** 2) * real).sum() / real.sum())
-        return rewards, baselines.detach()
+        self._add_to_log("reward", rewards, real)
+        self._update_discriminator((((baselines - rewards) ** 2) * real).sum() / real.sum())
+        return rewards - baselines.detach()
 
-    def _discriminate(self, inputs) -> None:
-        """Update the discriminator once, with a loss at one token of each reply."""
-        human, sampled = _align(inputs["labels"], self.sample(inputs))
-        replies = torch.cat([human, sampled])
-        lengths = replies.ne(IGNORE).sum(-1)
-        at = lengths - 1  # the whole reply
-        if self.adversarial.reward == "prefixes":
-            at = (torch.rand(lengths.shape, device=lengths.device) * lengths).long()
-        is_human = torch.arange(len(replies), device=replies.device) < len(human)
+    def _teach_discriminator(self, inputs) -> None:
+        """Update the discriminator once, on the human replies and as many sampled ones."""
+        samples = self.sample(inputs)
         self.discriminator.train()
-        contexts = (inputs[name].repeat(2, 1) for name in ("input_ids", "attention_mask"))
-        scores = self.discriminator(*contexts, replies)[0].gather(1, at[:, None]).squeeze(1)
-        loss = functional.binary_cross_entropy_with_logits(
-            scores, is_human.float(), reduction="none"
+        losses, correct = self.discriminator.losses(
+            inputs["input_ids"],
+            inputs["attention_mask"],
+            inputs["labels"],
+            samples,
+            of_prefixes=self.adversarial.reward == "prefixes",
         )
-        self._update(loss.mean())
-        self._count("discriminator_loss", loss.detach())
-        self._count("discriminator_accuracy", ((scores > 0) == is_human).float())
+        self._update_discriminator(losses.mean())
+        self._add_to_log("discriminator_loss", losses.detach())
+        self._add_to_log("discriminator_accuracy", correct)
 
-    def _update(self, loss: torch.Tensor) -> None:
+    def _update_discriminator(self, loss: torch.Tensor) -> None:
         self.discriminator_optimizer.zero_grad()
         loss.backward()
-        moved = [p for p in self.discriminator.parameters() if p.grad is not None]
+        parameters = [p for p in self.discriminator.parameters() if p.grad is not None]
         if self.args.world_size > 1:  # the mean gradient, in one message
-            flat = torch.cat([p.grad.flatten() for p in moved])
+            flat = torch.cat([p.grad.flatten() for p in parameters])
             flat = self.accelerator.reduce(flat, "mean")
-            for p, grad in zip(moved, flat.split([p.numel() for p in moved]), strict=True):
-                p.grad = grad.view_as(p)
-        nn.utils.clip_grad_norm_(moved, 1.0)
+            grads = flat.split([p.numel() for p in parameters])
+            for parameter, grad in zip(parameters, grads, strict=True):
+                parameter.grad = grad.view_as(parameter)
+        nn.utils.clip_grad_norm_(parameters, 1.0)
         self.discriminator_optimizer.step()
 
     # What is reported
 
-    def _count(self, name: str, values: torch.Tensor, real: torch.Tensor | None = None) -> None:
-        """Add to a mean that the next log shows; it stays on the device until then."""
+    def _add_to_log(
+        self, name: str, values: torch.Tensor, real: torch.Tensor | None = None
+    ) -> None:
+        """Add `real` values to a mean of the next log; it stays on the device until then."""
         real = torch.ones_like(values) if real is None else real
-        total, count = self._sums.get(name, (0, 0))
-        self._sums[name] = [total + (values * real).sum(), count + real.sum()]
+        total, count = self._sums_since_log.get(name, (0, 0))
+        self._sums_since_log[name] = (total + (values * real).sum(), count + real.sum())
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add the means since the last log of reward, human_loss and of the discriminator."""
-        if "loss" in logs and self._sums:
-            for name in sorted(self._sums):
-                sums = torch.tensor([float(x) for x in self._sums[name]], device=self.args.device)
+        if "loss" in logs:
+            for name, (total, count) in sorted(self._sums_since_log.items()):
+                sums = torch.tensor([float(total), float(count)], device=self.args.device)
                 total, count = self.accelerator.reduce(sums, "sum").tolist()
                 logs[name] = total / count
-            self._sums = {}
+            self._sums_since_log = {}
         super().log(logs, start_time)
 
     @torch.no_grad()
@@ -314,10 +279,10 @@ class AdversarialTrainer(DialogueTrainer):
         """Evaluate; while training, add how sampled replies to held-out contexts fare.
 
         Returns:
-            As DialogueTrainer; while training besides, in `metrics`, over the first 512 pairs:
-            `discriminator_accuracy` (whole replies, human and sampled), `adversarial_success` (the
-            share of sampled replies that the discriminator takes for human), `reward` (its mean
-            probability for them), `sampled_distinct_1`, `sampled_distinct_2`; shares in percent.
+            What DialogueTrainer returns. While training, `metrics` has over the first 512 pairs
+            also `discriminator_accuracy` (whole replies, human and sampled), `adversarial_success`
+            (the share of sampled replies that the discriminator takes for human), `reward` (its
+            mean probability for them), `sampled_distinct_1` and `_2`; shares in percent.
         """
         output = super().evaluation_loop(
             dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix
@@ -325,13 +290,12 @@ class AdversarialTrainer(DialogueTrainer):
         if self.is_in_train:
             features = dataloader.dataset
             features = features.select(range(min(EVALUATED, len(features))))
-            for name, value in self._held_out(features).items():
+            for name, value in self._evaluate_samples(features).items():
                 output.metrics[f"{metric_key_prefix}_{name}"] = value
         return output
 
-    def _held_out(self, features) -> dict[str, float]:
-        budget = self.args.eval_tokens_per_batch
-        batches = evaluation_batches(lengths_of(features), budget)
+    def _evaluate_samples(self, features) -> dict[str, float]:
+        batches = evaluation_batches(lengths_of(features), self.args.eval_tokens_per_batch)
         results = []  # (index, human score, score of the sampled reply, its text)
         devices = [self.args.device] if self.args.device.type == "cuda" else []
         for indices in batches[self.args.process_index :: self.args.world_size]:
@@ -339,22 +303,22 @@ class AdversarialTrainer(DialogueTrainer):
             inputs = {name: x.to(self.args.device) for name, x in examples.items()}
             with torch.random.fork_rng(devices):  # the training's own draws do not change
                 torch.manual_seed(self.args.seed + indices[0])
-                sampled = self.sample(inputs)
-            scores = []
-            for replies in (inputs["labels"], sampled):
-                scores.append(at_last_token(self._judge(inputs, replies)[0], replies).tolist())
-            ids = sampled.masked_fill(sampled == IGNORE, self.processing_class.pad_token_id)
+                samples = self.sample(inputs)
+            scores = [
+                at_last_token(self.judge(inputs, replies)[0], replies).tolist()
+                for replies in (inputs["labels"], samples)
+            ]
+            ids = samples.masked_fill(samples == IGNORE, self.processing_class.pad_token_id)
             texts = self.processing_class.batch_decode(ids, skip_special_tokens=True)
             results += zip(indices, *scores, texts, strict=True)
-        results = sorted(gather_object(results))
-        count = len(results)
-        fooled = sum(result[2] > 0 for result in results)
-        right = sum(result[1] > 0 for result in results) + count - fooled
-        texts = [result[3] for result in results]
+        _, human_scores, scores, texts = zip(*sorted(gather_object(results)), strict=True)
+        fooled = sum(score > 0 for score in scores)
+        correct = sum(score > 0 for score in human_scores) + len(scores) - fooled
+        rewards = (1 / (1 + math.exp(-score)) for score in scores)
         return {
-            "discriminator_accuracy": 100 * right / (2 * count),
-            "adversarial_success": 100 * fooled / count,
-            "reward": math.fsum(1 / (1 + math.exp(-result[2])) for result in results) / count,
+            "discriminator_accuracy": 100 * correct / (2 * len(scores)),
+            "adversarial_success": 100 * fooled / len(scores),
+            "reward": math.fsum(rewards) / len(scores),
             "sampled_distinct_1": distinct(texts, 1),
             "sampled_distinct_2": distinct(texts, 2),
         }
@@ -368,17 +332,17 @@ class AdversarialTrainer(DialogueTrainer):
         logs = [log for log in self.state.log_history if "eval_sampled_distinct_2" in log]
         if not logs or threshold == 0:
             return None
-        first, now = logs[0], logs[-1]
+        first, last = logs[0], logs[-1]
         signs = []
         key = "eval_sampled_distinct_2"
-        if now[key] < threshold * first[key]:
+        if last[key] < threshold * first[key]:
             signs.append(
-                f"Distinct-2 of sampled replies fell from {first[key]:.1f} to {now[key]:.1f}"
+                f"Distinct-2 of sampled replies fell from {first[key]:.1f} to {last[key]:.1f}"
             )
         key = "eval_perplexity"
-        if now[key] > first[key] / threshold:
-            signs.append(f"perplexity rose from {first[key]:.1f} to {now[key]:.1f}")
-        return f"step {now['step']}: {', '.join(signs)}" if signs else None
+        if last[key] > first[key] / threshold:
+            signs.append(f"perplexity rose from {first[key]:.1f} to {last[key]:.1f}")
+        return f"step {last['step']}: {', '.join(signs)}" if signs else None
 
     def evaluate(self, *args, **kwargs) -> dict[str, float]:
         """Evaluate, and stop the training where it has collapsed."""
@@ -395,7 +359,7 @@ class AdversarialTrainer(DialogueTrainer):
         if self.collapse and Path(resume_from_checkpoint or "") != Path(self.args.output_dir):
             folder = last_checkpoint(self.args.output_dir, self.args.world_size)
             if folder is None:
-                self.model.load_state_dict(self._start)
+                self.model.load_state_dict(self._initial_weights)
             else:
                 self._load_from_checkpoint(folder)
             logger.warning(
@@ -427,11 +391,13 @@ class AdversarialTrainer(DialogueTrainer):
             self.discriminator_optimizer.load_state_dict(state["optimizer"])
 
 
-def _align(one: torch.Tensor, other: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Pad two (batch, target_len) tensors of labels to the same width."""
-    width = max(one.shape[1], other.shape[1])
-    pad = (functional.pad(x, (0, width - x.shape[1]), value=IGNORE) for x in (one, other))
-    return tuple(pad)
+def _switch_off_dropout(model) -> None:
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+        for name in ("dropout", "attention_dropout", "activation_dropout", "layerdrop"):
+            if isinstance(getattr(module, name, None), float):
+                setattr(module, name, 0.0)
 
 
 def _check(args: DialogueTrainingArguments, adversarial: AdversarialArguments) -> None:

@@ -1,4 +1,4 @@
-"""Memory: the greatest budget of tokens whose batches fit, and what a CPU does with the freed."""
+"""Memory: the greatest budget of tokens whose batches fit, and reuse of freed memory on a CPU."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ TRIM_THRESHOLD, MMAP_MAX = -1, -4  # of malloc.h: when free memory goes back, ho
 
 
 def keep_freed_memory() -> None:
-    """Let this process use the memory again that it frees, where it is Linux with glibc.
+    """Let this process reuse the memory that it frees until it ends, on Linux with glibc.
 
-    Left alone, glibc gives large blocks back at once, so that each step of training has the system
-    clear all its memory anew. The process needs more at its peak, for free blocks get fragmented.
+    Otherwise glibc gives large blocks back to the system, which clears their pages anew for each
+    training step. The peak becomes higher, since free blocks get fragmented.
     """
     libc = ctypes.CDLL(None) if sys.platform == "linux" else None
     if hasattr(libc, "mallopt"):
@@ -34,8 +34,8 @@ def keep_freed_memory() -> None:
 def worst_shapes(lengths: np.ndarray, budget: int) -> list[tuple[int, int, int]]:
     """Find the batches of an epoch that need the most memory.
 
-    Which one that is depends on the model: activations grow with the tokens, logits with those of
-    the target, attention scores with the squares of the lengths. So there may be several.
+    Activations grow with the tokens, logits with those of the target, attention scores with the
+    squares of the lengths. Which batch needs most depends on the model, so there may be several.
 
     Args:
         lengths: (source, target) tokens of each example, (examples, 2).
@@ -83,15 +83,15 @@ def largest_budget(lengths: np.ndarray, fits: Callable[[int], bool]) -> int:
 def find_tokens_per_batch(trainer, lengths: np.ndarray) -> int:
     """Find the greatest `tokens_per_batch` whose training steps fit on the GPU, less a margin.
 
-    The trainer takes steps on batches as large as the largest of the data. Its weights and the
-    random states are afterwards what they were; its training begins with an optimizer of its own.
+    The trainer takes steps on batches as large as the largest of the data. Weights and random
+    states are restored afterwards; the training makes a new optimizer.
 
     Args:
         trainer: a DialogueTrainer whose model is on the GPU, whole.
         lengths: (source, target) tokens of each example, (examples, 2).
 
     Returns:
-        The least of what all processes find.
+        The least budget of all processes.
 
     Raises:
         UsageError: not even one example fits.
@@ -100,28 +100,28 @@ def find_tokens_per_batch(trainer, lengths: np.ndarray) -> int:
     weights = {name: tensor.to("cpu", copy=True) for name, tensor in model.state_dict().items()}
     if args.activation_checkpointing:
         options = dict(args.activation_checkpointing_kwargs or {})
-        own = {k: options.pop(k) for k in ("every_n_layers", "offload") if k in options}
-        model.activation_checkpointing_enable(options or None, **own)
+        flags = {k: options.pop(k) for k in ("every_n_layers", "offload") if k in options}
+        model.activation_checkpointing_enable(options or None, **flags)
     trainer.create_optimizer()
     # DistributedDataParallel has a copy of the gradients, for messages.
     copies = [torch.empty_like(p) for p in model.parameters()] if args.world_size > 1 else []
     devices = [args.device] if args.device.type == "cuda" else []
     try:
         with torch.random.fork_rng(devices):
-            found = largest_budget(lengths, partial(_fits, trainer, lengths))
+            budget = largest_budget(lengths, partial(_fits, trainer, lengths))
     finally:
         del copies
         trainer.optimizer = None
         model.zero_grad()
         model.load_state_dict(weights)
         torch.cuda.empty_cache()
-    found = torch.tensor([found], device=args.device)
-    return int(trainer.accelerator.gather(found).min())
+    budgets = trainer.accelerator.gather(torch.tensor([budget], device=args.device))
+    return int(budgets.min())
 
 
 def _fits(trainer, lengths: np.ndarray, budget: int) -> bool:
     """Tell whether training steps on the largest batches of a budget fit into memory."""
-    gc.collect()  # what the last one left
+    gc.collect()  # garbage of the last try
     torch.cuda.empty_cache()
     try:
         for batch, source, target in worst_shapes(lengths, budget):

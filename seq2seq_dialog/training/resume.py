@@ -1,15 +1,18 @@
-"""Where an interrupted run can go on."""
+"""Going on with an interrupted run: from which checkpoint, and what is loaded from it."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
 
+from accelerate import load_checkpoint_in_model
 from rich.console import Console
+from transformers.trainer_callback import TrainerState
 
 from ..errors import UsageError
 from ..run_folder import CONFIG, ENVIRONMENT, METRICS, TOKENIZER, read_json, read_yaml
 from ..settings import DecodingArguments, Settings
+from .sharding import check_checkpoint, prepare_for_evaluation, sharding_of
 
 
 def last_checkpoint(output_dir: str | Path, world_size: int) -> str | None:
@@ -19,7 +22,7 @@ def last_checkpoint(output_dir: str | Path, world_size: int) -> str | None:
     the random states of other processes. Where training is over and the model stands at the root
     of `output_dir`, that is the place.
     """
-    output_dir, found = Path(output_dir), []
+    output_dir, whole = Path(output_dir), []
     for folder in (output_dir, *output_dir.glob("checkpoint-*")):
         ranks = [""] if world_size == 1 else [f"_{rank}" for rank in range(world_size)]
         random_states = [folder / f"rng_state{rank}.pth" for rank in ranks]
@@ -30,8 +33,53 @@ def last_checkpoint(output_dir: str | Path, world_size: int) -> str | None:
         if folder == output_dir:
             return str(folder)
         if all(path.exists() for path in random_states):
-            found.append((state["global_step"], str(folder)))
-    return max(found)[1] if found else None
+            whole.append((state["global_step"], str(folder)))
+    return max(whole)[1] if whole else None
+
+
+def load_ended_training(trainer, folder: Path) -> bool:
+    """Load the result of a training that had ended (all steps, or no patience left) at a place.
+
+    Args:
+        trainer: gets the state and the weights; it stays as it is where training had not ended.
+        folder: what `last_checkpoint` returns.
+
+    Returns:
+        Whether training had ended there. Trainer itself would take a further step from it.
+
+    Raises:
+        UsageError: the checkpoint was sharded in another way than this run is.
+    """
+    args = trainer.args
+    state = TrainerState.load_from_json(str(folder / "trainer_state.json"))
+    if folder != Path(args.output_dir):
+        check_checkpoint(folder, sharding_of(trainer))
+        if not state.stateful_callbacks["TrainerControl"]["args"]["should_training_stop"]:
+            return False
+        if args.load_best_model_at_end and state.best_model_checkpoint:
+            folder = Path(state.best_model_checkpoint)
+    trainer.state = state
+    if trainer.is_fsdp_enabled and folder != Path(args.output_dir):
+        prepare_for_evaluation(trainer)
+        trainer._load_from_checkpoint(str(folder))
+    else:
+        load_checkpoint_in_model(trainer.model, str(folder))
+    return True
+
+
+def write_stream_position(folder: str | Path, rank: int, position: tuple[int, int]) -> None:
+    """Note in a checkpoint which batch of a stream a process has taken last."""
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    _stream_position_path(folder, rank).write_text(json.dumps(position), encoding="utf-8")
+
+
+def read_stream_position(folder: str | Path, rank: int) -> tuple[int, int]:
+    """Read what `write_stream_position` has noted."""
+    return tuple(json.loads(_stream_position_path(folder, rank).read_text(encoding="utf-8")))
+
+
+def _stream_position_path(folder: str | Path, rank: int) -> Path:
+    return Path(folder) / f"stream_{rank}.json"
 
 
 # Runs: may one go on in a run folder that holds files already?

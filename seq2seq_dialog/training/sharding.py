@@ -1,9 +1,13 @@
-"""Models whose training state is in shards on several GPUs: what FSDP and DeepSpeed can do here."""
+"""Sharding a training over several GPUs: what FSDP and DeepSpeed can do, and what they need."""
 
 from __future__ import annotations
 
 import os
+from contextlib import nullcontext
 from pathlib import Path
+
+import torch
+from torch.distributed.fsdp import register_fsdp_forward_method
 
 from ..errors import UsageError
 
@@ -25,47 +29,53 @@ def check_sharding(trainer) -> None:
     Raises:
         UsageError: names the setting and what to use instead.
     """
-    now, model_type = sharding_of(trainer), trainer.model.config.model_type
+    sharding, model_type = sharding_of(trainer), trainer.model.config.model_type
     state = trainer.accelerator.state
-    if now == UNSHARDED:
-        launched = (os.environ.get(f"ACCELERATE_USE_{kind.upper()}", "") for kind in SHARDS)
-        if "true" in (value.lower() for value in launched):
+    if sharding == UNSHARDED:
+        requests = (os.environ.get(f"ACCELERATE_USE_{kind.upper()}", "") for kind in SHARDS)
+        if "true" in (value.lower() for value in requests):
             raise UsageError(
                 "accelerate has FSDP and DeepSpeed on GPUs alone, and this is a CPU: launch with "
                 "configs/accelerate/cpu.yaml."
             )
         return
-    if now == "FSDP" and state.fsdp_plugin.fsdp_version != 2:
+    if sharding == "FSDP" and state.fsdp_plugin.fsdp_version != 2:
         raise UsageError(
             f"fsdp_version is {state.fsdp_plugin.fsdp_version}; it must be 2, as in "
             "configs/accelerate/fsdp.yaml."
         )
-    if now == "DeepSpeed" and state.deepspeed_plugin.zero_stage > 2:
+    if sharding == "DeepSpeed" and state.deepspeed_plugin.zero_stage > 2:
         raise UsageError(
             f"zero_stage is {state.deepspeed_plugin.zero_stage}; it must be at most 2. What shards "
             "the weights as well is FSDP: configs/accelerate/fsdp.yaml."
         )
     if not trainer.model._no_split_modules:
         raise UsageError(
-            f"A {model_type} model has no layers that {now} could go by: use plain data "
+            f"A {model_type} model has no layers that {sharding} could go by: use plain data "
             "parallelism, configs/accelerate/gpus.yaml."
         )
     if trainer.args.torch_compile:
-        raise UsageError(f"torch_compile does not go with {now}: switch one of them off.")
+        raise UsageError(f"torch_compile does not go with {sharding}: switch one of them off.")
     if trainer.args.tokens_per_batch == "auto":
-        raise UsageError(f"tokens_per_batch is auto, which {now} does not allow: set a number.")
+        raise UsageError(
+            f"tokens_per_batch is auto, which {sharding} does not allow: set a number."
+        )
 
 
-def check_checkpoint(folder: Path, now: str) -> None:
+def check_checkpoint(folder: Path, sharding: str) -> None:
     """Refuse to go on from a checkpoint whose shards are of another kind than those of this run.
+
+    Args:
+        folder: the checkpoint.
+        sharding: what `sharding_of` returns for this run.
 
     Raises:
         UsageError: names both.
     """
     written = next((kind for kind, files in SHARDS.items() if any(folder.glob(files))), UNSHARDED)
-    if written != now:
+    if written != sharding:
         raise UsageError(
-            f"{folder} was written with {written}, and this run has {now}: go on with the "
+            f"{folder} was written with {written}, and this run has {sharding}: go on with the "
             "accelerate config it began with, or choose another output_dir."
         )
 
@@ -79,3 +89,41 @@ def share_embedding(model) -> None:
     for name, module in list(model.named_modules()):
         if type(module) is type(embedding) and module.weight is embedding.weight:
             model.set_submodule(name, embedding)
+
+
+def is_unprepared(trainer) -> bool:
+    """Tell whether a model that will be sharded is still whole, because no training has begun."""
+    return sharding_of(trainer) != UNSHARDED and not trainer.accelerator._models
+
+
+def prepare_for_evaluation(trainer) -> None:
+    """Place a model that is still whole for an evaluation without training."""
+    if not is_unprepared(trainer):
+        return
+    if trainer.is_fsdp_enabled:  # shards a model only together with an optimizer
+        trainer.create_optimizer()
+        prepared = trainer.accelerator.prepare(trainer.model, trainer.optimizer)
+        trainer.model, trainer.optimizer = prepared
+        trainer.model_wrapped = trainer.model
+        register_fsdp_forward_method(trainer.model, "generate")
+    else:  # DeepSpeed shards gradients and what the optimizer knows
+        config = trainer.accelerator.state.deepspeed_plugin.hf_ds_config
+        trainer.model.to(trainer.args.device, config.dtype())
+
+
+def forward_precision(trainer):
+    """Return the context of a forward pass; FSDP and DeepSpeed have cast the weights."""
+    unsharded = sharding_of(trainer) == UNSHARDED
+    return trainer.accelerator.autocast() if unsharded else nullcontext()
+
+
+def saved_weights(model, gathered: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Make of gathered weights what is saved: without copies of tied ones, and in 32 bits."""
+    tied = model.all_tied_weights_keys
+    return {name: tensor.float() for name, tensor in gathered.items() if name not in tied}
+
+
+def save_config(model, output_dir: str | Path) -> None:
+    """Save the config of a model whose weights were saved in 32 bits; DeepSpeed has it say 16."""
+    model.config.dtype = "float32"
+    model.config.save_pretrained(output_dir)

@@ -2,41 +2,40 @@
 
 from __future__ import annotations
 
-import json
 import math
 import time
-from contextlib import nullcontext
 from functools import partial
 from itertools import islice
 from pathlib import Path
 
 import numpy as np
 import torch
-from accelerate import load_checkpoint_in_model
-from accelerate.utils import gather_object
-from torch.distributed.fsdp import register_fsdp_forward_method
 from torch.utils.data import DataLoader
-from tqdm.auto import tqdm
-from transformers import EncoderDecoderCache, Seq2SeqTrainer
-from transformers.trainer_callback import ProgressCallback, TrainerState
-from transformers.trainer_utils import EvalLoopOutput, EvalPrediction, TrainOutput
+from transformers import Seq2SeqTrainer
+from transformers.trainer_callback import ProgressCallback
+from transformers.trainer_utils import (
+    EvalLoopOutput,
+    EvalPrediction,
+    PredictionOutput,
+    TrainOutput,
+)
 
 from ..data.batching import IGNORE, DialogueCollator, TokenBudgetSampler, evaluation_batches
 from ..data.streaming import StreamedBatches
-from ..decoding.batch_loop import decode, join, sources_of, take
 from ..errors import UsageError
-from ..evaluation.metrics import perplexity
 from ..models.build import FP16_UNSAFE
+from ..portable.modeling_rnn import shift_right
 from ..settings import DialogueTrainingArguments
-from .loss import shift_right, token_nll
-from .memory import find_tokens_per_batch, keep_freed_memory
-from .sharding import UNSHARDED, check_checkpoint, check_sharding, sharding_of, share_embedding
-
-PARTS = 8  # of a batch in an evaluation, each of rows as long as their neighbours
+from . import sharding
+from .evaluating import evaluate_examples, likelihood
+from .loss import token_nll
+from .memory import find_tokens_per_batch
+from .progress import Figure, TrainingProgress
+from .resume import load_ended_training, read_stream_position, write_stream_position
 
 
 def lengths_of(features) -> np.ndarray:
-    """Source and target tokens of each example, (examples, 2)."""
+    """Return source and target tokens of each example, (examples, 2)."""
     columns = features.with_format("numpy")
     return np.stack([columns["source_length"][:], columns["target_length"][:]], axis=1)
 
@@ -47,35 +46,6 @@ class _EpochLoader(DataLoader):
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch that comes next; Trainer calls it."""
         self.batch_sampler.set_epoch(epoch)
-
-
-class TrainingProgress(ProgressCallback):
-    """A bar with loss, tokens per second and the time left; a line per evaluation."""
-
-    def on_log(self, args, state, control, logs=None, **kwargs):
-        """Show the figures of a log."""
-        if not state.is_world_process_zero or self.training_bar is None:
-            return
-        if "loss" in logs:
-            shown = {"loss": f"{logs['loss']:.3f}", "tokens/s": f"{logs['tokens_per_second']:,.0f}"}
-            if "reward" in logs:
-                shown["reward"] = f"{logs['reward']:.3f}"
-            self.training_bar.set_postfix(shown)
-        elif "eval_perplexity" in logs:
-            tqdm.write(
-                f"step {state.global_step:>6}  epoch {state.epoch:6.2f}  validation loss "
-                f"{logs['eval_loss']:.4f}  perplexity {logs['eval_perplexity']:,.2f}"
-                + "".join(
-                    f"  {name} {logs[key]:.1f}"
-                    for key, name in (
-                        ("eval_bleu", "BLEU"),
-                        ("eval_adversarial_success", "adversarial success"),
-                        ("eval_discriminator_accuracy", "discriminator accuracy"),
-                        ("eval_sampled_distinct_2", "Distinct-2"),
-                    )
-                    if key in logs
-                )
-            )
 
 
 class DialogueTrainer(Seq2SeqTrainer):
@@ -89,14 +59,13 @@ class DialogueTrainer(Seq2SeqTrainer):
       the sum is divided by what a batch has in the mean. Logs show the mean over the tokens seen.
     - `evaluate` takes the exact mean over target tokens; with `predict_with_generate`, and always
       in `predict`, it also replies, and gives texts to `compute_metrics`. Figures do not depend
-      on batches or on the number of processes.
+      on batches or on the number of processes (`evaluating`).
     - Trained on a `streaming.StreamedBatches`, it goes on from a checkpoint at the batch after the
       last one, without reading anew what came before.
     - Between two logs nothing is read from the GPU, so that it never waits for Python (unless
       `logging_nan_inf_filter` is on).
-    - On a CPU the process keeps the memory that steps free (`memory.keep_freed_memory`).
     - With FSDP (version 2) and DeepSpeed (ZeRO up to stage 2) evaluation and replies work as
-      without, and `save_model` writes the model whole; checkpoints hold shards.
+      without, and `save_model` writes the model whole; checkpoints hold shards (`sharding`).
 
     Args:
         args: DialogueTrainingArguments.
@@ -108,23 +77,19 @@ class DialogueTrainer(Seq2SeqTrainer):
             several GPUs without a process for each; `tokens_per_batch` auto without a GPU.
     """
 
+    # What the progress bar and the line of an evaluation show.
+    training_figures = (
+        Figure("loss", "loss", ".3f"),
+        Figure("tokens_per_second", "tokens/s", ",.0f"),
+    )
+    evaluation_figures = (
+        Figure("eval_loss", "validation loss", ".4f"),
+        Figure("eval_perplexity", "perplexity", ",.2f"),
+        Figure("eval_bleu", "BLEU", ".1f"),
+    )
+
     def __init__(self, model, args: DialogueTrainingArguments, processing_class, **kwargs):
-        precision = "fp16" if args.fp16 else args.mixed_precision
-        if precision == "fp16" and model.config.model_type in FP16_UNSAFE:
-            raise UsageError(
-                f"fp16 does not work for {model.config.model_type}: its activations exceed fp16's "
-                "greatest number, 65,504, and the loss becomes nan. Use bf16 or fp32."
-            )
-        if args.activation_checkpointing and not model.supports_gradient_checkpointing:
-            raise UsageError(
-                f"activation_checkpointing does not work for a {model.config.model_type} model; "
-                "lower tokens_per_batch instead, and raise gradient_accumulation_steps as much."
-            )
-        if args.n_gpu > 1:
-            raise UsageError(
-                f"There are {args.n_gpu} GPUs, but one process. Start with `accelerate launch` to "
-                "use them all, or set CUDA_VISIBLE_DEVICES=0 to use one."
-            )
+        _check(model, args)
         self._shift = getattr(model, "prepare_decoder_input_ids_from_labels", None) or partial(
             shift_right,
             pad_token_id=model.config.pad_token_id,
@@ -138,27 +103,35 @@ class DialogueTrainer(Seq2SeqTrainer):
             compute_loss_func=self._mean_loss,
             **kwargs,
         )
-        if args.device.type == "cpu":
-            keep_freed_memory()
-        check_sharding(self)
+        sharding.check_sharding(self)
         if self.is_fsdp_enabled:
-            share_embedding(model)
+            sharding.share_embedding(model)
         self._flops_per_token = 6 * model.num_parameters(exclude_embeddings=True)
-        self._seen, self._clock = np.zeros(3), time.perf_counter()  # since the last log
+        # Since the last log: real tokens, target tokens, and target tokens in the mean.
+        self._token_counts, self._log_time = np.zeros(3), time.perf_counter()
+        self._predicting = False
         self._streams = isinstance(self.train_dataset, StreamedBatches)
-        self._position = None  # of the last batch taken from a stream
+        self._stream_position = None  # of the last batch taken
         args.ignore_data_skip |= self._streams  # it goes on by itself, Trainer would read it all
         if self.pop_callback(ProgressCallback) is not None:
-            self.add_callback(TrainingProgress)
+            self.add_callback(TrainingProgress(self.training_figures, self.evaluation_figures))
         if args.tokens_per_batch == "auto" and args.do_train:
             if args.device.type == "cpu":
                 raise UsageError("tokens_per_batch is auto, which needs a GPU: set a number.")
             args.tokens_per_batch = find_tokens_per_batch(self, lengths_of(self.train_dataset))
 
-    def _mean_loss(self, outputs, labels, num_items_in_batch=None):
-        nll = token_nll(outputs.logits, labels, self.args.label_smoothing_factor)
-        tokens = (labels != IGNORE).sum() if num_items_in_batch is None else num_items_in_batch
-        return nll.sum() / tokens
+    # The step
+
+    def _prepare_inputs(self, inputs):
+        device = self.args.device
+        later = device.type == "cuda"  # the copy is in order there, Python need not wait for it
+        inputs = {
+            k: v if v is None else v.to(device, non_blocking=later) for k, v in inputs.items()
+        }
+        # The loss is computed here, not by the model, which would make them of the labels itself.
+        if "decoder_input_ids" not in inputs:
+            inputs["decoder_input_ids"] = self._shift(labels=inputs["labels"])
+        return inputs
 
     def training_step(self, model, inputs, num_items_in_batch=None) -> torch.Tensor:
         """Take the gradient of a batch.
@@ -174,78 +147,51 @@ class DialogueTrainer(Seq2SeqTrainer):
             inputs["attention_mask"] = mask if padded else None
         return super().training_step(model, inputs, num_items_in_batch)
 
+    def _mean_loss(self, outputs, labels, num_items_in_batch=None):
+        nll = token_nll(outputs.logits, labels, self.args.label_smoothing_factor)
+        tokens = (labels != IGNORE).sum() if num_items_in_batch is None else num_items_in_batch
+        return nll.sum() / tokens
+
+    def get_batch_samples(self, epoch_iterator, num_batches, device):
+        """Take the batches of an optimizer step, and tell what their loss is divided by.
+
+        Returns:
+            The batches, and the target tokens that as many batches of all processes have in the
+            mean, on the device.
+        """
+        batches, expected = list(islice(epoch_iterator, num_batches)), 0.0
+        for batch in batches:
+            if self._streams:
+                self._stream_position = tuple(batch.pop("position").tolist())
+                self._mean_targets = float(batch.pop("mean_targets"))
+            source, target = batch["attention_mask"].sum(), batch["labels"].ne(IGNORE).sum()
+            self._token_counts += int(source + target), int(target), self._mean_targets
+            expected += self._mean_targets
+        count = torch.full((), expected, dtype=torch.float32, device=device)  # no copy to wait for
+        return batches, self.accelerator.reduce(count, "sum")
+
     def floating_point_ops(self, inputs) -> int:
         """Count those of a batch; the parameters are not counted anew each time."""
         return self._flops_per_token * inputs["input_ids"].numel()
 
-    def train(self, resume_from_checkpoint: str | None = None, **kwargs) -> TrainOutput:
-        """Train, from a checkpoint where one is given.
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Add `tokens_per_second`: real source and target tokens of all processes.
 
-        A checkpoint at which training had come to its end (all steps, or no patience left) is
-        loaded, not trained on: Trainer itself would take a further step from it.
+        `loss` becomes the mean over all target tokens since the last log.
         """
-        if resume_from_checkpoint is None:
-            return super().train(**kwargs)
-        folder = Path(resume_from_checkpoint)
-        state = TrainerState.load_from_json(str(folder / "trainer_state.json"))
-        if folder != Path(self.args.output_dir):
-            check_checkpoint(folder, sharding_of(self))
-            control = state.stateful_callbacks["TrainerControl"]["args"]
-            if not control["should_training_stop"]:
-                if self._streams:
-                    self._position = tuple(json.loads(self._place_in_stream(folder).read_text()))
-                return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
-            if self.args.load_best_model_at_end and state.best_model_checkpoint:
-                folder = Path(state.best_model_checkpoint)
-        self.state = state
-        if self.is_fsdp_enabled and folder != Path(self.args.output_dir):
-            self._prepare_model()
-            self._load_from_checkpoint(str(folder))
-        else:
-            load_checkpoint_in_model(self.model, str(folder))
-        return TrainOutput(state.global_step, math.nan, {})
-
-    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """Save the model, whole; checkpoints (`_internal_call`) may hold shards instead."""
-        output_dir = output_dir or self.args.output_dir
-        if sharding_of(self) != UNSHARDED and not self.accelerator._models:  # not sharded yet
-            self._save(output_dir)
-        elif self.is_fsdp_enabled and _internal_call:
-            # The shards follow. Trainer looks for the folder, and all processes have to see it.
-            Path(output_dir).mkdir(parents=True, exist_ok=True)
-        elif self.is_fsdp_enabled:
-            self._save(output_dir, state_dict=self.accelerator.get_state_dict(self.model))
-        else:
-            super().save_model(output_dir, _internal_call)
-
-    def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
-        """Save weights that were gathered: without copies of tied ones, and in 32 bits."""
-        if state_dict is None:
-            return super()._save(output_dir)
-        tied = self.model.all_tied_weights_keys
-        super()._save(output_dir, {k: v.float() for k, v in state_dict.items() if k not in tied})
-        if self.args.should_save:  # DeepSpeed's own have 16 bits, which the config says
-            self.model.config.dtype = "float32"
-            self.model.config.save_pretrained(output_dir)
-
-    def _issue_warnings_after_load(self, load_result) -> None:
-        tied = self.model.all_tied_weights_keys  # saved once, so that they are missing by design
-        missing = [name for name in load_result.missing_keys if name not in tied]
-        super()._issue_warnings_after_load(load_result._replace(missing_keys=missing))
-
-    def _save_rng_state(self, output_dir: str) -> None:
-        if self._streams:  # first: where random states are, a checkpoint counts as whole
-            Path(output_dir).mkdir(parents=True, exist_ok=True)
-            self._place_in_stream(output_dir).write_text(json.dumps(self._position))
-        super()._save_rng_state(output_dir)
-
-    def _place_in_stream(self, folder: str | Path) -> Path:
-        return Path(folder) / f"stream_{self.args.process_index}.json"
+        if "loss" in logs:
+            counts = torch.tensor(self._token_counts, dtype=torch.float32, device=self.args.device)
+            tokens, targets, expected = self.accelerator.reduce(counts, "sum").tolist()
+            now = time.perf_counter()
+            logs["loss"] *= expected / targets
+            logs["tokens_per_second"] = round(tokens / max(1e-9, now - self._log_time), 1)
+            self._token_counts, self._log_time = np.zeros(3), now
+        super().log(logs, start_time)
 
     # Batches
 
     def get_train_dataloader(self) -> DataLoader:
-        """Batches of this process."""
+        """Return the batches of this process."""
         args = self.args
         options = (
             args.tokens_per_batch,
@@ -254,10 +200,12 @@ class DialogueTrainer(Seq2SeqTrainer):
             args.world_size,
         )
         if self._streams:
-            self.train_dataset.begin(*options, after=self._position)
+            self.train_dataset.begin(*options, after=self._stream_position)
             # A loader begins with a draw: where a run goes on, after random states were loaded.
-            own = torch.Generator()
-            return self._loader(DataLoader, self.train_dataset, batch_size=None, generator=own)
+            generator = torch.Generator()
+            return self._loader(
+                DataLoader, self.train_dataset, batch_size=None, generator=generator
+            )
         try:
             sampler = TokenBudgetSampler(lengths_of(self.train_dataset), *options)
         except ValueError as error:
@@ -269,7 +217,7 @@ class DialogueTrainer(Seq2SeqTrainer):
         )
 
     def get_eval_dataloader(self, eval_dataset=None) -> DataLoader:
-        """Batches of this process, the longest examples first.
+        """Return the batches of this process, the longest examples first.
 
         Processes get equally many: where the number does not divide, the last of some repeat a
         batch that the evaluation counts once.
@@ -277,12 +225,12 @@ class DialogueTrainer(Seq2SeqTrainer):
         features = self.eval_dataset if eval_dataset is None else eval_dataset
         budget = self.args.eval_tokens_per_batch // (self.model.generation_config.num_beams or 1)
         batches = evaluation_batches(lengths_of(features), max(1, budget))
-        world_size = self.args.world_size
-        mine = range(
-            self.args.process_index, -(-len(batches) // world_size) * world_size, world_size
+        rank, world_size = self.args.process_index, self.args.world_size
+        numbers = range(rank, -(-len(batches) // world_size) * world_size, world_size)
+        batches = [batches[i % len(batches)] for i in numbers]
+        return self._loader(
+            DataLoader, features, batch_sampler=batches, collate_fn=self.data_collator
         )
-        mine = [batches[i % len(batches)] for i in mine]
-        return self._loader(DataLoader, features, batch_sampler=mine, collate_fn=self.data_collator)
 
     get_test_dataloader = get_eval_dataloader
 
@@ -297,20 +245,16 @@ class DialogueTrainer(Seq2SeqTrainer):
             persistent_workers=self.args.dataloader_persistent_workers and workers > 0,
         )
 
-    def _prepare_inputs(self, inputs):
-        device = self.args.device
-        later = device.type == "cuda"  # the copy is in order there, Python need not wait for it
-        inputs = {
-            k: v if v is None else v.to(device, non_blocking=later) for k, v in inputs.items()
-        }
-        # The loss is computed here, not by the model, which would make them of the labels itself.
-        if "decoder_input_ids" not in inputs:
-            inputs["decoder_input_ids"] = self._shift(labels=inputs["labels"])
-        return inputs
-
     # Evaluation
 
-    @torch.no_grad()
+    def predict(self, *args, **kwargs) -> PredictionOutput:
+        """Evaluate and reply, also without `predict_with_generate`; see `evaluation_loop`."""
+        self._predicting = True
+        try:
+            return super().predict(*args, **kwargs)
+        finally:
+            self._predicting = False
+
     def evaluation_loop(
         self,
         dataloader,
@@ -322,168 +266,92 @@ class DialogueTrainer(Seq2SeqTrainer):
         """Evaluate, and reply where that is asked for.
 
         Returns:
-            `predictions`, in the order of the dataset, a dict per example: `reply` (or None), `nll`
-            (nats, summed) and `tokens` of the target; `metrics`: `loss` (nats per target token),
-            `perplexity`, `target_tokens`, and what `compute_metrics` adds.
+            `predictions`, what `evaluate_examples` returns; `metrics`: `loss` (nats per target
+            token), `perplexity`, `target_tokens`, and what `compute_metrics` adds.
         """
         started = time.perf_counter()
-        reply = description == "Prediction" or self.args.predict_with_generate
-        self._prepare_model()
+        sharding.prepare_for_evaluation(self)
         self.model.eval()
         self.callback_handler.eval_dataloader = dataloader
-        results = []  # (index, nll, tokens, reply) of each example here
-        for indices, inputs in zip(dataloader.batch_sampler, dataloader, strict=True):
-            tokens = inputs["labels"].ne(IGNORE).sum(-1)  # (batch,)
-            inputs = self._prepare_inputs(inputs)
-            if not self.is_fsdp_enabled:  # which gathers shards for passes through all of a model
-                inputs |= self._encode(inputs.pop("input_ids"), inputs["attention_mask"])
-            nll = self._nll(inputs, tokens)
-            seed = self.args.seed + indices[0]
-            replies = self.reply(inputs, seed) if reply else [None] * len(indices)
-            results += zip(indices, nll.tolist(), tokens.tolist(), replies, strict=True)
-            self.control = self.callback_handler.on_prediction_step(
-                self.args, self.state, self.control
-            )
-        # Sorted by example, repeated ones once: sums do not depend on the number of processes.
-        examples = {result[0]: result[1:] for result in gather_object(results)}
-        predictions = [
-            dict(zip(("nll", "tokens", "reply"), examples[i], strict=True))
-            for i in sorted(examples)
-        ]
-        nll = math.fsum(example["nll"] for example in predictions)
-        tokens = sum(example["tokens"] for example in predictions)
-        metrics = {"loss": nll / tokens, "perplexity": perplexity(nll, tokens)}
-        metrics["target_tokens"] = tokens
-        if reply and self.compute_metrics is not None:
-            replies = [example["reply"] for example in predictions]
+        with_replies = self._predicting or self.args.predict_with_generate
+        examples = evaluate_examples(self, dataloader, with_replies)
+        metrics = likelihood(examples)
+        if with_replies and self.compute_metrics is not None:
+            replies = [example["reply"] for example in examples]
             references = list(dataloader.dataset["response"])
             metrics |= self.compute_metrics(EvalPrediction(replies, references))
-        self._clock += time.perf_counter() - started  # not training time
+        self._log_time += time.perf_counter() - started  # not training time
         return EvalLoopOutput(
-            predictions=predictions,
+            predictions=examples,
             label_ids=None,
             metrics={f"{metric_key_prefix}_{name}": value for name, value in metrics.items()},
-            num_samples=len(predictions),
+            num_samples=len(examples),
         )
 
-    def _encode(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> dict:
-        """What loss and reply need of sources (batch, source_len), computed once for both.
+    # Checkpoints
 
-        In parts, for sources of a batch have like lengths, but those of a part liker ones.
+    def train(self, resume_from_checkpoint: str | None = None, **kwargs) -> TrainOutput:
+        """Train, from a checkpoint where one is given.
+
+        A checkpoint at which training had come to its end is loaded, not trained on.
         """
-        lengths = attention_mask.sum(1).cpu()  # (batch,)
-        rows = lengths.argsort(stable=True).split(max(8, -(-len(lengths) // PARTS)))
-        parts = [(some.to(input_ids.device), int(lengths[some].max())) for some in rows]
-        start = torch.full_like(input_ids[:, :1], self.model.config.decoder_start_token_id)
-        inputs = {"attention_mask": attention_mask}
-        with self._autocast():
-            encoded = [
-                self.model.get_encoder()(
-                    input_ids=input_ids[some, :longest],
-                    attention_mask=attention_mask[some, :longest],
-                )
-                for some, longest in parts
-            ]
-            inputs["encoder_outputs"] = join(encoded, [some for some, _ in parts])
-            cache = self.model(**inputs, decoder_input_ids=start, use_cache=True).past_key_values
-        if isinstance(cache, EncoderDecoderCache):  # keys and values of the cross-attention
-            inputs["past_key_values"] = sources_of(cache)
-        return inputs
+        if resume_from_checkpoint is None:
+            return super().train(**kwargs)
+        folder = Path(resume_from_checkpoint)
+        if load_ended_training(self, folder):
+            return TrainOutput(self.state.global_step, math.nan, {})
+        if self._streams:
+            self._stream_position = read_stream_position(folder, self.args.process_index)
+        return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
 
-    def _nll(self, inputs: dict, tokens: torch.Tensor) -> torch.Tensor:
-        """Negative log-likelihood of each target of a batch in nats, (batch,).
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Save the model, whole; checkpoints (`_internal_call`) may hold shards instead."""
+        output_dir = output_dir or self.args.output_dir
+        if sharding.is_unprepared(self):
+            self._save(output_dir)
+        elif self.is_fsdp_enabled and _internal_call:
+            # The shards follow. Trainer looks for the folder, and all processes have to see it.
+            Path(output_dir).mkdir(parents=True, exist_ok=True)
+        elif self.is_fsdp_enabled:
+            self._save(output_dir, state_dict=self.accelerator.get_state_dict(self.model))
+        else:
+            super().save_model(output_dir, _internal_call)
 
-        Sources have like lengths, targets only those of neighbours: these go through the decoder
-        together.
-
-        Args:
-            inputs: of the model, and `labels` (batch, target_len).
-            tokens: (batch,) real ones of each target, on the CPU.
-        """
-        size = len(tokens) if self.is_fsdp_enabled else max(8, -(-len(tokens) // PARTS))
-        nll = []
-        for start in range(0, len(tokens), size):
-            part = slice(start, start + size)
-            some = {name: take(value, part) for name, value in inputs.items()}
-            longest = int(tokens[part].max())
-            labels = some.pop("labels")[:, :longest]
-            some["decoder_input_ids"] = some["decoder_input_ids"][:, :longest]
-            with self._autocast():
-                logits = self.model(**some).logits  # (part, longest, vocab)
-            nll.append(token_nll(logits, labels).cpu().double().sum(-1))
-        return torch.cat(nll)
-
-    def reply(self, inputs: dict[str, torch.Tensor], seed: int) -> list[str]:
-        """Decode replies to a batch with the model's generation config.
-
-        Args:
-            inputs: `attention_mask` (batch, source_len), and `input_ids` (batch, source_len) or
-                what `_encode` returns.
-            seed: of sampling, which leaves the random state of the training alone.
-        """
-        names = ("input_ids", "encoder_outputs", "attention_mask")
-        options = {name: inputs[name] for name in names if name in inputs}
-        if self.is_fsdp_enabled:
-            # Each pass gathers the shards of all processes, so they go on until all have ended.
-            options["synced_gpus"] = True
-        elif self.model.generation_config.num_beams in (None, 1):
-            options["custom_generate"] = decode
-            if "past_key_values" in inputs:
-                options["past_key_values"] = sources_of(inputs["past_key_values"])
-        devices = [self.args.device] if self.args.device.type == "cuda" else []
-        with torch.random.fork_rng(devices), self._autocast():
-            torch.manual_seed(seed)
-            output_ids = self.model.generate(**options)  # (batch, target_len)
-        texts = self.processing_class.batch_decode(output_ids, skip_special_tokens=True)
-        return [text.strip() for text in texts]
-
-    def _prepare_model(self) -> None:
-        """Place the model for an evaluation where no training has."""
-        if self.accelerator._models:
+    def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
+        if state_dict is None:
+            super()._save(output_dir)
             return
-        if self.is_fsdp_enabled:  # shards a model only together with an optimizer
-            self.create_optimizer()
-            self.model, self.optimizer = self.accelerator.prepare(self.model, self.optimizer)
-            self.model_wrapped = self.model
-            register_fsdp_forward_method(self.model, "generate")
-        elif self.is_deepspeed_enabled:  # shards gradients and what the optimizer knows
-            config = self.accelerator.state.deepspeed_plugin.hf_ds_config
-            self.model.to(self.args.device, config.dtype())
+        super()._save(output_dir, sharding.saved_weights(self.model, state_dict))
+        if self.args.should_save:
+            sharding.save_config(self.model, output_dir)
 
-    def _autocast(self):
-        """The precision of training; FSDP and DeepSpeed have cast the weights."""
-        return self.accelerator.autocast() if sharding_of(self) == UNSHARDED else nullcontext()
+    def _issue_warnings_after_load(self, load_result) -> None:
+        tied = self.model.all_tied_weights_keys  # saved once, so that they are missing by design
+        missing = [name for name in load_result.missing_keys if name not in tied]
+        super()._issue_warnings_after_load(load_result._replace(missing_keys=missing))
 
-    # The tokens of a step
+    def _save_rng_state(self, output_dir: str) -> None:
+        if self._streams:  # first: where random states are, a checkpoint counts as whole
+            write_stream_position(output_dir, self.args.process_index, self._stream_position)
+        super()._save_rng_state(output_dir)
 
-    def get_batch_samples(self, epoch_iterator, num_batches, device):
-        """Take the batches of an optimizer step, and tell what their loss is divided by.
 
-        Returns:
-            The batches, and the target tokens that as many batches of all processes have in the
-            mean, on the device.
-        """
-        batches, expected = list(islice(epoch_iterator, num_batches)), 0.0
-        for batch in batches:
-            if self._streams:
-                self._position = tuple(batch.pop("position").tolist())
-                self._mean_targets = float(batch.pop("mean_targets"))
-            source, target = batch["attention_mask"].sum(), batch["labels"].ne(IGNORE).sum()
-            self._seen += int(source + target), int(target), self._mean_targets
-            expected += self._mean_targets
-        count = torch.full((), expected, dtype=torch.float32, device=device)  # no copy to wait for
-        return batches, self.accelerator.reduce(count, "sum")
-
-    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Add `tokens_per_second`: real source and target tokens of all processes.
-
-        `loss` becomes the mean over all target tokens since the last log.
-        """
-        if "loss" in logs:
-            seen = torch.tensor(self._seen, dtype=torch.float32, device=self.args.device)
-            tokens, targets, expected = self.accelerator.reduce(seen, "sum").tolist()
-            now = time.perf_counter()
-            logs["loss"] *= expected / targets
-            logs["tokens_per_second"] = round(tokens / max(1e-9, now - self._clock), 1)
-            self._seen, self._clock = np.zeros(3), now
-        super().log(logs, start_time)
+def _check(model, args: DialogueTrainingArguments) -> None:
+    """Refuse settings that cannot work for a model."""
+    model_type = model.config.model_type
+    precision = "fp16" if args.fp16 else args.mixed_precision
+    if precision == "fp16" and model_type in FP16_UNSAFE:
+        raise UsageError(
+            f"fp16 does not work for {model_type}: its activations exceed fp16's greatest number, "
+            "65,504, and the loss becomes nan. Use bf16 or fp32."
+        )
+    if args.activation_checkpointing and not model.supports_gradient_checkpointing:
+        raise UsageError(
+            f"activation_checkpointing does not work for a {model_type} model; lower "
+            "tokens_per_batch instead, and raise gradient_accumulation_steps as much."
+        )
+    if args.n_gpu > 1:
+        raise UsageError(
+            f"There are {args.n_gpu} GPUs, but one process. Start with `accelerate launch` to use "
+            "them all, or set CUDA_VISIBLE_DEVICES=0 to use one."
+        )

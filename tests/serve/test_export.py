@@ -3,6 +3,7 @@
 import io
 import json
 import shutil
+from functools import partial
 
 import pytest
 import torch
@@ -261,13 +262,12 @@ def test_an_export_answers_for_its_run_on_the_cpu(run, capsys):
     assert about["greedy"]["export"]["bleu"] == about["greedy"]["pytorch"]["bleu"]
     assert all(about[way]["export"]["replies_per_second"] > 0 for way in ("greedy", "beams"))
     for folder in (run, run / "ctranslate2", str(run / "ctranslate2")):
-        model, tokenizer, device = load(folder)
+        model, tokenizer, device = load(folder, exported=True)
         assert engine(model) == "CTranslate2, float32" and device.type == "cpu"
         assert generate_response(context, model, tokenizer, device) == reply
         assert tokenizer.truncation_side == "left"
         assert model.num_parameters() == before[0].num_parameters()
-    model, _, device = load(run, exported=False)
-    assert engine(model) == "PyTorch" == engine(load(run, "meta")[0])
+    assert engine(load(run)[0]) == "PyTorch" == engine(load(run, "meta", exported=True)[0])
 
 
 def test_an_export_alone_is_enough(run, tmp_path):
@@ -276,12 +276,14 @@ def test_an_export_alone_is_enough(run, tmp_path):
     export(str(run), output=str(tmp_path / "elsewhere" / "fast"))
     assert not (run / "ctranslate2").exists()
     shutil.rmtree(run)
-    model, tokenizer, device = load(tmp_path / "elsewhere" / "fast")
+    model, tokenizer, device = load(tmp_path / "elsewhere" / "fast", exported=True)
     assert generate_response(context, model, tokenizer, device) == reply
     with pytest.raises(UsageError, match="answers on the CPU by CTranslate2: to answer on meta"):
-        load(tmp_path / "elsewhere" / "fast", "meta")
-    with pytest.raises(UsageError, match="to answer by PyTorch, give the run folder"):
-        load(tmp_path / "elsewhere" / "fast", exported=False)
+        load(tmp_path / "elsewhere" / "fast", "meta", exported=True)
+    with pytest.raises(
+        UsageError, match=r"by PyTorch, give the run folder.*exported=True loads it"
+    ):
+        load(tmp_path / "elsewhere" / "fast")
 
 
 @pytest.mark.parametrize("changed", ["weights", "settings"])
@@ -294,14 +296,14 @@ def test_an_export_does_not_answer_for_what_the_run_has_become(run, t5, caplog, 
     else:
         settings = read_json(run / "generation_config.json")
         write_json(run / "generation_config.json", settings | {"max_new_tokens": 3})
-    assert engine(load(run, "cpu")[0]) == "PyTorch"
+    assert engine(load(run, "cpu", exported=True)[0]) == "PyTorch"
     assert "has changed since; export it again" in caplog.text
 
 
 def test_int8_is_kept_where_replies_stay_and_refused_where_they_diverge(model, make_run, t5):
     folder = make_run(model.eval())  # which answers everything alike
     export(str(folder), quantization="int8")
-    assert engine(load(folder)[0]) == "CTranslate2, int8"
+    assert engine(load(folder, exported=True)[0]) == "CTranslate2, int8"
     kept = (folder / "ctranslate2" / "model.bin").read_bytes()
     files = {path.name for path in folder.iterdir()}
     weights = sum(p.numel() for p in model.parameters())
@@ -313,7 +315,7 @@ def test_int8_is_kept_where_replies_stay_and_refused_where_they_diverge(model, m
         export(str(folder), quantization="int8")
     assert (folder / "ctranslate2" / "model.bin").read_bytes() == kept
     export(str(folder))
-    assert engine(load(folder)[0]) == "CTranslate2, float32"
+    assert engine(load(folder, exported=True)[0]) == "CTranslate2, float32"
     assert {path.name for path in folder.iterdir()} == files  # nothing is left of the attempts
 
 
@@ -388,16 +390,16 @@ def test_a_run_without_predictions_is_refused(run):
 def test_a_broken_export_says_what_to_do(run):
     export(str(run))
     (run / "ctranslate2" / "model.bin").write_bytes(b"no model")
-    with pytest.raises(UsageError, match=r"Cannot load the export .*Make it again"):
-        load(run, "cpu")
+    with pytest.raises(UsageError, match=r"Cannot load the export .*[Mm]ake it again"):
+        load(run, "cpu", exported=True)
 
 
 def test_without_ctranslate2_pytorch_answers(run, caplog, monkeypatch):
     export(str(run))
-    monkeypatch.setattr("seq2seq_dialog.exported.find_spec", lambda name: None)
-    assert engine(load(run, "cpu")[0]) == "PyTorch"
+    monkeypatch.setattr("seq2seq_dialog.serve.exported_model.find_spec", lambda name: None)
+    assert engine(load(run, "cpu", exported=True)[0]) == "PyTorch"
     assert "is not used: pip install ctranslate2" in caplog.text
-    for use in (load, export):
+    for use in (partial(load, exported=True), export):
         with pytest.raises(UsageError, match="not installed: pip install ctranslate2"):
             use(str(run / "ctranslate2"))
 
@@ -410,13 +412,13 @@ def test_chat_says_what_answers(run, monkeypatch, capsys):
     export(str(run))
     capsys.readouterr()
     lines = "/set num_beams=2\n/set do_sample=true\nHello\n/set num_beams=-1\n"
-    for exported, name in ((True, "CTranslate2, float32"), (False, "PyTorch")):
+    for flags, name in (({}, "CTranslate2, float32"), ({"exported": False}, "PyTorch")):
         monkeypatch.setattr("sys.stdin", Terminal(lines))
-        chat.chat(str(run), "cpu", exported=exported)
+        chat.chat(str(run), "cpu", **flags)
         out = capsys.readouterr().out
         assert f"{run} by {name}, on cpu." in out
         assert "num_beams=2\n" in out and "num_beams=-1 does not work" in out
-        assert ("cannot sample with num_beams=2" in out) == exported
+        assert ("cannot sample with num_beams=2" in out) == (not flags)
 
 
 def test_the_folder_names_no_path(run):

@@ -21,7 +21,6 @@ from gradio_client.exceptions import AppError
 from helpers.corpus import ROOT
 from helpers.hub_cards import check_card
 from huggingface_hub import HfApi
-from seq2seq_dialog.space import app
 from transformers import T5Config, T5ForConditionalGeneration, set_seed
 
 from seq2seq_dialog.decoding.settings import generation_config
@@ -30,6 +29,7 @@ from seq2seq_dialog.models import artifact
 from seq2seq_dialog.models.tokenizer import load_tokenizer
 from seq2seq_dialog.portable import RnnSeq2SeqConfig, RnnSeq2SeqForConditionalGeneration
 from seq2seq_dialog.serve.inference import Conversation, generate_response, load
+from seq2seq_dialog.serve.space import app
 from seq2seq_dialog.serve.web import GRADIO, SPACE, space_files, web
 from seq2seq_dialog.settings import DecodingArguments, ModelArguments
 

@@ -15,8 +15,10 @@ from seq2seq_dialog.command_line import parse
 from seq2seq_dialog.decoding.settings import generation_config
 from seq2seq_dialog.errors import UsageError
 from seq2seq_dialog.models.build import discriminator_config
+from seq2seq_dialog.portable.modeling_rnn import shift_right
 from seq2seq_dialog.settings import DecodingArguments
-from seq2seq_dialog.training.adversarial import AdversarialTrainer, Discriminator, at_last_token
+from seq2seq_dialog.training.adversarial import AdversarialTrainer
+from seq2seq_dialog.training.discriminator import Discriminator, at_last_token
 from seq2seq_dialog.training.loss import token_nll
 from seq2seq_dialog.training.resume import last_checkpoint
 
@@ -119,8 +121,8 @@ def test_samples_are_likely_with_activation_checkpointing(model, tokenizer, feat
         inputs = {name: x[:1].repeat(300, 1) for name, x in inputs_of(trainer).items()}
         inputs["labels"] = trainer.sample(inputs)
         assert model.training
-        inputs["decoder_input_ids"] = trainer._shift(labels=inputs["labels"])
         labels = inputs.pop("labels")
+        inputs["decoder_input_ids"] = shift_right(labels, 0, 0)
         with torch.no_grad():
             nll.append(
                 token_nll(model.eval()(**inputs).logits, labels).sum() / (labels != -100).sum()
@@ -131,7 +133,7 @@ def test_samples_are_likely_with_activation_checkpointing(model, tokenizer, feat
 def test_rewards_of_prefixes_and_sequences(trainer):
     inputs = inputs_of(trainer)
     samples = trainer.sample(inputs)
-    humanness = trainer._judge(inputs, samples)[0].sigmoid()
+    humanness = trainer.judge(inputs, samples)[0].sigmoid()
     assert trainer.rewards(inputs, samples, humanness).equal(humanness)
     trainer.adversarial.reward = "sequence"
     rewards = trainer.rewards(inputs, samples, humanness)
@@ -146,11 +148,11 @@ def test_rewards_of_rollouts(make_rnn, tokenizer, features, tmp_path):
     inputs = inputs_of(trainer)
     samples = torch.randint(3, 500, (4, 12))  # not what it would have said itself
     samples[1, 4], samples[1, 5:] = 1, -100
-    humanness = trainer._judge(inputs, samples)[0].sigmoid()
+    humanness = trainer.judge(inputs, samples)[0].sigmoid()
     rewards = trainer.rewards(inputs, samples, humanness)
     for t in range(1, 13):
-        ways = samples if t == 12 else trainer._generate(inputs, samples[:, :t].clamp(min=0), 1)
-        expected = at_last_token(trainer._judge(inputs, ways)[0].sigmoid(), ways)
+        ways = samples if t == 12 else trainer.sample(inputs, samples[:, :t].clamp(min=0))
+        expected = at_last_token(trainer.judge(inputs, ways)[0].sigmoid(), ways)
         rows = [0, 2, 3] if t > 4 else [0, 1, 2, 3]
         torch.testing.assert_close(rewards[rows, t - 1], expected[rows])
     assert rewards[1, 4] == at_last_token(humanness, samples)[1]
@@ -160,8 +162,8 @@ def test_rewards_of_rollouts(make_rnn, tokenizer, features, tmp_path):
 def test_rollouts_are_averaged(trainer):
     inputs, samples = inputs_of(trainer), torch.full((4, 2), 5)
     trainer.adversarial.reward, trainer.adversarial.rollouts = "rollouts", 2
-    trainer._generate = lambda inputs, begun, count: torch.arange(3, 11)[:, None].expand(8, 2)
-    trainer._judge = lambda inputs, replies: (replies.float(), None)
+    trainer.sample = lambda inputs, prefixes, count: torch.arange(3, 11)[:, None].expand(8, 2)
+    trainer.judge = lambda inputs, replies: (replies.float(), None)
     rewards = trainer.rewards(inputs, samples, torch.zeros(4, 2))
     each = torch.arange(3, 11).float().sigmoid()
     assert rewards[:, 0].tolist() == pytest.approx(each.view(4, 2).mean(1).tolist())
@@ -169,13 +171,15 @@ def test_rollouts_are_averaged(trainer):
 
 def test_the_gradient_is_that_of_the_formula(trainer):
     inputs, model = inputs_of(trainer), trainer.model
+    trainer.discriminator.baseline.weight.data.normal_()
+    trainer.discriminator_optimizer.param_groups[0]["lr"] = 0.0
     human, weight = inputs["labels"], trainer.adversarial.teacher_forcing_weight
     samples = torch.randint(3, 500, (4, 5))
     samples[0, 3:] = -100
-    rewards, baselines = torch.rand(4, 5), torch.rand(4, 5)
+    rewards, baselines = torch.rand(4, 5), trainer.judge(inputs, samples)[1].detach()
+    assert baselines.std() > 0.1
     trainer.sample = lambda inputs: samples
-    trainer._judge_samples = lambda inputs, samples: (rewards, baselines)
-    trainer._discriminate = lambda inputs: None
+    trainer.rewards = lambda inputs, samples, humanness: rewards
     tokens = (human != -100).sum()
     trainer.training_step(model, dict(inputs), tokens)
     got = [p.grad.clone() for p in model.parameters()]
@@ -184,7 +188,7 @@ def test_the_gradient_is_that_of_the_formula(trainer):
     objective = 0
     both = (human, torch.full(human.shape, weight)), (samples, rewards - baselines)
     for labels, weights in both:
-        logits = model(**contexts, decoder_input_ids=trainer._shift(labels=labels)).logits
+        logits = model(**contexts, decoder_input_ids=shift_right(labels, 0, 0)).logits
         logp = logits.log_softmax(-1).gather(-1, labels.clamp(min=0)[..., None])[..., 0]
         objective = objective + (weights * logp)[labels != -100].sum()
     (-objective / tokens).backward()
@@ -197,11 +201,11 @@ def test_the_baselines_learn_the_rewards(trainer):
     samples = trainer.sample(inputs)
     trainer.rewards = lambda inputs, samples, humanness: torch.full(samples.shape, 0.9)
     trainer.discriminator_optimizer.param_groups[0]["lr"] = 0.05
-    first = trainer._judge_samples(inputs, samples)[1]
+    first = trainer.advantages(inputs, samples)
     for _ in range(60):
-        baselines = trainer._judge_samples(inputs, samples)[1]
-    assert first.mean().item() == pytest.approx(0.5, abs=0.01)
-    assert baselines.mean().item() == pytest.approx(0.9, abs=0.03)
+        advantages = trainer.advantages(inputs, samples)
+    assert first.mean().item() == pytest.approx(0.9 - 0.5, abs=0.01)
+    assert advantages.mean().item() == pytest.approx(0, abs=0.03)
 
 
 @pytest.mark.parametrize("reward", ["prefixes", "rollouts", "sequence"])
@@ -311,7 +315,7 @@ def test_what_an_evaluation_says_is_right(trainer):
     metrics = trainer.evaluate()
     inputs = inputs_of(trainer, 40)
     with torch.no_grad():
-        scores = trainer._judge(inputs, inputs["labels"])[0]
+        scores = trainer.judge(inputs, inputs["labels"])[0]
     human = (at_last_token(scores, inputs["labels"]) > 0).float().mean().item() * 100
     expected = (human + 100 - metrics["eval_adversarial_success"]) / 2
     assert metrics["eval_discriminator_accuracy"] == pytest.approx(expected)
@@ -357,7 +361,7 @@ def test_a_collapse_of_diversity_is_seen(trainer):
 
 
 def test_a_loss_that_is_not_finite_ends_with_a_message(trainer):
-    trainer._judge_samples = lambda i, samples: (torch.full(samples.shape, torch.nan),) * 2
+    trainer.rewards = lambda inputs, samples, humanness: torch.full(samples.shape, torch.nan)
     with pytest.raises(UsageError, match="loss is nan at step 0"):
         trainer.train()
 

@@ -1,12 +1,14 @@
 """The greatest budget that fits is found, without traces; what a CPU frees is used again."""
 
 import copy
+import os
 import subprocess
 import sys
 
 import numpy as np
 import pytest
 import torch
+from helpers.corpus import ROOT
 from helpers.trainers import limited, make_trainer
 
 from seq2seq_dialog.data.batching import TokenBudgetSampler
@@ -104,33 +106,47 @@ def test_what_is_found_on_a_gpu_trains(model, tokenizer, features, tmp_path):
 FREE_AND_TAKE = """
 import resource, sys
 import torch
-from seq2seq_dialog.training.memory import keep_freed_memory
 
-if sys.argv[1] == "keep":
+way, *arguments = sys.argv[1:]
+if way == "ask for it":
+    from seq2seq_dialog.training.memory import keep_freed_memory
     keep_freed_memory()
+elif way == "make a trainer":
+    from transformers import T5Config, T5ForConditionalGeneration
+    from seq2seq_dialog.models.tokenizer import load_tokenizer
+    from seq2seq_dialog.settings import DialogueTrainingArguments, ModelArguments
+    from seq2seq_dialog.training.trainer import DialogueTrainer
+    model = T5ForConditionalGeneration(T5Config(vocab_size=512, d_model=8, num_layers=1))
+    args = DialogueTrainingArguments(output_dir="x", use_cpu=True, eval_strategy="no")
+    DialogueTrainer(model, args, load_tokenizer(ModelArguments(), 64, arguments[0]))
+elif way == "train":
+    from seq2seq_dialog.train import main
+    main(arguments)
 for _ in range(8):
     torch.ones(2**24)  # 64 MiB; until small blocks in between have found their places
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 for _ in range(10):
     torch.ones(2**24)
 faults = resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
-print(faults * resource.getpagesize() / 2**26)
+print("TAKEN", faults * resource.getpagesize() / 2**26)
 """
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="freed memory is kept with glibc alone")
-def test_freed_memory_is_used_again():
-    """How often 64 MiB come from the system anew, of ten times (fewer where pages are large)."""
-    command = [sys.executable, "-c", FREE_AND_TAKE]
-    anew = [
-        float(subprocess.run([*command, way], capture_output=True, check=True, text=True).stdout)
-        for way in ("leave", "keep")
-    ]
-    assert anew[1] < anew[0] / 10
+def test_freed_memory_is_used_again_where_that_was_asked_for(config, tokenizer_folder, tmp_path):
+    """The command asks for it on a CPU; a trainer by itself leaves the process as it is."""
 
+    def taken_anew(way, *arguments):
+        """How often 64 MiB come from the system, of ten times (fewer where pages are large)."""
+        command = [sys.executable, "-c", FREE_AND_TAKE, way, *map(str, arguments)]
+        env = os.environ | {"PYTHONPATH": str(ROOT)}
+        done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        return float(done.stdout.split("TAKEN ")[1])
 
-def test_a_trainer_on_a_cpu_keeps_freed_memory(model, tokenizer, features, tmp_path, monkeypatch):
-    called = []
-    monkeypatch.setattr("seq2seq_dialog.trainer.keep_freed_memory", lambda: called.append(1))
-    make_trainer(model, tokenizer, features, tmp_path)
-    assert called
+    flags = ["--use_cpu", "true", "--max_steps", "1", "--eval_strategy", "no"]
+    flags += ["--do_predict", "false", "--output_dir", tmp_path / "run"]
+    usual = taken_anew("change nothing")
+    assert taken_anew("ask for it") < usual / 10
+    assert taken_anew("make a trainer", tokenizer_folder) > usual / 2
+    assert taken_anew("train", config, *flags) < usual / 10

@@ -27,10 +27,12 @@ from seq2seq_dialog.data.batching import TokenBudgetSampler
 from seq2seq_dialog.errors import UsageError
 from seq2seq_dialog.evaluation.metrics import ReplyMetric
 from seq2seq_dialog.models.build import discriminator_config
+from seq2seq_dialog.portable.modeling_rnn import shift_right
 from seq2seq_dialog.serve.inference import generate_response
 from seq2seq_dialog.settings import AdversarialArguments, DialogueTrainingArguments
 from seq2seq_dialog.training.adversarial import AdversarialTrainer
-from seq2seq_dialog.training.loss import shift_right, token_nll
+from seq2seq_dialog.training.evaluating import encode_sources
+from seq2seq_dialog.training.loss import token_nll
 from seq2seq_dialog.training.resume import last_checkpoint
 from seq2seq_dialog.training.sharding import check_checkpoint, check_sharding, share_embedding
 
@@ -277,6 +279,34 @@ def test_predictions_are_the_replies_to_single_contexts_in_order(
     assert output.metrics["test_chrf"] == scored["chrf"]
 
 
+def test_the_model_replies_where_that_is_asked_for_and_nowhere_else(
+    model, tokenizer, features, tmp_path
+):
+    trainer = make_trainer(model, tokenizer, features, tmp_path)
+    few = features.select(range(4))
+    assert all(isinstance(x["reply"], str) for x in trainer.predict(few).predictions)
+    assert "eval_bleu" not in trainer.evaluate(few)  # also after a prediction
+    trainer.args.predict_with_generate = True
+    assert "eval_bleu" in trainer.evaluate(few)
+
+
+def test_the_progress_shows_the_figures_of_the_trainer(
+    model, tokenizer, features, tmp_path, capsys
+):
+    settings = {"disable_tqdm": False, "eval_strategy": "steps", "eval_steps": 2}
+    settings |= {"predict_with_generate": True, "load_best_model_at_end": False}
+    trainer = make_trainer(model, tokenizer, features, tmp_path, **settings)
+    trainer.train()
+    out, bar = capsys.readouterr()
+    logs = [log for log in trainer.state.log_history if "eval_loss" in log]
+    for log, line in zip(logs, [x for x in out.splitlines() if "validation" in x], strict=True):
+        for figure in (f"step {log['step']:>6}", f"validation loss {log['eval_loss']:.4f}"):
+            assert figure in line
+        assert f"perplexity {log['eval_perplexity']:,.2f}" in line
+        assert f"BLEU {log['eval_bleu']:.1f}" in line
+    assert "loss=" in bar and "tokens/s=" in bar
+
+
 def test_evaluation_while_training_can_choose_by_bleu(model, tokenizer, features, tmp_path):
     trainer = make_trainer(
         model,
@@ -297,10 +327,10 @@ def test_evaluation_while_training_can_choose_by_bleu(model, tokenizer, features
 
 
 def test_throughput_counts_real_tokens(model, tokenizer, features, tmp_path, monkeypatch):
-    seen = []
+    seen, trainer = [], None
+    # A step a second.
+    monkeypatch.setattr("time.perf_counter", lambda: trainer.state.global_step if trainer else 0)
     trainer = make_trainer(model, tokenizer, features, tmp_path, max_steps=3)
-    monkeypatch.setattr("time.perf_counter", lambda: trainer.state.global_step)  # a step a second
-    trainer._clock = 0
     trainer.train()
     loader = trainer.get_train_dataloader()
     for batch, _ in zip(loader, range(3), strict=False):
@@ -582,9 +612,9 @@ def test_sources_encoded_in_parts_are_those_of_the_whole(
     batch = next(iter(trainer.get_test_dataloader(features.select(range(60)))))
     ids, mask = batch["input_ids"], batch["attention_mask"]
     with torch.no_grad():
-        found = trainer._encode(ids, mask)["encoder_outputs"]
+        merged = encode_sources(model, ids, mask)["encoder_outputs"]
         whole = model.get_encoder()(input_ids=ids, attention_mask=mask)
-    assert len(mask.sum(1).unique()) > 8 and found.keys() == whole.keys()
+    assert len(mask.sum(1).unique()) > 8 and merged.keys() == whole.keys()
     for name, tensor in whole.items():
         real = mask.bool() if tensor.shape[:2] == mask.shape else ...
-        torch.testing.assert_close(found[name][real], tensor[real], atol=2e-6, rtol=1e-4)
+        torch.testing.assert_close(merged[name][real], tensor[real], atol=2e-6, rtol=1e-4)

@@ -1,9 +1,9 @@
-"""A chat page for one dialogue model, with nothing but transformers, torch and gradio.
+"""A chat page for one dialogue model, which needs transformers, torch and gradio alone.
 
     MODEL=user/name python app.py
 
 In a Space, model.json beside this file names the model and its commit. Code and weights of that
-commit run here, and nothing that is committed to the model's repository later.
+commit run here; nothing that is committed to the model's repository later does.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ import torch
 from transformers import pipeline
 
 try:
-    from spaces import GPU  # there on ZeroGPU hardware, and to be imported before torch
+    from spaces import GPU  # installed on ZeroGPU hardware; it has to be imported before torch
 except ImportError:
 
     def GPU(**_):
-        """Leave a function as it is: there is no GPU to be asked for."""
+        """Return a function as it is, where there is no GPU to ask for."""
         return lambda function: function
 
 
@@ -32,7 +32,7 @@ OPENINGS = (
     "I'd like to book a table for two.",
     "I have lost my keys. What shall I do?",
 )
-# option of generate(): label, explanation, least, greatest, step, and where the model sets none
+# option of generate(): label, explanation, least, greatest, step, value where the model sets none
 SLIDERS = {
     "temperature": ("Temperature", "low: usual, high: daring", 0.1, 2.0, 0.01, 1.0),
     "top_p": ("Top-p", "draw from this share of likelihood", 0.05, 1.0, 0.01, 1.0),
@@ -41,10 +41,10 @@ SLIDERS = {
     "max_new_tokens": ("Longest reply", "in tokens", 1, 128, 1, 64),
     "no_repeat_ngram_size": ("No repeats", "of so many tokens in a row; 0: allowed", 0, 6, 1, 0),
 }
-DRAWING = ("temperature", "top_p", "top_k")  # those that matter for sampling alone
+SAMPLING_OPTIONS = ("temperature", "top_p", "top_k")
 SAY_SOMETHING = "Say something first: the message is empty."
-# How the page looks, for `launch`. The fonts are the reader's own: nothing is fetched for them.
-LOOK = {
+# The look of the page. It uses the reader's fonts and fetches none.
+LAUNCH_OPTIONS = {
     "theme": gr.themes.Soft(
         primary_hue="blue",
         secondary_hue="blue",
@@ -98,11 +98,11 @@ def page(answer, model, tokenizer, name: str, openings=OPENINGS) -> gr.Blocks:
     """Make the chat page of a model.
 
     Args:
-        answer: gives the reply to a list of messages, under options of `generate()`.
-        model: where the options begin, in its generation config.
+        answer: returns the reply to a list of messages, given options of `generate()`.
+        model: its generation config has the first values of the options.
         tokenizer: of the model.
         name: `user/name` on the Hub, or a folder.
-        openings: what one may say first, one click away.
+        openings: first messages that visitors can choose by a click.
     """
     config = model.generation_config
 
@@ -124,7 +124,7 @@ def page(answer, model, tokenizer, name: str, openings=OPENINGS) -> gr.Blocks:
         max_new_tokens: int,
         no_repeat_ngram_size: int,
     ) -> str:
-        """Reply to a message, in the dialogue of this session."""
+        """Reply to a message in the dialogue of a visitor."""
         if not (message or "").strip():
             raise gr.Error(SAY_SOMETHING, print_exception=False)
         settings = {
@@ -144,24 +144,28 @@ def page(answer, model, tokenizer, name: str, openings=OPENINGS) -> gr.Blocks:
 
     with gr.Blocks(title=title(name), fill_height=True, analytics_enabled=False) as demo:
         gr.Markdown(heading(model, tokenizer, name), elem_classes="heading")
-        talk = gr.Column(scale=1)
+        conversation = gr.Column(scale=1)
         with gr.Accordion("Decoding", open=False):
-            sample = gr.Checkbox(
+            do_sample_box = gr.Checkbox(
                 bool(config.do_sample),
                 label="Sample",
                 info="draw each token at random, so that a reply can differ each time",
             )
             with gr.Row():
-                drawing = [slider(option, config, config.do_sample) for option in DRAWING]
+                sampling_sliders = [
+                    slider(option, config, config.do_sample) for option in SAMPLING_OPTIONS
+                ]
             with gr.Row():
-                others = [slider(option, config) for option in SLIDERS if option not in DRAWING]
-        with talk:
+                other_sliders = [
+                    slider(option, config) for option in SLIDERS if option not in SAMPLING_OPTIONS
+                ]
+        with conversation:
             gr.ChatInterface(
                 chat,
                 chatbot=gr.Chatbot(
                     show_label=False,
                     scale=1,
-                    render_markdown=False,  # people's stars and hashes mean themselves
+                    render_markdown=False,  # stars and hashes are shown as typed
                     placeholder="**Say something**, or begin with one of these.",
                     buttons=["copy_all"],
                 ),
@@ -173,17 +177,17 @@ def page(answer, model, tokenizer, name: str, openings=OPENINGS) -> gr.Blocks:
                     autofocus=True,
                     submit_btn=True,
                 ),
-                additional_inputs=[sample, *drawing, *others],
+                additional_inputs=[do_sample_box, *sampling_sliders, *other_sliders],
                 examples=[[opening] for opening in openings],
                 cache_examples=False,
                 validator=lambda message: gr.validate(bool((message or "").strip()), SAY_SOMETHING),
                 analytics_enabled=False,
                 api_name="chat",
             )
-        sample.change(
-            lambda on: [gr.update(interactive=on) for _ in drawing],
-            sample,
-            drawing,
+        do_sample_box.change(
+            lambda on: [gr.update(interactive=on) for _ in sampling_sliders],
+            do_sample_box,
+            sampling_sliders,
             api_visibility="private",
             queue=False,
             show_progress="hidden",
@@ -198,12 +202,12 @@ def title(name: str) -> str:
 
 
 def heading(model, tokenizer, name: str) -> str:
-    """Word what stands above the chat: which model it is, what it reads, what it cannot do."""
+    """Word the heading of the page: which model it is, what it reads, what it cannot do."""
     size = model.num_parameters() / 1e6
-    where = f"`{name}`" if Path(name).is_dir() else f"[{name}](https://huggingface.co/{name})"
+    link = f"`{name}`" if Path(name).is_dir() else f"[{name}](https://huggingface.co/{name})"
     return (
         f"# {title(name)}\n"
-        f"{where} · {size:.{0 if size >= 10 else 1}f} million parameters · reads the last "
+        f"{link} · {size:.{0 if size >= 10 else 1}f} million parameters · reads the last "
         f"{tokenizer.model_max_length} tokens of the dialogue\n\n"
         "It has learnt from dialogues how people answer, not what is true: it makes things up, may "
         "offend, and knows neither you nor today's date."
@@ -229,7 +233,7 @@ def slider(option: str, config, interactive: bool = True) -> gr.Slider:
 
 
 def text(content: str | list[dict]) -> str:
-    """Return the text of a turn, which Gradio hands over as a string or as parts."""
+    """Return the text of a turn, which Gradio passes as a string or in parts."""
     if isinstance(content, str):
         return content
     return " ".join(part["text"] for part in content if part["type"] == "text")
@@ -243,13 +247,13 @@ def main() -> gr.Blocks:
         about |= {"model": os.environ["MODEL"], "revision": os.environ.get("REVISION")}
     if "model" not in about:
         sys.exit("Which model? Set the variable MODEL to user/name or a folder.")
-    if os.environ.get("CPU_CORES"):  # of a Space, where torch counts those of the whole machine
+    if os.environ.get("CPU_CORES"):  # set in a Space, where torch counts the whole machine's
         torch.set_num_threads(max(1, int(float(os.environ["CPU_CORES"]))))
     name, revision = about["model"], about.get("revision")
     if not revision and not Path(name).is_dir():
         print(f"The code of {name} runs as it is today. Set REVISION to a commit you have read.")
     try:
-        replies = pipeline(
+        generate_reply = pipeline(
             "text2text-generation", model=name, revision=revision, trust_remote_code=True
         )
     except (OSError, ValueError, KeyError) as error:
@@ -260,12 +264,12 @@ def main() -> gr.Blocks:
         )
 
     def answer(messages: list[dict], **settings) -> str:
-        return replies(messages, **settings)[0]["generated_text"]
+        return generate_reply(messages, **settings)[0]["generated_text"]
 
     openings = about.get("openings") or OPENINGS
-    return page(answer, replies.model, replies.tokenizer, name, openings)
+    return page(answer, generate_reply.model, generate_reply.tokenizer, name, openings)
 
 
 if __name__ == "__main__":
     demo = main()
-    demo.launch(**LOOK)
+    demo.launch(**LAUNCH_OPTIONS)

@@ -1,0 +1,145 @@
+"""Evaluation: the likelihood of targets and the model's replies, each source encoded once.
+
+Sources of a batch have like lengths. They are encoded in parts whose lengths are still more alike,
+and the targets go through the decoder in parts as well, which saves padding.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from accelerate.utils import gather_object
+from transformers import EncoderDecoderCache
+
+from ..data.batching import IGNORE
+from ..decoding.batch_loop import cache_of_sources, decode, merge_parts, select_rows
+from ..evaluation.metrics import perplexity
+from .loss import token_nll
+from .sharding import forward_precision
+
+PARTS = 8  # of a batch
+SMALLEST_PART = 8  # rows
+
+
+@torch.no_grad()
+def evaluate_examples(trainer, dataloader, with_replies: bool) -> list[dict]:
+    """Score the target of each example, and reply to its source where that is asked for.
+
+    Args:
+        trainer: a DialogueTrainer.
+        dataloader: what its `get_eval_dataloader` returns.
+        with_replies: whether to reply.
+
+    Returns:
+        A dict per example of all processes, in the order of the dataset: `nll` of the target (nats,
+        summed), `tokens` of the target, `reply` (None without replies).
+    """
+    model, sharded = trainer.model, trainer.is_fsdp_enabled
+    results = []  # (index, nll, tokens, reply) of each example of this process
+    for indices, batch in zip(dataloader.batch_sampler, dataloader, strict=True):
+        tokens = batch["labels"].ne(IGNORE).sum(-1)  # (batch,)
+        inputs = trainer._prepare_inputs(batch)
+        with forward_precision(trainer):
+            if not sharded:  # shards are gathered for passes through the whole model alone
+                inputs |= encode_sources(model, inputs.pop("input_ids"), inputs["attention_mask"])
+            nll = target_nll(model, inputs, tokens, sharded)
+            replies = [None] * len(indices)
+            if with_replies:
+                seed = trainer.args.seed + indices[0]
+                replies = generate_replies(model, trainer.processing_class, inputs, seed, sharded)
+        results += zip(indices, nll.tolist(), tokens.tolist(), replies, strict=True)
+        trainer.control = trainer.callback_handler.on_prediction_step(
+            trainer.args, trainer.state, trainer.control
+        )
+    # Sorted by example, repeated ones once: sums do not depend on the number of processes.
+    examples = {index: example for index, *example in gather_object(results)}
+    names = ("nll", "tokens", "reply")
+    return [dict(zip(names, examples[index], strict=True)) for index in sorted(examples)]
+
+
+def likelihood(examples: Sequence[dict]) -> dict[str, float]:
+    """Sum up examples: `loss` (nats per target token), `perplexity`, `target_tokens`."""
+    nll = math.fsum(example["nll"] for example in examples)
+    tokens = sum(example["tokens"] for example in examples)
+    return {"loss": nll / tokens, "perplexity": perplexity(nll, tokens), "target_tokens": tokens}
+
+
+def encode_sources(model, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> dict:
+    """Compute what likelihood and reply need of sources (batch, source_len), once for both.
+
+    Returns:
+        `attention_mask`, `encoder_outputs`, and of a transformer `past_key_values`, which holds the
+        keys and values of the cross-attention.
+    """
+    lengths = attention_mask.sum(1).cpu()  # (batch,)
+    rows_of_parts = lengths.argsort(stable=True).split(_part_size(len(lengths)))
+    encoded = []
+    for rows in rows_of_parts:
+        longest = int(lengths[rows].max())
+        rows = rows.to(input_ids.device)
+        encoded.append(
+            model.get_encoder()(
+                input_ids=input_ids[rows, :longest], attention_mask=attention_mask[rows, :longest]
+            )
+        )
+    inputs = {
+        "attention_mask": attention_mask,
+        "encoder_outputs": merge_parts(encoded, rows_of_parts),
+    }
+    start = torch.full_like(input_ids[:, :1], model.config.decoder_start_token_id)
+    cache = model(**inputs, decoder_input_ids=start, use_cache=True).past_key_values
+    if isinstance(cache, EncoderDecoderCache):
+        inputs["past_key_values"] = cache_of_sources(cache)
+    return inputs
+
+
+def target_nll(model, inputs: dict, tokens: torch.Tensor, sharded: bool) -> torch.Tensor:
+    """Compute the negative log-likelihood of each target of a batch in nats, (batch,).
+
+    Args:
+        inputs: of the model, and `labels` (batch, target_len).
+        tokens: of each target without padding, (batch,), on the CPU.
+        sharded: the processes take each pass together, so none has more parts than another.
+    """
+    size = len(tokens) if sharded else _part_size(len(tokens))
+    nll = []
+    for start in range(0, len(tokens), size):
+        rows = slice(start, start + size)
+        part = {name: select_rows(value, rows) for name, value in inputs.items()}
+        longest = int(tokens[rows].max())
+        labels = part.pop("labels")[:, :longest]
+        part["decoder_input_ids"] = part["decoder_input_ids"][:, :longest]
+        logits = model(**part).logits  # (part, longest, vocab)
+        nll.append(token_nll(logits, labels).cpu().double().sum(-1))
+    return torch.cat(nll)
+
+
+def generate_replies(model, tokenizer, inputs: dict, seed: int, sharded: bool) -> list[str]:
+    """Decode a reply to each source of a batch with the model's generation config.
+
+    Args:
+        inputs: `attention_mask` (batch, source_len), and `input_ids` (batch, source_len) or what
+            `encode_sources` returns.
+        seed: of sampling, which leaves the random state of the training alone.
+        sharded: the processes take each pass together, so they go on until all have ended.
+    """
+    names = ("input_ids", "encoder_outputs", "attention_mask")
+    options = {name: inputs[name] for name in names if name in inputs}
+    if sharded:
+        options["synced_gpus"] = True
+    elif model.generation_config.num_beams in (None, 1):
+        options["custom_generate"] = decode
+        if "past_key_values" in inputs:
+            options["past_key_values"] = cache_of_sources(inputs["past_key_values"])
+    devices = [model.device] if model.device.type == "cuda" else []
+    with torch.random.fork_rng(devices):
+        torch.manual_seed(seed)
+        output_ids = model.generate(**options)  # (batch, target_len)
+    texts = tokenizer.batch_decode(output_ids, skip_special_tokens=True)
+    return [text.strip() for text in texts]
+
+
+def _part_size(batch_size: int) -> int:
+    return max(SMALLEST_PART, -(-batch_size // PARTS))
