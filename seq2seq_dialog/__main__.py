@@ -141,7 +141,7 @@ def add_report(verbs) -> None:
     verb = verbs.add_parser(
         "report",
         help="write the report of a run anew",
-        description="Write report.html and report.md into a run folder, as each run does.",
+        description="Write report.html into a run folder, as each run does.",
     )
     verb.set_defaults(function="report.page.report")
     verb.add_argument("folder", help="a run folder")

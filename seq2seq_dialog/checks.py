@@ -7,7 +7,8 @@ from importlib.util import find_spec
 from typing import get_type_hints
 
 from .errors import UsageError, nearest
-from .settings import REPLY_METRICS, Settings
+from .evaluation.catalogue import keys_with
+from .settings import Settings
 
 
 def check(settings: Settings) -> None:
@@ -100,10 +101,11 @@ def _check_streaming(settings: Settings) -> None:
 def _check_metrics(settings: Settings) -> None:
     training = settings.training
     metric = training.metric_for_best_model.removeprefix("eval_")
-    if metric not in ("loss", "perplexity", *REPLY_METRICS):
-        hint = nearest(metric, ("loss", "perplexity", *REPLY_METRICS))
+    known = keys_with("chooses_best")
+    if metric not in known:
+        hint = nearest(metric, known)
         raise UsageError(f"metric_for_best_model is {metric!r}, which is not computed.{hint}")
-    if metric in REPLY_METRICS and not training.predict_with_generate:
+    if metric not in ("loss", "perplexity") and not training.predict_with_generate:
         raise UsageError(f"metric_for_best_model is {metric}: set predict_with_generate as well.")
     for name in training.report_to:
         if name in ("tensorboard", "trackio", "wandb", "mlflow") and not find_spec(name):

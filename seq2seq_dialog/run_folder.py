@@ -15,6 +15,7 @@ import torch
 import yaml
 
 from .errors import UsageError
+from .portable.context import as_turns
 
 # Names of the files, beside those that transformers gives model and tokenizer.
 CONFIG = "config.yaml"
@@ -119,6 +120,71 @@ def read_mapping(path: Path) -> dict:
     if not isinstance(content, dict):
         raise UsageError(f"{str(path)!r} is not what a run writes there. Copy the run again.")
     return content
+
+
+def join_predictions(rows, outputs: list[dict], clean: Iterable[bool] | None) -> list[dict]:
+    """Put replies beside the rows they answer.
+
+    Args:
+        rows: the evaluated split.
+        outputs: `predictions` of `DialogueTrainer.predict`.
+        clean: of each row, whether nothing of it appears in the training set; None if that is not
+            known.
+    """
+    columns = ("dialogue_id", "turn", "context", "response")
+    lines = []
+    for row, output in zip(rows.select_columns(columns), outputs, strict=True):
+        row["reference"] = row.pop("response")
+        lines.append(row | {key: output[key] for key in ("reply", "nll", "tokens")})
+    if clean is not None:
+        for line, flag in zip(lines, clean, strict=True):
+            line["clean"] = bool(flag)
+    return lines
+
+
+def read_predictions(folder: str | Path) -> list[dict]:
+    """Read the predictions of a finished run, a dict a test pair.
+
+    Each has `dialogue_id`, `reference` and `reply`, texts, and `context`, a list of texts; `turn`,
+    `nll`, `tokens` and `clean` where the run knew them.
+
+    Raises:
+        UsageError: there are none, or the file is something else.
+    """
+    path = Path(folder) / PREDICTIONS
+    way_out = "Give the folder of a run that was finished with do_predict."
+    if not path.is_file():
+        raise UsageError(f"There is no {str(path)!r}. {way_out}")
+    try:
+        rows = read_jsonl(path)
+        for row in rows:
+            if not isinstance(row["context"], list):
+                raise TypeError("a context is no list")
+            " ".join(
+                [row["dialogue_id"], row["reference"], row["reply"], *as_turns(row["context"])]
+            )
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UsageError(f"{str(path)!r} holds no predictions ({error}). {way_out}") from error
+    return rows
+
+
+def read_pairs(folder: str | Path, samples: int) -> list[dict]:
+    """Read evenly spaced test pairs of a run's predictions.
+
+    Args:
+        folder: a finished run folder.
+        samples: how many; all of them where there are fewer.
+
+    Raises:
+        UsageError: the run has left no predictions, or fewer than two.
+    """
+    rows = read_predictions(folder)
+    count = min(samples, len(rows))
+    if count < 2:
+        raise UsageError(
+            f"The predictions of {str(folder)!r} have {len(rows)} pairs; 2 are the least."
+        )
+    return [rows[i * len(rows) // count] for i in range(count)]
 
 
 def write_json(path: Path, content) -> None:

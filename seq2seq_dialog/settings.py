@@ -18,6 +18,7 @@ import yaml
 from transformers import Seq2SeqTrainingArguments
 
 from .errors import UsageError
+from .evaluation.catalogue import HIGHER, METRICS
 from .shipped import COMMAND
 
 
@@ -193,20 +194,6 @@ class AdversarialArguments:
     )
 
 
-# What ReplyMetric computes of replies, as names to choose the best checkpoint by.
-REPLY_METRICS = (
-    "bleu",
-    "bleu_1",
-    "bleu_2",
-    "bleu_3",
-    "bleu_4",
-    "chrf",
-    "rouge_1",
-    "rouge_2",
-    "rouge_l",
-    "distinct_1",
-    "distinct_2",
-)
 # TrainingArguments that have no effect here, and what to do or to know instead.
 REPLACED = {
     "per_device_train_batch_size": "set tokens_per_batch instead",
@@ -337,8 +324,9 @@ class DialogueTrainingArguments(Seq2SeqTrainingArguments):
         for name, instead in REPLACED.items():
             if getattr(self, name) != defaults[name]:
                 raise UsageError(f"{name} has no effect here: {instead}.")
-        if self.greater_is_better is None and self.metric_for_best_model.endswith("perplexity"):
-            self.greater_is_better = False
+        metric = METRICS.get(self.metric_for_best_model.removeprefix("eval_"))
+        if self.greater_is_better is None and metric is not None:
+            self.greater_is_better = metric.direction == HIGHER
         if self.eval_strategy == "no":  # nothing to choose a best checkpoint by
             self.load_best_model_at_end, self.early_stopping_patience = False, None
         if not torch.accelerator.is_available():

@@ -25,13 +25,12 @@ from .decoding.settings import generation_config
 from .errors import run
 from .evaluation import scoring
 from .evaluation.metrics import ReplyMetric, unigram_perplexity
-from .evaluation.predictions import join_predictions
 from .hub import publish_model
 from .hub.push import writable_repo
 from .models import artifact
 from .models.build import check_lengths, discriminator_config, hub_commits, load_model
 from .models.tokenizer import load_tokenizer, train_tokenizer
-from .report import curves, licences, page
+from .report import licences, page, pictures
 from .report.console import print_run, set_up_console
 from .settings import Settings
 from .training.adversarial import AdversarialTrainer
@@ -217,7 +216,7 @@ def save(trainer: DialogueTrainer, run_dir: Path, settings: Settings) -> None:
         artifact.finish(run_dir)
         if settings.training.do_train:
             trainer.state.save_to_json(str(run_dir / run_folder.STATE))
-            curves.plot_curves(trainer.state.log_history, run_dir / run_folder.CURVES)
+            pictures.save_curves(trainer.state.log_history, run_dir / run_folder.CURVES)
 
 
 def evaluate(trainer: DialogueTrainer, corpus: Corpus, features: dict, settings: Settings) -> dict:
@@ -245,7 +244,7 @@ def evaluate(trainer: DialogueTrainer, corpus: Corpus, features: dict, settings:
 def compare_with_baselines(outputs: list[dict], corpus: Corpus, settings: Settings) -> None:
     """Write the replies to the run folder, and how they compare with those of the baselines."""
     run_dir, split = Path(settings.training.output_dir), corpus.evaluated
-    predictions = join_predictions(corpus.rows[split], outputs, corpus.clean)
+    predictions = run_folder.join_predictions(corpus.rows[split], outputs, corpus.clean)
     run_folder.write_jsonl(run_dir / run_folder.PREDICTIONS, predictions)
     evaluation = scoring.evaluate(
         predictions,
@@ -255,7 +254,7 @@ def compare_with_baselines(outputs: list[dict], corpus: Corpus, settings: Settin
         split,
         vars(settings.decoding),
         spaced=not settings.data.detokenize,
-        several=corpus.references,
+        multireference=corpus.references,
         seed=settings.training.seed,
     )
     if corpus.overlap_counts:

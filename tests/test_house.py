@@ -15,10 +15,11 @@ PACKAGE = ROOT / "seq2seq_dialog"
 # folder, its own neighbours.
 LAYERS = [
     {"errors", "shipped", "portable", "dataset_script"},
+    {"evaluation"},
     {"settings", "run_folder", "hub_errors"},
     {"checks"},
     {"command_line"},
-    {"evaluation", "decoding"},
+    {"decoding"},
     {"models"},
     {"data"},
     {"training", "serve"},

@@ -28,7 +28,7 @@ def test_the_run_folder_is_complete(finished):
         "config.json", "config.5.0.0.json", "config.yaml", "context.py", "curves.png",
         "environment.json", "generation_config.json", "metrics.json", "model.safetensors",
         "pipeline.py", "predictions.jsonl", "tokenizer.json", "trainer_state.json",
-        "evaluation.json", "report.html", "report.md",
+        "evaluation.json", "report.html",
     }  # fmt: skip
     assert not [name for name in files if name.endswith(".part")]
     environment = read_json(folder / "environment.json")
@@ -68,7 +68,8 @@ def test_the_evaluation_has_both_columns_and_the_baselines(finished):
     predictions = read_jsonl(folder / "predictions.jsonl")
     clean = sum(row["clean"] for row in predictions)
     assert rows["model", "default", "clean"]["pairs"] == clean == found["overlap"]["clean_pairs"]
-    assert "nearest training" in out and found["verdict"][0] in (folder / "report.md").read_text()
+    assert "nearest training" in out
+    assert found["verdict"][0] in (folder / "report.html").read_text(encoding="utf-8")
 
 
 def test_overlap_is_told_and_dropped(run, config, tmp_path):

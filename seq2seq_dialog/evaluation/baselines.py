@@ -13,8 +13,8 @@ from tqdm.auto import tqdm
 
 from .text import normalised
 
-BLOCK = 8192  # training contexts compared at a time,
-CHUNK = 256  # with as many of the others: a table of 8 MiB of similarities
+# Training contexts and other contexts that are compared at a time: 8 MiB of similarities.
+BLOCK, CHUNK = 8192, 256
 
 
 def random_replies(train_rows: Dataset, count: int, seed: int) -> list[str]:
@@ -26,26 +26,24 @@ def random_replies(train_rows: Dataset, count: int, seed: int) -> list[str]:
 def most_frequent_reply(train_rows: Dataset) -> str:
     """Return the training reply that comes most often; of equals the first.
 
-    Replies are counted as one that differ in nothing but case, white space and marks (casefolded,
-    of that the characters for which `str.isalnum()` holds; those without any do not count, unless
-    there are no others). The spelling is the most common one.
+    Replies that are the same `normalised` count as one. Those without letters and digits do not
+    count, unless there are no others. The spelling is the most common one.
     """
     spellings = Counter(train_rows["response"])
     counts = Counter()
     for spelling, count in spellings.items():
         counts[normalised(spelling)] += count
-    plain = max(counts, key=lambda plain: (plain != "", counts[plain]))
-    return max((s for s in spellings if normalised(s) == plain), key=spellings.__getitem__)
+    winner = max(counts, key=lambda text: (text != "", counts[text]))
+    return max((s for s in spellings if normalised(s) == winner), key=spellings.__getitem__)
 
 
 def nearest_replies(train_rows: Dataset, rows: Dataset, turns: int = 3) -> list[str]:
-    """Reply to each context as was replied to the nearest training context.
+    """Answer each context with the reply to the nearest training context.
 
-    Nearest is the greatest cosine of TF-IDF vectors of the last turns, of equals the first (the
-    first of all, where no word is known). Words are lower-cased and stand apart by white space; a
-    word weighs its count times ln((1 + n) / (1 + d)) + 1, if d of the n training contexts hold it
-    (scikit-learn's default: smoothed, and vectors of length 1). On DailyDialog, as its authors
-    space it, sacreBLEU is 34.30 (other usual weightings: 34.29 to 34.55).
+    Nearest is the greatest cosine of TF-IDF vectors of the last turns. Of equals the first wins; a
+    context without a known word has the first of all. Words are lower-cased and stand apart by
+    white space. A word weighs its count times ln((1 + n) / (1 + d)) + 1, if d of the n training
+    contexts have it (scikit-learn's default: smoothed, and vectors of length 1).
 
     Memory grows with the vocabulary, not with the number of training rows.
 
@@ -64,10 +62,10 @@ def nearest_replies(train_rows: Dataset, rows: Dataset, turns: int = 3) -> list[
         vocabulary=list(frequencies),
         dtype=np.float32,
     )
-    held = np.fromiter(frequencies.values(), np.float64, len(frequencies))
-    vectorizer.idf_ = np.log((1 + len(train_rows)) / (1 + held)) + 1
+    contexts_with = np.fromiter(frequencies.values(), np.float64, len(frequencies))
+    vectorizer.idf_ = np.log((1 + len(train_rows)) / (1 + contexts_with)) + 1
     wanted = vectorizer.transform(text for texts in _blocks(rows, turns) for text in texts)
-    used = np.unique(wanted.indices)  # other words count for the length of vectors alone
+    used = np.unique(wanted.indices)  # other words matter for the length of vectors alone
     wanted = wanted[:, used]
     best = np.full(len(rows), -1, np.float32)
     nearest = np.zeros(len(rows), np.int64)

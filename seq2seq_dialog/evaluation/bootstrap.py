@@ -1,102 +1,28 @@
-"""How diverse replies are, what they are like as answers, and how far to trust a figure.
+"""How far to trust a figure: intervals by the bootstrap (Koehn, 2004).
 
-Beside likeness to a reference: does a system repeat itself, its training data, or one reply to
-everyone; is it as talkative as people; does it hold up in later turns and for longer answers. And
-of the metrics that compare with references, intervals by the bootstrap (Koehn, 2004), for which
-each metric is kept as the sums over pairs that it is made of: a resample is then new sums, and the
-texts are read once.
+A metric is kept as the sums over pairs that it is made of (`metrics.pair_statistics`): a resample
+is then new sums, and the texts are read once.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Hashable, Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 
 import numpy as np
-from rouge_score.rouge_scorer import RougeScorer
-from sacrebleu.metrics import BLEU, CHRF
 
-from .metrics import perplexity
-from .text import _Words
+from .catalogue import keys_with
+from .metrics import PairStatistics
 
-METRICS = ("bleu", "bleu_2", "rouge_l", "chrf", "perplexity")  # those that have an interval
 BLOCK = 100  # resamples in memory at a time
 
 
-class PairStatistics(NamedTuple):
-    """A metric as sums over pairs: what they are of each pair, and what the metric makes of them.
-
-    `columns` is (pairs, statistics), `score` takes their sums.
-    """
-
-    columns: np.ndarray
-    score: Callable[[Sequence[float]], float]
-
-    def figure(self, rows=slice(None)) -> float:
-        """Return the metric of all pairs, or of some: indices or a mask."""
-        return self.score([math.fsum(column) for column in self.columns[rows].T])
-
-
-def pair_statistics(
-    replies: Sequence[str],
-    references: Sequence[str],
-    nll: Sequence[float] | None = None,
-    tokens: Sequence[int] | None = None,
-    metrics: Sequence[str] = METRICS,
-) -> dict[str, PairStatistics]:
-    """Read pairs once for all their figures: `.figure()` of all is exactly that of `ReplyMetric`.
-
-    Lengths, clipped matches and totals of n-grams make BLEU and chrF, the F1 of each pair ROUGE-L,
-    the likelihood and the tokens of each reference perplexity.
-
-    Args:
-        replies, references: strings, one reference each.
-        nll, tokens: of each reference, in nats and in number; without them, no perplexity.
-        metrics: of `METRICS`.
-
-    Returns:
-        The statistics of each metric, by its name.
-
-    Raises:
-        ValueError: no such metric, or one argument is longer than another.
-    """
-    for name in metrics:
-        if name not in METRICS:
-            raise ValueError(
-                f"{name!r} is not made of sums over pairs; choose of {', '.join(METRICS)}."
-            )
-    pairs = list(zip(replies, references, strict=True))
-    replies, references = ([pair[side] for pair in pairs] for side in (0, 1))
-    found = {}
-    if "bleu" in metrics or "bleu_2" in metrics:
-        counts = BLEU(force=True)._extract_corpus_statistics(replies, [references])
-        counts = np.array(counts, float).reshape(-1, 10)
-        for name, order in (("bleu", 4), ("bleu_2", 2)):
-            # Two lengths, the matches of each order, the totals of each order.
-            kept = [0, 1, *range(2, 2 + order), *range(6, 6 + order)]
-            found[name] = _sacrebleu(BLEU(max_ngram_order=order), counts[:, kept])
-    if "chrf" in metrics:
-        counts = CHRF()._extract_corpus_statistics(replies, [references])
-        found["chrf"] = _sacrebleu(CHRF(), np.array(counts, float).reshape(-1, 18))
-    if "rouge_l" in metrics:
-        scorer = RougeScorer(["rougeL"], tokenizer=_Words())
-        scores = [(scorer.score(r, p)["rougeL"].fmeasure, 1) for p, r in pairs]
-        columns = np.array(scores, float).reshape(-1, 2)
-        found["rouge_l"] = PairStatistics(columns, lambda sums: 100 * sums[0] / max(1, sums[1]))
-    if nll is not None and tokens is not None:
-        columns = [(n, t) for _, n, t in zip(pairs, nll, tokens, strict=True)]
-        columns = np.array(columns, float).reshape(-1, 2)
-        found["perplexity"] = PairStatistics(columns, lambda sums: perplexity(*sums))
-    return {name: found[name] for name in metrics if name in found}
-
-
-def _sacrebleu(metric: BLEU | CHRF, columns: np.ndarray) -> PairStatistics:
-    return PairStatistics(columns, lambda sums: metric._compute_score_from_stats(sums).score)
+def with_intervals(statistics: Mapping[str, PairStatistics]) -> dict[str, PairStatistics]:
+    """Choose the metrics that the catalogue gives an interval, in its order."""
+    return {key: statistics[key] for key in keys_with("interval") if key in statistics}
 
 
 def bootstrap(
-    statistics: dict[str, PairStatistics],
+    statistics: Mapping[str, PairStatistics],
     samples: int,
     seed: int,
     dialogues: Sequence[Hashable] | None = None,
@@ -107,7 +33,7 @@ def bootstrap(
     contexts are resampled alike. They are those of sacreBLEU with `SACREBLEU_SEED=seed`.
 
     Args:
-        statistics: what `pair_statistics` returns.
+        statistics: what `pair_statistics` returns, or some of it.
         samples: number of resamples.
         dialogues: of each pair, the dialogue that it is from: whole dialogues are drawn.
 
@@ -132,7 +58,7 @@ def bootstrap(
 
 
 def _resamples(size: int, samples: int, seed: int) -> Iterator[np.ndarray]:
-    """Yield how often each of `size` things is drawn: (resamples of a block, size)."""
+    """Yield how often each of `size` units is drawn: (resamples of a block, size)."""
     draw = np.random.default_rng(seed)
     for start in range(0, samples, BLOCK):
         drawn = draw.integers(size, size=(min(BLOCK, samples - start), size))
@@ -140,40 +66,35 @@ def _resamples(size: int, samples: int, seed: int) -> Iterator[np.ndarray]:
 
 
 def intervals(
-    replies: Sequence[str],
-    references: Sequence[str],
-    nll: Sequence[float] | None = None,
-    tokens: Sequence[int] | None = None,
+    statistics: Mapping[str, PairStatistics],
     dialogues: Sequence[Hashable] | None = None,
-    metrics: Sequence[str] = METRICS,
     samples: int = 1000,
     seed: int = 42,
 ) -> dict[str, list[float]]:
     """Give metrics their 95 % intervals: percentiles of bootstrap resamples (Koehn, 2004).
 
     As in sacreBLEU, one fortieth of the resamples is left out on each side. Koehn draws sentences;
-    the pairs of a dialogue are alike, which makes that too sure of itself. On DailyDialog, drawing
-    whole dialogues widens the intervals of models in BLEU and ROUGE-L by a tenth, in BLEU-2, chrF
-    and perplexity by a third to six tenths.
+    the pairs of a dialogue are alike, which makes those intervals too narrow.
 
     Distinct-n, entropy and self-BLEU have none: a pair that is drawn twice repeats itself, which
     makes every resample less diverse than the replies are.
 
     Args:
-        replies, references, nll, tokens, metrics: as for `pair_statistics`.
+        statistics: what `pair_statistics` returns.
         dialogues: of each pair, the dialogue that it is from, to draw whole dialogues; by default
             pairs are drawn.
         samples: number of resamples.
         seed: of the draws.
 
     Returns:
-        Name of each metric to `[low, high]`; nothing for no pairs, and no perplexity without `nll`.
+        Name of each metric that the catalogue gives an interval to `[low, high]`; nothing for no
+        pairs.
     """
-    statistics = pair_statistics(replies, references, nll, tokens, metrics)
-    if not len(replies):
+    statistics = with_intervals(statistics)
+    if not any(len(metric.columns) for metric in statistics.values()):
         return {}
     result = {}
     for name, values in bootstrap(statistics, samples, seed, dialogues).items():
-        values, left_out = np.sort(values), samples // 40
-        result[name] = [float(values[left_out]), float(values[-1 - left_out])]
+        values, cut = np.sort(values), samples // 40
+        result[name] = [float(values[cut]), float(values[-1 - cut])]
     return result

@@ -1,10 +1,12 @@
 """The metrics of replies, as one in-package `evaluate.Metric` that needs no network.
 
 sacreBLEU (Post, 2018) with its signature, corpus BLEU-1 to 4, chrF (Popović, 2015), ROUGE-1/2/L
-(Lin, 2004), Distinct-1/2 (Li et al., 2016) and mean lengths. All but the lengths (words) and
-perplexity are on a scale of 0 to 100. Words stand apart by white space: for languages written
-without it, only chrF and perplexity say something. Beside it, as functions: self-BLEU, and BLEU as
-the PLATO paper has it.
+(Lin, 2004), Distinct-1/2 (Li et al., 2016) and mean lengths. Words stand apart by white space: for
+languages written without it, only chrF and perplexity say something. Beside it, as functions:
+entropy, self-BLEU, perplexity, and BLEU as the PLATO paper has it.
+
+What compares replies with references is a sum over pairs: `pair_statistics` reads the texts once,
+and the figures of all pairs, of some and of bootstrap resamples are made of the same statistics.
 """
 
 from __future__ import annotations
@@ -12,16 +14,147 @@ from __future__ import annotations
 import math
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple
 
 import datasets
 import evaluate
 import nltk
+import numpy as np
 from nltk.translate.bleu_score import SmoothingFunction, sentence_bleu
 from rouge_score.rouge_scorer import RougeScorer
-from sacrebleu.metrics import BLEU, CHRF
+from sacrebleu.metrics import BLEU
 
-from .text import _Words
+from .text import LettersAndDigits, ngrams, words
+
+CHRF_ORDER, CHRF_BETA = 6, 2  # as sacreBLEU's chrF2: characters, recall counts for more
+
+
+class PairStatistics(NamedTuple):
+    """A metric as sums over pairs: what they are of each pair, and what the metric makes of them.
+
+    `columns` is (pairs, statistics), `score` takes their sums.
+    """
+
+    columns: np.ndarray
+    score: Callable[[Sequence[float]], float]
+
+    def of(self, rows) -> PairStatistics:
+        """Return the statistics of some pairs: indices or a mask."""
+        return self._replace(columns=self.columns[rows])
+
+    def figure(self) -> float:
+        """Return the metric of all pairs."""
+        return self.score([math.fsum(column) for column in self.columns.T])
+
+
+def bleu_statistics(replies: Sequence[str], references: Sequence[str]) -> dict[str, PairStatistics]:
+    """Count what corpus BLEU is made of: `bleu` (sacreBLEU), and geometric means up to each order.
+
+    Of each pair: two lengths, then the clipped matches and the totals of n-grams of each order.
+    """
+    counter = BLEU(effective_order=True)  # of its counts alone; the scores are those of the corpus
+    rows = []
+    for reply, reference in zip(replies, references, strict=True):
+        score = counter.sentence_score(reply, [reference])
+        rows.append([score.sys_len, score.ref_len, *score.counts, *score.totals])
+    counts = np.array(rows, float).reshape(-1, 10)
+    statistics = {"bleu": PairStatistics(counts, _corpus_bleu)}
+    for order in range(1, 5):
+        kept = [0, 1, *range(2, 2 + order), *range(6, 6 + order)]
+        statistics[f"bleu_{order}"] = PairStatistics(counts[:, kept], _corpus_bleu)
+    return statistics
+
+
+def _corpus_bleu(sums: Sequence[float]) -> float:
+    """Compute sacreBLEU from two lengths, matches and totals of as many orders as there are."""
+    order = len(sums) // 2 - 1
+    return BLEU.compute_bleu(
+        list(sums[2 : 2 + order]),
+        list(sums[2 + order :]),
+        int(sums[0]),
+        int(sums[1]),
+        smooth_method="exp",
+        max_ngram_order=order,
+    ).score
+
+
+def chrf_statistics(replies: Sequence[str], references: Sequence[str]) -> dict[str, PairStatistics]:
+    """Count what corpus chrF (Popović, 2015) is made of, as sacreBLEU does.
+
+    Of each pair and order: n-grams of characters of the reply (none where the reference has none),
+    of the reference, and those that they share. White space does not count.
+    """
+    rows = []
+    for pair in zip(replies, references, strict=True):
+        reply, reference = ("".join(text.split()) for text in pair)
+        row = []
+        for n in range(1, CHRF_ORDER + 1):
+            counts, wanted = Counter(ngrams(reply, n)), Counter(ngrams(reference, n))
+            matches = sum(min(counts[ngram], wanted[ngram]) for ngram in counts.keys() & wanted)
+            row += [counts.total() if wanted else 0, wanted.total(), matches]
+        rows.append(row)
+    columns = np.array(rows, float).reshape(-1, 3 * CHRF_ORDER)
+    return {"chrf": PairStatistics(columns, _corpus_chrf)}
+
+
+def _corpus_chrf(sums: Sequence[float]) -> float:
+    """F of the mean precision and the mean recall over the orders that both sides have."""
+    precision = recall = orders = 0
+    for counts, wanted, matches in zip(sums[::3], sums[1::3], sums[2::3], strict=True):
+        if counts and wanted:
+            precision, recall = precision + matches / counts, recall + matches / wanted
+            orders += 1
+    if precision + recall == 0:
+        return 0.0
+    precision, recall, weight = precision / orders, recall / orders, CHRF_BETA**2
+    return 100 * ((1 + weight) * precision * recall / (weight * precision + recall))
+
+
+def rouge_statistics(
+    replies: Sequence[str], references: Sequence[str]
+) -> dict[str, PairStatistics]:
+    """Compute the F1 of each pair, `rouge_1`, `rouge_2` and `rouge_l`; beside it a 1 to count."""
+    scorer = RougeScorer(["rouge1", "rouge2", "rougeL"], tokenizer=LettersAndDigits())
+    pairs = zip(replies, references, strict=True)
+    scores = [scorer.score(reference, reply) for reply, reference in pairs]
+    statistics = {}
+    for name, kind in (("rouge_1", "rouge1"), ("rouge_2", "rouge2"), ("rouge_l", "rougeL")):
+        columns = np.array([(score[kind].fmeasure, 1) for score in scores], float).reshape(-1, 2)
+        statistics[name] = PairStatistics(columns, lambda sums: 100 * sums[0] / max(1, sums[1]))
+    return statistics
+
+
+# Each compares replies with references, and returns statistics by the metric's key.
+PAIR_METRICS = (bleu_statistics, chrf_statistics, rouge_statistics)
+
+
+def pair_statistics(
+    replies: Sequence[str],
+    references: Sequence[str],
+    nll: Sequence[float] | None = None,
+    tokens: Sequence[int] | None = None,
+) -> dict[str, PairStatistics]:
+    """Read pairs once for all their figures.
+
+    Args:
+        replies, references: strings, one reference each.
+        nll, tokens: of each reference, in nats and in number; without them, no perplexity.
+
+    Returns:
+        The statistics of each metric, by its key in the catalogue.
+
+    Raises:
+        ValueError: one argument is longer than another.
+    """
+    statistics = {}
+    for metric in PAIR_METRICS:
+        statistics |= metric(replies, references)
+    if nll is not None and tokens is not None:
+        rows = [(n, t) for _, n, t in zip(replies, nll, tokens, strict=True)]
+        columns = np.array(rows, float).reshape(-1, 2)
+        statistics["perplexity"] = PairStatistics(columns, lambda sums: perplexity(*sums))
+    return statistics
 
 
 def distinct(replies: Iterable[str], n: int) -> float:
@@ -29,10 +162,7 @@ def distinct(replies: Iterable[str], n: int) -> float:
 
     n-grams are of lower-cased white-space words and never cross replies; 0 where there is none.
     """
-    counts = Counter()
-    for reply in replies:
-        words = reply.lower().split()
-        counts.update(zip(*(words[i:] for i in range(n)), strict=False))
+    counts = Counter(ngram for reply in replies for ngram in ngrams(words(reply), n))
     return 100 * len(counts) / max(1, counts.total())
 
 
@@ -43,10 +173,7 @@ def entropy(replies: Iterable[str], n: int) -> float:
     up most of what is said. n-grams are those of `distinct`; 0 where there is none or but one, the
     logarithm of their number where all differ: it grows with the number of replies.
     """
-    counts = Counter()
-    for reply in replies:
-        words = reply.lower().split()
-        counts.update(zip(*(words[i:] for i in range(n)), strict=False))
+    counts = Counter(ngram for reply in replies for ngram in ngrams(words(reply), n))
     total = counts.total()
     return math.fsum(count / total * math.log(total / count) for count in counts.values())
 
@@ -64,33 +191,33 @@ def self_bleu(replies: Iterable[str], max_order: int = 4) -> float:
         replies: one per context.
         max_order: the longest n-grams counted.
     """
-    texts = [reply.lower().split() for reply in replies]
+    texts = [words(reply) for reply in replies]
     if len(texts) < 2:
         return 0.0
     precisions = [[] for _ in texts]  # of each reply, for the orders that it has
     for n in range(1, max_order + 1):
-        counts = [Counter(zip(*(words[i:] for i in range(n)), strict=False)) for words in texts]
+        counts = [Counter(ngrams(text, n)) for text in texts]
         # The greatest and the second greatest count of each n-gram, equal where two replies share
         # it: what the others hold of it is known without going through them.
         best = {}
-        for own in counts:
-            for ngram, count in own.items():
+        for reply_counts in counts:
+            for ngram, count in reply_counts.items():
                 first, second = best.get(ngram, (0, 0))
                 if count > second:
                     best[ngram] = (max(first, count), min(first, count))
-        for own, orders in zip(counts, precisions, strict=True):
+        for reply_counts, orders in zip(counts, precisions, strict=True):
             matches = 0
-            for ngram, count in own.items():
+            for ngram, count in reply_counts.items():
                 first, second = best[ngram]
                 matches += min(count, second if count == first else first)
-            if own:
-                orders.append((matches or (0.1 if n > 1 else 0)) / own.total())
-    lengths = sorted(len(words) for words in texts)
+            if reply_counts:
+                orders.append((matches or (0.1 if n > 1 else 0)) / reply_counts.total())
+    lengths = sorted(len(text) for text in texts)
     scores = []
-    for words, orders in zip(texts, precisions, strict=True):
+    for text, orders in zip(texts, precisions, strict=True):
         if not orders or orders[0] == 0:
             continue  # scores 0
-        length = len(words)
+        length = len(text)
         place = bisect_left(lengths, length)
         others = lengths[max(0, place - 1) : place] + lengths[place + 1 : place + 2]
         closest = min((abs(other - length), other) for other in others)[1]
@@ -115,10 +242,7 @@ def plato_bleu(replies: Sequence[str], references: Sequence[str]) -> dict:
     Returns:
         `plato_bleu_1`, `plato_bleu_2` and `nltk_version`.
     """
-    pairs = [
-        (reply.lower().split(), reference.lower().split())
-        for reply, reference in zip(replies, references, strict=True)
-    ]
+    pairs = [(words(p), words(r)) for p, r in zip(replies, references, strict=True)]
     smoothing = SmoothingFunction().method7
     result = {}
     for n, weights in ((1, (1, 0, 0, 0)), (2, (0.5, 0.5, 0, 0))):
@@ -130,6 +254,11 @@ def plato_bleu(replies: Sequence[str], references: Sequence[str]) -> dict:
                 continue
         result[f"plato_bleu_{n}"] = 100 * total / max(1, len(pairs))
     return result | {"nltk_version": nltk.__version__}
+
+
+def mean_words(texts: Sequence[str]) -> float:
+    """Return the mean number of words of a text; 0 for no texts."""
+    return sum(len(words(text)) for text in texts) / max(1, len(texts))
 
 
 def perplexity(nll: float, tokens: int) -> float:
@@ -174,27 +303,12 @@ class ReplyMetric(evaluate.Metric):
         )
 
     def _compute(self, predictions: list[str], references: list[str]) -> dict:
-        bleu = BLEU(force=True)  # spaced tokens are welcome
-        score = bleu.corpus_score(predictions, [references])
-        result = {"bleu": score.score, "bleu_signature": str(bleu.get_signature())}
-        # The orders share their statistics: clipped matches and totals of n-grams of the corpus.
-        for n in range(1, 5):
-            order = BLEU.compute_bleu(
-                score.counts[:n],
-                score.totals[:n],
-                score.sys_len,
-                score.ref_len,
-                smooth_method="exp",
-                max_ngram_order=n,
-            )
-            result[f"bleu_{n}"] = order.score
-        result["chrf"] = CHRF().corpus_score(predictions, [references]).score
-        scorer = RougeScorer(["rouge1", "rouge2", "rougeL"], tokenizer=_Words())
-        rouge = [scorer.score(r, p) for r, p in zip(references, predictions, strict=True)]
-        for name, kind in (("rouge_1", "rouge1"), ("rouge_2", "rouge2"), ("rouge_l", "rougeL")):
-            result[name] = 100 * math.fsum(s[kind].fmeasure for s in rouge) / max(1, len(rouge))
-        result["distinct_1"] = distinct(predictions, 1)
-        result["distinct_2"] = distinct(predictions, 2)
-        for name, texts in (("reply_words", predictions), ("reference_words", references)):
-            result[name] = sum(len(text.split()) for text in texts) / max(1, len(texts))
-        return result
+        statistics = pair_statistics(predictions, references)
+        return {
+            **{key: metric.figure() for key, metric in statistics.items()},
+            "bleu_signature": str(BLEU(references=[["one reference"]]).get_signature()),
+            "distinct_1": distinct(predictions, 1),
+            "distinct_2": distinct(predictions, 2),
+            "reply_words": mean_words(predictions),
+            "reference_words": mean_words(references),
+        }

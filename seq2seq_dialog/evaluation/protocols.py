@@ -23,7 +23,7 @@ from sacrebleu.tokenizers.tokenizer_13a import Tokenizer13a
 from ..dataset_script.detokenize import detokenize
 from ..errors import UsageError, nearest
 from .metrics import ReplyMetric, distinct, plato_bleu
-from .text import normalised
+from .text import WhiteSpace, normalised, words
 
 # Weights of the authors' score_multiref.py. Those of BLEU-3 do not sum to 1 there.
 MULTIREF_WEIGHTS = [(1,), (0.5, 0.5), (0.33, 0.33, 0.33), (0.25, 0.25, 0.25, 0.25)]
@@ -81,10 +81,9 @@ def default(
         predictions=list(replies), references=list(references)
     )
     bleu = metrics.pop("bleu_signature")
-    chrf = CHRF()
-    chrf.corpus_score([""], [[""]])  # it has a signature only then
+    chrf = CHRF(references=[["one reference"]]).get_signature()
     return metrics, (
-        f"default: BLEU|{bleu}, chrF2|{chrf.get_signature()}, "
+        f"default: BLEU|{bleu}, chrF2|{chrf}, "
         f"ROUGE-F1|nrefs:1|case:lower|tok:letters+digits|stem:no|mean:pairs|"
         f"rouge-score:{version('rouge-score')}, Distinct|case:lower|tok:space"
     )
@@ -96,11 +95,9 @@ def plato(
     """Score as the PLATO paper (Bao et al., 2020): `plato_bleu`, and `distinct` of the corpus.
 
     Papers score DailyDialog's spaced tokens (`don't you ? Yes .`), which are taken as they stand
-    if `spaced`. In natural text punctuation is set apart by sacreBLEU's 13a tokens. That does not
-    split `don't`, where the files have `don't` as often as `don ’ t`: on its 6,740 test pairs a
-    random training reply has BLEU-1/2 25.6/15.4 where the same one has 25.3/15.2 in spaced tokens
-    (12.4/7.5 if nothing is set apart), and a copy of the nearest training context has 59.5/47.8
-    for 59.0/47.3. Mind that half a point before comparing with a paper.
+    if `spaced`. In natural text punctuation is set apart by sacreBLEU's 13a tokens. They do not
+    split `don't`, which the files split about every other time: natural text scores up to half a
+    point higher (benchmarks/RESULTS.md). Mind that before you compare with a paper.
     """
     tokens = "space" if spaced else f"13a|sacrebleu:{version('sacrebleu')}"
     if not spaced:
@@ -115,21 +112,12 @@ def plato(
     )
 
 
-class _Spaces:
-    """Words between white space, for RougeScorer."""
-
-    def tokenize(self, text: str) -> list[str]:
-        """Split a text; RougeScorer calls it."""
-        return text.split()
-
-
 def multiref_tokens(text: str) -> list[str]:
     """Split a text into tokens as the references of Gupta et al. (2019) are, by spaCy.
 
     Lower case, `do n't`, `it 's`, `can not`, hyphens apart; DailyDialog's spaced tokens and natural
-    text give the same. Of the 6,740 original next utterances, 6,695 (99.3 %) come out exactly as
-    the authors have them, and 99.9 % of all tokens. The rest: `o.k`, `5 pm` for `5pm`, two words
-    with an apostrophe for a space.
+    text give the same. Where the authors' tokens differ, in 1 of 1,000, it is `o.k`, `5 pm` for
+    `5pm`, or two words with an apostrophe for a space.
     """
     return _MULTIREF_TOKEN.findall(detokenize(text).lower())
 
@@ -154,19 +142,19 @@ def multiref(
         references: of each reply, lower-cased and tokenised: see `read_references`.
     """
     smoothing = SmoothingFunction().method1
-    scorer = RougeScorer(["rougeL"], tokenizer=_Spaces())
+    scorer = RougeScorer(["rougeL"], tokenizer=WhiteSpace())
     sums = {name: [] for name in (*(f"bleu_{n}" for n in range(1, 5)), "rouge_l")}
     means = {f"{name}_mean": [] for name in sums}
     pooled = []
-    for reply, own in zip(replies, references, strict=True):
-        if isinstance(own, str) or not own:
+    for reply, answers in zip(replies, references, strict=True):
+        if isinstance(answers, str) or not answers:
             raise UsageError(
-                f"The references of a reply are {own!r}; multiref needs a list of at least one."
+                f"The references of a reply are {answers!r}; multiref needs a list of at least one."
             )
-        words = multiref_tokens(reply) or ["."]
-        targets = [reference.lower().split() or ["."] for reference in own]
-        rouge = [scorer.score(" ".join(t), " ".join(words))["rougeL"] for t in targets]
-        bleu = [sentence_bleu([t], words, MULTIREF_WEIGHTS, smoothing) for t in targets]
+        tokens = multiref_tokens(reply) or ["."]
+        targets = [words(answer) or ["."] for answer in answers]
+        rouge = [scorer.score(" ".join(t), " ".join(tokens))["rougeL"] for t in targets]
+        bleu = [sentence_bleu([t], tokens, MULTIREF_WEIGHTS, smoothing) for t in targets]
         # bleu: (references, orders)
         scores = [*zip(*bleu, strict=True), [_f(r.precision, r.recall) for r in rouge]]
         for name, values in zip(sums, scores, strict=True):
@@ -175,7 +163,7 @@ def multiref(
         pooled.append(_f(max(r.precision for r in rouge), max(r.recall for r in rouge)))
     sums |= {"rouge_l_pooled": pooled} | means
     metrics = {name: 100 * math.fsum(values) / len(values) for name, values in sums.items()}
-    sizes = sorted({len(own) for own in references})
+    sizes = sorted({len(answers) for answers in references})
     shared = f"nrefs:{'-'.join(map(str, dict.fromkeys((sizes[0], sizes[-1]))))}|case:lower|"
     shared += "tok:spacy-like|max and mean:references|mean:pairs"
     return metrics, (
@@ -186,9 +174,9 @@ def multiref(
 
 def _f(precision: float, recall: float) -> float:
     """F-measure; recall counts `ROUGE_BETA` times as much as precision."""
-    square = ROUGE_BETA**2
-    below = recall + square * precision
-    return (1 + square) * precision * recall / below if below else 0.0
+    weight = ROUGE_BETA**2
+    divisor = recall + weight * precision
+    return (1 + weight) * precision * recall / divisor if divisor else 0.0
 
 
 # A protocol takes replies, references and `spaced`, and returns metrics and a signature.
@@ -223,9 +211,9 @@ def read_references(path: str | Path, rows: Dataset) -> list[list[str]]:
         if not line.strip():
             continue
         try:
-            answered = [turn["responses"] for turn in json.loads(line)["dialogue"][:-1]]
-            references += [[" ".join(text.split()) for text in own] for own in answered]
-            if not all(answered):
+            responses = [turn["responses"] for turn in json.loads(line)["dialogue"][:-1]]
+            references += [[" ".join(text.split()) for text in answers] for answers in responses]
+            if not all(responses):
                 raise ValueError("an utterance without responses")
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise UsageError(
@@ -237,10 +225,10 @@ def read_references(path: str | Path, rows: Dataset) -> list[list[str]]:
             f"{str(path)!r} has references for {len(references)} responses, and {len(rows)} are "
             f"evaluated. {remedy}"
         )
-    for i, (own, response) in enumerate(zip(references, rows["response"], strict=False)):
-        if normalised(own[0]) != normalised(response):
+    for i, (answers, response) in enumerate(zip(references, rows["response"], strict=False)):
+        if normalised(answers[0]) != normalised(response):
             raise UsageError(
-                f"Row {i} is answered by {response!r}, but {str(path)!r} has {own[0]!r} there. "
+                f"Row {i} is answered by {response!r}, but {str(path)!r} has {answers[0]!r} there. "
                 f"{remedy}"
             )
     return references[: len(rows)]
@@ -258,4 +246,5 @@ def second_human(references: Sequence[Sequence[str]]) -> tuple[list[str], list[l
     Returns:
         The replies, and what they are compared with.
     """
-    return [own[1] for own in references], [[own[0], *own[2:]] for own in references]
+    replies = [answers[1] for answers in references]
+    return replies, [[answers[0], *answers[2:]] for answers in references]

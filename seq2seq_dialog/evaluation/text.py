@@ -1,20 +1,39 @@
-"""How texts are compared: what they say, however written, and their words."""
+"""How texts are compared: what they say, however written; their words and n-grams."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator, Sequence
 
 _NOT_ALNUM = re.compile(r"[\W_]+")  # exactly the characters for which str.isalnum() is false
 
 
 def normalised(text: str) -> str:
-    """Casefold a text and leave only letters and digits (`str.isalnum`): what it says, however."""
+    """Casefold a text and leave only letters and digits (`str.isalnum`)."""
     return _NOT_ALNUM.sub("", text.casefold())
 
 
-class _Words:
-    """rouge-score's words, lower-cased letters and digits, of any script instead of a-z alone."""
+def words(text: str) -> list[str]:
+    """Split a text into lower-cased words, which stand apart by white space."""
+    return text.lower().split()
+
+
+def ngrams(units: Sequence[str], n: int) -> Iterator[tuple[str, ...]]:
+    """Return the n-grams of a list of words, or of a text's characters, in their order."""
+    return zip(*(units[i:] for i in range(n)), strict=False)
+
+
+class LettersAndDigits:
+    """Tokenizer for RougeScorer: lower-cased letters and digits of any script, not a-z alone."""
 
     def tokenize(self, text: str) -> list[str]:
-        """Split a text; RougeScorer calls it."""
+        """Split a text into tokens."""
         return re.findall(r"[^\W_]+", text.lower())
+
+
+class WhiteSpace:
+    """Tokenizer for RougeScorer: what stands between white space."""
+
+    def tokenize(self, text: str) -> list[str]:
+        """Split a text into tokens."""
+        return text.split()

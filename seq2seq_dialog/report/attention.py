@@ -5,17 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-import matplotlib
 import numpy as np
 import torch
-from matplotlib import pyplot
+from matplotlib.figure import Figure
 from transformers.utils.logging import disable_progress_bar
 
 from ..errors import UsageError
 from ..portable.context import encode_context
 from ..serve.inference import load
 
-matplotlib.use("Agg")
 CELL = 0.22  # inches, room for a token's letters
 LAST_LAYER = "attention of the last layer, mean of its heads"
 
@@ -76,10 +74,10 @@ def _cross_attentions(model, input_ids, labels):
 
 
 def _tokens(ids, tokenizer) -> list[str]:
-    """Name ids (length,); a model may have more rows than its tokenizer has tokens."""
+    """Return the tokens of ids (length,); a model may have more ids than its tokenizer tokens."""
     ids = ids.tolist()
-    named = zip(ids, tokenizer.convert_ids_to_tokens(ids), strict=True)
-    return [f"<{i}>" if token is None else token for i, token in named]
+    pairs = zip(ids, tokenizer.convert_ids_to_tokens(ids), strict=True)
+    return [f"<{i}>" if token is None else token for i, token in pairs]
 
 
 def readable(tokens: list[str], tokenizer) -> list[str]:
@@ -87,21 +85,15 @@ def readable(tokens: list[str], tokenizer) -> list[str]:
     return [tokenizer.convert_tokens_to_string([token]).strip() or token for token in tokens]
 
 
-def plot(
-    source: list[str], target: list[str], weights: np.ndarray, path: str | Path, title: str = ""
-) -> None:
-    """Draw an attention map to a picture: source along the top, reply down the side.
+def draw_map(source: list[str], target: list[str], weights: np.ndarray, title: str = "") -> Figure:
+    """Draw an attention map: source along the top, reply down the side.
 
     Args:
         source, target: labels of the columns and rows.
         weights: (target_len, source_len); the darkest shade is the greatest of them.
-        path: its ending chooses the format: png, pdf, svg.
-
-    Raises:
-        UsageError: no picture can be written there.
     """
     rows, columns = weights.shape
-    figure = pyplot.figure(figsize=(columns * CELL, rows * CELL))
+    figure = Figure(figsize=(columns * CELL, rows * CELL))
     axes = figure.add_axes((0, 0, 1, 1))  # the labels stand outside; "tight" makes room for them
     cells = axes.pcolormesh(weights, cmap="Blues", vmin=0, edgecolors="white", linewidth=0.8)
     axes.invert_yaxis()  # the reply's first token is on top
@@ -117,13 +109,20 @@ def plot(
     bar.outline.set_visible(False)
     bar.ax.tick_params(labelsize=8, length=2, color="0.5")
     axes.set_title(title, loc="left", pad=10, **text)
-    dpi = min(150, 2**15 / (CELL * max(rows, columns)))  # matplotlib ends at 2**16 pixels
+    return figure
+
+
+def save(figure: Figure, path: str | Path) -> None:
+    """Write a picture; the ending of its path chooses the format: png, pdf, svg.
+
+    Raises:
+        UsageError: no picture can be written there.
+    """
+    dpi = min(150, 2**15 / max(figure.get_size_inches()))  # matplotlib ends at 2**16 pixels
     try:
         figure.savefig(path, dpi=dpi, bbox_inches="tight", pad_inches=0.15)
     except (OSError, ValueError) as error:
         raise UsageError(f"Cannot write the picture {str(path)!r}: {error}.") from error
-    finally:
-        pyplot.close(figure)
 
 
 def attention(
@@ -141,7 +140,7 @@ def attention(
     recurrent = model.config.model_type == "rnn_seq2seq"
     kind = f"{model.config.attention} attention" if recurrent else LAST_LAYER
     labels = readable(source, tokenizer), readable(target, tokenizer)
-    plot(*labels, weights, output, title=f"{Path(folder).name}: {kind}")
+    save(draw_map(*labels, weights, f"{Path(folder).name}: {kind}"), output)
     ids = tokenizer.convert_tokens_to_ids(target)
     print(tokenizer.decode(ids, skip_special_tokens=True).strip())
     print(output)

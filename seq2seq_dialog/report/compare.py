@@ -1,16 +1,10 @@
 """Whether two runs differ beyond chance: a paired bootstrap test on the same test pairs.
 
-Both systems are measured on the same resamples (Koehn, 2004). Of a difference, p is the
-share of resamples whose difference is at least as far from the measured one as that is from zero
-(Noreen, 1989; Berg-Kirkpatrick et al., 2012; here on both sides), and the interval
-leaves out zero exactly where p is below 0.05. Whole dialogues are drawn, for their pairs are alike:
-where nothing differed but by chance, drawing pairs found a difference in up to 4 of 10 tests on
-DailyDialog, drawing dialogues in 1 of 20, as it should. Of several metrics, one may still differ by
-chance.
-
-sacreBLEU's own p of BLEU and chrF is kept in the JSON, to be put beside others'. It does not decide
-here: it draws pairs and counts one side only, so that where nothing differed, it was below 0.05 in
-more than 1 of 10 tests even for independent pairs, and is at its least for two equal systems.
+Both systems are measured on the same resamples (Koehn, 2004). p of a difference is the share of
+resamples whose difference is at least as far from the measured one as that is from zero (Noreen,
+1989; Berg-Kirkpatrick et al., 2012; here on both sides). The interval leaves out zero exactly where
+p is below 0.05. Whole dialogues are drawn, because their pairs are alike: drawing pairs would find
+differences where there are none. Of several metrics, one may still differ by chance.
 """
 
 from __future__ import annotations
@@ -22,39 +16,17 @@ from pathlib import Path
 import numpy as np
 from rich.console import Console
 from rich.table import Table
-from sacrebleu.metrics import BLEU, CHRF
 
 from ..errors import UsageError
-from ..evaluation.bootstrap import PairStatistics, bootstrap, pair_statistics
-from ..run_folder import check_writable, read_json, read_jsonl, write_json
-from .console import HEADLINES
+from ..evaluation.bootstrap import bootstrap, with_intervals
+from ..evaluation.catalogue import LOWER, METRICS
+from ..evaluation.metrics import PairStatistics, pair_statistics
+from ..run_folder import check_writable, read_json, read_predictions, write_json
 
-LEVEL = 0.05
+LEVEL = 0.05  # of p: below it, a difference is beyond chance
 LEAST_SAMPLES = 100
-FEW = 50  # dialogues; p is rough below
-LOWER_IS_BETTER = ("perplexity",)
-LABELS = HEADLINES | {"perplexity": "perplexity"}
-SACREBLEU = {"bleu": BLEU, "chrf": CHRF}
+FEW = 50  # dialogues; with fewer, p is rough
 SUBSETS = ("full", "clean")
-
-
-def read_run(folder: str | Path) -> list[dict]:
-    """Read the predictions of a run.
-
-    Raises:
-        UsageError: there are none.
-    """
-    path = Path(folder) / "predictions.jsonl"
-    way_out = "Name a run folder that has been finished with do_predict."
-    if not path.is_file():
-        raise UsageError(f"There is no {str(path)!r}. {way_out}")
-    try:
-        rows = read_jsonl(path)
-        for row in rows:
-            " ".join([row["dialogue_id"], *row["context"], row["reference"], row["reply"]])
-    except (ValueError, KeyError, TypeError) as error:
-        raise UsageError(f"{str(path)!r} holds no predictions ({error}). {way_out}") from error
-    return rows
 
 
 def _check_pairs(a: list[dict], b: list[dict]) -> None:
@@ -98,28 +70,22 @@ def paired_bootstrap(
     Returns:
         `a` and `b`, the metric; `difference`, b - a; `interval`, its 95 % one; `p`.
     """
-    figures = a.figure(), b.figure()
-    difference = figures[1] - figures[0]
-    one, other = (bootstrap({"": metric}, samples, seed, dialogues)[""] for metric in (a, b))
-    away = np.sort(np.abs(other - one - difference))[::-1]
+    figure_a, figure_b = a.figure(), b.figure()
+    difference = figure_b - figure_a
+    resampled_a, resampled_b = (
+        bootstrap({"metric": metric}, samples, seed, dialogues)["metric"] for metric in (a, b)
+    )
+    distances = np.sort(np.abs(resampled_b - resampled_a - difference))[::-1]
     # p is below 1/20 if at most so many resamples are as far away as the difference is from 0.
     most = -(-(samples + 1) // 20) - 2
-    reach = float(away[most])
+    margin = float(distances[most])
     return {
-        "a": figures[0],
-        "b": figures[1],
+        "a": figure_a,
+        "b": figure_b,
         "difference": difference,
-        "interval": [difference - reach, difference + reach],
-        "p": (1 + int((away >= abs(difference)).sum())) / (samples + 1),
+        "interval": [difference - margin, difference + margin],
+        "p": (1 + int((distances >= abs(difference)).sum())) / (samples + 1),
     }
-
-
-def sacrebleu_p(a: PairStatistics, b: PairStatistics, samples: int, seed: int) -> float:
-    """Return the p of `sacrebleu --paired-bs`, with `SACREBLEU_SEED=seed` above 0."""
-    one, other = (bootstrap({"": metric}, samples, seed)[""] for metric in (a, b))
-    away = np.abs(other - one)
-    further = away - away.mean() > abs(b.figure() - a.figure())
-    return (1 + int(further.sum())) / (samples + 1)
 
 
 def compare(
@@ -137,7 +103,7 @@ def compare(
         samples: number of resamples.
         seed: of the draws.
         subset: `full`, or `clean`: pairs that the rows of both runs call `clean` alone.
-        output: a JSON file for the figures, with sacreBLEU's p and signatures.
+        output: a JSON file for the figures.
 
     Returns:
         `a`, `b`, `subset`, `pairs`, `dialogues`, `samples`, `seed`, `metrics` (name to what
@@ -148,7 +114,7 @@ def compare(
     """
     output = None if output is None else Path(output)
     _check(samples, seed, subset, output)
-    runs = [read_run(folder), read_run(other)]
+    runs = [read_predictions(folder), read_predictions(other)]
     _check_pairs(*runs)
     if subset == "clean":
         runs = _clean(runs)
@@ -166,15 +132,10 @@ def compare(
         )
         for rows in runs
     )
-    metrics = {}
-    for name in a:
-        metrics[name] = paired_bootstrap(a[name], b[name], samples, seed, dialogues)
-        if name in SACREBLEU:
-            signature = SACREBLEU[name](references=[["any"]]).get_signature()
-            signature.update("bs", samples)
-            signature.update("seed", seed)
-            p = sacrebleu_p(a[name], b[name], samples, seed)
-            metrics[name]["sacrebleu"] = {"p": p, "signature": str(signature)}
+    metrics = {
+        name: paired_bootstrap(a[name], b[name], samples, seed, dialogues)
+        for name in with_intervals(a)
+    }
     verdict = [sentence(name, test) for name, test in metrics.items()]
     verdict += [missing] if missing else []
     if count < FEW:
@@ -252,14 +213,14 @@ def sentence(name: str, test: dict) -> str:
         name: of the metric.
         test: what `paired_bootstrap` returns.
     """
-    label, difference = LABELS[name], test["difference"]
+    metric, difference = METRICS[name], test["difference"]
     if test["p"] >= LEVEL:
-        return f"{label}: no difference beyond chance (p = {test['p']:.4f})."
-    better = "B" if (difference > 0) != (name in LOWER_IS_BETTER) else "A"
+        return f"{metric.label}: no difference beyond chance (p = {test['p']:.4f})."
+    better = "B" if (difference > 0) != (metric.direction == LOWER) else "A"
     low, high = sorted(abs(bound) for bound in test["interval"])
     return (
-        f"{label}: {better} is better by {abs(difference):.3f} ({low:.3f} to {high:.3f}), beyond "
-        f"chance (p = {test['p']:.4f})."
+        f"{metric.label}: {better} is better by {abs(difference):.3f} ({low:.3f} to {high:.3f}), "
+        f"beyond chance (p = {test['p']:.4f})."
     )
 
 
@@ -278,7 +239,7 @@ def print_comparison(result: dict, console: Console) -> None:
         figures = (f"{test[key]:.3f}" for key in ("a", "b"))
         interval = " to ".join(f"{bound:+.3f}" for bound in test["interval"])
         difference = f"{test['difference']:+.3f}"
-        table.add_row(LABELS[name], *figures, difference, interval, f"{test['p']:.4f}")
+        table.add_row(METRICS[name].label, *figures, difference, interval, f"{test['p']:.4f}")
     console.print(table)
     clean = "clean " if result["subset"] == "clean" else ""
     say(

@@ -11,21 +11,10 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from ..run_folder import EVALUATION, METRICS, PREDICTIONS, read_json, read_jsonl
+from .. import run_folder
+from ..evaluation.catalogue import METRICS, keys_with
+from ..run_folder import read_json, read_predictions
 from ..shipped import command, interpreter
-
-# Printed rows: what each figure is called, and in what it is counted.
-HEADLINES = {
-    "perplexity": "perplexity per token",
-    "unigram_perplexity": "  of a unigram model of the training replies",
-    "bleu": "sacreBLEU",
-    **{f"bleu_{n}": f"BLEU-{n}" for n in range(1, 5)},
-    "chrf": "chrF",
-    **{f"rouge_{n}": f"ROUGE-{n.upper()}" for n in "12l"},
-    **{f"distinct_{n}": f"Distinct-{n}" for n in range(1, 3)},
-    "reply_words": "words per reply",
-    "reference_words": "words per reference",
-}
 
 
 def set_up_console(main_process: bool) -> Console:
@@ -41,13 +30,18 @@ def set_up_console(main_process: bool) -> Console:
 
 
 def print_metrics(metrics: dict, console: Console) -> None:
-    """Print the headline figures of the evaluated splits as a table."""
+    """Print the figures of the evaluated splits as a table.
+
+    Args:
+        metrics: of metrics.json, figures by split.
+    """
     splits = [name for name in ("validation", "test") if name in metrics]
     table = Table("metric", *splits, title="Evaluation", title_justify="left")
-    for name, label in HEADLINES.items():
-        values = [metrics[split].get(name) for split in splits]
-        if values != [None] * len(splits):
-            table.add_row(label, *("" if value is None else f"{value:,.2f}" for value in values))
+    for key, metric in METRICS.items():
+        values = [metrics[split].get(key) for split in splits]
+        if any(value is not None for value in values):
+            name = f"{metric.label} ({metric.unit})" if metric.unit else metric.label
+            table.add_row(name, *("" if value is None else f"{value:,.2f}" for value in values))
     console.print(table)
 
 
@@ -55,20 +49,21 @@ def print_evaluation(evaluation: dict, console: Console) -> None:
     """Print model and baselines side by side, all pairs and clean ones, and the verdict.
 
     Args:
-        evaluation: what `evaluation.evaluate` returns.
+        evaluation: what `evaluation.scoring.evaluate` returns.
     """
     rows = [row for row in evaluation["results"] if row["protocol"] == "default"]
-    shown = {"bleu": "sacreBLEU", "bleu_2": "BLEU-2", "rouge_l": "ROUGE-L", "chrf": "chrF"}
-    shown |= {"distinct_2": "Distinct-2"}
+    # What all have: a baseline has no perplexity.
+    shown = [key for key in keys_with("main") if all(key in row["metrics"] for row in rows)]
     pairs = {row["subset"]: row["pairs"] for row in rows}
     title = f"{evaluation['split']}: all pairs"
     if "clean" in pairs:
-        title += " / clean pairs, of which nothing stands in train"
-    table = Table("system", *shown.values(), title=title, title_justify="left")
+        title += " / clean pairs, of which nothing appears in train"
+    labels = [METRICS[key].label for key in shown]
+    table = Table("system", *labels, title=title, title_justify="left")
     table.add_row("pairs", " / ".join(f"{count:,}" for count in pairs.values()))
     for system in dict.fromkeys(row["system"] for row in rows):
-        own = [row["metrics"] for row in rows if row["system"] == system]
-        cells = (" / ".join(f"{metrics[name]:.2f}" for metrics in own) for name in shown)
+        of_system = [row["metrics"] for row in rows if row["system"] == system]
+        cells = (" / ".join(f"{metrics[key]:.2f}" for metrics in of_system) for key in shown)
         table.add_row(system, *cells)
     console.print(table)
     for sentence in evaluation["verdict"]:
@@ -89,11 +84,11 @@ def print_samples(predictions: list[dict], console: Console, count: int = 8) -> 
 
 def print_run(run_dir: Path, console: Console) -> None:
     """Print samples, figures and verdict of a finished run, and what to do next."""
-    if (run_dir / PREDICTIONS).exists():
-        print_samples(read_jsonl(run_dir / PREDICTIONS), console)
-    print_metrics(read_json(run_dir / METRICS), console)
-    if (run_dir / EVALUATION).exists():
-        print_evaluation(read_json(run_dir / EVALUATION), console)
+    if (run_dir / run_folder.PREDICTIONS).exists():
+        print_samples(read_predictions(run_dir), console)
+    print_metrics(read_json(run_dir / run_folder.METRICS), console)
+    if (run_dir / run_folder.EVALUATION).exists():
+        print_evaluation(read_json(run_dir / run_folder.EVALUATION), console)
     console.print(
         f"\nThe model, its settings, metrics, curves and replies are in {run_dir}. Next:\n"
         f"  {command('chat')} {run_dir}\n"

@@ -11,6 +11,7 @@ import math
 import random
 import re
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
 
 import yaml
@@ -19,22 +20,19 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from ..data.known_corpora import DAILYDIALOG, SAMPLES
-from ..errors import UsageError
 from ..evaluation import scoring
+from ..evaluation.catalogue import METRICS, keys_with
 from ..portable.context import TURN_SEPARATOR
-from ..run_folder import read_jsonl, read_mapping, read_yaml
+from ..run_folder import read_mapping, read_predictions, read_yaml
 from . import page
 from .licences import DataTerms, check_terms, data_terms
 from .public_settings import public_settings
+from .text import markdown, number
 
 GREETING = ["Hello! How are you?", "Fine, thanks. And you?", "Very well, thank you."]
 EXAMPLES = (1, 2, 3)  # turns of the contexts that are examples
-# What of each protocol goes into the metadata, and what the Hub calls the metrics.
-INDEXED = {"default": page.MAIN, "plato": ("plato_bleu_1", "plato_bleu_2")}
-INDEXED |= {"multiref": ("bleu_2", "rouge_l")}
-METRIC_TYPES = {"perplexity": "perplexity", "bleu": "sacrebleu", "chrf": "chrf"}
-METRIC_TYPES |= {"rouge_l": "rouge", "distinct_2": "distinct"}  # the others are kinds of bleu
-ON_HUB = ("perplexity", "sacrebleu", "bleu", "chrf", "rouge")  # "distinct" it has not
+# Figures of other protocols than the default that go into the metadata.
+INDEXED = {"plato": ("plato_bleu_1", "plato_bleu_2"), "multiref": ("bleu_2", "rouge_l")}
 SUBSETS = {"full": "all pairs", "clean": "clean pairs"}
 
 
@@ -69,7 +67,7 @@ def model_card(
     environment, metrics, model_config, *_ = (
         read_mapping(folder / f"{name}.json") for name in files
     )
-    predictions = _read_predictions(folder / "predictions.jsonl")
+    predictions = read_predictions(folder) if (folder / "predictions.jsonl").is_file() else []
     if (folder / "metrics.json").is_file():  # or else page.read refuses the folder
         config = read_yaml(folder / "config.yaml")
     run = page.read(folder)
@@ -145,7 +143,7 @@ def _evaluation_facts(evaluated: dict, metrics: dict, config: dict) -> dict:
         "subsets": SUBSETS,
         # The clean pairs come first; all pairs are not shown twice.
         "shown": [s for s in reversed(sizes) if s == "full" or sizes[s] != sizes["full"]],
-        "decoding": scoring.describe(config) if "do_sample" in config else None,
+        "decoding": scoring.describe_decoding(config) if "do_sample" in config else None,
         "manners": evaluated.get("quality", {}).get(scoring.MODEL, {}).get("full"),
     }
 
@@ -158,9 +156,9 @@ def render(template: str, content: dict) -> str:
         autoescape=True,
         trim_blocks=True,
         lstrip_blocks=True,
-        finalize=page.markdown,
+        finalize=markdown,
     )
-    environment.filters["figure"] = page.figure
+    environment.filters["figure"] = number
     environment.filters["literal"] = lambda text: Markup(json.dumps(text, ensure_ascii=False))
     return environment.get_template(template).render(content).strip()
 
@@ -170,7 +168,8 @@ def _metadata(
 ) -> ModelCardData:
     """Make what the Hub reads of the card."""
     data = content["data"]
-    metric_types = {result.metric_type for result in results}
+    metric_types = dict.fromkeys(result.metric_type for result in results)
+    hub_types = {metric.hub_type for metric in METRICS.values()} - {None}
     widget = [
         {"text": f" {TURN_SEPARATOR} ".join(row["context"]), "output": {"text": row["reply"]}}
         for row in examples
@@ -184,11 +183,16 @@ def _metadata(
         tags=["text2text-generation", "dialogue", "custom_code"],
         base_model=content["base_model"],
         datasets=[data.id] if data.id and content["trained"] else None,
-        metrics=[name for name in ON_HUB if name in metric_types] or None,
+        metrics=[name for name in metric_types if name in hub_types] or None,
         widget=widget or None,
         model_name=content["name"],
         eval_results=results or None,
     )
+
+
+def indexed(protocol: str) -> Sequence[str]:
+    """Return the keys of the figures of a protocol that go into the metadata."""
+    return keys_with("main") if protocol == "default" else INDEXED.get(protocol, ())
 
 
 def measured(evaluated: dict, metrics: dict, data: DataTerms) -> list[EvalResult]:
@@ -205,11 +209,11 @@ def measured(evaluated: dict, metrics: dict, data: DataTerms) -> list[EvalResult
     ]
     results = []
     for row in rows:
-        for key in INDEXED.get(row["protocol"], ()):
+        for key in indexed(row["protocol"]):
             value = row["metrics"].get(key)
             if value is None or not math.isfinite(value):
                 continue
-            label = f"{page.METRICS[key][0]} ({SUBSETS[row['subset']]})"
+            label = f"{METRICS[key].label} ({SUBSETS[row['subset']]})"
             if row["protocol"] == "multiref":
                 label = label.replace(")", ", best of several references)")
             args = {key: row.get(key) for key in ("protocol", "subset", "pairs", "decoding")}
@@ -224,7 +228,7 @@ def measured(evaluated: dict, metrics: dict, data: DataTerms) -> list[EvalResult
                     dataset_type=data.id or "custom",
                     dataset_name=data.name,
                     dataset_split=row["split"],
-                    metric_type=METRIC_TYPES.get(key, "bleu"),
+                    metric_type=METRICS[key].hub_type or key,
                     metric_name=label,
                     metric_value=round(value, 2),
                     metric_args={name: each for name, each in args.items() if each},
@@ -247,23 +251,6 @@ def draw_examples(predictions: list[dict]) -> list[dict]:
         if group:
             drawn.append(draw.choice(group[: math.ceil(len(group) / 4)]))
     return drawn
-
-
-def _read_predictions(path: Path) -> list[dict]:
-    """Read the replies of a run; none where there is no such file."""
-    try:
-        rows = read_jsonl(path) if path.is_file() else []
-    except (OSError, ValueError) as error:
-        raise UsageError(f"Cannot read {str(path)!r}: {error}. Copy the run again.") from error
-    for row in rows:
-        if not (
-            isinstance(row, dict)
-            and isinstance(row.get("context"), list)
-            and all(isinstance(text, str) for text in (*row["context"], row.get("reply")))
-            and isinstance(row.get("reference"), str)
-        ):
-            raise UsageError(f"{str(path)!r} is not what a run writes there. Copy the run again.")
-    return rows
 
 
 def _count(number: int | None) -> str | None:

@@ -30,10 +30,10 @@ from transformers.utils.logging import disable_progress_bar
 from ..data.batching import evaluation_batches
 from ..decoding.settings import bare_decoding
 from ..errors import UsageError
-from ..evaluation.metrics import ReplyMetric, distinct, plato_bleu, self_bleu
-from ..evaluation.predictions import read_pairs
+from ..evaluation.catalogue import METRICS
+from ..evaluation.metrics import ReplyMetric, distinct, mean_words, plato_bleu, self_bleu
 from ..portable.context import encode_context
-from ..run_folder import check_writable, read_json, write_json
+from ..run_folder import check_writable, read_json, read_pairs, write_json
 from ..serve.inference import load, reply_to_batch
 from ..settings import DialogueTrainingArguments
 
@@ -41,14 +41,7 @@ TEMPERATURES = (0.4, 0.6, 0.8, 1.0, 1.2)
 GREEDY = 0.0  # what the temperature of the greedy point is written as
 TOKENS_PER_BATCH = DialogueTrainingArguments.eval_tokens_per_batch
 KEY = ("fingerprint", "temperature", "samples", "seed")  # what a point's figures depend on
-# Figures of a point, and what each is called in the table.
-FIGURES = {
-    "bleu_2": "BLEU-2",
-    "plato_bleu_2": "PLATO BLEU-2",
-    "distinct_2": "Distinct-2",
-    "self_bleu": "self-BLEU",
-    "reply_words": "words",
-}
+FIGURES = ("bleu_2", "plato_bleu_2", "distinct_2", "self_bleu", "reply_words")  # of a point
 MARKERS = "osD^vP*Xp"
 
 
@@ -64,9 +57,9 @@ def reply_to_all(
 
     Args:
         inputs: ids of each context.
-        settings: replace the model's own for good: what they leave unset must not come from those.
+        settings: replace those of the model for good, so that nothing comes from them.
         seed: of sampling, which leaves the random state of the caller alone.
-        advance: is told the share of the contexts that each batch answers.
+        advance: called with the share of the contexts that each batch answers.
     """
     model.generation_config = settings
     devices = [model.device] if model.device.type == "cuda" else []
@@ -110,13 +103,13 @@ def sweep(
 ) -> list[dict]:
     """Measure models over temperatures; draw them to `output` and print them.
 
-    The points are kept beside the picture, in a JSON file of the same name, each as soon as it is
-    there: an interrupted sweep goes on by the same command. Points of other settings, temperatures
-    or weights stay there, too, under `earlier`.
+    Each point is written beside the picture, to a JSON file of the same name, as soon as it is
+    measured: an interrupted sweep goes on by the same command. Points of other settings,
+    temperatures or weights stay in the file, under `earlier`.
 
     Args:
         folders: run folders or Hub names; test pairs come from the first one's predictions.
-        temperatures: of sampling; a greedy point comes besides.
+        temperatures: of sampling; a greedy point is always added.
         samples: test contexts, evenly spaced.
         output: the picture, .png, .pdf or .svg.
         seed: of sampling.
@@ -138,10 +131,13 @@ def sweep(
     path = output.with_suffix(".json")
     known = {_key(point): point for point in _read_points(path)}
     for folder in folders[1:]:
-        # A misspelt one is heard of now, not in an hour.
+        # A misspelt name is refused now, not in an hour.
         load(folder, device, trust_remote_code)
-    people = {"distinct_2": distinct(references, 2), "self_bleu": self_bleu(references)}
-    people["reply_words"] = sum(len(text.split()) for text in references) / len(references)
+    people = {
+        "distinct_2": distinct(references, 2),
+        "self_bleu": self_bleu(references),
+        "reply_words": mean_words(references),
+    }
     points = []
     temperatures = [GREEDY, *sorted(set(temperatures))]
     with Progress(console=Console(stderr=True), transient=True) as progress:
@@ -150,8 +146,8 @@ def sweep(
             loaded = load(folder, device, trust_remote_code)
             for point in _measure(folder, loaded, pairs, temperatures, seed, known, progress, task):
                 points.append(point)
-                drawn = [_key(point) for point in points]
-                earlier = [point for key, point in known.items() if key not in drawn]
+                keys = [_key(point) for point in points]
+                earlier = [point for key, point in known.items() if key not in keys]
                 write_json(path, {"references": people, "points": points, "earlier": earlier})
             del loaded  # before the next one comes
     plot_sweep(points, people, output)
@@ -167,16 +163,16 @@ def _measure(
     model, tokenizer, _ = loaded
     inputs = [encode_context(pair["context"], tokenizer) for pair in pairs]
     references = [pair["reference"] for pair in pairs]
-    own = model.generation_config
-    mark = fingerprint(model, inputs, references)
+    saved = model.generation_config
+    model_hash = fingerprint(model, inputs, references)
     for temperature in temperatures:
-        key = (mark, temperature, len(pairs), seed)
+        key = (model_hash, temperature, len(pairs), seed)
         progress.update(task, description=f"{escape(folder)}, {_name(temperature)}")
         if key in known:
             progress.advance(task)
             yield known[key] | {"model": folder}  # by which it may have another name now
             continue
-        settings = bare_decoding(own, temperature)
+        settings = bare_decoding(saved, temperature)
         replies = reply_to_all(
             inputs, model, tokenizer, settings, seed, lambda share: progress.advance(task, share)
         )
@@ -234,7 +230,7 @@ def _labels(points: list[dict]) -> dict[str, str]:
     return {f: end if ends.count(end) == 1 else f for f, end in zip(folders, ends, strict=True)}
 
 
-def _looks(points: list[dict]) -> dict[str, dict]:
+def _styles(points: list[dict]) -> dict[str, dict]:
     """Give each model of the points a colour and a marker."""
     return {
         folder: {"color": f"C{i % 10}", "marker": MARKERS[i % len(MARKERS)]}
@@ -253,12 +249,12 @@ def print_sweep(points: list[dict], people: dict, console: Console) -> None:
     table = Table(title="Quality and diversity", title_justify="left")
     table.add_column("model", overflow="fold")
     table.add_column("temp.")
-    for label in FIGURES.values():
-        table.add_column(label, justify="right")
+    for key in FIGURES:
+        table.add_column(METRICS[key].label, justify="right")
     labels = _labels(points)
     for folder, label in labels.items():
-        own = [point for point in points if point["model"] == folder]
-        for i, point in enumerate(own):
+        of_model = [point for point in points if point["model"] == folder]
+        for i, point in enumerate(of_model):
             values = (f"{point[name]:.2f}" for name in FIGURES)
             table.add_row("" if i else escape(label), _name(point["temperature"]), *values)
         table.add_section()
@@ -288,15 +284,15 @@ def plot_sweep(points: list[dict], people: dict, path: Path) -> None:
     """
     figure = Figure(figsize=(11, 5.4), layout="constrained")
     panels = figure.subplots(1, 2, sharey=True)
-    looks = _looks(points)
+    styles = _styles(points)
     for axes, name in zip(panels, ("distinct_2", "self_bleu"), strict=True):
         for folder, label in _labels(points).items():
-            look = looks[folder]
-            own = [point for point in points if point["model"] == folder]
-            own.sort(key=lambda point: point["temperature"])
-            x, y = ([point[key] for point in own] for key in (name, "bleu_2"))  # greedy comes first
-            axes.plot(x[:1], y[:1], **look, ms=7, mfc="none")
-            axes.plot(x[1:], y[1:], **look, ms=5, lw=1.2, label=label)
+            style = styles[folder]
+            of_model = [point for point in points if point["model"] == folder]
+            of_model.sort(key=lambda point: point["temperature"])  # greedy comes first
+            x, y = ([point[key] for point in of_model] for key in (name, "bleu_2"))
+            axes.plot(x[:1], y[:1], **style, ms=7, mfc="none")
+            axes.plot(x[1:], y[1:], **style, ms=5, lw=1.2, label=label)
         axes.axvline(people[name], color="grey", lw=1, ls="--", label="references", zorder=0)
         axes.grid(alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
@@ -317,23 +313,23 @@ def plot_sweep(points: list[dict], people: dict, path: Path) -> None:
 def _write_temperatures(axes, points: list[dict], name: str) -> None:
     """Write each sampled point's temperature beside it, where most room is."""
     curves = [line for line in axes.lines if line.get_linestyle() == "-"]
-    taken = []  # what labels keep away from: curves and labels, in pixels
+    occupied = []  # what labels keep away from: curves and labels, in pixels
     for curve in curves:
         corners = axes.transData.transform(curve.get_xydata())  # (points, 2)
         steps = np.linspace(0, 1, 30)[:, None]
-        taken += [a + steps * (b - a) for a, b in pairwise(corners)] or [corners]
-    taken = np.concatenate(taken)  # (pixels, 2)
+        occupied += [a + steps * (b - a) for a, b in pairwise(corners)] or [corners]
+    occupied = np.concatenate(occupied)  # (pixels, 2)
     angles = np.arange(16) * np.pi / 8
     around = np.stack([13 * np.cos(angles), 10 * np.sin(angles)], axis=1)  # (places, 2) in points
-    looks = _looks(points)
+    styles = _styles(points)
     for point in points:
         if point["temperature"] == GREEDY:
             continue
         at = (point[name], point["bleu_2"])
         places = axes.transData.transform(at) + around * axes.figure.dpi / 72
-        room = np.linalg.norm(places[:, None] - taken, axis=2).min(1)  # (places,)
+        room = np.linalg.norm(places[:, None] - occupied, axis=2).min(1)  # (places,)
         best = int(room.argmax())
-        taken = np.concatenate([taken, places[best : best + 1]])
+        occupied = np.concatenate([occupied, places[best : best + 1]])
         axes.annotate(
             _name(point["temperature"]),
             at,
@@ -342,6 +338,6 @@ def _write_temperatures(axes, points: list[dict], name: str) -> None:
             ha="center",
             va="center",
             fontsize=8,
-            color=looks[point["model"]]["color"],
+            color=styles[point["model"]]["color"],
             path_effects=[withStroke(linewidth=2, foreground="white")],
         )

@@ -18,9 +18,8 @@ from transformers import AutoModelForSeq2SeqLM
 from transformers.utils.logging import disable_progress_bar
 
 from ..errors import UsageError
-from ..evaluation.predictions import read_pairs
 from ..portable.context import encode_context
-from ..run_folder import check_writable, write_json
+from ..run_folder import check_writable, read_pairs, write_json
 from ..shipped import command
 from .exported_model import (
     ABOUT,

@@ -11,7 +11,7 @@ from seq2seq_dialog.evaluation.scoring import (
     MODEL,
     NEAREST,
     RANDOM,
-    describe,
+    describe_decoding,
     evaluate,
 )
 
@@ -80,8 +80,8 @@ def test_a_model_that_says_the_same_is_said_not_to_beat_the_baselines(pairs):
 
 def test_several_references(pairs):
     train, rows, clean, predictions = pairs
-    several = [[row["reference"].lower(), "so it is", "i see", "well", ""] for row in predictions]
-    found = evaluate(predictions, train, rows, clean, "test", DECODING, several=several)
+    answers = [[row["reference"].lower(), "so it is", "i see", "well", ""] for row in predictions]
+    found = evaluate(predictions, train, rows, clean, "test", DECODING, multireference=answers)
     systems = {r["system"] for r in found["results"] if r["protocol"] == "multiref-4"}
     assert systems == {MODEL, NEAREST, RANDOM, FREQUENT, HUMAN}
     assert {r["system"] for r in found["results"] if r["protocol"] == "multiref"} == systems - {
@@ -98,4 +98,4 @@ def test_several_references(pairs):
     ],
 )
 def test_decoding_is_named(changes, words):
-    assert set(describe(DECODING | changes).split(", ")) == set(words.split(", "))
+    assert set(describe_decoding(DECODING | changes).split(", ")) == set(words.split(", "))

@@ -13,8 +13,10 @@ import sacrebleu
 from nltk.translate.bleu_score import SmoothingFunction, sentence_bleu
 from rouge_score.rouge_scorer import RougeScorer
 
+from seq2seq_dialog.evaluation.catalogue import METRICS, keys_with
 from seq2seq_dialog.evaluation.metrics import (
     ReplyMetric,
+    chrf_statistics,
     distinct,
     entropy,
     perplexity,
@@ -22,7 +24,6 @@ from seq2seq_dialog.evaluation.metrics import (
     self_bleu,
     unigram_perplexity,
 )
-from seq2seq_dialog.settings import REPLY_METRICS
 
 PREDICTIONS = ["the cat sat on the mat", "", "hello there", "a b c d e f"]
 REFERENCES = ["the cat sat on the mat", "nothing", "hello there friend of mine", "a b x d e f"]
@@ -68,7 +69,30 @@ def test_words_of_other_scripts_count():
 
 
 def test_what_best_may_mean_is_computed():
-    assert set(REPLY_METRICS) <= set(compute(["a b"], ["a b"]))
+    by_likelihood = {"loss", "perplexity"}
+    assert set(keys_with("chooses_best")) - by_likelihood <= set(compute(["a b"], ["a b"]))
+
+
+def test_the_catalogue_knows_every_figure_and_its_scale():
+    for predictions in (PREDICTIONS, REFERENCES, ["", "", "", ""]):
+        result = compute(predictions, REFERENCES)
+        del result["bleu_signature"]
+        for key, value in result.items():
+            low, high = METRICS[key].scale
+            assert low <= value <= high + 1e-9, key
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_chrf_is_exactly_sacrebleus(seed):
+    draw = random.Random(seed)
+
+    def text():
+        return "".join(draw.choices("ab c\u00e9\u4f60 .\t", k=draw.randint(0, 20)))
+
+    count = draw.randint(1, 6)
+    replies, references = ([text() for _ in range(count)] for _ in range(2))
+    expected = sacrebleu.metrics.CHRF().corpus_score(replies, [references]).score
+    assert chrf_statistics(replies, references)["chrf"].figure() == expected
 
 
 @pytest.mark.parametrize(
@@ -129,6 +153,7 @@ def test_second_implementations_agree(tmp_path):
     bleu, chrf = json.loads(printed)
     assert result["bleu"] == pytest.approx(bleu, abs=1e-6)
     assert result["chrf"] == pytest.approx(chrf, abs=1e-6)
+    assert result["bleu"] == sacrebleu.metrics.BLEU().corpus_score(PREDICTIONS, [REFERENCES]).score
     for n in (1, 2, 3, 4):
         order = sacrebleu.metrics.BLEU(max_ngram_order=n).corpus_score(PREDICTIONS, [REFERENCES])
         assert result[f"bleu_{n}"] == pytest.approx(order.score)
@@ -207,7 +232,7 @@ def test_plato_bleu_warns_of_nothing_and_counts_failures_as_0(monkeypatch):
             raise ZeroDivisionError
         return 0.5
 
-    monkeypatch.setattr("seq2seq_dialog.metrics.sentence_bleu", fail)
+    monkeypatch.setattr("seq2seq_dialog.evaluation.metrics.sentence_bleu", fail)
     assert plato_bleu(["a", "b c"], ["a", "b c"])["plato_bleu_2"] == 25
 
 

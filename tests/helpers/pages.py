@@ -40,7 +40,13 @@ def evaluation():
     for row in results[:2]:
         row["metrics"]["perplexity"] = 1234.5 + row["pairs"]
         row["intervals"] = {"bleu": [2.51, 4.49], "perplexity": [1000.2, math.inf]}
-    about = {"distinct_1": 5.5, "entropy_4": 9.25, "generic": 61.2, "length_ratio": 0.77}
+    about = {
+        "distinct_1": 5.5,
+        "entropy_4": 9.25,
+        "copied": 12.5,
+        "generic": 61.2,
+        "length_ratio": 0.77,
+    }
     group = {"pairs": 15, "bleu_2": 1.5, "distinct_2": 20.5, "generic": 50.0}
     return {
         "split": "test",

@@ -8,7 +8,7 @@ from transformers import BartConfig, BartForConditionalGeneration
 from seq2seq_dialog.errors import UsageError
 from seq2seq_dialog.models import artifact
 from seq2seq_dialog.portable.context import encode_context
-from seq2seq_dialog.report.attention import attention, attention_map, plot, readable
+from seq2seq_dialog.report.attention import attention, attention_map, draw_map, readable, save
 from seq2seq_dialog.serve.inference import generate_response
 
 TURNS = ["Hi, is the room still free?", "It is. Would you like to see it?"]
@@ -98,13 +98,12 @@ def test_a_model_without_attention_is_refused(make_rnn, tokenizer):
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (2, 12), (14, 3)])
-def test_cells_are_square_and_all_labels_stand(tmp_path, monkeypatch, shape):
+def test_cells_are_square_and_all_labels_stand(tmp_path, shape):
     rows, columns = shape
     source, target = [f"s{i}" for i in range(columns)], ["$x$"] * rows
-    figures = []
-    monkeypatch.setattr("matplotlib.pyplot.close", figures.append)
-    plot(source, target, np.full(shape, 1 / columns), tmp_path / "map.png", "a title")
-    axes = figures[0].axes[0]
+    figure = draw_map(source, target, np.full(shape, 1 / columns), "a title")
+    save(figure, tmp_path / "map.png")
+    axes = figure.axes[0]
     assert [label.get_text() for label in axes.get_xticklabels()] == source
     assert [label.get_text() for label in axes.get_yticklabels()] == target
     cell = axes.transData.transform([[0, 0], [1, 1]])
@@ -117,14 +116,14 @@ def test_a_very_long_source_still_fits_into_a_picture(tmp_path, monkeypatch):
     monkeypatch.setattr(
         "seq2seq_dialog.report.attention.CELL", 5
     )  # inches; 100 of them: 75,000 pixels
-    plot(["x"] * 100, ["y"], np.full((1, 100), 0.01), tmp_path / "map.png")
+    save(draw_map(["x"] * 100, ["y"], np.full((1, 100), 0.01)), tmp_path / "map.png")
     assert (tmp_path / "map.png").stat().st_size > 0
 
 
 @pytest.mark.parametrize("path", ["none/map.png", "map.word"])
 def test_a_picture_that_cannot_be_written_is_refused(tmp_path, path):
     with pytest.raises(UsageError, match=rf"Cannot write the picture '.*{path}': .*(No such|not )"):
-        plot(["a"], ["b"], np.ones((1, 1)), tmp_path / path)
+        save(draw_map(["a"], ["b"], np.ones((1, 1))), tmp_path / path)
 
 
 def test_the_verb_draws_and_prints(make_rnn, tokenizer, tmp_path, capsys):

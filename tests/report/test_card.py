@@ -20,11 +20,13 @@ from markdown_it import MarkdownIt
 
 from seq2seq_dialog import run_folder as run_files
 from seq2seq_dialog.errors import UsageError
+from seq2seq_dialog.evaluation.catalogue import METRICS
 from seq2seq_dialog.models import artifact
 from seq2seq_dialog.report import model_card as cards
 from seq2seq_dialog.report import page
 from seq2seq_dialog.report.licences import DAILYDIALOG, SAMPLES, check_terms, inherited_terms
 from seq2seq_dialog.report.model_card import model_card
+from seq2seq_dialog.report.text import markdown, number
 from seq2seq_dialog.run_folder import read_jsonl, write_json, write_jsonl, write_yaml
 from seq2seq_dialog.serve.inference import generate_response, load
 
@@ -154,10 +156,10 @@ def test_the_model_index_holds_the_models_figures_on_both_subsets(folder):
         figures[args["protocol"], args["subset"], metric["name"]] = metric
     expected = [row for row in evaluation()["results"] if row["system"] == "model"]
     for row in expected:
-        for key in cards.INDEXED[row["protocol"]]:
+        for key in cards.indexed(row["protocol"]):
             if key in row["metrics"]:
                 kind = (row["protocol"], row["subset"])
-                name = page.METRICS[key][0]
+                name = METRICS[key].label
                 (metric,) = [
                     m for k, m in figures.items() if k[:2] == kind and k[2].split(" (")[0] == name
                 ]
@@ -189,7 +191,7 @@ def test_the_results_stand_there_beside_the_baselines_and_the_verdict(folder):
     shown = re.split(r"[\s|<>()–]+", results)
     for row in evaluation()["results"]:
         for value in row["metrics"].values():
-            assert page.figure(value) in shown, (row["system"], row["protocol"], value)
+            assert number(value) in shown, (row["system"], row["protocol"], value)
         assert row["signature"].replace("|", "\\|") in results
     head = results.split("<details>")[0]
     assert head.index("**Clean pairs**: 20") < head.index("**All pairs**: 30")
@@ -223,8 +225,8 @@ def test_the_examples_are_real_replies_to_clean_contexts(folder):
     assert len(widgets[1]["text"]) <= sorted(lengths)[len(lengths) // 4]
     head = text.split("\n## ")[0]
     for speaker, turn in zip("ABA", widgets[2]["text"].split(" __eou__ "), strict=True):
-        assert f"> **{speaker}:** {page.markdown(turn)}<br>\n" in head
-    assert f"> **Model:** {page.markdown(widgets[2]['output']['text'])}\n" in head
+        assert f"> **{speaker}:** {markdown(turn)}<br>\n" in head
+    assert f"> **Model:** {markdown(widgets[2]['output']['text'])}\n" in head
     assert text == model_card(folder, "user/tiny")  # nothing of chance
     for row in rows:
         row["clean"] = False
@@ -240,9 +242,7 @@ def test_the_samples_are_those_of_the_rule(folder):
         assert part.count("\n| ") == sum(len(rows) for _, rows in rules) + len(rules)
         for _, rows in rules:
             for row in rows:
-                assert (
-                    f"| {page.markdown(row['reply'])} | {page.markdown(row['reference'])}" in part
-                )
+                assert f"| {markdown(row['reply'])} | {markdown(row['reference'])}" in part
 
 
 def test_no_text_of_the_data_breaks_the_card(folder):
@@ -412,8 +412,8 @@ def test_samples_of_the_test_set_can_be_left_out(folder):
     said = [text for row in read_jsonl(folder / "predictions.jsonl") for text in row["context"]]
     text = model_card(folder, "user/tiny", samples=False)
     assert "widget" not in check(text) and "## Samples" not in text and len(code_blocks(text)) == 4
-    assert not any(page.markdown(each) in text for each in said)
-    assert any(page.markdown(each) in model_card(folder, "user/tiny") for each in said)
+    assert not any(markdown(each) in text for each in said)
+    assert any(markdown(each) in model_card(folder, "user/tiny") for each in said)
 
 
 def test_the_tokenizer_is_as_large_as_it_became(folder, tokenizer):

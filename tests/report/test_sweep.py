@@ -9,11 +9,10 @@ from transformers import T5ForConditionalGeneration
 
 from seq2seq_dialog.decoding.settings import bare_decoding
 from seq2seq_dialog.errors import UsageError
-from seq2seq_dialog.evaluation.predictions import join_predictions, read_pairs
 from seq2seq_dialog.models import artifact
 from seq2seq_dialog.portable.context import encode_context
 from seq2seq_dialog.report.sweep import GREEDY, plot_sweep, reply_to_all, sweep
-from seq2seq_dialog.run_folder import read_json, write_jsonl
+from seq2seq_dialog.run_folder import join_predictions, read_json, read_pairs, write_jsonl
 from seq2seq_dialog.serve.inference import generate_response, load
 
 PNG = b"\x89PNG\r\n"
@@ -234,7 +233,7 @@ def test_folders_that_cannot_be_used_are_refused(run_folder, other_folder, tmp_p
     output = tmp_path / "sweep.png"
     with pytest.raises(UsageError, match=r"There is no '.*none/predictions.jsonl'.*do_predict"):
         sweep([tmp_path / "none"], output=output, device="cpu")
-    with pytest.raises(UsageError, match=r"give the folder of one"):
+    with pytest.raises(UsageError, match=r"Give the folder of a run"):
         sweep([other_folder, run_folder], output=output, device="cpu")
     with pytest.raises(UsageError, match="is given twice; name each folder once"):
         sweep([run_folder, f"{run_folder}/"], output=output, device="cpu")
@@ -243,8 +242,10 @@ def test_folders_that_cannot_be_used_are_refused(run_folder, other_folder, tmp_p
     (other_folder / "predictions.jsonl").write_text('{"context": ["Hi"]}\n')
     with pytest.raises(UsageError, match="holds no predictions"):
         sweep([other_folder], output=output, device="cpu")
-    (other_folder / "predictions.jsonl").write_text('{"context": ["Hi"], "reference": "Hello"}\n')
-    with pytest.raises(UsageError, match="has 1 pairs; 2 are the least"):
+    (other_folder / "predictions.jsonl").write_text(
+        '{"dialogue_id": "a", "context": ["Hi"], "reference": "Hello", "reply": ""}\n'
+    )
+    with pytest.raises(UsageError, match="have 1 pairs; 2 are the least"):
         sweep([other_folder], output=output, device="cpu")
     assert not calls and not output.with_suffix(".json").exists()
 

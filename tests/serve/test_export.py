@@ -57,7 +57,10 @@ def make_run(tokenizer, tmp_path):
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
         artifact.finish(folder)
-        pairs = [{"context": c, "reference": "I see.", "reply": ""} for c in CONTEXTS]
+        pairs = [
+            {"dialogue_id": "test:1", "context": c, "reference": "I see.", "reply": ""}
+            for c in CONTEXTS
+        ]
         write_jsonl(folder / "predictions.jsonl", pairs)
         return folder
 

@@ -1,0 +1,130 @@
+"""Every figure that is reported, described once: tables, pictures, card and settings read it here.
+
+A new metric takes an entry here and a computation: in `metrics.py` where replies are compared with
+references, in `diversity.py` where they are looked at by themselves.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+HIGHER, LOWER, TO_ONE = "higher", "lower", "to one"  # which values are better
+
+
+@dataclass(frozen=True)
+class Metric:
+    """What is said of a figure wherever it is shown.
+
+    Args:
+        label: its name.
+        unit: what it is counted in, "" for a plain number.
+        direction: which values are better: HIGHER, LOWER, TO_ONE, or "" where none is.
+        scale: its least and greatest value.
+        main: it is shown where only a few figures are.
+        interval: it has bootstrap intervals and paired tests, for it is made of sums over pairs.
+        chooses_best: it may be `metric_for_best_model`.
+        hub_type: its name in the Hub's list of metrics, None where it is not there.
+    """
+
+    label: str
+    unit: str = ""
+    direction: str = ""
+    scale: tuple[float, float] = (0, math.inf)
+    main: bool = False
+    interval: bool = False
+    chooses_best: bool = False
+    hub_type: str | None = None
+
+
+PERCENT = (0, 100)
+# In the order of columns and rows.
+METRICS = {
+    "loss": Metric("loss", "nats per token", LOWER, chooses_best=True),
+    "perplexity": Metric(
+        "perplexity",
+        "per token",
+        LOWER,
+        (1, math.inf),
+        main=True,
+        interval=True,
+        chooses_best=True,
+        hub_type="perplexity",
+    ),
+    "unigram_perplexity": Metric("unigram model", "perplexity", scale=(1, math.inf)),
+    "bleu": Metric(
+        "sacreBLEU",
+        "",
+        HIGHER,
+        PERCENT,
+        main=True,
+        interval=True,
+        chooses_best=True,
+        hub_type="sacrebleu",
+    ),
+    **{
+        f"bleu_{n}": Metric(
+            f"BLEU-{n}",
+            "",
+            HIGHER,
+            PERCENT,
+            main=n == 2,
+            interval=n == 2,
+            chooses_best=True,
+            hub_type="bleu",
+        )
+        for n in range(1, 5)
+    },
+    **{f"bleu_{n}_mean": Metric(f"BLEU-{n}", "mean", HIGHER, PERCENT) for n in range(1, 5)},
+    # Smoothing lifts replies that equal their references above 100.
+    **{f"plato_bleu_{n}": Metric(f"PLATO BLEU-{n}", "", HIGHER, hub_type="bleu") for n in (1, 2)},
+    "chrf": Metric(
+        "chrF",
+        "",
+        HIGHER,
+        PERCENT,
+        main=True,
+        interval=True,
+        chooses_best=True,
+        hub_type="chrf",
+    ),
+    **{
+        f"rouge_{n}": Metric(
+            f"ROUGE-{n.upper()}",
+            "",
+            HIGHER,
+            PERCENT,
+            main=n == "l",
+            interval=n == "l",
+            chooses_best=True,
+            hub_type="rouge",
+        )
+        for n in "12l"
+    },
+    "rouge_l_mean": Metric("ROUGE-L", "mean", HIGHER, PERCENT),
+    "rouge_l_pooled": Metric("ROUGE-L", "pooled", HIGHER, PERCENT),
+    **{
+        f"distinct_{n}": Metric(
+            f"Distinct-{n}", "%", HIGHER, PERCENT, main=n == 2, chooses_best=n < 3
+        )
+        for n in (1, 2, 3)
+    },
+    "entropy_4": Metric("entropy-4", "nats", HIGHER),
+    "self_bleu": Metric("self-BLEU", "", LOWER, PERCENT),
+    "copied": Metric("copied", "% of replies", LOWER, PERCENT),
+    "generic": Metric("generic", "% of replies", LOWER, PERCENT),
+    "repetition": Metric("repetition", "% of 3-grams", LOWER, PERCENT),
+    "length_ratio": Metric("length", "reply / reference", TO_ONE),
+    "reply_words": Metric("words", "per reply"),
+    "reference_words": Metric("words", "per reference"),
+    # Of adversarial training, on held-out contexts.
+    "discriminator_accuracy": Metric("discriminator accuracy", "%", "", PERCENT, main=True),
+    "adversarial_success": Metric("adversarial success", "%", HIGHER, PERCENT, main=True),
+    "reward": Metric("reward", "0 to 1", HIGHER, (0, 1)),
+    "sampled_distinct_2": Metric("Distinct-2 of samples", "%", HIGHER, PERCENT, main=True),
+}
+
+
+def keys_with(trait: str) -> list[str]:
+    """Return the keys of the metrics that have a trait: `main`, `interval` or `chooses_best`."""
+    return [key for key, metric in METRICS.items() if getattr(metric, trait)]

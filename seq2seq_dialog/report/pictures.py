@@ -1,0 +1,281 @@
+"""Pictures of a run, drawn by matplotlib: curves.png, and SVG that stands in the page.
+
+They are drawn in the colours of `PALETTE`. In the page each colour is a variable of its style
+sheet, which has other values in the dark.
+"""
+
+from __future__ import annotations
+
+import html
+import io
+import math
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from markupsafe import Markup
+from matplotlib import rc_context
+from matplotlib.figure import Figure
+
+from ..evaluation.catalogue import METRICS, keys_with
+from ..evaluation.scoring import MODEL
+from .tables import GROUPS, column, groups
+from .text import number
+
+PALETTE = {
+    "ink": "#1b1d20",
+    "soft": "#5a6067",
+    "line": "#dfe2e5",
+    "one": "#1c5c9f",
+    "two": "#b04a06",
+    "three": "#0e7263",
+    "four": "#7a41a6",
+}
+INK, SOFT, LINE, MINE, *OTHERS = PALETTE.values()
+SERIES = ((MINE, "", "-"), (OTHERS[0], "o", "-"), (OTHERS[1], "s", "--"), (OTHERS[2], "^", ":"))
+POINTS = 500  # of a curve, about the most that are drawn
+WIDTH = 3.5  # inches of a small picture
+BY_GROUP = ("perplexity", "bleu_2", "rouge_l", "distinct_2", "length_ratio", "generic")
+LOSSES = "Loss, nats per target token"
+SAMPLED = "Sampled replies to held-out contexts, %"
+
+
+def curve_panels(log_history: Sequence[Mapping]) -> dict[str, dict[str, list[tuple]]]:
+    """Collect the losses and, of adversarial training, how sampled replies fare.
+
+    The training loss of adversarial training says nothing: the loss of human replies takes its
+    place, and the second panel shows a collapse.
+
+    Args:
+        log_history: of trainer_state.json.
+
+    Returns:
+        Title of each panel to its lines: name to points (step, value). Empty ones are left out.
+    """
+
+    def points(key: str, scale: int = 1) -> list[tuple[int, float]]:
+        finite = [
+            (log["step"], scale * log[key])
+            for log in log_history
+            if key in log and math.isfinite(log[key])
+        ]
+        return finite[:: math.ceil(len(finite) / POINTS) or 1]
+
+    adversarial = any("eval_adversarial_success" in log for log in log_history)
+    panels = {
+        LOSSES: {
+            "training": points("human_loss" if adversarial else "loss"),
+            "validation": points("eval_loss"),
+        },
+        SAMPLED: {
+            "discriminator accuracy": points("eval_discriminator_accuracy"),
+            "adversarial success": points("eval_adversarial_success"),
+            "mean reward × 100": points("eval_reward", 100) or points("reward", 100),
+            "Distinct-2": points("eval_sampled_distinct_2"),
+        },
+    }
+    panels = {
+        title: {name: line for name, line in lines.items() if line}
+        for title, lines in panels.items()
+    }
+    return {title: lines for title, lines in panels.items() if lines}
+
+
+def draw_curves(panels: Mapping[str, Mapping], best_step: int | None = None) -> Figure:
+    """Draw panels of lines over optimizer steps, one below the other.
+
+    Args:
+        panels: what `curve_panels` returns, or some of it.
+        best_step: the step of the checkpoint that was kept, to mark it.
+    """
+    figure = Figure(figsize=(5.4, 3.1 * len(panels)), layout="constrained")
+    rows = figure.subplots(len(panels), 1, sharex=True, squeeze=False)[:, 0]
+    for axes, (title, lines) in zip(rows, panels.items(), strict=True):
+        pad = 10 + 16 * math.ceil(len(lines) / 2)  # room for the legend
+        axes.set_title(title, loc="left", color=INK, fontsize=11, weight="bold", pad=pad)
+        for (name, points), (color, marker, dash) in zip(lines.items(), SERIES, strict=False):
+            steps, values = zip(*points, strict=True)
+            style = {"color": color, "ls": dash, "marker": marker if len(points) <= 40 else ""}
+            label = f"{name} {number(values[-1])}"
+            axes.plot(steps, values, lw=1.8, ms=5, clip_on=False, label=label, **style)
+        if best_step:
+            axes.axvline(best_step, color=SOFT, lw=1, ls=":", zorder=0)
+            place = {"xycoords": ("data", "axes fraction"), "textcoords": "offset points"}
+            place |= {"xytext": (-4, -10), "ha": "right", "fontsize": 9.5, "color": SOFT}
+            axes.annotate("model kept", (best_step, 1), **place)
+        if title == SAMPLED:
+            axes.set_ylim(0, 100)
+        axes.set_xlim(left=0)
+        axes.grid(color=LINE)
+        axes.spines[:].set_visible(False)
+        axes.tick_params(length=0, labelsize=9.5, labelcolor=SOFT)
+        axes.xaxis.set_major_formatter("{x:,.0f}")
+        axes.legend(
+            loc="lower left",
+            bbox_to_anchor=(-0.01, 0.99),
+            ncols=2,
+            columnspacing=1.5,
+            handlelength=1.5,
+            frameon=False,
+            fontsize=9.5,
+            labelcolor=INK,
+        )
+    rows[-1].set_xlabel("optimizer step", loc="right", color=SOFT, fontsize=9.5)
+    return figure
+
+
+def save_curves(log_history: Sequence[Mapping], path: Path) -> None:
+    """Draw the curves of a run to a PNG; nothing where there are none."""
+    panels = curve_panels(log_history)
+    if panels:
+        draw_curves(panels).savefig(path, dpi=200)
+
+
+def draw_ranking(key: str, rows: Sequence[Mapping]) -> Figure:
+    """Draw a metric of several systems as bars, all pairs above clean ones, with intervals.
+
+    Args:
+        key: of the metric.
+        rows: of evaluation.json, `results`, those that have the metric.
+    """
+    systems = list(dict.fromkeys(row["system"] for row in rows))
+    figure = Figure(figsize=(WIDTH, 0.66 * len(systems)))
+    axes = figure.add_axes((0, 0, 1, 1))
+    ends = [row.get("intervals", {}).get(key, (0, 0))[1] for row in rows]
+    greatest = max(*ends, *(row["metrics"][key] for row in rows)) or 1
+    axes.set(xlim=(0, 1.25 * greatest), ylim=(len(systems), 0))
+    axes.axis("off")
+    for top, system in enumerate(systems):
+        mine = system == MODEL
+        text = {
+            "color": INK,
+            "weight": "bold" if mine else "normal",
+            "fontsize": 10,
+            "parse_math": False,
+        }
+        axes.text(0, top + 0.24, system, va="baseline", **text)
+        of_system = [row for row in rows if row["system"] == system]
+        for line, row in enumerate(of_system):
+            value, (low, high) = row["metrics"][key], row.get("intervals", {}).get(key, (0, 0))
+            y, color = top + 0.42 + 0.22 * line, MINE if mine else SOFT
+            fill = color if row["subset"] == "full" else "none"
+            axes.barh(y, value, 0.17, color=fill, edgecolor=color, alpha=1 if mine else 0.6)
+            if high:
+                axes.plot((low, high), (y, y), color=INK, lw=1.2, solid_capstyle="butt")
+            if line == 0:
+                end = max(value, high) + 0.02 * greatest
+                axes.text(end, y, short(value), va="center_baseline", **text)
+    return figure
+
+
+def draw_groups(key: str, groups: Sequence[Mapping]) -> Figure:
+    """Draw a metric of groups of pairs as columns; below each its name and number of pairs.
+
+    Args:
+        key: of the metric.
+        groups: each has `group`, `pairs` and the metric.
+    """
+    figure = Figure(figsize=(WIDTH, 1.75))
+    axes = figure.add_axes((0, 0.24, 1, 0.66))
+    values = [group[key] for group in groups]
+    axes.bar(range(len(groups)), values, 0.62, color=MINE)
+    axes.set(xlim=(-0.5, 4.5), ylim=(0, max(values) or 1))
+    axes.spines[["top", "left", "right"]].set_visible(False)
+    axes.spines["bottom"].set_color(SOFT)
+    axes.set(xticks=[], yticks=[])
+    for place, (group, value) in enumerate(zip(groups, values, strict=True)):
+        labels = ((value, short(value), 4, INK), (0, group["group"], -13, INK))
+        for y, text, offset, color in (*labels, (0, number(group["pairs"]), -26, SOFT)):
+            axes.annotate(
+                text,
+                (place, y),
+                xytext=(0, offset),
+                textcoords="offset points",
+                ha="center",
+                color=color,
+                fontsize=10,
+                weight="bold" if offset > 0 else "normal",
+                parse_math=False,
+            )
+    return figure
+
+
+def short(value: float) -> str:
+    """Write a number in three digits where that is possible."""
+    return f"{value:,.{0 if value >= 99.5 else 1 if value >= 9.95 else 2}f}"
+
+
+def to_svg(figure: Figure, description: str) -> Markup:
+    """Write a picture as SVG for the page: transparent, in its colours and with its letters.
+
+    Args:
+        description: for those who do not see it; no two pictures of a page have the same.
+    """
+    buffer = io.StringIO()
+    with rc_context({"svg.fonttype": "none", "svg.hashsalt": description}):
+        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
+    svg = buffer.getvalue()
+    svg = svg[svg.index("<svg") :]
+    width, height = figure.get_size_inches() * 72
+    label = html.escape(description)
+    tag = f'<svg viewBox="0 0 {width:g} {height:g}" role="img" aria-label="{label}">'
+    svg = re.sub(r"<svg[^>]*>", lambda match: tag, svg, count=1)
+    svg = re.sub(r"\s+", " ", svg)
+    for part in (r"<metadata>.*?</metadata>", r"<style.*?</style>", r"<clipPath.*?</clipPath>"):
+        svg = re.sub(part, "", svg)
+    for part in (r' clip-path="[^"]*"', r'font-family: [^;"]*; '):  # the page's own letters
+        svg = re.sub(part, "", svg)
+    used = set(re.findall(r'"#(\w+)"', svg))
+    svg = re.sub(r' id="([^"]*)"', lambda match: match[0] if match[1] in used else "", svg)
+    for name, color in PALETTE.items():
+        svg = svg.replace(color, f"var(--{name})")
+    return Markup(svg)
+
+
+def curve_pictures(log_history: Sequence[Mapping], best_step: int | None) -> list[Markup]:
+    """Draw the curves of a run, a picture a panel."""
+    pictures = []
+    for title, lines in curve_panels(log_history).items():
+        ends = (
+            f"{name}: from {number(points[0][1])} at step {points[0][0]} "
+            f"to {number(points[-1][1])} at step {points[-1][0]}."
+            for name, points in lines.items()
+        )
+        description = f"{title}, over optimizer steps. {' '.join(ends)}"
+        pictures.append(to_svg(draw_curves({title: lines}, best_step), description))
+    return pictures
+
+
+def rankings(results: Sequence[Mapping]) -> list[tuple]:
+    """Draw the main metrics that several systems have, by the default protocol.
+
+    Returns:
+        For each, what stands above it (`tables.column`) and the picture.
+    """
+    pictures = []
+    for key in keys_with("main"):
+        rows = [row for row in results if row["protocol"] == "default" and key in row["metrics"]]
+        if len({row["system"] for row in rows}) > 1:
+            figures = (f"{r['system']}, {r['subset']}: {number(r['metrics'][key])}" for r in rows)
+            description = f"{METRICS[key].label}: {'; '.join(figures)}."
+            pictures.append((column(key), to_svg(draw_ranking(key, rows), description)))
+    return pictures
+
+
+def group_pictures(diversity: Mapping) -> dict[str, list[tuple]]:
+    """Draw the model's figures by turn and by length; those that are all finite.
+
+    Returns:
+        What the groups are by to pictures as `rankings` returns them.
+    """
+    pictures = {}
+    for kind, (_, title) in GROUPS.items():
+        rows = groups(diversity.get(MODEL, {}), kind)
+        for key in BY_GROUP:
+            values = [row.get(key, math.nan) for row in rows]
+            if values and all(map(math.isfinite, values)):
+                figures = (f"{row['group']}: {number(row[key])}" for row in rows)
+                description = f"{METRICS[key].label} of the model by {title}: {', '.join(figures)}."
+                picture = column(key), to_svg(draw_groups(key, rows), description)
+                pictures.setdefault(title, []).append(picture)
+    return pictures

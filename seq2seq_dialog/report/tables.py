@@ -1,0 +1,139 @@
+"""A run's figures laid out as tables, for the page and the model card."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+
+from ..evaluation.catalogue import HIGHER, LOWER, METRICS, TO_ONE, keys_with
+from .text import number
+
+ARROWS = {HIGHER: "↑", LOWER: "↓", TO_ONE: "→ 1", "": ""}
+PROTOCOLS = {
+    "default": "Likeness to the reference",
+    "plato": "By the protocol of PLATO",
+    "multiref": "With several references: the likest counts, or the mean",
+    "multiref-4": "The same without the second reference, which stands as a system",
+}
+CONTEXTS = {"1": "last turn of context", "3": "last three turns", "all": "whole context"}
+GROUPS = {"by_turn": ("turns", "turns of context"), "by_length": ("words", "words of reference")}
+
+
+def table(
+    title: str,
+    head: str,
+    rows: Sequence[Mapping],
+    keys: Sequence[str] = (),
+    notes: Iterable[str] = (),
+) -> dict | None:
+    """Lay out figures: rows of one name in one line, their subsets side by side.
+
+    Args:
+        title: of the table.
+        head: what the rows' names are.
+        rows: each has `name` and `metrics`, and `subset` and `intervals` where there are.
+        keys: the figures to show; by default all, in the catalogue's order, unknown ones last.
+        notes: in small print.
+
+    Returns:
+        `title`, `head`, `notes`; `columns`, each (label, unit, arrow to what is better); `subsets`;
+        `rows`, each a name and for each column and subset a figure and its interval as text. None
+        where there is no figure.
+    """
+    metrics = [row["metrics"] for row in rows]
+    numbers = {key: None for row in metrics for key in row if isinstance(row[key], int | float)}
+    keys = [key for key in keys or {"pairs": None, **METRICS, **numbers} if key in numbers]
+    if not keys:
+        return None
+    subsets = list(dict.fromkeys(row.get("subset", "") for row in rows))
+    places = {(row["name"], row.get("subset", "")): row for row in rows}
+
+    def cell(key: str, row: Mapping) -> tuple[str, str]:
+        interval = map(number, row.get("intervals", {}).get(key, ()))
+        return number(row.get("metrics", {}).get(key)), "–".join(interval)
+
+    return {
+        "title": title,
+        "head": head,
+        "columns": [column(key) for key in keys],
+        "subsets": subsets,
+        "rows": [
+            (name, [[cell(key, places.get((name, sub), {})) for sub in subsets] for key in keys])
+            for name in dict.fromkeys(row["name"] for row in rows)
+        ],
+        "notes": list(notes),
+    }
+
+
+def column(key: str) -> tuple[str, str, str]:
+    """Return what stands above the figures of a metric: label, unit, arrow to what is better."""
+    if key not in METRICS:
+        return key.replace("_", " "), "", ""
+    return METRICS[key].label, METRICS[key].unit, ARROWS[METRICS[key].direction]
+
+
+def score_tables(results: Sequence[Mapping]) -> list[dict]:
+    """Set the systems under one another by each protocol; the default's figures fill two tables.
+
+    The notes say what moves the figures: pairs, decoding, and signatures with whose they are.
+    """
+    tables = []
+    for protocol in dict.fromkeys(row["protocol"] for row in results):
+        rows = [row | {"name": row["system"]} for row in results if row["protocol"] == protocol]
+        title, default = PROTOCOLS.get(protocol, protocol), protocol == "default"
+        main = keys_with("main") if default else ()
+        tables.append(table(title, "system", rows, main, _notes(rows)))
+        tables.append(table("All figures", "system", rows) if default else None)
+    return [each for each in tables if each]
+
+
+def _notes(rows: Sequence[Mapping]) -> list[str]:
+    signatures = {}
+    for row in rows:
+        texts = [f"{key} {x}" for key, x in row["metrics"].items() if isinstance(x, str)]
+        signature = ", ".join(filter(None, [row.get("signature"), *texts]))
+        signatures.setdefault(signature, {})[row["name"]] = None
+    pairs = {row["subset"]: f"{row['subset']} {row['pairs']:,}" for row in rows}
+    decodings = dict.fromkeys(row["decoding"] for row in rows if row.get("decoding"))
+    notes = [f"Pairs: {', '.join(pairs.values())}"]
+    notes += [f"Decoding: {decoding}" for decoding in decodings]
+    for signature, systems in signatures.items():
+        if signature:
+            systems = f" of {', '.join(systems)}" if len(signatures) > 1 else ""
+            notes.append(f"Signature{systems}: {signature}")
+    return notes
+
+
+def diversity_tables(diversity: Mapping) -> list[dict]:
+    """Lay out how diverse replies are and what they are like: of all, of clean pairs, of groups."""
+    tables = []
+    for title, subset in (("All replies", "full"), ("Replies to clean pairs", "clean")):
+        rows = [{"name": s, "metrics": of[subset]} for s, of in diversity.items() if subset in of]
+        tables.append(table(title, "system", rows))
+    for kind, (_, title) in GROUPS.items():
+        rows = [
+            {"name": f"{system}, {group['group']}", "metrics": group}
+            for system, figures in diversity.items()
+            for group in groups(figures, kind)
+        ]
+        tables.append(table(f"All figures by {title}", f"system, {title}", rows))
+    return [each for each in tables if each]
+
+
+def groups(figures: Mapping, kind: str) -> list[dict]:
+    """Return the groups of a system's pairs, `by_turn` or `by_length`, their names as `group`."""
+    key, _ = GROUPS[kind]
+    return [{"group": re.sub("-$", "+", row[key]), **row} for row in figures.get(kind, ())]
+
+
+def overlap(counts: dict) -> dict | None:
+    """Word how much of the split appears in the training set; None where nobody has looked."""
+    pairs, seen = counts.get("pairs"), counts.get("pairs_in_train")
+    if not pairs or not seen:
+        return None
+    shares = [
+        f"{seen[key]:,} ({100 * seen[key] / pairs:.1f} %) after the same {what}"
+        for key, what in CONTEXTS.items()
+        if seen.get(key)
+    ]
+    return {"pairs": pairs, "shares": shares, "clean": counts.get("clean_pairs")}
