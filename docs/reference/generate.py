@@ -1,4 +1,4 @@
-"""Write the two pages of the reference that follow from the code: settings.md and verbs.md.
+"""Write the pages of the reference that follow from the code: settings, verbs, metrics.
 
     python docs/reference/generate.py
 
@@ -7,14 +7,18 @@ A test compares the pages with what this script makes of the code.
 
 import argparse
 import dataclasses
+import math
 import sys
 from pathlib import Path
+from typing import Literal, get_args, get_origin, get_type_hints
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parents[1]))
 
 from seq2seq_dialog.__main__ import build_parser
-from seq2seq_dialog.settings import COMMON, GROUPS, REPLACED
+from seq2seq_dialog.command_line import recipes
+from seq2seq_dialog.evaluation.catalogue import METRICS
+from seq2seq_dialog.settings import GROUPS, INHERITED, REPLACED, DialogueTrainingArguments
 
 WRITTEN = "<!-- Written by docs/reference/generate.py from the code: change it there. -->\n"
 SETTINGS = """# Settings
@@ -27,8 +31,18 @@ each recipe in `configs/` sets its own.
 """
 VERBS = """# Verbs
 
-Everything but training: `python -m seq2seq_dialog VERB` in a checkout, `seq2seq-dialog VERB` where
-the package is installed. Training has [settings](settings.md) instead.
+`python -m seq2seq_dialog VERB` in a checkout, `seq2seq-dialog VERB` where the package is installed.
+
+## train
+
+Train a model: `train CONFIG`, and flags. Its flags are the [settings](settings.md). CONFIG is a
+file, or the name of a recipe: {recipes}.
+"""
+METRICS_HEAD = """# Metrics
+
+Every figure that a run reports. [What a score is worth](../concepts/scores.md) says what they mean.
+The key is the name in `metrics.json` and `evaluation.json`. A figure with an interval also has
+paired tests in `compare`. One that chooses the best may be `metric_for_best_model`.
 """
 
 
@@ -54,23 +68,42 @@ def settings_page() -> str:
     """Write all settings that --help shows, by group, and those that have no effect here."""
     page = SETTINGS
     for group in GROUPS:
-        rows = []
-        for field in dataclasses.fields(group):
-            own = field.name in group.__annotations__ and field.init
-            if own or field.name in COMMON:
-                text = COMMON.get(field.name, field.metadata.get("help", ""))
-                rows.append([f"`{field.name}`", code(default(field)), text])
+        hints = get_type_hints(group, include_extras=True)
+        fields = {field.name: field for field in dataclasses.fields(group)}
+        shown = {name: fields[name].metadata.get("help") for name in own_settings(group)}
+        if group is DialogueTrainingArguments:
+            shown |= INHERITED
+        rows = [
+            [f"`{name}`", code(default(fields[name])), values(hints[name]), text]
+            for name, text in shown.items()
+        ]
         page += f"\n## {group._argument_group_name.capitalize()}\n\n{first_sentence(group)}\n\n"
-        page += table(["setting", "default", "what it is"], rows)
+        page += table(["setting", "default", "values", "what it is"], rows)
     page += "\n## Without effect here\n\nThese settings of transformers are refused.\n\n"
     rows = [[f"`{name}`", instead] for name, instead in sorted(REPLACED.items())]
     return WRITTEN + page + table(["setting", "instead"], rows)
+
+
+def own_settings(group: type) -> list[str]:
+    """List the settings that a group defines itself."""
+    fields = group.__dataclass_fields__
+    return [name for name in group.__annotations__ if name in fields and fields[name].init]
 
 
 def default(field: dataclasses.Field) -> object:
     """Return the default of a setting; one that is made at run time counts as none."""
     value = getattr(field.default, "value", field.default)
     return None if value is dataclasses.MISSING else value
+
+
+def values(hint: object) -> str:
+    """Say which values a setting takes, where its type has bounds or choices."""
+    if get_origin(hint) is Literal:
+        return ", ".join(f"`{choice}`" for choice in get_args(hint))
+    for bounds in getattr(hint, "__metadata__", ()):
+        most = "" if bounds.most == math.inf else f", at most {bounds.most}"
+        return f"at least {bounds.least}{most}"
+    return ""
 
 
 def first_sentence(group: type) -> str:
@@ -80,10 +113,12 @@ def first_sentence(group: type) -> str:
 
 def verbs_page() -> str:
     """Write every verb with its arguments and options."""
-    page = VERBS
+    page = VERBS.format(recipes=", ".join(f"`{name}`" for name in recipes()))
     parser = build_parser()
     verbs = next(a for a in parser._actions if isinstance(a, argparse._SubParsersAction))
     for name, verb in verbs.choices.items():
+        if name == "train":
+            continue
         rows = []
         for action in verb._actions:
             if "--help" in action.option_strings or action.help == argparse.SUPPRESS:
@@ -99,7 +134,17 @@ def verbs_page() -> str:
     return WRITTEN + page
 
 
-PAGES = {"settings.md": settings_page, "verbs.md": verbs_page}
+def metrics_page() -> str:
+    """Write what the catalogue says of each figure."""
+    rows = []
+    for key, metric in METRICS.items():
+        marks = ["yes" if mark else "" for mark in (metric.interval, metric.chooses_best)]
+        rows.append([f"`{key}`", metric.label, metric.unit, metric.direction, *marks])
+    headings = ["key", "figure", "unit", "better", "interval", "chooses the best"]
+    return f"{WRITTEN}{METRICS_HEAD}\n{table(headings, rows)}"
+
+
+PAGES = {"settings.md": settings_page, "verbs.md": verbs_page, "metrics.md": metrics_page}
 
 
 def main() -> None:

@@ -11,8 +11,10 @@ from accelerate.commands.launch import launch_command_parser
 from helpers.corpus import ROOT
 
 from benchmarks.suite import PARTS
+from seq2seq_dialog import __version__
 from seq2seq_dialog.__main__ import build_parser
-from seq2seq_dialog.settings import GROUPS, parse
+from seq2seq_dialog.command_line import parse
+from seq2seq_dialog.settings import GROUPS
 
 PYTHON = ("python", ".venv/bin/python")
 ASSIGNMENT = re.compile(r"[A-Z_]+=\S*")
@@ -40,9 +42,10 @@ def check(line: str) -> None:
 
 
 def is_mention(line: str) -> bool:
-    """Tell whether a line only names a verb: `accelerate launch`, `python -m seq2seq_dialog chat`."""
-    line = line.removeprefix("python -m seq2seq_dialog ").removeprefix("seq2seq-dialog ")
-    return line == "accelerate launch" or line in {"train", *verbs()}
+    """Tell whether a line only names a verb, as in `python -m seq2seq_dialog chat`."""
+    if line in ("accelerate launch", "python -m seq2seq_dialog"):
+        return True
+    return line.removeprefix("python -m seq2seq_dialog ").removeprefix("seq2seq-dialog ") in verbs()
 
 
 def verbs() -> dict[str, argparse.ArgumentParser]:
@@ -124,7 +127,7 @@ def pip(args: list[str]) -> None:
     known = {*re.findall(r'"([\w-]+)(?:[<>=]\S*)?"', project), "deepspeed"}
     for name in args[1:]:
         what, _, extra = name.rstrip("]").partition("[")
-        assert what in known | {"."} or re.fullmatch(r"dist/seq2seq_dialog-[\w.*-]+\.whl", what)
+        assert what in known | {".", f"dist/seq2seq_dialog-{__version__}-py3-none-any.whl"}, name
         assert set(filter(None, extra.split(","))) <= extras, name
 
 
