@@ -174,12 +174,3 @@ def test_the_sample_corpus_is_what_it_says():
     assert len({tuple(turns) for turns in dialogues}) == len(dialogues)
     first = [turns[0] for turns in dialogues]
     assert len(set(first)) > 0.95 * len(first)  # no templates
-
-
-def test_the_readme_names_files_that_exist():
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    named = set(re.findall(r"(?:configs|samples|benchmarks|dataset_script|tests)/[\w/.]*\w", text))
-    named |= set(re.findall(r"(?<!/)\b[A-Z]+\.md", text))
-    assert {"configs/t5_small.yaml", "benchmarks/RESULTS.md", "CONTRIBUTING.md"} <= named
-    for name in named:
-        assert (ROOT / name).exists(), name

@@ -278,19 +278,3 @@ def test_training_without_validation_keeps_the_last_model(run, config, tmp_path)
     more = ["--multireference", "references.json"]
     refused = run(config, tmp_path / "other", *flags, *more, status=2).stderr
     assert "multireference needs a test split" in refused
-
-
-def test_the_python_of_the_readme_works(finished, run, tmp_path):
-    folder, _ = finished
-    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.S)
-    assert len(blocks) == 3
-    lines = SAMPLES.read_text(encoding="utf-8").split("\n")[:20]
-    (tmp_path / "dialogues_text.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    code = "\n".join(blocks).replace("google-t5/t5-small", str(folder))
-    code = code.replace("runs/demo", str(folder)) + "print(len(next(iter(loader))['input_ids']))"
-    env = run.env | {"PYTHONPATH": str(ROOT)}
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=tmp_path, env=env, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert done.stdout.rstrip().endswith("8") and "generated_text" in done.stdout
