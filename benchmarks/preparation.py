@@ -10,7 +10,8 @@ import time
 from pathlib import Path
 
 import datasets
-from seq2seq_dialog.dataset_script.dialogues import END, find_sources, read
+from seq2seq_dialog.dataset_script.dialogues import END, read
+from seq2seq_dialog.dataset_script.sources import find_sources
 
 from seq2seq_dialog.data.features import encode_rows
 from seq2seq_dialog.data.rows import load_rows

@@ -117,11 +117,11 @@ def open_hub_rows(
     with _reading(name, revision):
         commit = None if os.path.isdir(name) else _commit(name, revision)
         builder = load_dataset_builder(name, revision=commit, cache_dir=cache_dir)
-        found = {
+        splits = {
             split: rows if rows.features is not None else rows._resolve_features()
             for split, rows in builder.as_streaming_dataset().items()
         }
-    source = _source(found, name)
+    source = _source(splits, name)
     reader = _reader(source["train"].features, name)
 
     def read(split: str) -> Iterator[dict]:
@@ -159,14 +159,14 @@ def fetch(name: str, revision: str, cache_dir: str | None = None) -> DatasetDict
             return load_from_hub(name, cache_dir=cache_dir)
         # Where `datasets` cannot have a revision, it takes any other that is cached.
         commit = _commit(name, revision)
-        found = load_from_hub(name, revision=revision, cache_dir=cache_dir)
-    for rows in found.values():
+        splits = load_from_hub(name, revision=revision, cache_dir=cache_dir)
+    for rows in splits.values():
         if not all(commit in Path(file["filename"]).parts for file in rows.cache_files):
             raise UsageError(
                 f"dataset_name {name!r} cannot be loaded: there is no connection to the Hub, and "
                 f"what was fetched last is not its revision {revision!r}. Try again with one."
             )
-    return found
+    return splits
 
 
 def _reading(name: str, revision: str):
@@ -184,19 +184,19 @@ def _reading(name: str, revision: str):
     )
 
 
-def _source(found: dict, name: str) -> Splits:
+def _source(splits: Splits, name: str) -> Splits:
     """Choose the splits that are read, under their usual names.
 
     Raises:
         UsageError: there is no train split.
     """
-    found = {NAMES[split]: found[split] for split in NAMES if split in found} | found
-    if "train" not in found:
+    splits = {NAMES[split]: splits[split] for split in NAMES if split in splits} | splits
+    if "train" not in splits:
         raise UsageError(
-            f"dataset_name {name!r} has the splits {', '.join(found)}, but one must be called "
+            f"dataset_name {name!r} has the splits {', '.join(splits)}, but one must be called "
             "train. Rename the one to train on."
         )
-    return {split: found[split] for split in SPLITS if split in found}
+    return {split: splits[split] for split in SPLITS if split in splits}
 
 
 def _commit(name: str, revision: str) -> str:
@@ -206,10 +206,10 @@ def _commit(name: str, revision: str) -> str:
     except (HTTPError, OfflineModeIsEnabled) as error:
         if isinstance(error, HfHubHTTPError) and error.response.status_code < 500:
             raise
-        kept = try_to_load_from_cache(name, "README.md", repo_type="dataset", revision=revision)
-        if not isinstance(kept, str):
+        card = try_to_load_from_cache(name, "README.md", repo_type="dataset", revision=revision)
+        if not isinstance(card, str):
             raise ConnectionError(str(error)) from error
-        return Path(kept).parent.name
+        return Path(card).parent.name
 
 
 def _reader(features: Features, name: str) -> Reader:
@@ -233,9 +233,9 @@ def _reader(features: Features, name: str) -> Reader:
             return partial(_read_dialogues, column)
         if isinstance(item, dict) and text(item.get("role")) and text(item.get("content")):
             return partial(_read_dialogues, column)
-    there = ", ".join(f"{column} ({feature})" for column, feature in features.items())
+    columns = ", ".join(f"{column} ({feature})" for column, feature in features.items())
     raise UsageError(
-        f"dataset_name {name!r} has the columns {there}, but needs {FORMS}. Rename or convert "
+        f"dataset_name {name!r} has the columns {columns}, but needs {FORMS}. Rename or convert "
         "them, or write the dialogues to a text file and give it as data."
     )
 
