@@ -37,78 +37,31 @@ class Metric:
     hub_type: str | None = None
 
 
-PERCENT = (0, 100)
+PERCENT, FROM_1 = (0, 100), (1, math.inf)
+FULL = {"main": True, "interval": True, "chooses_best": True}
+BEST = {"chooses_best": True}
 # In the order of columns and rows.
 METRICS = {
-    "loss": Metric("loss", "nats per token", LOWER, chooses_best=True),
-    "perplexity": Metric(
-        "perplexity",
-        "per token",
-        LOWER,
-        (1, math.inf),
-        main=True,
-        interval=True,
-        chooses_best=True,
-        hub_type="perplexity",
-    ),
-    "unigram_perplexity": Metric("unigram model", "perplexity", scale=(1, math.inf)),
-    "bleu": Metric(
-        "sacreBLEU",
-        "",
-        HIGHER,
-        PERCENT,
-        main=True,
-        interval=True,
-        chooses_best=True,
-        hub_type="sacrebleu",
-    ),
-    **{
-        f"bleu_{n}": Metric(
-            f"BLEU-{n}",
-            "",
-            HIGHER,
-            PERCENT,
-            main=n == 2,
-            interval=n == 2,
-            chooses_best=True,
-            hub_type="bleu",
-        )
-        for n in range(1, 5)
-    },
+    "loss": Metric("loss", "nats per token", LOWER, **BEST),
+    "perplexity": Metric("perplexity", "per token", LOWER, FROM_1, **FULL, hub_type="perplexity"),
+    "unigram_perplexity": Metric("unigram model", "perplexity", "", FROM_1),
+    "bleu": Metric("sacreBLEU", "", HIGHER, PERCENT, **FULL, hub_type="sacrebleu"),
+    "bleu_1": Metric("BLEU-1", "", HIGHER, PERCENT, **BEST, hub_type="bleu"),
+    "bleu_2": Metric("BLEU-2", "", HIGHER, PERCENT, **FULL, hub_type="bleu"),
+    "bleu_3": Metric("BLEU-3", "", HIGHER, PERCENT, **BEST, hub_type="bleu"),
+    "bleu_4": Metric("BLEU-4", "", HIGHER, PERCENT, **BEST, hub_type="bleu"),
     **{f"bleu_{n}_mean": Metric(f"BLEU-{n}", "mean", HIGHER, PERCENT) for n in range(1, 5)},
     # Smoothing lifts replies that equal their references above 100.
     **{f"plato_bleu_{n}": Metric(f"PLATO BLEU-{n}", "", HIGHER, hub_type="bleu") for n in (1, 2)},
-    "chrf": Metric(
-        "chrF",
-        "",
-        HIGHER,
-        PERCENT,
-        main=True,
-        interval=True,
-        chooses_best=True,
-        hub_type="chrf",
-    ),
-    **{
-        f"rouge_{n}": Metric(
-            f"ROUGE-{n.upper()}",
-            "",
-            HIGHER,
-            PERCENT,
-            main=n == "l",
-            interval=n == "l",
-            chooses_best=True,
-            hub_type="rouge",
-        )
-        for n in "12l"
-    },
+    "chrf": Metric("chrF", "", HIGHER, PERCENT, **FULL, hub_type="chrf"),
+    "rouge_1": Metric("ROUGE-1", "", HIGHER, PERCENT, **BEST, hub_type="rouge"),
+    "rouge_2": Metric("ROUGE-2", "", HIGHER, PERCENT, **BEST, hub_type="rouge"),
+    "rouge_l": Metric("ROUGE-L", "", HIGHER, PERCENT, **FULL, hub_type="rouge"),
     "rouge_l_mean": Metric("ROUGE-L", "mean", HIGHER, PERCENT),
     "rouge_l_pooled": Metric("ROUGE-L", "pooled", HIGHER, PERCENT),
-    **{
-        f"distinct_{n}": Metric(
-            f"Distinct-{n}", "%", HIGHER, PERCENT, main=n == 2, chooses_best=n < 3
-        )
-        for n in (1, 2, 3)
-    },
+    "distinct_1": Metric("Distinct-1", "%", HIGHER, PERCENT, **BEST),
+    "distinct_2": Metric("Distinct-2", "%", HIGHER, PERCENT, **BEST, main=True),
+    "distinct_3": Metric("Distinct-3", "%", HIGHER, PERCENT),
     "entropy_4": Metric("entropy-4", "nats", HIGHER),
     "self_bleu": Metric("self-BLEU", "", LOWER, PERCENT),
     "copied": Metric("copied", "% of replies", LOWER, PERCENT),

@@ -254,7 +254,8 @@ def rankings(results: Sequence[Mapping]) -> list[tuple]:
     """
     pictures = []
     for key in keys_with("main"):
-        rows = [row for row in results if row["protocol"] == "default" and key in row["metrics"]]
+        rows = [row for row in results if row["protocol"] == "default"]
+        rows = [row for row in rows if math.isfinite(row["metrics"].get(key, math.nan))]
         if len({row["system"] for row in rows}) > 1:
             figures = (f"{r['system']}, {r['subset']}: {number(r['metrics'][key])}" for r in rows)
             description = f"{METRICS[key].label}: {'; '.join(figures)}."

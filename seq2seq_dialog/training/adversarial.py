@@ -22,6 +22,7 @@ from transformers.trainer_utils import EvalLoopOutput, TrainOutput
 from ..data.batching import IGNORE, evaluation_batches
 from ..decoding.settings import bare_decoding
 from ..errors import UsageError
+from ..evaluation.catalogue import METRICS
 from ..evaluation.metrics import distinct
 from ..portable.configuration_rnn import RnnSeq2SeqConfig
 from ..settings import AdversarialArguments, DialogueTrainingArguments
@@ -69,9 +70,10 @@ class AdversarialTrainer(DialogueTrainer):
     training_figures = (*DialogueTrainer.training_figures, Figure("reward", "reward", ".3f"))
     evaluation_figures = (
         *DialogueTrainer.evaluation_figures,
-        Figure("eval_adversarial_success", "adversarial success", ".1f"),
-        Figure("eval_discriminator_accuracy", "discriminator accuracy", ".1f"),
-        Figure("eval_sampled_distinct_2", "Distinct-2", ".1f"),
+        *(
+            Figure(f"eval_{key}", METRICS[key].label, ".1f")
+            for key in ("adversarial_success", "discriminator_accuracy", "sampled_distinct_2")
+        ),
     )
 
     def __init__(

@@ -23,6 +23,7 @@ from transformers.trainer_utils import (
 from ..data.batching import IGNORE, DialogueCollator, TokenBudgetSampler, evaluation_batches
 from ..data.streaming import StreamedBatches
 from ..errors import UsageError
+from ..evaluation.catalogue import METRICS
 from ..models.build import FP16_UNSAFE
 from ..portable.modeling_rnn import shift_right
 from ..settings import DialogueTrainingArguments
@@ -84,8 +85,8 @@ class DialogueTrainer(Seq2SeqTrainer):
     )
     evaluation_figures = (
         Figure("eval_loss", "validation loss", ".4f"),
-        Figure("eval_perplexity", "perplexity", ",.2f"),
-        Figure("eval_bleu", "BLEU", ".1f"),
+        Figure("eval_perplexity", METRICS["perplexity"].label, ",.2f"),
+        Figure("eval_bleu", METRICS["bleu"].label, ".1f"),
     )
 
     def __init__(self, model, args: DialogueTrainingArguments, processing_class, **kwargs):
