@@ -1,4 +1,4 @@
-"""Decoding that leaves out what has ended: the tokens of `generate`, in less work."""
+"""Decoding without the rows that have ended: the tokens of `generate`, with less work."""
 
 import pytest
 import torch
@@ -66,11 +66,11 @@ def test_greedy_tokens_are_those_of_generate(kind, options, sources, request):
     )
     expected = model.generate(**sources, **options)
     usual, rows[:] = sum(rows), []
-    found = model.generate(**sources, **options, custom_generate=decode)
+    decoded = model.generate(**sources, **options, custom_generate=decode)
     ends = config.eos_token_id, config.pad_token_id
-    assert trimmed(found, *ends) == trimmed(expected, *ends)
+    assert trimmed(decoded, *ends) == trimmed(expected, *ends)
     if "min_new_tokens" not in options:
-        assert len({len(row) for row in trimmed(found, *ends)}) > 5  # they do end
+        assert len({len(row) for row in trimmed(decoded, *ends)}) > 5  # they do end
         assert sum(rows) < 0.7 * usual
 
 

@@ -1,7 +1,7 @@
 """The run script with FSDP or DeepSpeed on CPUs, as `accelerate launch` starts it on GPUs.
 
-accelerate has both for GPUs alone, though torch and DeepSpeed have no such limit: on CPUs it takes
-plain data parallelism without a word. Here it is told otherwise; nothing else is replaced.
+torch and DeepSpeed can shard on CPUs. accelerate can not: it takes plain data parallelism there,
+without a warning. Its state is changed here so that it shards; nothing else is replaced.
 """
 
 import os
@@ -24,7 +24,7 @@ def with_fsdp(self, *args, fsdp_plugin=None, **kwargs):
 
 AcceleratorState.__init__ = with_fsdp
 if os.environ.get("ACCELERATE_USE_DEEPSPEED"):
-    torch.accelerator.is_available = lambda: True  # or the run would take use_cpu, without it
+    torch.accelerator.is_available = lambda: True  # otherwise the run sets use_cpu
 
 if __name__ == "__main__":
     from seq2seq_dialog.errors import run

@@ -191,8 +191,8 @@ def test_without_early_stopping_beams_search_on(make_run, tokenizer, tmp_path):
     expected = replies(model, tokenizer, num_beams=4)
 
     def equal(**options):
-        found = replies(exported, tokenizer, num_beams=4, **options)
-        return sum(a == b for a, b in zip(found, expected, strict=True))
+        exported_replies = replies(exported, tokenizer, num_beams=4, **options)
+        return sum(a == b for a, b in zip(exported_replies, expected, strict=True))
 
     assert equal() == equal(early_stopping=False) > equal(early_stopping=True)
     assert equal() > 0.9 * len(expected)

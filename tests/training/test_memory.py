@@ -48,8 +48,8 @@ def test_the_greatest_budget_is_found_less_a_tenth(limit):
         tried.append(budget)
         return budget <= limit
 
-    found = largest_budget(LENGTHS, fits)
-    assert max(LONGEST, 0.87 * limit) <= found + 1 and found <= max(LONGEST, 0.9 * limit)
+    budget = largest_budget(LENGTHS, fits)
+    assert max(LONGEST, 0.87 * limit) <= budget + 1 and budget <= max(LONGEST, 0.9 * limit)
     assert len(tried) < 20
 
 
@@ -59,7 +59,7 @@ def test_nothing_is_tried_beyond_all_examples_in_one_batch():
     assert max(tried) == len(LENGTHS) * LENGTHS.max(0).sum()
 
 
-def test_an_example_that_does_not_fit_is_told():
+def test_an_example_that_does_not_fit_is_refused():
     with pytest.raises(UsageError, match=rf"Not even one example of {LONGEST} tokens fits.*fsdp"):
         largest_budget(LENGTHS, lambda budget: False)
 
@@ -74,14 +74,14 @@ def test_the_search_leaves_weights_and_random_states_alone(
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     state = torch.get_rng_state()
     seen = limited(model, limit)
-    found = find_tokens_per_batch(trainer, lengths_of(features))
+    budget = find_tokens_per_batch(trainer, lengths_of(features))
     assert torch.get_rng_state().equal(state) and trainer.optimizer is None
     assert all(before[name].equal(tensor) for name, tensor in model.state_dict().items())
     assert all(parameter.grad is None for parameter in model.parameters())
-    assert 0.8 * limit < found < limit < max(seen)
-    trainer.args.tokens_per_batch = found
-    settings["tokens_per_batch"] = found
-    other = make_trainer(twin, tokenizer, features, tmp_path / "told", **settings)
+    assert 0.8 * limit < budget < limit < max(seen)
+    trainer.args.tokens_per_batch = budget
+    settings["tokens_per_batch"] = budget
+    other = make_trainer(twin, tokenizer, features, tmp_path / "given", **settings)
     for one in (trainer, other):
         torch.manual_seed(7)
         one.train()

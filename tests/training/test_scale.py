@@ -105,16 +105,16 @@ import sys
 from pathlib import Path
 from accelerate import PartialState
 state = PartialState(cpu=True)
-told = [str(state.num_processes), *sys.argv[1:]]
-Path(f"rank {state.process_index}").write_text("\\n".join(told))
+lines = [str(state.num_processes), *sys.argv[1:]]
+Path(f"rank {state.process_index}").write_text("\\n".join(lines))
 state.wait_for_everyone()
 """
     job = cluster(script, "configs/t5_small.yaml", "--data", "two words.txt")
     _, err = job.communicate()
     assert job.returncode == 0, err
-    told = {path.name: path.read_text().splitlines() for path in tmp_path.glob("rank *")}
-    line = ["2", "configs/t5_small.yaml", "--data", "two words.txt"]
-    assert told == {"rank 0": line, "rank 1": line}
+    lines = {path.name: path.read_text().splitlines() for path in tmp_path.glob("rank *")}
+    expected = ["2", "configs/t5_small.yaml", "--data", "two words.txt"]
+    assert lines == {"rank 0": expected, "rank 1": expected}
 
 
 @pytest.mark.slow
