@@ -19,6 +19,7 @@ from sacrebleu.metrics import CHRF
 
 from ..errors import UsageError
 from ..run_folder import read_json, read_jsonl
+from .public_settings import data_name
 
 SEED = 42  # of the draw of samples
 BEST, WORST, DRAWN = 6, 6, 8  # samples
@@ -264,7 +265,7 @@ def describe(config: dict) -> str:
     model = Path(model).name if Path(model).is_absolute() else model
     how = how if config.get("do_train", True) else "evaluated"
     data = config.get("data") or config.get("dataset_name") or "DailyDialog"
-    return f"{model} {how} on {Path(data).name}"
+    return f"{model} {how} on {data_name(data)}"
 
 
 def read(folder: Path) -> dict:
