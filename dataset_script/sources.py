@@ -1,5 +1,6 @@
 """Where dialogue text lies: a file, a folder, a zip. Imports the standard library alone."""
 
+import gzip
 import os
 import re
 import zipfile
@@ -25,6 +26,14 @@ LABELS = {
         1,
     ),
 }
+UNPACKING_ERRORS = (
+    zipfile.BadZipFile,
+    gzip.BadGzipFile,
+    zlib.error,
+    EOFError,
+    NotImplementedError,
+    RuntimeError,
+)
 WAY_OUT = (
     "Give data_dir= a text file (a dialogue a line, ' __eou__' after each utterance), a folder "
     "with dialogues_text.txt or with train/, validation/ and test/, or DailyDialog's zip."
@@ -129,11 +138,13 @@ def _source(name: str, members: dict[str, tuple[str, ...]], split: str | None) -
         label_file = str(path.with_name(file_name.replace("_text.txt", ".txt")))
         if label_file != name and label_file in members:
             labels[label] = members[label_file]
-    return Source(name, path.stem, members[name], labels, split)
+    stem = path.name.removesuffix(".gz").removesuffix(".txt")
+    return Source(name, stem, members[name], labels, split)
 
 
 def open_member(place: tuple[str, ...], stack: ExitStack) -> BinaryIO:
-    stream = stack.enter_context(open(place[0], "rb"))  # noqa: SIM115, the stack closes it
+    open_file = gzip.open if place[0].endswith(".gz") else open
+    stream = stack.enter_context(open_file(place[0], "rb"))
     for member in place[1:]:
         archive = stack.enter_context(zipfile.ZipFile(stream))
         stream = stack.enter_context(archive.open(member))
@@ -144,8 +155,8 @@ def open_member(place: tuple[str, ...], stack: ExitStack) -> BinaryIO:
 def unpacking(place: tuple[str, ...]) -> Iterator[None]:
     try:
         yield
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
+    except UNPACKING_ERRORS as error:
         raise ValueError(
-            f"{' > '.join(place)} cannot be unpacked ({error}), but a zip has to be whole and "
+            f"{' > '.join(place)} cannot be unpacked ({error}), but an archive has to be whole and "
             "without password. Fetch it again, or unpack it and give the folder as data_dir=."
         ) from error

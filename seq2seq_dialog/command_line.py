@@ -119,7 +119,7 @@ def parse(argv: list[str]) -> Settings:
     settings = Settings(*groups)
     check(settings)
     # The finished run is published, not by Trainer, which would send checkpoints as well.
-    return settings.with_training(push_to_hub=False)
+    return settings.with_optimizer().with_training(push_to_hub=False)
 
 
 def find_config(name: str) -> Path:
@@ -142,8 +142,9 @@ def find_config(name: str) -> Path:
 def _read_config(path: Path) -> dict:
     """Read a config; the dialogues that ship with a recipe are found from any folder."""
     config = read_yaml(path)
-    if path.resolve().parent == CONFIGS and "data" in config and not Path(config["data"]).exists():
-        config["data"] = str(ROOT / config["data"])
+    data = config.get("data")
+    if path.resolve().parent == CONFIGS and isinstance(data, str) and not Path(data).exists():
+        config["data"] = str(ROOT / data)
     return config
 
 
@@ -157,7 +158,7 @@ def _as_flags(config: dict, known: set[str], path: Path) -> list[str]:
             continue
         if value is False and name.endswith("_strategy"):
             value = "no"  # YAML 1.1 reads a bare no as false
-        if isinstance(value, dict):
+        if isinstance(value, dict) or (isinstance(value, list) and isinstance(value[0], dict)):
             value = json.dumps(value)
         values = value if isinstance(value, list) else [value]
         flags += [f"--{name}", *(str(v).lower() if isinstance(v, bool) else str(v) for v in values)]

@@ -53,8 +53,9 @@ class DataArguments:
     data: str | None = setting(
         None,
         "Dialogues: a text file (a dialogue a line, __eou__ after each utterance), a folder with "
-        "train/, validation/ and test/, or the DailyDialog zip. Nothing: download DailyDialog from "
-        "its authors.",
+        "train/, validation/ and test/, or the DailyDialog zip; a .txt.gz, too. Or several, "
+        "[{path: ..., weight: 2.0}, ...]: an epoch has each dialogue weight times. Nothing: "
+        "download DailyDialog from its authors.",
     )
     dataset_name: str | None = setting(
         None,
@@ -194,6 +195,9 @@ class AdversarialArguments:
     )
 
 
+# AdamW with a rate for each tensor (`training.optimizers`), and the families it is made for.
+SCALED = "adamw_scaled"
+T5_LIKE = ("t5", "mt5", "umt5", "longt5")
 # TrainingArguments that have no effect here, and what to do or to know instead.
 REPLACED = {
     "per_device_train_batch_size": "set tokens_per_batch instead",
@@ -219,7 +223,8 @@ REPLACED = {
 INHERITED = {
     "output_dir": "The run folder.",
     "lr_scheduler_type": "linear, cosine, constant_with_warmup, ...",
-    "optim": "Optimizer: adamw_torch_fused, adafactor, ...",
+    "lr_scheduler_kwargs": "More of the schedule, a mapping in YAML: {num_decay_steps: 1000} for "
+    "warmup_stable_decay.",
     "activation_checkpointing": "Less memory for more time.",
     "torch_compile": "Compile the model with torch.compile.",
     "use_cpu": "Train on the CPU even where a GPU is.",
@@ -261,7 +266,14 @@ class DialogueTrainingArguments(Seq2SeqTrainingArguments):
     max_steps: Annotated[int, Bounds(-1)] = setting(
         -1, "Optimizer steps, instead of epochs; -1 goes by epochs."
     )
-    learning_rate: Annotated[float, Bounds(0)] = setting(5e-4, "Peak learning rate.")
+    optim: str | None = setting(
+        None,
+        "Optimizer: adamw_torch_fused, adafactor, ...; adamw_scaled, the default for a new T5, is "
+        "AdamW with a rate for each tensor of a T5, by the scale at which it starts.",
+    )
+    learning_rate: Annotated[float | None, Bounds(0)] = setting(
+        None, "Peak learning rate; by default 0.03 with adamw_scaled, else 5e-4."
+    )
     warmup_steps: Annotated[float, Bounds(0)] = setting(
         0.05, "Warm-up: below 1 a share of all steps, else steps."
     )
@@ -327,6 +339,15 @@ class DialogueTrainingArguments(Seq2SeqTrainingArguments):
         metric = METRICS.get(self.metric_for_best_model.removeprefix("eval_"))
         if self.greater_is_better is None and metric is not None:
             self.greater_is_better = metric.direction == HIGHER
+        if isinstance(self.lr_scheduler_kwargs, str):  # YAML, as in new_model; JSON is a part of it
+            try:
+                self.lr_scheduler_kwargs = dict(yaml.safe_load(self.lr_scheduler_kwargs))
+            except (yaml.YAMLError, TypeError, ValueError) as error:
+                raise UsageError(
+                    f"lr_scheduler_kwargs is {self.lr_scheduler_kwargs!r}; it must be a mapping, "
+                    "for example {num_decay_steps: 1000}."
+                ) from error
+        self._choose_optimizer(self.optim or "adamw_torch_fused")
         if self.eval_strategy == "no":  # nothing to choose a best checkpoint by
             self.load_best_model_at_end, self.early_stopping_patience = False, None
         if not torch.accelerator.is_available():
@@ -338,6 +359,25 @@ class DialogueTrainingArguments(Seq2SeqTrainingArguments):
             self.bf16 = free and gpu and torch.cuda.is_bf16_supported(including_emulation=False)
         super().__post_init__()
         self.do_eval = self.given["do_eval"]  # the base class sets it by eval_strategy
+
+    def _choose_optimizer(self, name: str) -> None:
+        """Take an optimizer, and its usual learning rate where none was given.
+
+        For the base class, which knows no other names than its own, `adamw_scaled` is AdamW.
+        """
+        self.scaled_rates = name == SCALED
+        self.optim = "adamw_torch_fused" if self.scaled_rates else name
+        if self.given["learning_rate"] is None:
+            self.learning_rate = 3e-2 if self.scaled_rates else 5e-4
+
+    def with_optimizer(self, default: str) -> DialogueTrainingArguments:
+        """Return these settings with optimizer and rate written down in `given`."""
+        training = copy.copy(self)
+        if self.given["optim"] is None:
+            training._choose_optimizer(default)
+        optim, rate = self.given["optim"] or default, training.learning_rate
+        training.given = self.given | {"optim": optim, "learning_rate": rate}
+        return training
 
 
 @dataclass(frozen=True)
@@ -367,6 +407,13 @@ class Settings:
             setattr(training, name, value)
         return dataclasses.replace(self, training=training)
 
+    def with_optimizer(self) -> Settings:
+        """Return these settings with an optimizer that the model learns under, if none is given."""
+        sizes = yaml.safe_load(self.model.new_model) if self.model.new_model else None
+        new = sizes.get("model_type") if isinstance(sizes, dict) else None
+        default = SCALED if new in T5_LIKE else "adamw_torch_fused"
+        return dataclasses.replace(self, training=self.training.with_optimizer(default))
+
     def without_evaluation(self) -> Settings:
         """Return these settings for data without validation pairs: the last checkpoint is kept."""
         return self.with_training(
@@ -391,9 +438,10 @@ class Settings:
                 shown = f.name in INHERITED or f.name in type(group).__annotations__
                 if value not in (None, []) and (shown or value != f.default):
                     config[f.name] = value
-        for name in ("new_model", "discriminator"):
-            if config.get(name):
-                config[name] = yaml.safe_load(config[name])
+        for name in ("new_model", "discriminator", "lr_scheduler_kwargs", "data"):
+            value = config.get(name)
+            if isinstance(value, str) and (name != "data" or value.lstrip().startswith("[")):
+                config[name] = yaml.safe_load(value)
         return config
 
 

@@ -17,9 +17,17 @@ from transformers import EarlyStoppingCallback, set_seed
 
 from . import run_folder
 from .command_line import parse
-from .data.corpus import Corpus, audit_corpus, encode_corpus, read_corpus, report_cuts
+from .data.corpus import (
+    Corpus,
+    audit_corpus,
+    encode_corpus,
+    read_corpus,
+    report_cuts,
+    report_sources,
+)
 from .data.known_corpora import recognise
 from .data.rows import utterances
+from .data.sources import parse_sources
 from .data.streaming import Stream, StreamedBatches
 from .decoding.settings import generation_config
 from .errors import run
@@ -89,6 +97,7 @@ def main(argv: list[str] | None = None) -> None:
     with settings.training.main_process_first(desc="tokenising"):
         features = encode_corpus(corpus, tokenizer, settings.data)
     data["cut"] = report_cuts(features, settings.data, console)
+    data |= report_sources(features["train"], settings.data, console)
 
     # 7. Train
     trainer = build_trainer(settings, model, tokenizer, features, corpus.stream)
@@ -168,6 +177,8 @@ def build_trainer(
     if settings.adversarial.adversarial and settings.training.do_train:
         trainer_class, options["adversarial"] = AdversarialTrainer, settings.adversarial
         options["discriminator"] = discriminator_config(settings.adversarial.discriminator, model)
+    if sources := parse_sources(settings.data.data):
+        options["weights"] = {source.name: source.weight for source in sources}
     batches = StreamedBatches(stream.train, tokenizer, settings.data) if stream else None
     trainer = trainer_class(
         model,

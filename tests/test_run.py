@@ -1,6 +1,7 @@
 """The command, as a person runs it: from a text file to a finished run folder."""
 
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -278,3 +279,32 @@ def test_training_without_validation_keeps_the_last_model(run, config, tmp_path)
     more = ["--multireference", "references.json"]
     refused = run(config, tmp_path / "other", *flags, *more, status=2).stderr
     assert "multireference needs a test split" in refused
+
+
+def test_several_sources_and_a_schedule_that_is_ended_later(run, config, tmp_path):
+    folder = tmp_path / "run"
+    data = f"[{{path: {config.with_name('dialogues.txt')}, weight: 0.5}}, {{path: {SAMPLES}}}]"
+    flags = ["--data", data, "--lr_scheduler_type", "warmup_stable_decay", "--warmup_steps", "1"]
+    flags += ["--lr_scheduler_kwargs", "{num_decay_steps: 2}", "--max_train_samples", "200"]
+    flags += ["--max_eval_samples", "20", "--save_steps", "2", "--save_total_limit", "9"]
+    flags += ["--eval_strategy", "no", "--logging_steps", "1"]
+    out = run(config, folder, *flags, "--max_steps", "8").stdout
+    assert "dialogues: weight 0.5" in out
+    metrics = read_json(folder / "metrics.json")
+    sources = metrics["data"]["sources"]
+    assert list(sources) == ["dialogues", "dialogues_text"] and sources["dialogues"]["pairs"] > 9
+    assert sum(source["share"] for source in sources.values()) == pytest.approx(1)
+    assert (
+        metrics["test"]["loss_dialogues"] > 0 and metrics["validation"]["loss_dialogues_text"] > 0
+    )
+
+    for name in ("metrics.json", "trainer_state.json"):  # as if stopped behind step 4
+        (folder / name).unlink()
+    for step in (6, 8):
+        shutil.rmtree(folder / f"checkpoint-{step}")
+    error = run(config, folder, *flags, "--max_steps", "5", status=2).stderr
+    assert "max_steps: 8 -> 5" in error and "may change only in steps to come" in error
+    assert "Going on" in run(config, folder, *flags, "--max_steps", "10").stdout
+    state = read_json(folder / "trainer_state.json")
+    rates = [log["learning_rate"] for log in state["log_history"] if "learning_rate" in log]
+    assert state["global_step"] == 10 and min(rates[1:8]) == max(rates) == rates[1] > rates[9]

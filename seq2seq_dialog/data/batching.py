@@ -13,7 +13,7 @@ Several smaller batches a step teach nearly as much (`gradient_accumulation_step
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 
 import numpy as np
@@ -69,6 +69,27 @@ def _padded(lengths: np.ndarray, ends: list[int]) -> int:
     return int(np.diff([0, *ends]) @ widest.sum(axis=1, dtype=np.int64))
 
 
+def _spans(ends: list[int], is_enough: Callable[[int], bool]) -> list[tuple[int, int]] | None:
+    """Return where batches begin and end; the largest are halved until there are enough.
+
+    Args:
+        ends: of the batches before that.
+        is_enough: takes their number.
+
+    Returns:
+        None if all batches have one example before there are enough.
+    """
+    spans = list(zip([0, *ends[:-1]], ends, strict=True))
+    while not is_enough(len(spans)):
+        largest = max(range(len(spans)), key=lambda i: spans[i][1] - spans[i][0])
+        start, end = spans.pop(largest)
+        if end - start < 2:
+            return None
+        middle = (start + end + 1) // 2
+        spans[largest:largest] = [(start, middle), (middle, end)]
+    return spans
+
+
 class TokenBudgetSampler(Sampler[list[int]]):
     """Batches for one process of training, for a DataLoader's `batch_sampler`.
 
@@ -80,9 +101,12 @@ class TokenBudgetSampler(Sampler[list[int]]):
         budget: greatest padded size of a batch in tokens; a longer example is a batch of its own.
         seed: of the draws.
         rank, world_size: number of this process, and of all processes.
+        draw: returns the examples of an epoch, (examples,), where these are not all of them once
+            (`sources.Draw`). Every epoch has as many batches as the first. If an epoch would have
+            more, some are left out at random; if it would have fewer, the largest are halved.
 
     Attributes:
-        mean_targets: the mean number of target tokens of a batch.
+        mean_targets: the mean number of target tokens of a batch; with `draw`, of the first epoch.
 
     Raises:
         ValueError: fewer examples than processes, no example, or no batch that can be halved.
@@ -95,15 +119,17 @@ class TokenBudgetSampler(Sampler[list[int]]):
         seed: int = 42,
         rank: int = 0,
         world_size: int = 1,
+        draw: Callable[[int], np.ndarray] | None = None,
     ):
-        exact = np.asarray(lengths, dtype=np.int32).reshape(-1, 2)
+        self.lengths = np.asarray(lengths, dtype=np.int32).reshape(-1, 2)
+        self.budget, self.draw = budget, draw
+        exact = self.lengths if draw is None else self.lengths[draw(0)]
         if len(exact) < world_size or len(exact) == 0:
             raise ValueError(
                 f"{len(exact)} training examples are too few for {world_size} processes."
             )
-        self.lengths = exact
         self.seed, self.rank, self.world_size, self.epoch = seed, rank, world_size, 0
-        # The ordered rounded lengths are the same in each epoch, and so are the cuts.
+        # Without `draw` the ordered rounded lengths are the same in each epoch, so are the cuts.
         cuts = {}
         for grid in GRIDS:
             ordered = exact[_order(exact, grid)]
@@ -112,19 +138,13 @@ class TokenBudgetSampler(Sampler[list[int]]):
             if not cuts or _median_run(rounded) >= len(exact) / len(ends):
                 cuts.setdefault(_padded(ordered, ends), (grid, ends))
         self.grid, ends = cuts[min(cuts)]
-        spans = list(zip([0, *ends[:-1]], ends, strict=True))
-        while len(spans) % world_size:
-            largest = max(range(len(spans)), key=lambda i: spans[i][1] - spans[i][0])
-            start, end = spans.pop(largest)
-            if end - start < 2:
-                raise ValueError(
-                    f"{len(spans) + 1} batches of one example each cannot be shared out to "
-                    f"{world_size} processes. Raise tokens_per_batch, now {budget}."
-                )
-            middle = (start + end + 1) // 2
-            spans[largest:largest] = [(start, middle), (middle, end)]
-        self.spans = spans
-        self.mean_targets = float(exact[:, 1].sum() / len(spans))
+        self.spans = _spans(ends, lambda count: count % world_size == 0)
+        if self.spans is None:
+            raise ValueError(
+                f"{len(exact)} batches of one example each cannot be shared out to "
+                f"{world_size} processes. Raise tokens_per_batch, now {budget}."
+            )
+        self.mean_targets = float(exact[:, 1].sum() / len(self.spans))
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch whose batches come next."""
@@ -135,10 +155,21 @@ class TokenBudgetSampler(Sampler[list[int]]):
 
     def __iter__(self) -> Iterator[list[int]]:
         rng = np.random.default_rng((self.seed, self.epoch))
-        examples = _order(self.lengths, self.grid, rng)
-        for i in rng.permutation(len(self.spans))[self.rank :: self.world_size]:
-            start, end = self.spans[i]
+        if self.draw is None:
+            examples, spans = _order(self.lengths, self.grid, rng), self.spans
+        else:
+            examples, spans = self._drawn(rng)
+        chosen = rng.permutation(len(spans))[: len(self.spans)]
+        for i in chosen[self.rank :: self.world_size]:
+            start, end = spans[i]
             yield examples[start:end].tolist()
+
+    def _drawn(self, rng: np.random.Generator) -> tuple[np.ndarray, list[tuple[int, int]]]:
+        """Draw the ordered examples of this epoch, and cut them to at least as many batches."""
+        examples = self.draw(self.epoch)
+        examples = examples[_order(self.lengths[examples], self.grid, rng)]
+        rounded = -(-self.lengths[examples] // self.grid) * self.grid
+        return examples, _spans(_cut(rounded, self.budget), lambda n: n >= len(self.spans))
 
 
 def evaluation_batches(lengths: Sequence[Sequence[int]], budget: int) -> list[list[int]]:

@@ -14,6 +14,7 @@ from ..settings import DataArguments
 from . import overlap
 from .features import count_cuts, encode_rows
 from .rows import load_rows
+from .sources import parse_sources, shares
 from .streaming import Stream
 
 
@@ -122,3 +123,22 @@ def report_cuts(features: dict[str, Dataset], args: DataArguments, console: Cons
             f"{cut['replies']:,} replies to {args.max_target_length}"
         )
     return cuts
+
+
+def report_sources(features: Dataset, args: DataArguments, console: Console) -> dict:
+    """Count what each of several sources gives to training, and print it.
+
+    Returns:
+        `sources`, as `sources.shares` returns it; nothing where the data has one source.
+    """
+    sources = parse_sources(args.data)
+    if sources is None:
+        return {}
+    counts_by_source = shares(features, sources)
+    for name, counts in counts_by_source.items():
+        console.print(
+            f"{name}: weight {counts['weight']:g}, {counts['pairs']:,} training pairs, "
+            f"{100 * counts['share']:.1f} % of the tokens of an epoch",
+            highlight=False,
+        )
+    return {"sources": counts_by_source}

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
-from datasets import Dataset, DatasetDict
+from datasets import Dataset, DatasetDict, concatenate_datasets
 
 from ..dataset_script.dialogues import Dialogues
+from ..dataset_script.sources import SPLITS
 from ..errors import UsageError
 from ..settings import DataArguments
 from .hub_rows import load_hub_rows, open_hub_rows
+from .sources import Source, expand_path, first_rows, parse_sources
 
 
 def load_rows(args: DataArguments) -> tuple[DatasetDict, dict]:
@@ -18,24 +21,46 @@ def load_rows(args: DataArguments) -> tuple[DatasetDict, dict]:
 
     Returns:
         The splits that have rows, train first, and what is odd in the text by file
-        (`Dialogues.problems`) or, on the Hub, by split.
+        (`Dialogues.problems`) or, on the Hub, by split. Rows of several sources (`sources`) have a
+        column `source`.
 
     Raises:
         UsageError: the source is missing, is no dialogue text, or has no training pairs.
     """
+    sources = parse_sources(args.data) if args.dataset_name is None else None
     if args.dataset_name is not None:
         rows, problems = load_hub_rows(*_hub_source(args))
+    elif sources is not None:
+        rows, problems = _load_sources(args, sources)
     else:
-        with _text_source(args) as builder:
-            builder.download_and_prepare()
-            rows, problems = builder.as_dataset(), builder.problems()
+        rows, problems = _load_text(args)
     check_training_pairs(rows, args)
     limits = {"train": args.max_train_samples}
     for name in rows:
         limit = limits.get(name, args.max_eval_samples)
         if limit is not None:
-            rows[name] = rows[name].select(range(min(limit, len(rows[name]))))
+            rows[name] = first_rows(rows[name], limit, sources)
     return DatasetDict({name: split for name, split in rows.items() if len(split)}), problems
+
+
+def _load_text(args: DataArguments) -> tuple[DatasetDict, dict]:
+    with _text_source(args) as builder:
+        builder.download_and_prepare()
+        return builder.as_dataset(), builder.problems()
+
+
+def _load_sources(args: DataArguments, sources: list[Source]) -> tuple[dict, dict]:
+    """Read the rows of all sources, one source after another; tell problems by source and file."""
+    parts: dict[str, list[Dataset]] = {}
+    problems = {}
+    for source in sources:
+        rows, problems_by_file = _load_text(replace(args, data=source.path))
+        problems |= {f"{source.name}: {file}": each for file, each in problems_by_file.items()}
+        for split, part in rows.items():
+            labelled = part.add_column("source", [source.name] * len(part))
+            parts.setdefault(split, []).append(labelled)
+    splits = [split for split in SPLITS if split in parts]
+    return {split: concatenate_datasets(parts[split]) for split in splits}, problems
 
 
 def open_rows(args: DataArguments) -> tuple[dict[str, Callable[[], Iterator[dict]]], dict, str]:
@@ -51,6 +76,10 @@ def open_rows(args: DataArguments) -> tuple[dict[str, Callable[[], Iterator[dict
     if args.dataset_name is not None:
         rows, key = open_hub_rows(*_hub_source(args))
         return rows, {}, key
+    if parse_sources(args.data) is not None:
+        raise UsageError(
+            "data lists several sources, which streaming does not mix. Set streaming to false."
+        )
     with _text_source(args) as builder:
         rows = {name: split.__iter__ for name, split in builder.as_streaming_dataset().items()}
         return rows, builder.problems(), builder.config_id
@@ -63,8 +92,9 @@ def _hub_source(args: DataArguments) -> tuple[str, str, bool, str | None]:
 @contextmanager
 def _text_source(args: DataArguments) -> Iterator[Dialogues]:
     """Give the builder of `data`, and word its errors as those of a setting."""
+    path = None if args.data is None else expand_path(args.data)
     try:
-        yield Dialogues(data_dir=args.data, detokenize=args.detokenize, cache_dir=args.data_cache)
+        yield Dialogues(data_dir=path, detokenize=args.detokenize, cache_dir=args.data_cache)
     except (ValueError, OSError) as error:
         raise UsageError(str(error).replace("data_dir=", "--data")) from error
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path, PureWindowsPath
+from pathlib import Path
 
 from huggingface_hub import HfApi
 from huggingface_hub.errors import HTTPError
@@ -13,6 +13,7 @@ from huggingface_hub.errors import HTTPError
 from ..data.known_corpora import DAILYDIALOG, SAMPLES
 from ..errors import UsageError
 from ..run_folder import read_mapping, read_yaml
+from .public_settings import data_name
 
 DAILYDIALOG_ID = "li2017dailydialog/daily_dialog"  # its authors' own, on the Hub
 LICENSES = {DAILYDIALOG: "cc-by-nc-sa-4.0", SAMPLES: "apache-2.0"}
@@ -60,7 +61,7 @@ def data_terms(config: Mapping, environment: Mapping, license: str | None = None
     dataset = config["dataset_name"] if "dataset_name" in environment.get("from_hub", {}) else None
     if corpus == DAILYDIALOG:
         dataset = dataset or DAILYDIALOG_ID
-    name = corpus or dataset or PureWindowsPath(str(data)).name
+    name = corpus or dataset or data_name(data)
     trained = config.get("do_train", True)
     given = (license or config.get("license") or "").strip().lower() or None
     card = str(environment.get("dataset_license") or "").lower()

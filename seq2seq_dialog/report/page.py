@@ -19,6 +19,7 @@ from ..evaluation.catalogue import METRICS, keys_with
 from ..evaluation.scoring import HUMAN
 from ..run_folder import read_json, read_predictions
 from .pictures import PALETTE, curve_pictures, group_pictures, rankings
+from .public_settings import data_name
 from .tables import diversity_tables, overlap, score_tables, table
 from .text import number
 
@@ -69,7 +70,7 @@ def describe(config: dict) -> str:
     model = Path(model).name if Path(model).is_absolute() else model
     how = how if config.get("do_train", True) else "evaluated"
     data = config.get("data") or config.get("dataset_name") or "DailyDialog"
-    return f"{model} {how} on {Path(data).name}"
+    return f"{model} {how} on {data_name(data)}"
 
 
 def read(folder: Path) -> dict:

@@ -40,15 +40,26 @@ def public_settings(config: dict, from_hub: Collection[str]) -> tuple[dict, dict
         The settings, and those of them that were paths.
     """
     hub_names = {config.get(key) for key in from_hub}
+    path_names = {
+        key: data_name(value)
+        for key in PATHS
+        if (value := config.get(key)) and not isinstance(value, list) and value not in hub_names
+    }
     public = {
-        key: PureWindowsPath(str(value)).name
-        if key in PATHS and value and value not in hub_names
-        else _last_part(value)
+        key: path_names.get(key) or _last_part(value)
         for key, value in config.items()
         if key not in PRIVATE and not key.endswith("token")
     }
-    paths = {key: public[key] for key in PATHS if public.get(key) and public[key] not in hub_names}
-    return public, paths
+    if isinstance(config.get("data"), list):
+        public["data"] = [source | {"path": data_name(source["path"])} for source in config["data"]]
+    return public, path_names
+
+
+def data_name(data: str | list[dict]) -> str:
+    """Name the data of a run: the last part of the path, or of the path of each source."""
+    if isinstance(data, list):
+        return ", ".join(source.get("name") or data_name(source["path"]) for source in data)
+    return PureWindowsPath(str(data)).name
 
 
 def _last_part(value):

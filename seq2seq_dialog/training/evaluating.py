@@ -66,6 +66,14 @@ def likelihood(examples: Sequence[dict]) -> dict[str, float]:
     return {"loss": nll / tokens, "perplexity": perplexity(nll, tokens), "target_tokens": tokens}
 
 
+def loss_by_source(examples: Sequence[dict], sources: Sequence[str]) -> dict[str, float]:
+    """Sum up the examples of each source of the data: `loss_NAME` (nats per target token)."""
+    groups: dict[str, list[dict]] = {}
+    for example, source in zip(examples, sources, strict=True):
+        groups.setdefault(source, []).append(example)
+    return {f"loss_{source}": likelihood(group)["loss"] for source, group in groups.items()}
+
+
 def encode_sources(model, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> dict:
     """Compute what likelihood and reply need of sources (batch, source_len), once for both.
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
+import torch
 from accelerate import load_checkpoint_in_model
 from rich.console import Console
+from transformers import get_scheduler
 from transformers.trainer_callback import TrainerState
 
 from ..errors import UsageError
@@ -105,6 +108,8 @@ FREE = {
     "run_name",
     "save_total_limit",
 }
+# Settings of the schedule, which may change in steps to come (`schedule_agrees`).
+SCHEDULE = {"lr_scheduler_type", "lr_scheduler_kwargs", "warmup_steps", "max_steps"}
 
 
 def is_complete(run_dir: Path, config: dict) -> bool:
@@ -151,14 +156,19 @@ def find_checkpoint(
             console.print(f"No checkpoint in {run_dir} is whole: training starts anew.")
         return settings, None
     before = read_json(run_dir / ENVIRONMENT)
-    changes = _changes(run_dir, settings.as_config(), _free(settings))
+    free, config = _free(settings), settings.as_config()
+    step = read_json(Path(checkpoint) / "trainer_state.json")["global_step"]
+    if schedule_agrees(read_yaml(run_dir / CONFIG), config, step):
+        free = free | SCHEDULE
+    changes = _changes(run_dir, config, free)
     for key, what in (("processes", "processes"), ("training_data", "the training data")):
         if before.get(key) != environment[key]:
             changes.append(f"{what}: {before.get(key)} -> {environment[key]}")
     if changes:
         raise UsageError(
             f"{run_dir} holds an unfinished run with other settings ({', '.join(changes)}). Finish "
-            "it with those, or choose another --output_dir."
+            "it with those, or choose another --output_dir. The schedule may change only in steps "
+            "to come: a constant rate can be ended, a share of warm-up cannot be moved."
         )
     if training.tokens_per_batch == "auto":
         settings = settings.with_training(tokens_per_batch=before["tokens_per_batch"])
@@ -183,3 +193,37 @@ def _changes(run_dir: Path, config: dict, free: set[str]) -> list[str]:
         for name in names
         if before.get(name) != config.get(name)
     ]
+
+
+def schedule_agrees(before: dict, now: dict, step: int) -> bool:
+    """Tell whether two schedules have the same rates up to a step, that of a checkpoint.
+
+    So a constant rate may be ended at any time: a run under `warmup_stable_decay` goes on from a
+    checkpoint of its stable phase with more steps or with fewer.
+
+    Args:
+        before, now: settings of a run, with those of `SCHEDULE`.
+        step: the optimizer step that comes next, counted from 0.
+
+    Returns:
+        False also where a schedule goes by epochs, or cannot be made.
+    """
+    try:
+        return _rates(before, step) == _rates(now, step)
+    except (TypeError, ValueError, KeyError):
+        return False
+
+
+def _rates(settings: dict, step: int) -> list[float]:
+    """The factors of the learning rate from step 0 up to `step`, included."""
+    steps, warmup = settings["max_steps"], settings["warmup_steps"]
+    if steps <= step:
+        raise ValueError("the schedule has no such step")
+    schedule = get_scheduler(
+        settings["lr_scheduler_type"],
+        torch.optim.SGD([torch.zeros(1)], lr=1.0),
+        num_warmup_steps=int(warmup) if warmup >= 1 else math.ceil(steps * warmup),
+        num_training_steps=steps,
+        scheduler_specific_kwargs=settings.get("lr_scheduler_kwargs"),
+    )
+    return [schedule.lr_lambdas[0](i) for i in range(step + 1)]

@@ -21,6 +21,7 @@ from transformers.trainer_utils import (
 )
 
 from ..data.batching import IGNORE, DialogueCollator, TokenBudgetSampler, evaluation_batches
+from ..data.sources import Draw
 from ..data.streaming import StreamedBatches
 from ..errors import UsageError
 from ..evaluation.catalogue import METRICS
@@ -28,9 +29,10 @@ from ..models.build import FP16_UNSAFE
 from ..portable.modeling_rnn import shift_right
 from ..settings import DialogueTrainingArguments
 from . import sharding
-from .evaluating import evaluate_examples, likelihood
+from .evaluating import evaluate_examples, likelihood, loss_by_source
 from .loss import token_nll
 from .memory import find_tokens_per_batch
+from .optimizers import scaled_groups
 from .progress import Figure, TrainingProgress
 from .resume import load_ended_training, read_stream_position, write_stream_position
 
@@ -63,6 +65,7 @@ class DialogueTrainer(Seq2SeqTrainer):
       on batches or on the number of processes (`evaluating`).
     - Trained on a `streaming.StreamedBatches`, it goes on from a checkpoint at the batch after the
       last one, without reading anew what came before.
+    - `optim` may be `adamw_scaled` (`optimizers`).
     - Between two logs nothing is read from the GPU, so that it never waits for Python (unless
       `logging_nan_inf_filter` is on).
     - With FSDP (version 2) and DeepSpeed (ZeRO up to stage 2) evaluation and replies work as
@@ -71,6 +74,7 @@ class DialogueTrainer(Seq2SeqTrainer):
     Args:
         args: DialogueTrainingArguments.
         processing_class: the tokenizer.
+        weights: of the sources of `train_dataset`, where it has several (`sources`).
         compute_metrics: takes an EvalPrediction of replies and references (lists of strings).
 
     Raises:
@@ -89,8 +93,16 @@ class DialogueTrainer(Seq2SeqTrainer):
         Figure("eval_bleu", METRICS["bleu"].label, ".1f"),
     )
 
-    def __init__(self, model, args: DialogueTrainingArguments, processing_class, **kwargs):
+    def __init__(
+        self,
+        model,
+        args: DialogueTrainingArguments,
+        processing_class,
+        weights: dict[str, float] | None = None,
+        **kwargs,
+    ):
         _check(model, args)
+        self._weights = weights
         self._shift = getattr(model, "prepare_decoder_input_ids_from_labels", None) or partial(
             shift_right,
             pad_token_id=model.config.pad_token_id,
@@ -171,6 +183,17 @@ class DialogueTrainer(Seq2SeqTrainer):
         count = torch.full((), expected, dtype=torch.float32, device=device)  # no copy to wait for
         return batches, self.accelerator.reduce(count, "sum")
 
+    def create_optimizer(self, model=None) -> torch.optim.Optimizer:
+        """Make the optimizer; with `adamw_scaled`, AdamW with a rate for each tensor."""
+        if self.optimizer is None and self.args.scaled_rates:
+            model = self.model if model is None else model
+            decayed = set(self.get_decay_parameter_names(model))
+            adamw, options = self.get_optimizer_cls_and_kwargs(self.args, model)
+            rate = options.pop("lr")
+            groups = scaled_groups(model, decayed, rate, self.args.weight_decay)
+            self.optimizer = adamw(groups, lr=rate, **options)
+        return super().create_optimizer(model)
+
     def floating_point_ops(self, inputs) -> int:
         """Count those of a batch; the parameters are not counted anew each time."""
         return self._flops_per_token * inputs["input_ids"].numel()
@@ -207,8 +230,9 @@ class DialogueTrainer(Seq2SeqTrainer):
             return self._loader(
                 DataLoader, self.train_dataset, batch_size=None, generator=generator
             )
+        draw = Draw(self.train_dataset, self._weights, options[1]) if self._weights else None
         try:
-            sampler = TokenBudgetSampler(lengths_of(self.train_dataset), *options)
+            sampler = TokenBudgetSampler(lengths_of(self.train_dataset), *options, draw)
         except ValueError as error:
             raise UsageError(str(error)) from error
         self._mean_targets = sampler.mean_targets
@@ -268,7 +292,8 @@ class DialogueTrainer(Seq2SeqTrainer):
 
         Returns:
             `predictions`, what `evaluate_examples` returns; `metrics`: `loss` (nats per target
-            token), `perplexity`, `target_tokens`, and what `compute_metrics` adds.
+            token), `perplexity`, `target_tokens`, `loss_NAME` of each of several sources, and what
+            `compute_metrics` adds.
         """
         started = time.perf_counter()
         sharding.prepare_for_evaluation(self)
@@ -277,6 +302,8 @@ class DialogueTrainer(Seq2SeqTrainer):
         with_replies = self._predicting or self.args.predict_with_generate
         examples = evaluate_examples(self, dataloader, with_replies)
         metrics = likelihood(examples)
+        if "source" in dataloader.dataset.column_names:
+            metrics |= loss_by_source(examples, dataloader.dataset["source"])
         if with_replies and self.compute_metrics is not None:
             replies = [example["reply"] for example in examples]
             references = list(dataloader.dataset["response"])

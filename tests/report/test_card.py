@@ -666,3 +666,16 @@ def test_the_card_says_which_code_is_trusted(published):
     files = "`configuration_rnn.py`, `context.py`, `modeling_rnn.py` and `pipeline.py`"
     assert files in section(text, "Use")
     assert {line for line, _ in code_blocks(text)} == {"both"}
+
+
+def test_several_sources_are_named_and_their_paths_kept_private(folder):
+    data = [{"path": "/home/me/one.txt.gz", "weight": 2.0}, {"path": "$MINE/two.txt", "name": "b"}]
+    change(folder, "config.yaml", data=data)
+    change(folder, "environment.json", corpus=None)
+    text = model_card(folder, "user/tiny")
+    check(text)
+    assert "trained on one.txt.gz, b" in text
+    assert "/home/me" not in text and "$MINE" not in text
+    settings = yaml.safe_load(re.search(r"```yaml\n(.*?)```", text, re.DOTALL)[1])
+    assert settings["data"] == [data[0] | {"path": "one.txt.gz"}, data[1] | {"path": "two.txt"}]
+    assert "--data" not in text

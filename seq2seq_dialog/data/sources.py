@@ -1,0 +1,169 @@
+"""Several sources of dialogues, each with a weight: the setting `data`, and what an epoch draws.
+
+An epoch holds each training dialogue of a source `weight` times. Of a weight with a fraction, that
+share of the dialogues comes once more, others in each epoch. The draw depends on the seed and the
+epoch alone, so a run goes on from any checkpoint as if it had not stopped.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import yaml
+from datasets import Dataset
+
+from ..errors import UsageError, nearest
+
+EXAMPLE = "data: [{path: mine.txt, weight: 2.0}, {path: others.txt.gz}]"
+
+
+class Source(NamedTuple):
+    """One of several sources."""
+
+    name: str  # by default the name of the file or folder, without .txt and .gz
+    path: str  # as given
+    weight: float  # how many times an epoch holds each dialogue
+
+
+def expand_path(path: str) -> str:
+    """Put in the values of `~` and of environment variables.
+
+    Raises:
+        UsageError: a variable is not set.
+    """
+    path = os.path.expandvars(os.path.expanduser(path))
+    missing = re.search(r"\$\{?(\w+)", path)
+    if missing and not os.path.exists(path):
+        raise UsageError(
+            f"data has {path!r}, but {missing[1]} is not set. Set it to the folder that is meant: "
+            f"export {missing[1]}=folder"
+        )
+    return path
+
+
+def parse_sources(data: str | list | None) -> list[Source] | None:
+    """Read the setting `data` where it lists sources; None where it is a single path.
+
+    Raises:
+        UsageError: it is no list of mappings with `path` and `weight`, a weight is not above 0, or
+            two sources have one name.
+    """
+    if data is None or (isinstance(data, str) and not data.lstrip().startswith("[")):
+        return None
+    try:
+        entries = yaml.safe_load(data) if isinstance(data, str) else data
+    except yaml.YAMLError:
+        entries = None
+    if not isinstance(entries, list) or not all(
+        isinstance(entry, dict) and isinstance(entry.get("path"), str) for entry in entries
+    ):
+        raise UsageError(
+            f"data is {data!r}; it must be a path, or a list of sources that each have a path, for "
+            f"example {EXAMPLE}"
+        )
+    sources: list[Source] = []
+    for entry in entries:
+        for key in entry:
+            if key not in ("path", "weight", "name"):
+                known = ("path", "weight", "name")
+                raise UsageError(
+                    f"data: {entry['path']} has {key!r}; a source has path, weight and name."
+                    f"{nearest(str(key), known)}"
+                )
+        weight = entry.get("weight", 1.0)
+        if not isinstance(weight, int | float) or not 0 < weight < math.inf:
+            raise UsageError(
+                f"data: {entry['path']} has weight {weight!r}; it must be a number above 0. Leave "
+                "the source out where it is not wanted."
+            )
+        name = str(entry.get("name") or re.sub(r"(\.txt)?(\.gz)?$", "", Path(entry["path"]).name))
+        if name in (source.name for source in sources):
+            raise UsageError(
+                f"data: two sources are called {name!r}, but each needs its own name. Give one as "
+                f"{{path: {entry['path']}, name: ...}}."
+            )
+        sources.append(Source(name, entry["path"], float(weight)))
+    if not sources:
+        raise UsageError(f"data lists no source. Give at least one, for example {EXAMPLE}")
+    return sources
+
+
+def first_rows(rows: Dataset, limit: int, sources: list[Source] | None) -> Dataset:
+    """Take the first rows of a split, `limit` or a few more.
+
+    The limit is shared among several sources by their rows times their weights, rounded up.
+    """
+    if sources is None:
+        return rows.select(range(min(limit, len(rows))))
+    names = np.asarray(rows["source"][:])
+    places = [np.flatnonzero(names == source.name) for source in sources]
+    sizes = [source.weight * len(each) for source, each in zip(sources, places, strict=True)]
+    counts = [math.ceil(limit * size / sum(sizes)) for size in sizes]
+    return rows.select(
+        np.concatenate([each[:count] for each, count in zip(places, counts, strict=True)])
+    )
+
+
+class Draw:
+    """Chooses the examples of an epoch.
+
+    Args:
+        features: of training, with the columns `source` and `turn`; dialogue by dialogue.
+        weights: of each source.
+        seed: of the draws.
+    """
+
+    def __init__(self, features: Dataset, weights: dict[str, float], seed: int):
+        turns = np.asarray(features.with_format("numpy")["turn"][:])  # (examples,)
+        self.starts = np.flatnonzero(turns == 1)  # (dialogues,)
+        self.sizes = np.diff(self.starts, append=len(turns))  # (dialogues,)
+        names = np.asarray(features["source"][:])[self.starts]  # (dialogues,)
+        self.dialogues = [(np.flatnonzero(names == name), w) for name, w in weights.items()]
+        self.seed = seed
+
+    def __call__(self, epoch: int) -> np.ndarray:
+        """Return the examples of an epoch, (examples,): indices of features, some repeated."""
+        drawn = []
+        for number, (dialogues, weight) in enumerate(self.dialogues):
+            rng = np.random.default_rng((self.seed, epoch, number))
+            fraction, whole = math.modf(weight)
+            # Rounded up or down by chance, so that a small source comes in some epochs.
+            count = int(fraction * len(dialogues) + rng.random())
+            drawn += [dialogues] * int(whole) + [rng.permutation(dialogues)[:count]]
+        drawn = np.sort(np.concatenate(drawn))
+        sizes = self.sizes[drawn]
+        before = np.cumsum(sizes) - sizes
+        return np.repeat(self.starts[drawn] - before, sizes) + np.arange(sizes.sum())
+
+
+def shares(features: Dataset, sources: list[Source]) -> dict[str, dict]:
+    """Count what each source gives to training.
+
+    Args:
+        features: of training, with the columns of `data.encode_rows` and `source`.
+
+    Returns:
+        By name of the source: `weight`; `dialogues`, `pairs` and `tokens` (of contexts and
+        replies) that it has; `share` of the tokens of an epoch, as drawn by weight.
+    """
+    numbers = features.with_format("numpy")
+    turns, tokens = numbers["turn"][:], numbers["source_length"][:] + numbers["target_length"][:]
+    names = np.asarray(features["source"][:])
+    counts = {}
+    for source in sources:
+        is_of_source = names == source.name  # (examples,)
+        counts[source.name] = {
+            "weight": source.weight,
+            "dialogues": int((turns[is_of_source] == 1).sum()),
+            "pairs": int(is_of_source.sum()),
+            "tokens": int(tokens[is_of_source].sum()),
+        }
+    total = sum(count["weight"] * count["tokens"] for count in counts.values())
+    for count in counts.values():
+        count["share"] = count["weight"] * count["tokens"] / total
+    return counts
