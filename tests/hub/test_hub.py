@@ -420,8 +420,14 @@ def test_a_connection_cut_anywhere_loses_nothing(runs, ann, monkeypatch, after):
 
 
 # Requests, and failures that exhaust the client's own tries.
-TRIED = {"/create": 1, "/preupload": 6, "/batch": 6, "/commit/": 1}
-TRIED |= {"PUT ": 11, "/verify": 11}  # of two files at once: one of them fails six times
+TRIED = {
+    "/create": 1,
+    "/preupload": 6,
+    "/batch": 6,
+    "/commit/": 1,
+    "PUT ": 11,  # of two files at once: one of them fails six times
+    "/verify": 11,
+}
 
 
 @pytest.mark.parametrize("on", TRIED)
@@ -478,7 +484,7 @@ def test_who_may_not_write_is_told_before_anything_is_sent(runs, hub, monkeypatc
     assert {path for _, path, _ in hub.requests} == {"/api/whoami-v2"}
 
 
-def test_no_network_is_told(runs, ann, monkeypatch):
+def test_a_missing_network_is_named(runs, ann, monkeypatch):
     from huggingface_hub import constants
 
     ann.down = True
@@ -517,7 +523,7 @@ def test_a_run_publishes_itself_and_the_same_command_does_it_again(runs, ann, tm
     ann.down = True
     with pytest.raises(UsageError, match="no connection to the Hub"):
         train.main(flags)
-    assert not (tmp_path / "chatty").exists()  # told before hours of training
+    assert not (tmp_path / "chatty").exists()  # refused before hours of training
 
     ann.down = False
     ann.fail(status=403, message="quota", on="/commit/", times=99)

@@ -205,8 +205,8 @@ def test_where_all_pairs_are_clean_nothing_stands_there_twice(folder):
     found["overlap"] = {"pairs": 30, "clean_pairs": 30, "pairs_in_train": {"1": 0}}
     write_json(folder / "evaluation.json", found)
     results = section(model_card(folder, "user/tiny"), "Results")
-    assert "**All pairs**: 30; none stands in the training data" in results
-    assert "lean pairs" not in results and "no news" not in results
+    assert "**All pairs**: 30; none appears in the training data" in results
+    assert "lean pairs" not in results and "appears in the training data.**" not in results
 
 
 def test_the_examples_are_real_replies_to_clean_contexts(folder):
