@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
-from transformers import (
-    GenerationConfig,
-)
+from transformers import GenerationConfig
 
 from ..settings import DecodingArguments
 
 
-def bare_decoding(own: GenerationConfig, temperature: float) -> GenerationConfig:
-    """Make settings that sample from a model's bare distribution; temperature 0 is greedy.
+def bare_decoding(saved: GenerationConfig, temperature: float) -> GenerationConfig:
+    """Make settings that sample from a model's own distribution; temperature 0 is greedy.
 
-    Only special tokens and the greatest length remain of the model's `own` settings. To be put in
-    their place, not given to `generate()`, which would fill in from them what is unset here. top_k
-    is said, since `generate()` takes 50 where nothing is.
+    Put them in the place of the model's settings: given to `generate()`, what is unset here would
+    be filled in from those.
+
+    Args:
+        saved: the model's settings, of which special tokens and the greatest length are kept.
+        temperature: of sampling.
     """
-    ids = ("decoder_start", "bos", "eos", "pad", "forced_bos", "forced_eos")
-    settings = {f"{name}_token_id": getattr(own, f"{name}_token_id", None) for name in ids}
-    longest = own.max_new_tokens or own.max_length or DecodingArguments.max_new_tokens
+    tokens = ("decoder_start", "bos", "eos", "pad", "forced_bos", "forced_eos")
+    settings = {f"{name}_token_id": getattr(saved, f"{name}_token_id", None) for name in tokens}
+    longest = saved.max_new_tokens or saved.max_length or DecodingArguments.max_new_tokens
     settings |= {"max_new_tokens": longest, "num_beams": 1, "do_sample": temperature != 0}
-    if temperature != 0:
+    if temperature != 0:  # without top_k, generate() takes 50
         settings |= {"temperature": temperature, "top_k": 0, "top_p": 1.0}
     return GenerationConfig(**settings)
 

@@ -103,7 +103,7 @@ def test_samples_follow_the_bare_generator_whatever_the_decoding_settings(
     assert seen == pytest.approx(p[rare].sum().item(), abs=0.08)
     repeated = sum(len(set(row)) < 12 for row in samples.tolist() if 1 not in row)
     assert repeated > 20
-    assert generator.generation_config.num_beams == args.num_beams  # the own are left alone
+    assert generator.generation_config.num_beams == args.num_beams  # the saved ones do not change
 
 
 def test_samples_are_likely_with_activation_checkpointing(model, tokenizer, features, tmp_path):

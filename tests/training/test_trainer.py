@@ -103,12 +103,12 @@ def test_a_target_token_weighs_the_same_in_every_batch(model, tokenizer, feature
         for batch in batches
     )
     mean = sum(features["target_length"]) / count
-    own = sum(int(batch["labels"].ne(-100).sum()) for batch in batches)
-    assert abs(own - 2 * mean) > 5
+    tokens = sum(int(batch["labels"].ne(-100).sum()) for batch in batches)
+    assert abs(tokens - 2 * mean) > 5
     (nll / (2 * mean)).backward()
     for (name, moved), old in zip(model.named_parameters(), before.parameters(), strict=True):
         torch.testing.assert_close(moved, old - old.grad, atol=2e-6, rtol=1e-4, msg=name)
-    assert trainer.state.log_history[0]["loss"] == pytest.approx(nll.item() / own, rel=1e-5)
+    assert trainer.state.log_history[0]["loss"] == pytest.approx(nll.item() / tokens, rel=1e-5)
 
 
 def test_logs_show_the_mean_over_all_tokens_since_the_last(model, tokenizer, features, tmp_path):
