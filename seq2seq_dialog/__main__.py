@@ -223,9 +223,6 @@ def add_export(verbs) -> None:
     verb.set_defaults(function="serve.export.export")
     verb.add_argument("folder", help="a run folder")
     verb.add_argument(
-        "--format", choices=("ctranslate2",), default="ctranslate2", help="[%(default)s]"
-    )
-    verb.add_argument(
         "--quantization",
         choices=("float32", "int8"),
         default="float32",

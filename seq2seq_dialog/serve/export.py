@@ -30,7 +30,7 @@ from .exported_model import (
     require_ctranslate2,
     run_fingerprint,
 )
-from .inference import generate_response, load, reply_to_batch
+from .inference import load, reply_to_batch
 
 CONVERTIBLE = ("t5", "mt5")
 BATCH, BEAMS = 16, 4
@@ -41,33 +41,24 @@ WAYS = {"greedy": "one by one, greedy", "beams": f"batches of {BATCH}, {BEAMS} b
 
 
 def export(
-    folder: str,
-    format: str = "ctranslate2",
-    quantization: str = "float32",
-    output: str | None = None,
-    samples: int = 200,
+    folder: str, quantization: str = "float32", output: str | None = None, samples: int = 200
 ) -> None:
     """Write a trained T5 in CTranslate2's form, in which it answers faster on a CPU.
 
-    Replies, speed and sacreBLEU of both are compared on a sample of the test set, printed, and kept
-    in export.json. An earlier export is replaced only by one that passes.
+    Replies, speed and sacreBLEU of both are compared on `samples` evenly spaced test contexts,
+    printed, and kept in export.json. An earlier export is replaced only by one that passes.
 
     Args:
         folder: a run folder with predictions.
-        format: ctranslate2.
         quantization: float32, with which greedy replies stay the same, or int8.
         output: the folder to write; `ctranslate2` in the run folder by default, where chat, web and
             `load(..., exported=True)` find it.
-        samples: test contexts, evenly spaced.
-
-    Raises:
-        UsageError: CTranslate2 is not installed, the model is no T5, the output exists and is no
-            export, or the replies diverge too far.
+        samples: number of test contexts.
     """
-    if format != "ctranslate2" or quantization not in SMALLEST_EQUAL_SHARE:
+    if quantization not in SMALLEST_EQUAL_SHARE:
         raise UsageError(
-            f"There is no {format!r} with {quantization!r}: the format is 'ctranslate2', the "
-            f"quantization one of {', '.join(SMALLEST_EQUAL_SHARE)}."
+            f"quantization is {quantization!r}; it must be one of "
+            f"{', '.join(SMALLEST_EQUAL_SHARE)}."
         )
     if samples < 2:
         raise UsageError(f"samples is {samples}; it must be at least 2.")
@@ -83,8 +74,12 @@ def export(
     with TemporaryDirectory(prefix=".export-", dir=target.parent) as scratch:
         unfinished = Path(scratch) / "unfinished"
         unfinished.mkdir()
-        about = {"format": format, "quantization": quantization, "weights": run_fingerprint(folder)}
-        about["parameters"] = model.num_parameters()
+        about = {
+            "format": "ctranslate2",
+            "quantization": quantization,
+            "weights": run_fingerprint(folder),
+            "parameters": model.num_parameters(),
+        }
         write_json(unfinished / ABOUT, about)
         for name in FILES:
             if (Path(folder) / name).is_file():
@@ -112,11 +107,7 @@ def export(
 
 
 def check_convertible(model) -> None:
-    """Refuse a model for which there is no conversion.
-
-    Raises:
-        UsageError: says what to do instead.
-    """
+    """Refuse a model for which there is no conversion."""
     kind = model.config.model_type
     if kind == "rnn_seq2seq":
         raise UsageError(
@@ -131,14 +122,7 @@ def check_convertible(model) -> None:
 
 
 def convert(folder: str | Path, tokenizer, output: Path, quantization: str) -> None:
-    """Write a T5 in CTranslate2's form.
-
-    Args:
-        folder: holds the weights.
-        tokenizer: of the model.
-        output: an existing folder.
-        quantization: float32 or int8.
-    """
+    """Write the T5 in `folder` in CTranslate2's form to `output`, an existing folder."""
     from ctranslate2.converters.transformers import T5Loader
     from ctranslate2.specs.model_spec import OPTIONAL
 
@@ -171,16 +155,15 @@ def convert(folder: str | Path, tokenizer, output: Path, quantization: str) -> N
         spec.save(str(output))
 
 
-def answer_one_by_one(contexts: Sequence, model, tokenizer) -> list[str]:
-    """Reply greedily to each context by itself."""
-    options = {"num_beams": 1, "do_sample": False}
-    return [generate_response(context, model, tokenizer, **options) for context in contexts]
-
-
-def answer_at_once(contexts: Sequence, model, tokenizer) -> list[str]:
-    """Reply to a batch of contexts, with beams."""
+def answer(way: str, contexts: Sequence, model, tokenizer) -> list[str]:
+    """Reply to contexts in one of `WAYS`."""
+    batch_size, beams = (1, 1) if way == "greedy" else (len(contexts), BEAMS)
     ids = [encode_context(context, tokenizer) for context in contexts]
-    return reply_to_batch(ids, model, tokenizer, num_beams=BEAMS, do_sample=False)
+    replies = []
+    for start in range(0, len(ids), batch_size):
+        batch = ids[start : start + batch_size]
+        replies += reply_to_batch(batch, model, tokenizer, num_beams=beams, do_sample=False)
+    return replies
 
 
 def measure(models: dict, tokenizer, pairs: Sequence[dict], advance: Callable[[int], None]) -> dict:
@@ -190,23 +173,22 @@ def measure(models: dict, tokenizer, pairs: Sequence[dict], advance: Callable[[i
 
     Args:
         models: `pytorch` and `export`.
-        pairs: each with `context` and `reference`.
+        pairs: dicts with `context` and `reference`.
         advance: called with the number of contexts answered since the last call.
 
     Returns:
         `samples`; `equal_greedy`, how many greedy replies are the same in both; and for each way
         and model `replies_per_second` and `bleu`.
     """
-    ways = {"greedy": answer_one_by_one, "beams": answer_at_once}
-    runs = [(way, name) for way in ways for name in models]
+    runs = [(way, name) for way in WAYS for name in models]
     replies, seconds = {run: [] for run in runs}, dict.fromkeys(runs, 0.0)
     for way, name in runs:  # warm up
-        ways[way]([pairs[0]["context"]], models[name], tokenizer)
+        answer(way, [pairs[0]["context"]], models[name], tokenizer)
     for start in range(0, len(pairs), BATCH):
         contexts = [pair["context"] for pair in pairs[start : start + BATCH]]
         for way, name in runs if start % (2 * BATCH) else reversed(runs):
             began = time.perf_counter()
-            replies[way, name] += ways[way](contexts, models[name], tokenizer)
+            replies[way, name] += answer(way, contexts, models[name], tokenizer)
             seconds[way, name] += time.perf_counter() - began
         advance(len(contexts))
     references = [pair["reference"] for pair in pairs]
@@ -220,12 +202,7 @@ def measure(models: dict, tokenizer, pairs: Sequence[dict], advance: Callable[[i
 
 
 def diverged(figures: dict, quantization: str) -> str | None:
-    """Word why an export is refused; None where it is good.
-
-    Args:
-        figures: what `measure` returns.
-        quantization: float32 or int8.
-    """
+    """Word why an export with such `figures` (of `measure`) is refused; None where it is good."""
     changed = figures["samples"] - figures["equal_greedy"]
     allowed = max(1, int((1 - SMALLEST_EQUAL_SHARE[quantization]) * figures["samples"]))
     reasons = []

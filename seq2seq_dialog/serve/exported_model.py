@@ -8,7 +8,6 @@ identifies the weights that were exported, and compares the export with them.
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 from copy import deepcopy
 from importlib.util import find_spec
@@ -19,6 +18,7 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import GenerationConfig
 
 from ..errors import UsageError
+from ..run_folder import read_json
 
 logger = logging.getLogger(__name__)
 EXPORT_FOLDER = "ctranslate2"  # in a run folder
@@ -59,16 +59,8 @@ def is_export(folder: str | Path) -> bool:
     return (Path(folder) / ABOUT).is_file()
 
 
-def _about(folder: Path) -> dict:
-    return json.loads((folder / ABOUT).read_text(encoding="utf-8"))
-
-
 def require_ctranslate2() -> None:
-    """Refuse to go on without CTranslate2.
-
-    Raises:
-        UsageError: says how to install it.
-    """
+    """Refuse to go on without CTranslate2."""
     if find_spec("ctranslate2") is None:
         raise UsageError(
             "An export needs CTranslate2, which is not installed: pip install ctranslate2"
@@ -97,9 +89,6 @@ def find_export(name: str | Path, device: torch.device, wanted: bool) -> Path | 
         name: a folder, or a name on the Hub.
         device: where the model is to answer.
         wanted: whether an export may answer.
-
-    Raises:
-        UsageError: the folder is an export, and is to answer by PyTorch or not on the CPU.
     """
     folder = Path(name)
     if is_export(folder):
@@ -117,7 +106,7 @@ def find_export(name: str | Path, device: torch.device, wanted: bool) -> Path | 
     if find_spec("ctranslate2") is None:
         logger.warning("%s is not used: pip install ctranslate2", export)
         return None
-    if _about(export)["weights"] != run_fingerprint(folder):
+    if read_json(export / ABOUT)["weights"] != run_fingerprint(folder):
         logger.warning("%s is not used: %s has changed since; export it again", export, folder)
         return None
     return export
@@ -131,9 +120,6 @@ class ExportedModel:
 
     Args:
         folder: written by `export`.
-
-    Raises:
-        OSError, RuntimeError, ValueError: a file is missing or broken.
     """
 
     def __init__(self, folder: str | Path):
@@ -141,11 +127,10 @@ class ExportedModel:
 
         folder = Path(folder)
         self.name_or_path = str(folder)
-        self.about = _about(folder)
+        self.about = read_json(folder / ABOUT)
         self.device = torch.device("cpu")
         self.generation_config = GenerationConfig.from_pretrained(folder)
-        vocabulary = (folder / "shared_vocabulary.json").read_text(encoding="utf-8")
-        self._tokens = json.loads(vocabulary)
+        self._tokens = read_json(folder / "shared_vocabulary.json")
         self._ids = {token: i for i, token in enumerate(self._tokens)}
         # CTranslate2 reads the seed when it first samples, and has no later way to set it.
         ctranslate2.set_random_seed(torch.initial_seed() % 2**32)
