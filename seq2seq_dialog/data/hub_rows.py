@@ -1,7 +1,7 @@
 """A data set on the Hub, or a folder of its files, to (context, response) rows.
 
-It holds rows already, as `publish-data` makes them, or whole dialogues, which become rows as the
-lines of a text do. Code that comes with it is not run.
+Such a data set holds rows already, as `publish-data` makes them, or whole dialogues, which become
+rows as the lines of a text do. Code that comes with it is not run.
 """
 
 from __future__ import annotations
@@ -43,6 +43,7 @@ from ..dataset_script.dialogues import (
 )
 from ..errors import UsageError
 from ..hub_errors import translated_errors
+from ..settings import DataArguments
 
 FEATURES: Features = dialogues.Dialogues._info(None).features
 NAMES = {"dev": "validation", "valid": "validation", "val": "validation"}
@@ -54,34 +55,24 @@ FORMS = (
 )
 ROWS_READ = 1000  # rows or dialogues at a time
 CODE = dialogues.CODE + hashlib.sha256(Path(__file__).read_bytes()).digest()
-Splits = dict[str, Dataset]  # or those of a stream
-Reader = Callable[[Dataset, str, Note], Iterator[Dialogue]]  # of the rows of a split
+Splits = dict[str, Dataset]  # of a stream, IterableDataset
+Reader = Callable[[Dataset, str, Note], Iterator[Dialogue]]  # rows of a split, its name
 
 
-def load_hub_rows(
-    name: str, revision: str = "main", detokenize: bool = True, cache_dir: str | None = None
-) -> tuple[DatasetDict, dict]:
-    """Read a data set on the Hub to rows with the columns and types of the dataset script's.
+def load_hub_rows(args: DataArguments) -> tuple[DatasetDict, dict]:
+    """Read `dataset_name` to rows with the columns and types of the dataset script's.
 
     A data set with train alone is split like a single text file, by the hash of each dialogue. Rows
     belong to one dialogue when they have the same `dialogue_id` or, without that column, when the
     context of each ends in what was said up to the one before; `turn` counts them.
 
-    Args:
-        name: `user/name`, or a folder with such files.
-        revision: a branch, a tag or a commit.
-        detokenize: write natural text from spaced tokens.
-        cache_dir: where prepared data is kept.
-
     Returns:
         The splits, and for each split of the source what it holds and what is odd in it:
         `dialogues`, `utterances`, `pairs`, and for each kind of problem `count` and `first_lines`
         of rows, from 1 on.
-
-    Raises:
-        UsageError: it cannot be had, its columns are not understood, or it has no train split.
     """
-    source = _source(fetch(name, revision, cache_dir), name)
+    name, detokenize = args.dataset_name, args.detokenize
+    source = _source(_fetch(name, args.dataset_revision or "main", args.data_cache), name)
     reader = _reader(source["train"].features, name)
     pairs: Counter = Counter()
     problems = {}
@@ -96,27 +87,23 @@ def load_hub_rows(
             result[split] = Dataset.from_generator(
                 partial(_rows, reader, source, split, detokenize),
                 features=FEATURES,
-                cache_dir=cache_dir,
+                cache_dir=args.data_cache,
                 split=NamedSplit(split),
                 fingerprint=hashlib.sha256(CODE + key.encode()).hexdigest()[:32],
             )
     return DatasetDict(result), problems
 
 
-def open_hub_rows(
-    name: str, revision: str = "main", detokenize: bool = True, cache_dir: str | None = None
-) -> tuple[dict[str, Callable[[], Iterator[dict]]], str]:
-    """Open a data set on the Hub to be read as a stream; see `load_hub_rows`.
+def open_hub_rows(args: DataArguments) -> tuple[dict[str, Callable[[], Iterator[dict]]], str]:
+    """Open `dataset_name` to be read as a stream; see `load_hub_rows`.
 
     Returns:
         What reads the rows of each split from the first one on, and a key that changes with them.
-
-    Raises:
-        UsageError: as `load_hub_rows`; also while rows are read.
     """
+    name, revision = args.dataset_name, args.dataset_revision or "main"
     with _reading(name, revision):
         commit = None if os.path.isdir(name) else _commit(name, revision)
-        builder = load_dataset_builder(name, revision=commit, cache_dir=cache_dir)
+        builder = load_dataset_builder(name, revision=commit, cache_dir=args.data_cache)
         splits = {
             split: rows if rows.features is not None else rows._resolve_features()
             for split, rows in builder.as_streaming_dataset().items()
@@ -126,7 +113,7 @@ def open_hub_rows(
 
     def read(split: str) -> Iterator[dict]:
         with _reading(name, revision):
-            yield from _rows(reader, source, split, detokenize)
+            yield from _rows(reader, source, split, args.detokenize)
 
     key = f"{CODE.hex()} {builder.hash} {builder.config_id} {commit}"
     return {split: partial(read, split) for split in _splits(source)}, key
@@ -148,12 +135,8 @@ def _rows(reader: Reader, source: Splits, split: str, detokenize: bool) -> Itera
     yield from make_rows(read, split, official, detokenize)
 
 
-def fetch(name: str, revision: str, cache_dir: str | None = None) -> DatasetDict:
-    """Load a data set as it is on the Hub or, without network, as it was fetched from there before.
-
-    Raises:
-        UsageError: says why it cannot be had, and what to do.
-    """
+def _fetch(name: str, revision: str, cache_dir: str | None) -> DatasetDict:
+    """Load a data set as it is on the Hub or, without network, as it was fetched before."""
     with _reading(name, revision):
         if os.path.isdir(name):
             return load_from_hub(name, cache_dir=cache_dir)
@@ -170,7 +153,7 @@ def fetch(name: str, revision: str, cache_dir: str | None = None) -> DatasetDict
 
 
 def _reading(name: str, revision: str):
-    """Say in one UsageError what keeps a data set from being read."""
+    """Turn whatever keeps a data set from being read into one UsageError."""
     if os.path.isfile(name):
         raise UsageError(
             f"dataset_name {name!r} is a file, but has to be a data set on the Hub, user/name, or "
@@ -185,11 +168,7 @@ def _reading(name: str, revision: str):
 
 
 def _source(splits: Splits, name: str) -> Splits:
-    """Choose the splits that are read, under their usual names.
-
-    Raises:
-        UsageError: there is no train split.
-    """
+    """Choose the splits that are read, under their usual names."""
     splits = {NAMES[split]: splits[split] for split in NAMES if split in splits} | splits
     if "train" not in splits:
         raise UsageError(
@@ -213,11 +192,7 @@ def _commit(name: str, revision: str) -> str:
 
 
 def _reader(features: Features, name: str) -> Reader:
-    """Choose how to read a data set by its columns.
-
-    Raises:
-        UsageError: they are not understood.
-    """
+    """Choose how to read a data set by its columns."""
 
     def text(feature) -> bool:
         return isinstance(feature, Value) and feature.dtype in ("string", "large_string")

@@ -23,13 +23,10 @@ def load_rows(args: DataArguments) -> tuple[DatasetDict, dict]:
         The splits that have rows, train first, and what is odd in the text by file
         (`Dialogues.problems`) or, on the Hub, by split. Rows of several sources (`sources`) have a
         column `source`.
-
-    Raises:
-        UsageError: the source is missing, is no dialogue text, or has no training pairs.
     """
     sources = parse_sources(args.data) if args.dataset_name is None else None
     if args.dataset_name is not None:
-        rows, problems = load_hub_rows(*_hub_source(args))
+        rows, problems = load_hub_rows(args)
     elif sources is not None:
         rows, problems = _load_sources(args, sources)
     else:
@@ -69,12 +66,9 @@ def open_rows(args: DataArguments) -> tuple[dict[str, Callable[[], Iterator[dict
     Returns:
         For each split a function that reads its rows, each time from the first one on; what is odd
         in the text, as `load_rows` returns it; and a key that changes with the source.
-
-    Raises:
-        UsageError: as `load_rows`; also while rows are read.
     """
     if args.dataset_name is not None:
-        rows, key = open_hub_rows(*_hub_source(args))
+        rows, key = open_hub_rows(args)
         return rows, {}, key
     if parse_sources(args.data) is not None:
         raise UsageError(
@@ -83,10 +77,6 @@ def open_rows(args: DataArguments) -> tuple[dict[str, Callable[[], Iterator[dict
     with _text_source(args) as builder:
         rows = {name: split.__iter__ for name, split in builder.as_streaming_dataset().items()}
         return rows, builder.problems(), builder.config_id
-
-
-def _hub_source(args: DataArguments) -> tuple[str, str, bool, str | None]:
-    return args.dataset_name, args.dataset_revision or "main", args.detokenize, args.data_cache
 
 
 @contextmanager

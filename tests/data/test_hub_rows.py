@@ -207,8 +207,10 @@ def test_the_same_data_is_prepared_once_and_known_in_another_process(tmp_path):
     first, _ = load(name, data_cache=str(cache))
     code = (
         "import sys\n"
-        "from seq2seq_dialog.data.hub_rows import load_hub_rows\n"
-        "rows, _ = load_hub_rows(sys.argv[1], cache_dir=sys.argv[2])\n"
+        "from seq2seq_dialog.data.rows import load_rows\n"
+        "from seq2seq_dialog.settings import DataArguments\n"
+        "args = DataArguments(dataset_name=sys.argv[1], data_cache=sys.argv[2])\n"
+        "rows, _ = load_rows(args)\n"
         "print(rows['train']._fingerprint, rows['train'].cache_files[0]['filename'])\n"
     )
     run = [sys.executable, "-c", code, name, cache]
