@@ -17,14 +17,7 @@ from transformers import EarlyStoppingCallback, set_seed
 
 from . import run_folder
 from .command_line import parse
-from .data.corpus import (
-    Corpus,
-    audit_corpus,
-    encode_corpus,
-    read_corpus,
-    report_cuts,
-    report_sources,
-)
+from .data.corpus import Corpus, audit_corpus, encode_corpus, read_corpus, report_sources
 from .data.known_corpora import recognise
 from .data.rows import utterances
 from .data.sources import parse_sources
@@ -95,8 +88,7 @@ def main(argv: list[str] | None = None) -> None:
 
     # 6. Encode
     with settings.training.main_process_first(desc="tokenising"):
-        features = encode_corpus(corpus, tokenizer, settings.data)
-    data["cut"] = report_cuts(features, settings.data, console)
+        features, data["cut"] = encode_corpus(corpus, tokenizer, settings.data, console)
     data |= report_sources(features["train"], settings.data, console)
 
     # 7. Train

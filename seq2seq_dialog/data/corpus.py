@@ -12,7 +12,7 @@ from ..errors import UsageError
 from ..evaluation.protocols import read_references
 from ..settings import DataArguments
 from . import overlap
-from .features import count_cuts, encode_rows
+from .features import encode_rows
 from .rows import load_rows
 from .sources import parse_sources, shares
 from .streaming import Stream
@@ -60,17 +60,14 @@ class Corpus:
         if self.audit is None:
             return None
         counts = self.audit["splits"][self.evaluated]
-        in_train = dict(zip(("1", "3", "all"), counts["pairs_in_train"].values(), strict=True))
+        keys = {"1": "one_turn", "3": "three_turns", "all": "full_context"}
+        in_train = {short: counts["pairs_in_train"][key] for short, key in keys.items()}
         sizes = {name: counts[name] for name in ("pairs", "clean_pairs")}
         return {"pairs_in_train": in_train, **sizes}
 
 
 def read_corpus(args: DataArguments) -> Corpus:
-    """Read the dialogues that the settings name.
-
-    Raises:
-        UsageError: as `rows.load_rows`; `multireference` without a split that it fits.
-    """
+    """Read the dialogues that the settings name."""
     if args.streaming:
         stream = Stream(args)
         corpus = Corpus(stream.rows, stream.problems, stream)
@@ -109,20 +106,27 @@ def audit_corpus(corpus: Corpus, args: DataArguments, console: Console) -> Corpu
     return corpus
 
 
-def encode_corpus(corpus: Corpus, tokenizer, args: DataArguments) -> dict[str, Dataset]:
-    """Encode the rows of each split to features."""
-    return {name: encode_rows(rows, tokenizer, args) for name, rows in corpus.rows.items()}
+def encode_corpus(
+    corpus: Corpus, tokenizer, args: DataArguments, console: Console
+) -> tuple[dict[str, Dataset], dict]:
+    """Encode the rows of each split, and print what the length limits cut.
 
-
-def report_cuts(features: dict[str, Dataset], args: DataArguments, console: Console) -> dict:
-    """Count what the length limits cut in each split, and print it."""
-    cuts = {name: count_cuts(split) for name, split in features.items()}
-    for name, cut in cuts.items():
+    Returns:
+        The features by split; and by split how many `contexts`, `turns` of them and `replies` are
+        cut.
+    """
+    features, cuts = {}, {}
+    for name, rows in corpus.rows.items():
+        features[name] = encode_rows(rows, tokenizer, args)
+        columns = features[name].with_format("numpy")
+        turns, replies = columns["turns_cut"][:], columns["target_cut"][:]
+        counts = ((turns > 0).sum(), turns.sum(), replies.sum())
+        cuts[name] = dict(zip(("contexts", "turns", "replies"), map(int, counts), strict=True))
         console.print(
-            f"{name}: {cut['contexts']:,} contexts cut to {args.max_source_length} tokens, "
-            f"{cut['replies']:,} replies to {args.max_target_length}"
+            f"{name}: {cuts[name]['contexts']:,} contexts cut to {args.max_source_length} tokens, "
+            f"{cuts[name]['replies']:,} replies to {args.max_target_length}"
         )
-    return cuts
+    return features, cuts
 
 
 def report_sources(features: Dataset, args: DataArguments, console: Console) -> dict:

@@ -88,8 +88,7 @@ def encode_rows(rows: Dataset, tokenizer, args: DataArguments) -> Dataset:
         "max_source_length": args.max_source_length,
         "max_target_length": args.max_target_length,
     }
-    # The hash that `datasets` makes of a tokenizer changes with use; what it does to a text does
-    # not.
+    # `datasets` would hash the state of the tokenizer, too, which changes when it is used.
     if tokenizer.is_fast:
         definition = json.loads(tokenizer.backend_tokenizer.to_str())
         definition |= {"padding": None, "truncation": None}
@@ -107,14 +106,3 @@ def encode_rows(rows: Dataset, tokenizer, args: DataArguments) -> Dataset:
         desc="Tokenising",
     )
     return concatenate_datasets([rows, features], axis=1)
-
-
-def count_cuts(features: Dataset) -> dict[str, int]:
-    """Count what the length limits cut: `contexts`, `turns` left out of them, `replies`."""
-    columns = features.with_format("numpy")
-    turns, replies = columns["turns_cut"][:], columns["target_cut"][:]
-    return {
-        "contexts": int((turns > 0).sum()),
-        "turns": int(turns.sum()),
-        "replies": int(replies.sum()),
-    }

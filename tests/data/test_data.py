@@ -2,15 +2,17 @@
 
 import pytest
 import torch
-from datasets import Dataset
+from datasets import Dataset, DatasetDict
 from helpers.corpus import SAMPLES, rows_of
+from rich.console import Console
 from torch.utils.data import DataLoader
 from transformers import ByT5Tokenizer
 
 from seq2seq_dialog.data import features
 from seq2seq_dialog.data.batching import IGNORE, DialogueCollator
+from seq2seq_dialog.data.corpus import Corpus, encode_corpus
 from seq2seq_dialog.data.dataset import DailyDialogDataset
-from seq2seq_dialog.data.features import count_cuts, encode, encode_rows
+from seq2seq_dialog.data.features import encode, encode_rows
 from seq2seq_dialog.data.rows import load_rows, utterances
 from seq2seq_dialog.errors import UsageError
 from seq2seq_dialog.models.tokenizer import prepare_tokenizer
@@ -67,12 +69,14 @@ def test_a_reply_that_is_cut_has_no_end_token_and_is_counted(tokenizer):
     long = "A long reply that goes on and on and on, and then goes on."
     rows = rows_of([["One.", long, "Two."]])
     limits = DataArguments(max_source_length=12, max_target_length=10)
-    encoded = encode_rows(rows, tokenizer, limits)
+    corpus = Corpus(DatasetDict(train=rows), {})
+    features, cuts = encode_corpus(corpus, tokenizer, limits, Console(quiet=True))
+    encoded = features["train"]
     end = tokenizer.eos_token_id
     assert len(encoded[0]["labels"]) == 10 and encoded[0]["labels"][-1] != end
     assert len(encoded[1]["labels"]) < 10 and encoded[1]["labels"][-1] == end
     # The second context is "One." and the long turn: neither fits whole.
-    assert count_cuts(encoded) == {"contexts": 1, "turns": 2, "replies": 1}
+    assert cuts == {"train": {"contexts": 1, "turns": 2, "replies": 1}}
 
 
 def test_batches_are_padded_to_their_longest_only(tokenizer):
