@@ -1,14 +1,14 @@
 """Batches by token budget: examples of similar lengths together, with hardly any padding.
 
-A batch costs its padded size, examples * (longest source + longest target) tokens. The examples are
-put in order of their lengths, rounded up to a grid, and cut to batches. Each epoch draws anew which
-examples of equal rounded lengths meet, and the order of the batches. The cuts depend on the rounded
-lengths alone. So every epoch has equally many batches, and a run that resumes can make any batch
-from (seed, epoch) without those before it. With many examples the grid is finer, which pads less,
-as long as an example still meets others from epoch to epoch.
+A batch costs its padded size, examples * (longest source + longest target) tokens. Lengths are
+rounded up to a grid; the examples are sorted by rounded lengths, and this order is cut to batches.
+Each epoch shuffles the examples of equal rounded lengths, and then the batches. The cuts depend on
+the rounded lengths alone. So every epoch has equally many batches, and a run that resumes makes any
+batch from (seed, epoch) without those before it. A finer grid pads less; the grid is the one that
+pads least among those with which an example still meets others from epoch to epoch.
 
 A step on one batch sees one length, and teaches less than a step on examples drawn at random.
-Several smaller batches a step teach nearly as much (`gradient_accumulation_steps`, processes).
+A step on several smaller batches (`gradient_accumulation_steps`, processes) teaches nearly as much.
 """
 
 from __future__ import annotations

@@ -70,11 +70,7 @@ class _Train(NamedTuple):
 
 
 def _dialogues(rows: Dataset) -> Iterator[tuple[list[str], int]]:
-    """Yield the utterances of each dialogue, and how many rows it has.
-
-    Raises:
-        UsageError: the rows of a dialogue do not follow one another.
-    """
+    """Yield the utterances of each dialogue, and how many rows it has."""
     if not len(rows):
         return
     utterances, turn, number = [], 0, 0
@@ -152,9 +148,9 @@ def _read_train(rows: Dataset, held_out: list[_Dialogue]) -> _Train:
 def _holders_of_half(dialogue: _Dialogue, train: _Train) -> list[int]:
     """List the training dialogues that hold at least half of a dialogue's long utterances.
 
-    Whoever holds half of them holds one of any half and one more. So only those training dialogues
-    are compared that hold one of the rarest half and one more (prefix filtering; Chaudhuri et al.,
-    2006); and at most `MOST`, for what everybody says would have everybody compared.
+    Of n utterances, who holds at least half holds at least one of any n // 2 + 1. So only training
+    dialogues that hold one of the n // 2 + 1 rarest are compared (prefix filtering; Chaudhuri et
+    al., 2006). They are at most `MOST`, since common utterances would bring in all dialogues.
     """
     holders = [train.holders[text] for text in sorted(dialogue.long_utterances)]
     holders.sort(key=len)
@@ -178,9 +174,6 @@ def audit(rows: DatasetDict) -> dict:
         `clean_pairs`. `train_without_copies` and `train_without_overlap`: `dialogues` and `pairs`.
         `clean`: of validation and test, a bool array (rows,). `keep`: of train, a bool array
         (rows,) of `train_without_overlap`. `DEFINITIONS` says what each counts.
-
-    Raises:
-        UsageError: a split of another name, or rows that do not follow one another.
     """
     for name in rows:
         if name not in SPLITS:
@@ -260,10 +253,6 @@ def without_overlap(rows: DatasetDict, audit_result: dict) -> DatasetDict:
     Args:
         rows: the splits that were looked through.
         audit_result: what `audit` returned for them.
-
-    Raises:
-        UsageError: nothing would remain of train.
-        ValueError: `audit_result` is of other rows.
     """
     if "train" not in rows:
         return rows

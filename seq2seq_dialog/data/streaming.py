@@ -35,9 +35,6 @@ class Stream:
     Attributes:
         rows: of train the first `KEPT_PAIRS` rows, of the other splits all.
         problems: what is odd in the text, as `load_rows` returns it.
-
-    Raises:
-        UsageError: as `load_rows`.
     """
 
     def __init__(self, args: DataArguments):

@@ -34,10 +34,6 @@ def load(
 
     Returns:
         (model, tokenizer, device)
-
-    Raises:
-        UsageError: no encoder-decoder model can be loaded from there, there is no such device, or
-            `name` is an export and `exported` is not set.
     """
     if device is None:
         accelerator = None if is_export(name) else torch.accelerator.current_accelerator()
@@ -93,13 +89,7 @@ def generate_response(
 def reply_to_batch(
     contexts: Sequence[Sequence[int]], model, tokenizer, device=None, **generate_kwargs
 ) -> list[str]:
-    """Reply to several contexts at once.
-
-    Args:
-        contexts: what `encode_context` returns for each.
-        device: the model's own by default.
-        generate_kwargs: options of `model.generate()`; the model's saved settings by default.
-    """
+    """Reply to several contexts at once, each as `encode_context` returns it."""
     ids = [torch.tensor(context) for context in contexts]
     masks = [torch.ones_like(row) for row in ids]
     input_ids = pad_sequence(ids, batch_first=True, padding_value=tokenizer.pad_token_id)
@@ -125,11 +115,7 @@ class Conversation:
         self.reset()
 
     def say(self, text: str) -> str:
-        """Say something and get the reply; both are remembered, unless replying fails.
-
-        Raises:
-            ValueError: the text is empty.
-        """
+        """Say something and get the reply; both are remembered, unless replying fails."""
         turns = [*self.turns, *as_turns(text)]
         reply = self.reply_to(turns)
         self._before.append(self.turns)

@@ -68,15 +68,7 @@ def web(
 ) -> None:
     """Serve the chat page of a model on this machine, for this machine alone, until Ctrl-C.
 
-    Args:
-        folder: a run folder, or a model repository on the Hub.
-        device: a GPU where there is one by default.
-        trust_remote_code: run model code that comes with the repository.
-        exported: use the export in a run folder where there is one; see `load`.
-        port: by default the first free one from 7860 on.
-
-    Raises:
-        UsageError: Gradio is not installed, there is no such model, or the port is taken.
+    The port is by default the first free one from 7860 on; for the other arguments see `load`.
     """
     if find_spec("gradio") is None:
         raise UsageError("The page needs Gradio, which is not installed: pip install gradio")

@@ -61,10 +61,6 @@ class AdversarialTrainer(DialogueTrainer):
     Args:
         adversarial: the settings.
         discriminator: sizes of the discriminator.
-
-    Raises:
-        UsageError: fp16, label smoothing, or settings that let a collapse go unseen or undo the
-            training.
     """
 
     training_figures = (*DialogueTrainer.training_figures, Figure("reward", "reward", ".3f"))
@@ -113,11 +109,7 @@ class AdversarialTrainer(DialogueTrainer):
     # The step
 
     def training_step(self, model, inputs, num_items_in_batch=None) -> torch.Tensor:
-        """Update the discriminator, then take the generator's gradient.
-
-        Raises:
-            UsageError: the loss is nan or infinite.
-        """
+        """Update the discriminator, then take the generator's gradient."""
         inputs = self._prepare_inputs(inputs)
         inputs.pop("decoder_input_ids")
         for _ in range(self.adversarial.discriminator_steps):

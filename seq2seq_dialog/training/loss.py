@@ -1,4 +1,4 @@
-"""The negative log-likelihood of labels."""
+"""The negative log-likelihood of labels: the loss of training, and what evaluation sums up."""
 
 from __future__ import annotations
 

@@ -58,9 +58,6 @@ def largest_budget(lengths: np.ndarray, fits: Callable[[int], bool]) -> int:
     Args:
         lengths: (source, target) tokens of each example, (examples, 2).
         fits: tells whether a budget does; if one does, so does a smaller one.
-
-    Raises:
-        UsageError: not even the longest example by itself fits.
     """
     low = longest = int(lengths.sum(1).max())
     everything = len(lengths) * int(lengths.max(0).sum())
@@ -83,18 +80,10 @@ def largest_budget(lengths: np.ndarray, fits: Callable[[int], bool]) -> int:
 def find_tokens_per_batch(trainer, lengths: np.ndarray) -> int:
     """Find the greatest `tokens_per_batch` whose training steps fit on the GPU, less a margin.
 
-    The trainer takes steps on batches as large as the largest of the data. Weights and random
-    states are restored afterwards; the training makes a new optimizer.
-
-    Args:
-        trainer: a DialogueTrainer whose model is on the GPU, whole.
-        lengths: (source, target) tokens of each example, (examples, 2).
-
-    Returns:
-        The least budget of all processes.
-
-    Raises:
-        UsageError: not even one example fits.
+    The trainer takes steps on batches as large as the largest of the data; `lengths` are the
+    (source, target) tokens of each example, (examples, 2). Weights and random states are restored
+    afterwards; the training makes a new optimizer. The processes agree on the least of their
+    budgets.
     """
     args, model = trainer.args, trainer.model
     weights = {name: tensor.to("cpu", copy=True) for name, tensor in model.state_dict().items()}

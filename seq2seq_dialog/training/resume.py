@@ -49,9 +49,6 @@ def load_ended_training(trainer, folder: Path) -> bool:
 
     Returns:
         Whether training had ended there. Trainer itself would take a further step from it.
-
-    Raises:
-        UsageError: the checkpoint was sharded in another way than this run is.
     """
     args = trainer.args
     state = TrainerState.load_from_json(str(folder / "trainer_state.json"))

@@ -24,11 +24,7 @@ def sharding_of(trainer) -> str:
 
 
 def check_sharding(trainer) -> None:
-    """Refuse what is not known to work with FSDP and DeepSpeed.
-
-    Raises:
-        UsageError: names the setting and what to use instead.
-    """
+    """Refuse what is not known to work with FSDP and DeepSpeed."""
     sharding, model_type = sharding_of(trainer), trainer.model.config.model_type
     state = trainer.accelerator.state
     if sharding == UNSHARDED:
@@ -63,15 +59,7 @@ def check_sharding(trainer) -> None:
 
 
 def check_checkpoint(folder: Path, sharding: str) -> None:
-    """Refuse to go on from a checkpoint whose shards are of another kind than those of this run.
-
-    Args:
-        folder: the checkpoint.
-        sharding: what `sharding_of` returns for this run.
-
-    Raises:
-        UsageError: names both.
-    """
+    """Refuse a checkpoint whose shards are of another kind than `sharding`, that of this run."""
     written = next((kind for kind, files in SHARDS.items() if any(folder.glob(files))), UNSHARDED)
     if written != sharding:
         raise UsageError(

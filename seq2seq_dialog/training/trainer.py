@@ -52,14 +52,14 @@ class _EpochLoader(DataLoader):
 
 
 class DialogueTrainer(Seq2SeqTrainer):
-    """Seq2SeqTrainer for the features of `data.encode_rows`.
+    """Seq2SeqTrainer for the features that `encode_rows` makes (data/features.py).
 
     What differs from Seq2SeqTrainer:
     - Batches hold `args.tokens_per_batch` padded tokens (`batching`), not a number of examples.
     - Each target token of an epoch weighs the same, in whatever batch it is, however many batches
-      an optimizer step accumulates and however many processes there are. A batch of like lengths
-      has few target tokens or many, so a mean over its own would weigh some more than others:
-      the sum is divided by what a batch has in the mean. Logs show the mean over the tokens seen.
+      an optimizer step accumulates and however many processes there are. Batches have few target
+      tokens or many, so that the mean over each would weigh some tokens more than others: the sum
+      is divided by the target tokens of an average batch. Logs show the mean over the tokens seen.
     - `evaluate` takes the exact mean over target tokens; with `predict_with_generate`, and always
       in `predict`, it also replies, and gives texts to `compute_metrics`. Figures do not depend
       on batches or on the number of processes (`evaluating`).
@@ -76,10 +76,6 @@ class DialogueTrainer(Seq2SeqTrainer):
         processing_class: the tokenizer.
         weights: of the sources of `train_dataset`, where it has several (`sources`).
         compute_metrics: takes an EvalPrediction of replies and references (lists of strings).
-
-    Raises:
-        UsageError: fp16 for a model that overflows in it; what FSDP and DeepSpeed cannot do;
-            several GPUs without a process for each; `tokens_per_batch` auto without a GPU.
     """
 
     # What the progress bar and the line of an evaluation show.
@@ -120,7 +116,7 @@ class DialogueTrainer(Seq2SeqTrainer):
         if self.is_fsdp_enabled:
             sharding.share_embedding(model)
         self._flops_per_token = 6 * model.num_parameters(exclude_embeddings=True)
-        # Since the last log: real tokens, target tokens, and target tokens in the mean.
+        # Since the last log: tokens, target tokens, and those of as many average batches.
         self._token_counts, self._log_time = np.zeros(3), time.perf_counter()
         self._predicting = False
         self._streams = isinstance(self.train_dataset, StreamedBatches)
@@ -141,7 +137,7 @@ class DialogueTrainer(Seq2SeqTrainer):
         inputs = {
             k: v if v is None else v.to(device, non_blocking=later) for k, v in inputs.items()
         }
-        # The loss is computed here, not by the model, which would make them of the labels itself.
+        # The model would make these from the labels, but only `_mean_loss` gets the labels.
         if "decoder_input_ids" not in inputs:
             inputs["decoder_input_ids"] = self._shift(labels=inputs["labels"])
         return inputs
@@ -166,11 +162,10 @@ class DialogueTrainer(Seq2SeqTrainer):
         return nll.sum() / tokens
 
     def get_batch_samples(self, epoch_iterator, num_batches, device):
-        """Take the batches of an optimizer step, and tell what their loss is divided by.
+        """Take the batches of an optimizer step, and compute what their loss is divided by.
 
         Returns:
-            The batches, and the target tokens that as many batches of all processes have in the
-            mean, on the device.
+            The batches; the target tokens of as many average batches, summed over the processes.
         """
         batches, expected = list(islice(epoch_iterator, num_batches)), 0.0
         for batch in batches:
