@@ -70,14 +70,9 @@ def _padded(lengths: np.ndarray, ends: list[int]) -> int:
 
 
 def _spans(ends: list[int], is_enough: Callable[[int], bool]) -> list[tuple[int, int]] | None:
-    """Return where batches begin and end; the largest are halved until there are enough.
+    """Return where batches begin and end, the largest halved until their number `is_enough`.
 
-    Args:
-        ends: of the batches before that.
-        is_enough: takes their number.
-
-    Returns:
-        None if all batches have one example before there are enough.
+    None if all batches have one example before that.
     """
     spans = list(zip([0, *ends[:-1]], ends, strict=True))
     while not is_enough(len(spans)):

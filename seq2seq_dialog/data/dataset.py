@@ -33,9 +33,6 @@ class DailyDialogDataset(torch.utils.data.Dataset):
         max_target_length: greatest reply in tokens.
         split: `train`, `validation` or `test`; all of them by default.
         detokenize: write natural text from spaced tokens.
-
-    Raises:
-        UsageError: the source cannot be read, or has no such split.
     """
 
     def __init__(

@@ -31,11 +31,7 @@ class Source(NamedTuple):
 
 
 def expand_path(path: str) -> str:
-    """Put in the values of `~` and of environment variables.
-
-    Raises:
-        UsageError: a variable is not set.
-    """
+    """Put in the values of `~` and of environment variables."""
     path = os.path.expandvars(os.path.expanduser(path))
     missing = re.search(r"\$\{?(\w+)", path)
     if missing and not os.path.exists(path):
@@ -47,12 +43,7 @@ def expand_path(path: str) -> str:
 
 
 def parse_sources(data: str | list | None) -> list[Source] | None:
-    """Read the setting `data` where it lists sources; None where it is a single path.
-
-    Raises:
-        UsageError: it is no list of mappings with `path` and `weight`, a weight is not above 0, or
-            two sources have one name.
-    """
+    """Read the setting `data` where it lists sources; None where it is a single path."""
     if data is None or (isinstance(data, str) and not data.lstrip().startswith("[")):
         return None
     try:
@@ -67,10 +58,10 @@ def parse_sources(data: str | list | None) -> list[Source] | None:
             f"example {EXAMPLE}"
         )
     sources: list[Source] = []
+    known = ("path", "weight", "name")
     for entry in entries:
         for key in entry:
-            if key not in ("path", "weight", "name"):
-                known = ("path", "weight", "name")
+            if key not in known:
                 raise UsageError(
                     f"data: {entry['path']} has {key!r}; a source has path, weight and name."
                     f"{nearest(str(key), known)}"

@@ -158,9 +158,6 @@ class ExportedModel:
 
         Returns:
             ids, from the start token to the end token, padded. (batch * replies each, target_len)
-
-        Raises:
-            UsageError: CTranslate2 has no such option, or does not take the value.
         """
         pad = self.generation_config.pad_token_id
         start = self.generation_config.decoder_start_token_id

@@ -28,9 +28,8 @@ def space_files(
     *,
     private: bool = False,
     openings: Sequence[str] = (),
-    title: str | None = None,
 ) -> dict[str, bytes]:
-    """Make the files of a Space that serves a model.
+    """Make the files of a Space that serves a model: their contents by path.
 
     Args:
         repo: the model, `user/name`.
@@ -38,17 +37,16 @@ def space_files(
             one when the Space starts.
         private: the model is private: README.md explains how the Space gets access.
         openings: first messages that visitors can choose by a click, in the model's language.
-        title: of the Space; the model's name by default.
-
-    Returns:
-        path in the repository: content.
     """
-    title = title or f"Chat with {repo.split('/')[-1]}"
     environment = Environment(
         loader=FileSystemLoader(SPACE), undefined=StrictUndefined, keep_trailing_newline=True
     )
     readme = environment.get_template("README.md.jinja").render(
-        repo=repo, revision=revision, private=private, title=title, gradio=GRADIO
+        repo=repo,
+        revision=revision,
+        private=private,
+        title=f"Chat with {repo.split('/')[-1]}",
+        gradio=GRADIO,
     )
     model = {"model": repo, "revision": revision, "openings": list(openings)}
     return {

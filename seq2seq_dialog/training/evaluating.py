@@ -25,12 +25,7 @@ SMALLEST_PART = 8  # rows
 
 @torch.no_grad()
 def evaluate_examples(trainer, dataloader, with_replies: bool) -> list[dict]:
-    """Score the target of each example, and reply to its source where that is asked for.
-
-    Args:
-        trainer: a DialogueTrainer.
-        dataloader: what its `get_eval_dataloader` returns.
-        with_replies: whether to reply.
+    """Score the target of each example of an evaluation's batches, and reply to its source.
 
     Returns:
         A dict per example of all processes, in the order of the dataset: `nll` of the target (nats,

@@ -54,9 +54,6 @@ def scaled_groups(
     Returns:
         Groups with `params`, `lr` and `weight_decay`, the largest rate first, so that the rate
         that logs show is `learning_rate`.
-
-    Raises:
-        UsageError: the model does not start as a T5 does.
     """
     family = model.config.model_type
     if family not in T5_LIKE:

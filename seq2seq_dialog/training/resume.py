@@ -1,4 +1,4 @@
-"""Going on with an interrupted run: from which checkpoint, and what is loaded from it."""
+"""Going on with an interrupted run: whether it may, from which checkpoint, and what is loaded."""
 
 from __future__ import annotations
 
