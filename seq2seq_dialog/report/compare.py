@@ -108,9 +108,6 @@ def compare(
     Returns:
         `a`, `b`, `subset`, `pairs`, `dialogues`, `samples`, `seed`, `metrics` (name to what
         `paired_bootstrap` returns) and `verdict`, a sentence each.
-
-    Raises:
-        UsageError: a setting or a folder cannot be used, or the runs do not answer the same.
     """
     output = None if output is None else Path(output)
     _check(samples, seed, subset, output)
@@ -207,12 +204,7 @@ def _why_no_perplexity(runs: list[list[dict]]) -> str:
 
 
 def sentence(name: str, test: dict) -> str:
-    """Say in a sentence whether a metric differs beyond chance.
-
-    Args:
-        name: of the metric.
-        test: what `paired_bootstrap` returns.
-    """
+    """Say in a sentence whether a metric differs beyond chance, by its `paired_bootstrap`."""
     metric, difference = METRICS[name], test["difference"]
     if test["p"] >= LEVEL:
         return f"{metric.label}: no difference beyond chance (p = {test['p']:.4f})."

@@ -19,8 +19,7 @@ from matplotlib.figure import Figure
 
 from ..evaluation.catalogue import METRICS, keys_with
 from ..evaluation.scoring import MODEL
-from .tables import GROUPS, column, groups
-from .text import number
+from .tables import GROUPS, column, groups, number
 
 PALETTE = {
     "ink": "#1b1d20",
