@@ -56,9 +56,6 @@ def score(
 
     Returns:
         The metrics and the signature.
-
-    Raises:
-        UsageError: there is no such protocol, nothing to score, or not a reference for each reply.
     """
     if protocol not in PROTOCOLS:
         raise UsageError(
@@ -196,9 +193,6 @@ def read_references(path: str | Path, rows: Dataset) -> list[list[str]]:
 
     Returns:
         Five references for each row, white space folded; one of the whole file is empty.
-
-    Raises:
-        UsageError: the file is missing or something else, or `rows` are others.
     """
     remedy = (
         "The references belong to DailyDialog's official test split: give its folder, with test/ "

@@ -26,7 +26,6 @@ from ..run_folder import check_writable, read_json, read_predictions, write_json
 LEVEL = 0.05  # of p: below it, a difference is beyond chance
 LEAST_SAMPLES = 100
 FEW = 50  # dialogues; with fewer, p is rough
-SUBSETS = ("full", "clean")
 
 
 def _check_pairs(a: list[dict], b: list[dict]) -> None:
@@ -161,8 +160,8 @@ def _check(samples: int, seed: int, subset: str, output: Path | None) -> None:
         raise UsageError(f"samples is {samples}; it must be at least {LEAST_SAMPLES}.")
     if seed < 0:
         raise UsageError(f"seed is {seed}; it must be at least 0.")
-    if subset not in SUBSETS:
-        raise UsageError(f"subset is {subset!r}; it must be one of {', '.join(SUBSETS)}.")
+    if subset not in ("full", "clean"):
+        raise UsageError(f"subset is {subset!r}; it must be one of full, clean.")
     if output is None:
         return
     if output.suffix != ".json":

@@ -74,7 +74,7 @@ def reply_to_all(
 
 
 def figures(replies: list[str], references: list[str]) -> dict:
-    """Compute quality and diversity of replies: `FIGURES`, and the nltk that PLATO's belongs to."""
+    """Compute `FIGURES` of replies, and the version of nltk, on which PLATO's figure depends."""
     metric = ReplyMetric(keep_in_memory=True)
     scores = metric.compute(predictions=replies, references=references)
     scores |= plato_bleu(replies, references) | {"self_bleu": self_bleu(replies)}
@@ -82,7 +82,7 @@ def figures(replies: list[str], references: list[str]) -> dict:
 
 
 def fingerprint(model, inputs: Sequence[Sequence[int]], references: Sequence[str]) -> str:
-    """Hash what a point depends on besides `KEY`: weights, contexts as read, references, length."""
+    """Hash what a point depends on besides `KEY`: weights, encoded contexts, references, length."""
     longest = bare_decoding(model.generation_config, GREEDY).max_new_tokens
     digest = hashlib.blake2b(json.dumps([inputs, references, longest]).encode(), digest_size=8)
     for weights in model.state_dict().values():
@@ -256,12 +256,8 @@ def print_sweep(points: list[dict], people: dict, console: Console) -> None:
 def plot_sweep(points: list[dict], people: dict, path: Path) -> None:
     """Draw BLEU-2 against Distinct-2 and against self-BLEU, a curve a model.
 
-    Up is better and right is more diverse in both panels. The greedy point is hollow.
-
-    Args:
-        points: what `sweep` returns.
-        people: the diversity of the references, drawn as a vertical line.
-        path: the picture; its suffix says the format.
+    Up is better and right is more diverse in both panels. The greedy point is hollow; the diversity
+    of the references, `people`, is a vertical line.
     """
     figure = Figure(figsize=(11, 5.4), layout="constrained")
     panels = figure.subplots(1, 2, sharey=True)

@@ -18,7 +18,10 @@ TITLES = {  # of the tables of each protocol
     "multiref-4": "The same without the second reference, which stands as a system",
 }
 SHARED_CONTEXTS = {"1": "last turn of context", "3": "last three turns", "all": "whole context"}
-GROUPS = {"by_turn": ("turns", "turns of context"), "by_length": ("words", "words of reference")}
+PAIR_GROUPS = {
+    "by_turn": ("turns", "turns of context"),
+    "by_length": ("words", "words of reference"),
+}
 
 
 def table(
@@ -112,7 +115,7 @@ def diversity_tables(diversity: Mapping) -> list[dict]:
     for title, subset in (("All replies", "full"), ("Replies to clean pairs", "clean")):
         rows = [{"name": s, "metrics": of[subset]} for s, of in diversity.items() if subset in of]
         tables.append(table(title, "system", rows))
-    for kind, (_, title) in GROUPS.items():
+    for kind, (_, title) in PAIR_GROUPS.items():
         rows = [
             {"name": f"{system}, {group['group']}", "metrics": group}
             for system, figures in diversity.items()
@@ -124,7 +127,7 @@ def diversity_tables(diversity: Mapping) -> list[dict]:
 
 def groups(figures: Mapping, kind: str) -> list[dict]:
     """Return the groups of a system's pairs, `by_turn` or `by_length`, their names as `group`."""
-    key, _ = GROUPS[kind]
+    key, _ = PAIR_GROUPS[kind]
     return [{"group": re.sub("-$", "+", row[key]), **row} for row in figures.get(kind, ())]
 
 
