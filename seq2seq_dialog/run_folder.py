@@ -189,20 +189,21 @@ def read_pairs(folder: str | Path, samples: int) -> list[dict]:
 
 def write_json(path: Path, content) -> None:
     """Write JSON so that a reader never sees half of it."""
-    _write(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+    write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
 
 
 def write_jsonl(path: Path, rows: Iterable[dict]) -> None:
     """Write an object a line."""
-    _write(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
 
 
 def write_yaml(path: Path, settings: dict) -> None:
     """Write settings as a config file."""
-    _write(path, yaml.safe_dump(settings, sort_keys=False, allow_unicode=True))
+    write_text(path, yaml.safe_dump(settings, sort_keys=False, allow_unicode=True))
 
 
-def _write(path: Path, text: str) -> None:
+def write_text(path: Path, text: str) -> None:
+    """Write a text so that a reader never sees half of it."""
     part = path.with_name(path.name + ".part")
     part.write_text(text, encoding="utf-8")
     part.replace(path)

@@ -15,6 +15,7 @@ from .text import normalised
 
 # Training contexts and other contexts that are compared at a time: 8 MiB of similarities.
 BLOCK, CHUNK = 8192, 256
+TURNS = 3  # of a context that count for its likeness to others
 
 
 def random_replies(train_rows: Dataset, count: int, seed: int) -> list[str]:
@@ -37,22 +38,21 @@ def most_frequent_reply(train_rows: Dataset) -> str:
     return max((s for s in spellings if normalised(s) == winner), key=spellings.__getitem__)
 
 
-def nearest_replies(train_rows: Dataset, rows: Dataset, turns: int = 3) -> list[str]:
+def nearest_replies(train_rows: Dataset, rows: Dataset) -> list[str]:
     """Answer each context with the reply to the nearest training context.
 
-    Nearest is the greatest cosine of TF-IDF vectors of the last turns. Of equals the first wins; a
-    context without a known word has the first of all. Words are lower-cased and stand apart by
-    white space. A word weighs its count times ln((1 + n) / (1 + d)) + 1, if d of the n training
+    Nearest is the greatest cosine of TF-IDF vectors of the last `TURNS` turns. Of equals the first
+    wins; a context without a known word has the first of all. Words are lower-cased and stand apart
+    by white space. A word weighs its count times ln((1 + n) / (1 + d)) + 1, if d of the n training
     contexts have it (scikit-learn's default: smoothed, and vectors of length 1).
 
     Memory grows with the vocabulary, not with the number of training rows.
 
     Args:
         train_rows, rows: with `context`, utterances, oldest first; `train_rows` with `response`.
-        turns: how many turns of a context count, at least 1.
     """
     frequencies = Counter()
-    for texts in _blocks(train_rows, turns):
+    for texts in _blocks(train_rows):
         for text in texts:
             frequencies.update(set(text.split()))
     vectorizer = TfidfVectorizer(
@@ -64,14 +64,14 @@ def nearest_replies(train_rows: Dataset, rows: Dataset, turns: int = 3) -> list[
     )
     contexts_with = np.fromiter(frequencies.values(), np.float64, len(frequencies))
     vectorizer.idf_ = np.log((1 + len(train_rows)) / (1 + contexts_with)) + 1
-    wanted = vectorizer.transform(text for texts in _blocks(rows, turns) for text in texts)
+    wanted = vectorizer.transform(text for texts in _blocks(rows) for text in texts)
     used = np.unique(wanted.indices)  # other words matter for the length of vectors alone
     wanted = wanted[:, used]
     best = np.full(len(rows), -1, np.float32)
     nearest = np.zeros(len(rows), np.int64)
     with tqdm(total=len(train_rows), desc="Nearest contexts", delay=3, leave=False) as progress:
         starts = range(0, len(train_rows), BLOCK)
-        for first, texts in zip(starts, _blocks(train_rows, turns), strict=True):
+        for first, texts in zip(starts, _blocks(train_rows), strict=True):
             known = vectorizer.transform(texts)[:, used]  # (block, words)
             for start in range(0, len(rows), CHUNK):
                 part = slice(start, start + CHUNK)
@@ -85,7 +85,7 @@ def nearest_replies(train_rows: Dataset, rows: Dataset, turns: int = 3) -> list[
     return train_rows.select_columns("response").select(nearest)["response"][:]
 
 
-def _blocks(rows: Dataset, turns: int) -> Iterator[list[str]]:
+def _blocks(rows: Dataset) -> Iterator[list[str]]:
     """Yield the last turns of the contexts as texts, `BLOCK` at a time."""
     for batch in rows.select_columns("context").iter(BLOCK):
-        yield [" ".join(context[-turns:]).lower() for context in batch["context"]]
+        yield [" ".join(context[-TURNS:]).lower() for context in batch["context"]]

@@ -35,7 +35,8 @@ def bootstrap(
     Args:
         statistics: what `pair_statistics` returns, or some of it.
         samples: number of resamples.
-        dialogues: of each pair, the dialogue that it is from: whole dialogues are drawn.
+        dialogues: of each pair, the dialogue that it is from, to draw whole dialogues; by default
+            pairs are drawn.
 
     Returns:
         Name of each metric to its values, (samples,).
@@ -76,18 +77,15 @@ def intervals(
     As in sacreBLEU, one fortieth of the resamples is left out on each side. Koehn draws sentences;
     the pairs of a dialogue are alike, which makes those intervals too narrow.
 
-    Distinct-n, entropy and self-BLEU have none: a pair that is drawn twice repeats itself, which
-    makes every resample less diverse than the replies are.
+    Distinct-n, entropy and self-BLEU have no interval: a resample draws some pairs twice, so it is
+    always less diverse than the replies are.
 
     Args:
         statistics: what `pair_statistics` returns.
-        dialogues: of each pair, the dialogue that it is from, to draw whole dialogues; by default
-            pairs are drawn.
-        samples: number of resamples.
-        seed: of the draws.
+        dialogues, samples, seed: as for `bootstrap`.
 
     Returns:
-        Name of each metric that the catalogue gives an interval to `[low, high]`; nothing for no
+        `[low, high]` by the key of each metric that the catalogue gives an interval; empty for no
         pairs.
     """
     statistics = with_intervals(statistics)

@@ -15,20 +15,23 @@ import numpy as np
 from .metrics import PairStatistics, distinct, entropy, mean_words, self_bleu
 from .text import ngrams, normalised, words
 
-TURNS = {"1": 1, "2": 2, "3-4": 4, "5-8": 8, "9-": math.inf}  # group: its greatest number
-WORDS = {"1-5": 5, "6-10": 10, "11-20": 20, "21-": math.inf}
+# What pairs are grouped by, turns of context or words of reference: the greatest size of a group.
+LIMITS = {
+    "turns": {"1": 1, "2": 2, "3-4": 4, "5-8": 8, "9-": math.inf},
+    "words": {"1-5": 5, "6-10": 10, "11-20": 20, "21-": math.inf},
+}
 COMPARED = ("bleu_2", "rouge_l", "perplexity")  # what groups are measured in besides
 
 
-def repetition(replies: Iterable[str], n: int = 3) -> float:
-    """Seq-rep-n (Welleck et al., 2020): n-grams that a reply has had before.
+def repetition(replies: Iterable[str]) -> float:
+    """Seq-rep-3 (Welleck et al., 2020): 3-grams that a reply has had before.
 
-    Percent of all n-grams of a reply, mean over the replies that have any; 0 where none has.
-    n-grams are of lower-cased white-space words.
+    Percent of all 3-grams of a reply, mean over the replies that have any; 0 where none has.
+    3-grams are of lower-cased white-space words.
     """
     shares = []
     for reply in replies:
-        counts = Counter(ngrams(words(reply), n))
+        counts = Counter(ngrams(words(reply), 3))
         if counts:
             shares.append(1 - len(counts) / counts.total())
     return 100 * math.fsum(shares) / max(1, len(shares))
@@ -45,7 +48,10 @@ def stock_phrases(normal: Sequence[str]) -> set[str]:
 
 
 def diversity(
-    replies: Sequence[str], references: Sequence[str], training_replies: Iterable[str]
+    replies: Sequence[str],
+    references: Sequence[str],
+    known: set[str],
+    stock: set[str] | None = None,
 ) -> dict[str, float]:
     """Measure how diverse replies are, and what they are like as answers.
 
@@ -55,28 +61,23 @@ def diversity(
 
     Args:
         replies, references: strings, one reference each.
-        training_replies: all responses of the training data.
+        known: all responses of the training data, `normalised`.
+        stock: what counts as generic, by default the `stock_phrases` of these replies.
 
     Returns:
         `distinct_1` to `distinct_3` (percent; Li et al., 2016), `entropy_4` (nats; Zhang et al.,
         2018), `self_bleu` (0 to 100; Zhu et al., 2018): of `metrics`.
         `copied`: percent of replies that say the same as a training reply. One without letters
         and digits is not copied.
-        `generic`: percent of replies that are stock phrases of the system, what it says to
-        everything: at least 1 % of all replies, and at least two, say the same. Those without
-        letters and digits all say the same.
+        `generic`: percent of replies that are stock phrases of the system: at least 1 % of all
+        replies, and at least two, say the same. Those without letters and digits all say the same.
         `repetition`: percent of the 3-grams of a reply that it has had before; see there.
         `length_ratio`: words of all replies over words of all references, white-space words; 0
         without any reference word. `reply_words`: mean words of a reply.
         All are 0 for no replies.
     """
     normal = [normalised(reply) for reply in replies]
-    known = {normalised(reply) for reply in training_replies}
-    return _diversity(replies, references, normal, known, stock_phrases(normal))
-
-
-def _diversity(replies, references, normal: list[str], known: set[str], stock: set[str]) -> dict:
-    """Compute `diversity`, given the normalised replies and what is copied and generic."""
+    stock = stock_phrases(normal) if stock is None else stock
     count = max(1, len(replies))
     lengths = [sum(len(words(text)) for text in texts) for texts in (replies, references)]
     return {
@@ -91,60 +92,37 @@ def _diversity(replies, references, normal: list[str], known: set[str], stock: s
     }
 
 
-def by_turn(
-    turns: Sequence[int],
+def by_size(
+    kind: str,
+    sizes: Sequence[int],
     replies: Sequence[str],
     references: Sequence[str],
-    training_replies: Iterable[str],
+    known: set[str],
     statistics: Mapping[str, PairStatistics],
 ) -> list[dict]:
-    """Measure replies after 1, 2, 3-4, 5-8 and 9 or more turns.
+    """Measure groups of pairs: each holds the sizes above the limit before and up to its own.
+
+    Groups differ in their number of pairs, which moves `distinct_*`, `entropy_4` and `self_bleu`:
+    compare systems within a group rather than groups.
 
     Args:
-        turns: number of turns in each context.
-        replies, references, training_replies: as for `diversity`.
+        kind: `turns` or `words`, of `LIMITS`.
+        sizes: of each pair, turns of its context or white-space words of its reference.
+        replies, references, known: as for `diversity`.
         statistics: of the pairs, by `pair_statistics`.
 
     Returns:
-        For each group that has a pair: `turns`, its name; `pairs`; what `diversity` returns, with
-        the stock phrases of all groups together; `COMPARED`. Groups differ in size, which moves
-        `distinct_*`, `entropy_4` and `self_bleu`: compare systems within a group rather than
-        groups.
+        For each group that has a pair: its name, under `kind`; `pairs`; what `diversity` returns,
+        with the stock phrases of all groups together; `COMPARED`.
     """
-    return _by("turns", TURNS, turns, replies, references, training_replies, statistics)
-
-
-def by_length(
-    replies: Sequence[str],
-    references: Sequence[str],
-    training_replies: Iterable[str],
-    statistics: Mapping[str, PairStatistics],
-) -> list[dict]:
-    """Measure replies where people answered in 1-5, 6-10, 11-20 and 21 or more words.
-
-    Arguments and results are those of `by_turn`, the group's name is `words`: white-space words of
-    the reference, none at all being counted to the first.
-    """
-    lengths = [len(words(text)) for text in references]
-    return _by("words", WORDS, lengths, replies, references, training_replies, statistics)
-
-
-def _by(
-    name: str, limits: dict, sizes, replies, references, training_replies, statistics
-) -> list[dict]:
-    """Measure the groups of pairs whose size is up to each limit and above the one before."""
-    normal = [normalised(reply) for reply in replies]
-    known = {normalised(reply) for reply in training_replies}
-    stock = stock_phrases(normal)
-    place = np.searchsorted(list(limits.values()), list(sizes))  # (pairs,)
+    stock = stock_phrases([normalised(reply) for reply in replies])
+    place = np.searchsorted(list(LIMITS[kind].values()), list(sizes))  # (pairs,)
     groups = []
-    for i, group in enumerate(limits):
+    for i, group in enumerate(LIMITS[kind]):
         rows = np.flatnonzero(place == i)
         if len(rows):
-            texts = ([column[row] for row in rows] for column in (replies, references, normal))
-            figures = _diversity(*texts, known, stock)
-            for key in COMPARED:
-                if key in statistics:
-                    figures[key] = statistics[key].of(rows).figure()
-            groups.append({name: group, "pairs": len(rows), **figures})
+            texts = ([column[row] for row in rows] for column in (replies, references))
+            compared = {k: statistics[k].of(rows).figure() for k in COMPARED if k in statistics}
+            figures = diversity(*texts, known, stock) | compared
+            groups.append({kind: group, "pairs": len(rows), **figures})
     return groups

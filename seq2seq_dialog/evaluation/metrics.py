@@ -6,7 +6,7 @@ languages written without it, only chrF and perplexity say something. Beside it,
 entropy, self-BLEU, perplexity, and BLEU as the PLATO paper has it.
 
 What compares replies with references is a sum over pairs: `pair_statistics` reads the texts once,
-and the figures of all pairs, of some and of bootstrap resamples are made of the same statistics.
+and `figures` of all pairs or of some, and bootstrap resamples, are made of the same statistics.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import datasets
@@ -143,9 +143,6 @@ def pair_statistics(
 
     Returns:
         The statistics of each metric, by its key in the catalogue.
-
-    Raises:
-        ValueError: one argument is longer than another.
     """
     statistics = {}
     for metric in PAIR_METRICS:
@@ -155,6 +152,24 @@ def pair_statistics(
         columns = np.array(rows, float).reshape(-1, 2)
         statistics["perplexity"] = PairStatistics(columns, lambda sums: perplexity(*sums))
     return statistics
+
+
+def figures(
+    statistics: Mapping[str, PairStatistics], replies: Sequence[str], references: Sequence[str]
+) -> dict[str, float]:
+    """Compute what is reported of pairs by default, from their texts and `pair_statistics`."""
+    return {
+        **{key: metric.figure() for key, metric in statistics.items()},
+        "distinct_1": distinct(replies, 1),
+        "distinct_2": distinct(replies, 2),
+        "reply_words": mean_words(replies),
+        "reference_words": mean_words(references),
+    }
+
+
+def bleu_signature() -> str:
+    """Name what moves the figures of sacreBLEU, in its own form."""
+    return str(BLEU(references=[["one reference"]]).get_signature())
 
 
 def distinct(replies: Iterable[str], n: int) -> float:
@@ -169,9 +184,9 @@ def distinct(replies: Iterable[str], n: int) -> float:
 def entropy(replies: Iterable[str], n: int) -> float:
     """Ent-n (Zhang et al., 2018, on adversarial information maximization), in nats.
 
-    The entropy of the distribution of n-grams: unlike Distinct-n, it hears that a few of them make
-    up most of what is said. n-grams are those of `distinct`; 0 where there is none or but one, the
-    logarithm of their number where all differ: it grows with the number of replies.
+    The entropy of the distribution of n-grams. Unlike Distinct-n it falls where a few n-grams make
+    up most of what is said. n-grams are those of `distinct`. The least value is 0, with at most one
+    n-gram; the greatest is the logarithm of their number, so it grows with the number of replies.
     """
     counts = Counter(ngram for reply in replies for ngram in ngrams(words(reply), n))
     total = counts.total()
@@ -197,8 +212,8 @@ def self_bleu(replies: Iterable[str], max_order: int = 4) -> float:
     precisions = [[] for _ in texts]  # of each reply, for the orders that it has
     for n in range(1, max_order + 1):
         counts = [Counter(ngrams(text, n)) for text in texts]
-        # The greatest and the second greatest count of each n-gram, equal where two replies share
-        # it: what the others hold of it is known without going through them.
+        # The greatest and the second greatest count of each n-gram in a reply. The greatest among
+        # all other replies is the second where this reply has the first, else the first.
         best = {}
         for reply_counts in counts:
             for ngram, count in reply_counts.items():
@@ -304,11 +319,5 @@ class ReplyMetric(evaluate.Metric):
 
     def _compute(self, predictions: list[str], references: list[str]) -> dict:
         statistics = pair_statistics(predictions, references)
-        return {
-            **{key: metric.figure() for key, metric in statistics.items()},
-            "bleu_signature": str(BLEU(references=[["one reference"]]).get_signature()),
-            "distinct_1": distinct(predictions, 1),
-            "distinct_2": distinct(predictions, 2),
-            "reply_words": mean_words(predictions),
-            "reference_words": mean_words(references),
-        }
+        scores = figures(statistics, predictions, references)
+        return scores | {"bleu_signature": bleu_signature()}

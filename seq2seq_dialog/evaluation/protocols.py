@@ -22,7 +22,7 @@ from sacrebleu.tokenizers.tokenizer_13a import Tokenizer13a
 
 from ..dataset_script.detokenize import detokenize
 from ..errors import UsageError, nearest
-from .metrics import ReplyMetric, distinct, plato_bleu
+from .metrics import bleu_signature, distinct, figures, pair_statistics, plato_bleu
 from .text import WhiteSpace, normalised, words
 
 # Weights of the authors' score_multiref.py. Those of BLEU-3 do not sum to 1 there.
@@ -48,7 +48,7 @@ def score(
     """Score replies by a protocol, one of `PROTOCOLS`.
 
     Args:
-        protocol: `default`, what this project reports: `metrics.ReplyMetric`; `plato`: see
+        protocol: `default`, what this project reports: `metrics.figures`; `plato`: see
             `plato`; `multiref`: see `multiref`.
         replies: one per context.
         references: one per context; for `multiref` a list per context.
@@ -56,9 +56,6 @@ def score(
 
     Returns:
         The metrics and the signature.
-
-    Raises:
-        UsageError: there is no such protocol, nothing to score, or not a reference for each reply.
     """
     if protocol not in PROTOCOLS:
         raise UsageError(
@@ -76,14 +73,16 @@ def score(
 def default(
     replies: Sequence[str], references: Sequence[str], spaced: bool = False
 ) -> tuple[dict[str, float], str]:
-    """Score by `metrics.ReplyMetric`, text as it stands."""
-    metrics = ReplyMetric(keep_in_memory=True).compute(
-        predictions=list(replies), references=list(references)
-    )
-    bleu = metrics.pop("bleu_signature")
+    """Score by `metrics.figures`, text as it stands."""
+    statistics = pair_statistics(replies, references)
+    return figures(statistics, replies, references), default_signature()
+
+
+def default_signature() -> str:
+    """Name what moves the figures of `default`."""
     chrf = CHRF(references=[["one reference"]]).get_signature()
-    return metrics, (
-        f"default: BLEU|{bleu}, chrF2|{chrf}, "
+    return (
+        f"default: BLEU|{bleu_signature()}, chrF2|{chrf}, "
         f"ROUGE-F1|nrefs:1|case:lower|tok:letters+digits|stem:no|mean:pairs|"
         f"rouge-score:{version('rouge-score')}, Distinct|case:lower|tok:space"
     )
@@ -194,9 +193,6 @@ def read_references(path: str | Path, rows: Dataset) -> list[list[str]]:
 
     Returns:
         Five references for each row, white space folded; one of the whole file is empty.
-
-    Raises:
-        UsageError: the file is missing or something else, or `rows` are others.
     """
     remedy = (
         "The references belong to DailyDialog's official test split: give its folder, with test/ "

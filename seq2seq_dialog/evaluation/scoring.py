@@ -8,7 +8,7 @@ protocol.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 from datasets import Dataset
@@ -16,9 +16,10 @@ from datasets import Dataset
 from .baselines import most_frequent_reply, nearest_replies, random_replies
 from .bootstrap import intervals
 from .catalogue import METRICS
-from .diversity import by_length, by_turn, diversity
-from .metrics import PairStatistics, pair_statistics
-from .protocols import score, second_human
+from .diversity import by_size, diversity
+from .metrics import PairStatistics, figures, pair_statistics
+from .protocols import default_signature, score, second_human
+from .text import normalised, words
 
 MODEL, NEAREST = "model", "nearest training context"
 RANDOM, FREQUENT = "random training reply", "most frequent reply"
@@ -31,16 +32,9 @@ def describe_decoding(decoding: Mapping) -> str:
     kind = "sampling" if decoding["do_sample"] else "beam search"
     if kind == "beam search" and decoding["num_beams"] == 1:
         kind = "greedy"
-    neutral = {
-        "num_beams": 1,
-        "temperature": 1.0,
-        "top_p": 1.0,
-        "top_k": 0,
-        "no_repeat_ngram_size": 0,
-        "repetition_penalty": 1.0,
-        "length_penalty": 1.0,
-        "max_new_tokens": None,
-    }
+    neutral = {"top_k": 0, "no_repeat_ngram_size": 0, "max_new_tokens": None}
+    ones = ("num_beams", "temperature", "top_p", "repetition_penalty", "length_penalty")
+    neutral |= dict.fromkeys(ones, 1)
     settings = [
         f"{name}={value}"
         for name, value in decoding.items()
@@ -93,33 +87,40 @@ def evaluate(
     nll, tokens, turns, dialogues = (
         [row[key] for row in predictions] for key in ("nll", "tokens", "turn", "dialogue_id")
     )
-    statistics = pair_statistics(replies[MODEL], references, nll, tokens)
+    statistics = {
+        system: pair_statistics(texts, references, *((nll, tokens) if system == MODEL else ()))
+        for system, texts in replies.items()
+    }
     results = []
     for subset, chosen in subsets.items():
         for system, protocol, texts, targets in _scored(replies, references, multireference):
             pairs = [texts[i] for i in chosen], [targets[i] for i in chosen]
-            metrics, signature = score(protocol.split("-")[0], *pairs, spaced)
             result = {
                 "system": system,
                 "protocol": protocol,
                 "subset": subset,
                 "split": split,
                 "decoding": describe_decoding(decoding) if system == MODEL else "",
-                "signature": signature,
                 "pairs": len(chosen),
-                "metrics": metrics,
             }
-            if system == MODEL and protocol == "default":
-                of_subset = {key: metric.of(chosen) for key, metric in statistics.items()}
-                metrics["perplexity"] = of_subset["perplexity"].figure()
-                drawn_from = [dialogues[i] for i in chosen]
-                result["intervals"] = intervals(of_subset, drawn_from, seed=seed)
+            if protocol == "default":
+                of_subset = {key: metric.of(chosen) for key, metric in statistics[system].items()}
+                result["metrics"] = figures(of_subset, *pairs)
+                result["signature"] = default_signature()
+                if system == MODEL:
+                    drawn_from = [dialogues[i] for i in chosen]
+                    result["intervals"] = intervals(of_subset, drawn_from, seed=seed)
+            else:
+                scores = score(protocol.split("-")[0], *pairs, spaced)
+                result["metrics"], result["signature"] = scores
             results.append(result)
     return {
         "split": split,
         "decoding": decoding,
         "results": results,
-        "quality": _diversity(replies, references, train["response"], subsets, turns, statistics),
+        "quality": _diversity(
+            replies, references, train["response"], subsets, turns, statistics[MODEL]
+        ),
         "verdict": verdict(results),
     }
 
@@ -138,27 +139,26 @@ def _scored(replies: dict, references, multireference) -> Iterator[tuple]:
 
 
 def _diversity(
-    replies: dict,
+    replies: dict[str, Sequence[str]],
     references: Sequence[str],
-    training_replies: Sequence[str],
+    training_replies: Iterable[str],
     subsets: dict[str, np.ndarray],
     turns: Sequence[int],
     statistics: dict[str, PairStatistics],
 ) -> dict:
     """Measure diversity by system and subset; of the model also by turn and by length."""
-    figures = {
+    known = {normalised(reply) for reply in training_replies}
+    measured = {
         system: {
-            subset: diversity(
-                [texts[i] for i in chosen], [references[i] for i in chosen], training_replies
-            )
+            subset: diversity([texts[i] for i in chosen], [references[i] for i in chosen], known)
             for subset, chosen in subsets.items()
         }
         for system, texts in replies.items()
     }
-    texts = (replies[MODEL], references, training_replies, statistics)
-    figures[MODEL]["by_turn"] = by_turn(turns, *texts)
-    figures[MODEL]["by_length"] = by_length(*texts)
-    return figures
+    lengths = [len(words(text)) for text in references]
+    for key, kind, sizes in (("by_turn", "turns", turns), ("by_length", "words", lengths)):
+        measured[MODEL][key] = by_size(kind, sizes, replies[MODEL], references, known, statistics)
+    return measured
 
 
 def verdict(results: Sequence[dict]) -> list[str]:
@@ -178,8 +178,8 @@ def verdict(results: Sequence[dict]) -> list[str]:
         for name in VERDICT:
             (low, high), other = model["intervals"][name], row["metrics"][name]
             how = "above" if low > other else "below" if high < other else "level with"
-            figures = f"({model['metrics'][name]:.2f} and {other:.2f})"
-            comparisons.append(f"{how} in {METRICS[name].label} {figures}")
+            values = f"({model['metrics'][name]:.2f} and {other:.2f})"
+            comparisons.append(f"{how} in {METRICS[name].label} {values}")
         beats = all(comparison.startswith("above") for comparison in comparisons)
         sentences.append(
             f"On {where} the model {'beats' if beats else 'does not beat'} the {system}: "

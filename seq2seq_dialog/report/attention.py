@@ -36,9 +36,6 @@ def attention_map(
     Returns:
         tokens of the source, tokens of the reply (with the end token, unless the reply reached its
         greatest length without one), and weights (target_len, source_len) whose rows sum to one.
-
-    Raises:
-        UsageError: the context or the reply holds no text, or the model has no attention.
     """
     try:
         input_ids = torch.tensor([encode_context(context, tokenizer)], device=model.device)
@@ -113,11 +110,7 @@ def draw_map(source: list[str], target: list[str], weights: np.ndarray, title: s
 
 
 def save(figure: Figure, path: str | Path) -> None:
-    """Write a picture; the ending of its path chooses the format: png, pdf, svg.
-
-    Raises:
-        UsageError: no picture can be written there.
-    """
+    """Write a picture; the ending of its path chooses the format: png, pdf, svg."""
     dpi = min(150, 2**15 / max(figure.get_size_inches()))  # matplotlib ends at 2**16 pixels
     try:
         figure.savefig(path, dpi=dpi, bbox_inches="tight", pad_inches=0.15)

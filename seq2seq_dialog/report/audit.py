@@ -29,12 +29,6 @@ def audit_data(
         data: any source that the run script takes.
         output: a .json file; one that exists is replaced.
         detokenize: as in training; it changes the exact counts and those of words.
-
-    Returns:
-        What `audit` returns.
-
-    Raises:
-        UsageError: the source or the output cannot be used.
     """
     output = Path(output)
     if output.suffix != ".json":

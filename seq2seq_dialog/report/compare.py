@@ -26,7 +26,6 @@ from ..run_folder import check_writable, read_json, read_predictions, write_json
 LEVEL = 0.05  # of p: below it, a difference is beyond chance
 LEAST_SAMPLES = 100
 FEW = 50  # dialogues; with fewer, p is rough
-SUBSETS = ("full", "clean")
 
 
 def _check_pairs(a: list[dict], b: list[dict]) -> None:
@@ -108,9 +107,6 @@ def compare(
     Returns:
         `a`, `b`, `subset`, `pairs`, `dialogues`, `samples`, `seed`, `metrics` (name to what
         `paired_bootstrap` returns) and `verdict`, a sentence each.
-
-    Raises:
-        UsageError: a setting or a folder cannot be used, or the runs do not answer the same.
     """
     output = None if output is None else Path(output)
     _check(samples, seed, subset, output)
@@ -164,8 +160,8 @@ def _check(samples: int, seed: int, subset: str, output: Path | None) -> None:
         raise UsageError(f"samples is {samples}; it must be at least {LEAST_SAMPLES}.")
     if seed < 0:
         raise UsageError(f"seed is {seed}; it must be at least 0.")
-    if subset not in SUBSETS:
-        raise UsageError(f"subset is {subset!r}; it must be one of {', '.join(SUBSETS)}.")
+    if subset not in ("full", "clean"):
+        raise UsageError(f"subset is {subset!r}; it must be one of full, clean.")
     if output is None:
         return
     if output.suffix != ".json":
@@ -207,12 +203,7 @@ def _why_no_perplexity(runs: list[list[dict]]) -> str:
 
 
 def sentence(name: str, test: dict) -> str:
-    """Say in a sentence whether a metric differs beyond chance.
-
-    Args:
-        name: of the metric.
-        test: what `paired_bootstrap` returns.
-    """
+    """Say in a sentence whether a metric differs beyond chance, by its `paired_bootstrap`."""
     metric, difference = METRICS[name], test["difference"]
     if test["p"] >= LEVEL:
         return f"{metric.label}: no difference beyond chance (p = {test['p']:.4f})."

@@ -30,11 +30,7 @@ def set_up_console(main_process: bool) -> Console:
 
 
 def print_metrics(metrics: dict, console: Console) -> None:
-    """Print the figures of the evaluated splits as a table.
-
-    Args:
-        metrics: of metrics.json, figures by split.
-    """
+    """Print the figures of the evaluated splits, from metrics.json, as a table."""
     splits = [name for name in ("validation", "test") if name in metrics]
     table = Table("metric", *splits, title="Evaluation", title_justify="left")
     for key, metric in METRICS.items():
@@ -46,11 +42,7 @@ def print_metrics(metrics: dict, console: Console) -> None:
 
 
 def print_evaluation(evaluation: dict, console: Console) -> None:
-    """Print model and baselines side by side, all pairs and clean ones, and the verdict.
-
-    Args:
-        evaluation: what `evaluation.scoring.evaluate` returns.
-    """
+    """Print model and baselines side by side, all pairs and clean ones, and the verdict."""
     rows = [row for row in evaluation["results"] if row["protocol"] == "default"]
     # What all have: a baseline has no perplexity.
     shown = [key for key in keys_with("main") if all(key in row["metrics"] for row in rows)]
@@ -70,13 +62,12 @@ def print_evaluation(evaluation: dict, console: Console) -> None:
         console.print(sentence, highlight=False, soft_wrap=True)
 
 
-def print_samples(predictions: list[dict], console: Console, count: int = 8) -> None:
-    """Print evenly spaced predictions as a table of context, reference and reply."""
+def print_samples(predictions: list[dict], console: Console) -> None:
+    """Print eight evenly spaced predictions as a table of context, reference and reply."""
     table = Table(title="Samples from the test set", title_justify="left", show_lines=True)
     for column, ratio in (("context", 5), ("reference", 3), ("reply", 3)):
         table.add_column(column, ratio=ratio)
-    step = max(1, len(predictions) // count)
-    for row in predictions[::step][:count]:
+    for row in predictions[:: max(1, len(predictions) // 8)][:8]:
         context = "\n".join(f"- {turn}" for turn in row["context"][-3:])
         table.add_row(escape(context), escape(row["reference"]), escape(row["reply"]))
     console.print(table)

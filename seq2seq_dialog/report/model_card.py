@@ -27,7 +27,7 @@ from ..run_folder import read_mapping, read_predictions, read_yaml
 from . import page
 from .licences import DataTerms, check_terms, data_terms
 from .public_settings import public_settings
-from .text import markdown, number
+from .tables import markdown, number
 
 GREETING = ["Hello! How are you?", "Fine, thanks. And you?", "Very well, thank you."]
 EXAMPLES = (1, 2, 3)  # turns of the contexts that are examples

@@ -1,13 +1,13 @@
 """A run as one page to read, report.html, made from what the run folder holds.
 
-It needs neither network nor script: tables and pictures (SVG) stand in the file, in light and dark.
-What is shown is decided here, how it looks in the template.
+It needs neither network nor script: tables and pictures (SVG) are in the file, for light and dark
+screens. This module decides what is shown, the template how it looks.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import yaml
@@ -17,26 +17,25 @@ from sacrebleu.metrics import CHRF
 from ..errors import UsageError
 from ..evaluation.catalogue import METRICS, keys_with
 from ..evaluation.scoring import HUMAN
-from ..run_folder import read_json, read_predictions
+from ..run_folder import read_mapping, read_predictions, read_yaml, write_text
 from .pictures import PALETTE, curve_pictures, group_pictures, rankings
 from .public_settings import data_name
-from .tables import diversity_tables, overlap, score_tables, table
-from .text import number
+from .tables import diversity_tables, number, overlap, score_tables, table
 
 SEED = 42  # of the draw of samples
 BEST, WORST, DRAWN = 6, 6, 8  # samples
 
 
-def choose_samples(predictions: list[dict], seed: int = SEED) -> list[tuple[str, list[dict]]]:
+def choose_samples(predictions: list[dict]) -> list[tuple[str, list[dict]]]:
     """Choose pairs by rule: the likest to their references, the least like, and drawn ones.
 
-    Likeness is chrF of the sentence (Popović, 2015); of equals, the lot decides. The rest is cut
-    into even stretches, and from each one pair is drawn.
+    Likeness is chrF of the sentence (Popović, 2015); ties are broken by lot. The rest is cut into
+    even stretches, and one pair is drawn from each.
 
     Returns:
-        Each rule that finds any, and the predictions with their `chrf`.
+        Each rule that chooses any pair, and its predictions with their `chrf`.
     """
-    chrf, draw = CHRF(), random.Random(seed)
+    chrf, draw = CHRF(), random.Random(SEED)
     scores = [chrf.sentence_score(row["reply"], [row["reference"]]).score for row in predictions]
     lot = draw.sample(range(len(scores)), len(scores))
     ranked = sorted(lot, key=scores.__getitem__, reverse=True)
@@ -48,7 +47,7 @@ def choose_samples(predictions: list[dict], seed: int = SEED) -> list[tuple[str,
     rules = {
         "Most like the reference: the highest chrF": best,
         "Least like it: the lowest chrF": worst,
-        f"Drawn by lot: one of each of {count} even stretches of the rest, seed {seed}": drawn,
+        f"Drawn by lot: one of each of {count} even stretches of the rest, seed {SEED}": drawn,
     }
     return [
         (rule, [predictions[i] | {"chrf": scores[i]} for i in chosen])
@@ -74,21 +73,17 @@ def describe(config: dict) -> str:
 
 
 def read(folder: Path) -> dict:
-    """Collect what the page shows, and what it has in common with the model card.
-
-    Raises:
-        UsageError: the folder is no finished run, or a file of it cannot be read.
-    """
+    """Collect what the page shows, and what it has in common with the model card."""
     if not (folder / "metrics.json").is_file():
         raise UsageError(
             f"{str(folder)!r} has no metrics.json: it is no finished run. Give the output_dir of "
             "run_seq2seq_dialog.py; the same command finishes a run that was stopped."
         )
     metrics, evaluation, state, environment = (
-        _load(folder / f"{name}.json", read_json)
+        read_mapping(folder / f"{name}.json")
         for name in ("metrics", "evaluation", "trainer_state", "environment")
     )
-    config = _load(folder / "config.yaml", lambda path: yaml.safe_load(path.read_text("utf-8")))
+    config = read_yaml(folder / "config.yaml") if (folder / "config.yaml").is_file() else {}
     log, train = state.get("log_history", []), metrics.get("train", {})
     splits = [{"name": s, "metrics": metrics[s]} for s in ("validation", "test") if s in metrics]
     facts = {
@@ -134,20 +129,8 @@ def _checks(log_history: Sequence[Mapping]) -> list[dict]:
     ]
 
 
-def _load(path: Path, reader: Callable):
-    """Read a file with `reader`; an empty mapping where there is none."""
-    try:
-        return reader(path) if path.is_file() else {}
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise UsageError(f"Cannot read {str(path)!r}: {' '.join(str(error).split())}.") from error
-
-
 def write(folder: str | Path) -> Path:
-    """Write report.html into a finished run folder; return its path.
-
-    Raises:
-        UsageError: as `read`.
-    """
+    """Write report.html into a finished run folder; return its path."""
     content = read(Path(folder))
     evaluation = content["evaluation"]
     results, diversity = evaluation.get("results", []), evaluation.get("quality", {})
@@ -175,9 +158,7 @@ def write(folder: str | Path) -> Path:
         diversity=diversity_tables(diversity),
         groups=group_pictures(diversity),
     )
-    part = path.with_suffix(".part")
-    part.write_text(text.strip() + "\n", encoding="utf-8")
-    part.replace(path)
+    write_text(path, text.strip() + "\n")
     return path
 
 

@@ -19,8 +19,7 @@ from matplotlib.figure import Figure
 
 from ..evaluation.catalogue import METRICS, keys_with
 from ..evaluation.scoring import MODEL
-from .tables import GROUPS, column, groups
-from .text import number
+from .tables import PAIR_GROUPS, column, groups, number
 
 PALETTE = {
     "ink": "#1b1d20",
@@ -45,9 +44,6 @@ def curve_panels(log_history: Sequence[Mapping]) -> dict[str, dict[str, list[tup
 
     The training loss of adversarial training says nothing: the loss of human replies takes its
     place, and the second panel shows a collapse.
-
-    Args:
-        log_history: of trainer_state.json.
 
     Returns:
         Title of each panel to its lines: name to points (step, value). Empty ones are left out.
@@ -82,12 +78,7 @@ def curve_panels(log_history: Sequence[Mapping]) -> dict[str, dict[str, list[tup
 
 
 def draw_curves(panels: Mapping[str, Mapping], best_step: int | None = None) -> Figure:
-    """Draw panels of lines over optimizer steps, one below the other.
-
-    Args:
-        panels: what `curve_panels` returns, or some of it.
-        best_step: the step of the checkpoint that was kept, to mark it.
-    """
+    """Draw some `curve_panels` over optimizer steps, one below the other; mark the best step."""
     figure = Figure(figsize=(5.4, 3.1 * len(panels)), layout="constrained")
     rows = figure.subplots(len(panels), 1, sharex=True, squeeze=False)[:, 0]
     for axes, (title, lines) in zip(rows, panels.items(), strict=True):
@@ -132,12 +123,7 @@ def save_curves(log_history: Sequence[Mapping], path: Path) -> None:
 
 
 def draw_ranking(key: str, rows: Sequence[Mapping]) -> Figure:
-    """Draw a metric of several systems as bars, all pairs above clean ones, with intervals.
-
-    Args:
-        key: of the metric.
-        rows: of evaluation.json, `results`, those that have the metric.
-    """
+    """Draw a metric of several systems as bars, all pairs above clean ones, with intervals."""
     systems = list(dict.fromkeys(row["system"] for row in rows))
     figure = Figure(figsize=(WIDTH, 0.66 * len(systems)))
     axes = figure.add_axes((0, 0, 1, 1))
@@ -169,12 +155,7 @@ def draw_ranking(key: str, rows: Sequence[Mapping]) -> Figure:
 
 
 def draw_groups(key: str, groups: Sequence[Mapping]) -> Figure:
-    """Draw a metric of groups of pairs as columns; below each its name and number of pairs.
-
-    Args:
-        key: of the metric.
-        groups: each has `group`, `pairs` and the metric.
-    """
+    """Draw a metric of groups of pairs as columns; below each its name and number of pairs."""
     figure = Figure(figsize=(WIDTH, 1.75))
     axes = figure.add_axes((0, 0.24, 1, 0.66))
     values = [group[key] for group in groups]
@@ -264,13 +245,9 @@ def rankings(results: Sequence[Mapping]) -> list[tuple]:
 
 
 def group_pictures(diversity: Mapping) -> dict[str, list[tuple]]:
-    """Draw the model's figures by turn and by length; those that are all finite.
-
-    Returns:
-        What the groups are by to pictures as `rankings` returns them.
-    """
+    """Draw the model's finite figures by turn and by length, as `rankings` returns pictures."""
     pictures = {}
-    for kind, (_, title) in GROUPS.items():
+    for kind, (_, title) in PAIR_GROUPS.items():
         rows = groups(diversity.get(MODEL, {}), kind)
         for key in BY_GROUP:
             values = [row.get(key, math.nan) for row in rows]

@@ -13,10 +13,8 @@ import hashlib
 import json
 import math
 from collections.abc import Callable, Iterator, Sequence
-from itertools import pairwise
 from pathlib import Path
 
-import numpy as np
 import torch
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
@@ -76,7 +74,7 @@ def reply_to_all(
 
 
 def figures(replies: list[str], references: list[str]) -> dict:
-    """Compute quality and diversity of replies: `FIGURES`, and the nltk that PLATO's belongs to."""
+    """Compute `FIGURES` of replies, and the version of nltk, on which PLATO's figure depends."""
     metric = ReplyMetric(keep_in_memory=True)
     scores = metric.compute(predictions=replies, references=references)
     scores |= plato_bleu(replies, references) | {"self_bleu": self_bleu(replies)}
@@ -84,7 +82,7 @@ def figures(replies: list[str], references: list[str]) -> dict:
 
 
 def fingerprint(model, inputs: Sequence[Sequence[int]], references: Sequence[str]) -> str:
-    """Hash what a point depends on besides `KEY`: weights, contexts as read, references, length."""
+    """Hash what a point depends on besides `KEY`: weights, encoded contexts, references, length."""
     longest = bare_decoding(model.generation_config, GREEDY).max_new_tokens
     digest = hashlib.blake2b(json.dumps([inputs, references, longest]).encode(), digest_size=8)
     for weights in model.state_dict().values():
@@ -118,9 +116,6 @@ def sweep(
 
     Returns:
         A dict a point: `model`, `KEY` and `FIGURES`.
-
-    Raises:
-        UsageError: a setting, a folder or the file of points cannot be used.
     """
     disable_progress_bar()
     folders = [str(folder).rstrip("/") for folder in folders]
@@ -230,22 +225,8 @@ def _labels(points: list[dict]) -> dict[str, str]:
     return {f: end if ends.count(end) == 1 else f for f, end in zip(folders, ends, strict=True)}
 
 
-def _styles(points: list[dict]) -> dict[str, dict]:
-    """Give each model of the points a colour and a marker."""
-    return {
-        folder: {"color": f"C{i % 10}", "marker": MARKERS[i % len(MARKERS)]}
-        for i, folder in enumerate(_labels(points))
-    }
-
-
 def print_sweep(points: list[dict], people: dict, console: Console) -> None:
-    """Print all points and the references as a table, and each model's best BLEU-2.
-
-    Args:
-        points: what `sweep` returns.
-        people: diversity and mean length of the references.
-        console: where to print.
-    """
+    """Print all points and the references as a table, and each model's best BLEU-2."""
     table = Table(title="Quality and diversity", title_justify="left")
     table.add_column("model", overflow="fold")
     table.add_column("temp.")
@@ -275,24 +256,30 @@ def print_sweep(points: list[dict], people: dict, console: Console) -> None:
 def plot_sweep(points: list[dict], people: dict, path: Path) -> None:
     """Draw BLEU-2 against Distinct-2 and against self-BLEU, a curve a model.
 
-    Up is better and right is more diverse in both panels. The greedy point is hollow.
-
-    Args:
-        points: what `sweep` returns.
-        people: the diversity of the references, drawn as a vertical line.
-        path: the picture; its suffix says the format.
+    Up is better and right is more diverse in both panels. The greedy point is hollow; the diversity
+    of the references, `people`, is a vertical line.
     """
     figure = Figure(figsize=(11, 5.4), layout="constrained")
     panels = figure.subplots(1, 2, sharey=True)
-    styles = _styles(points)
     for axes, name in zip(panels, ("distinct_2", "self_bleu"), strict=True):
-        for folder, label in _labels(points).items():
-            style = styles[folder]
+        for i, (folder, label) in enumerate(_labels(points).items()):
+            style = {"color": f"C{i % 10}", "marker": MARKERS[i % len(MARKERS)]}
             of_model = [point for point in points if point["model"] == folder]
             of_model.sort(key=lambda point: point["temperature"])  # greedy comes first
             x, y = ([point[key] for point in of_model] for key in (name, "bleu_2"))
             axes.plot(x[:1], y[:1], **style, ms=7, mfc="none")
             axes.plot(x[1:], y[1:], **style, ms=5, lw=1.2, label=label)
+            for point in of_model[1:]:
+                axes.annotate(
+                    _name(point["temperature"]),
+                    (point[name], point["bleu_2"]),
+                    xytext=(0, 6),
+                    textcoords="offset points",
+                    ha="center",
+                    fontsize=8,
+                    color=style["color"],
+                    path_effects=[withStroke(linewidth=2, foreground="white")],
+                )
         axes.axvline(people[name], color="grey", lw=1, ls="--", label="references", zorder=0)
         axes.grid(alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
@@ -304,40 +291,4 @@ def plot_sweep(points: list[dict], people: dict, path: Path) -> None:
     title = "numbers: sampling temperature; hollow: greedy"
     place = {"loc": "outside lower center", "ncols": 4}
     figure.legend(handles, names, title=title, frameon=False, **place)
-    figure.draw_without_rendering()  # the layout is settled: labels can be placed
-    for axes, name in zip(panels, ("distinct_2", "self_bleu"), strict=True):
-        _write_temperatures(axes, points, name)
     figure.savefig(path, dpi=150)
-
-
-def _write_temperatures(axes, points: list[dict], name: str) -> None:
-    """Write each sampled point's temperature beside it, where most room is."""
-    curves = [line for line in axes.lines if line.get_linestyle() == "-"]
-    occupied = []  # what labels keep away from: curves and labels, in pixels
-    for curve in curves:
-        corners = axes.transData.transform(curve.get_xydata())  # (points, 2)
-        steps = np.linspace(0, 1, 30)[:, None]
-        occupied += [a + steps * (b - a) for a, b in pairwise(corners)] or [corners]
-    occupied = np.concatenate(occupied)  # (pixels, 2)
-    angles = np.arange(16) * np.pi / 8
-    around = np.stack([13 * np.cos(angles), 10 * np.sin(angles)], axis=1)  # (places, 2) in points
-    styles = _styles(points)
-    for point in points:
-        if point["temperature"] == GREEDY:
-            continue
-        at = (point[name], point["bleu_2"])
-        places = axes.transData.transform(at) + around * axes.figure.dpi / 72
-        room = np.linalg.norm(places[:, None] - occupied, axis=2).min(1)  # (places,)
-        best = int(room.argmax())
-        occupied = np.concatenate([occupied, places[best : best + 1]])
-        axes.annotate(
-            _name(point["temperature"]),
-            at,
-            xytext=around[best],
-            textcoords="offset points",
-            ha="center",
-            va="center",
-            fontsize=8,
-            color=styles[point["model"]]["color"],
-            path_effects=[withStroke(linewidth=2, foreground="white")],
-        )

@@ -1,22 +1,27 @@
-"""A run's figures laid out as tables, for the page and the model card."""
+"""A run's figures laid out as tables, and as text, for the page and the model card."""
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 
+from markupsafe import Markup
+
 from ..evaluation.catalogue import HIGHER, LOWER, METRICS, TO_ONE, keys_with
-from .text import number
 
 ARROWS = {HIGHER: "↑", LOWER: "↓", TO_ONE: "→ 1", "": ""}
-PROTOCOLS = {
+TITLES = {  # of the tables of each protocol
     "default": "Likeness to the reference",
     "plato": "By the protocol of PLATO",
     "multiref": "With several references: the likest counts, or the mean",
     "multiref-4": "The same without the second reference, which stands as a system",
 }
-CONTEXTS = {"1": "last turn of context", "3": "last three turns", "all": "whole context"}
-GROUPS = {"by_turn": ("turns", "turns of context"), "by_length": ("words", "words of reference")}
+SHARED_CONTEXTS = {"1": "last turn of context", "3": "last three turns", "all": "whole context"}
+PAIR_GROUPS = {
+    "by_turn": ("turns", "turns of context"),
+    "by_length": ("words", "words of reference"),
+}
 
 
 def table(
@@ -80,7 +85,7 @@ def score_tables(results: Sequence[Mapping]) -> list[dict]:
     tables = []
     for protocol in dict.fromkeys(row["protocol"] for row in results):
         rows = [row | {"name": row["system"]} for row in results if row["protocol"] == protocol]
-        title, default = PROTOCOLS.get(protocol, protocol), protocol == "default"
+        title, default = TITLES.get(protocol, protocol), protocol == "default"
         main = keys_with("main") if default else ()
         tables.append(table(title, "system", rows, main, _notes(rows)))
         tables.append(table("All figures", "system", rows) if default else None)
@@ -110,7 +115,7 @@ def diversity_tables(diversity: Mapping) -> list[dict]:
     for title, subset in (("All replies", "full"), ("Replies to clean pairs", "clean")):
         rows = [{"name": s, "metrics": of[subset]} for s, of in diversity.items() if subset in of]
         tables.append(table(title, "system", rows))
-    for kind, (_, title) in GROUPS.items():
+    for kind, (_, title) in PAIR_GROUPS.items():
         rows = [
             {"name": f"{system}, {group['group']}", "metrics": group}
             for system, figures in diversity.items()
@@ -122,7 +127,7 @@ def diversity_tables(diversity: Mapping) -> list[dict]:
 
 def groups(figures: Mapping, kind: str) -> list[dict]:
     """Return the groups of a system's pairs, `by_turn` or `by_length`, their names as `group`."""
-    key, _ = GROUPS[kind]
+    key, _ = PAIR_GROUPS[kind]
     return [{"group": re.sub("-$", "+", row[key]), **row} for row in figures.get(kind, ())]
 
 
@@ -133,7 +138,26 @@ def overlap(counts: dict) -> dict | None:
         return None
     shares = [
         f"{seen[key]:,} ({100 * seen[key] / pairs:.1f} %) after the same {what}"
-        for key, what in CONTEXTS.items()
+        for key, what in SHARED_CONTEXTS.items()
         if seen.get(key)
     ]
     return {"pairs": pairs, "shares": shares, "clean": counts.get("clean_pairs")}
+
+
+def number(value: float | None) -> str:
+    """Write a number: two decimals, none from 1,000 on; a dash where there is none."""
+    if value is None or math.isnan(value):
+        return "–"
+    if math.isinf(value):
+        return "∞"
+    return f"{value:,}" if isinstance(value, int) else f"{value:,.{0 if value >= 1000 else 2}f}"
+
+
+def markdown(text) -> Markup:
+    """Escape text for Markdown: one line without markup, fit for the cell of a table."""
+    if isinstance(text, Markup):
+        return text
+    text = " ".join(str(text).split())
+    text = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    # A backslash by its number: before a bracket, two of them would begin mathematics.
+    return Markup(re.sub(r"([`*_\[\]|~$#])", r"\\\1", text.replace("\\", "&#92;")))

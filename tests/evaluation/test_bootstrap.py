@@ -132,7 +132,7 @@ def test_refusals():
 def test_distinct_would_be_too_low_in_resamples(pairs):
     # Why it has no interval: no resample comes near the figure.
     replies = [reply for reply in pairs[0] if reply]
-    figure = diversity(replies, replies, [])["distinct_2"]
+    figure = diversity(replies, replies, set())["distinct_2"]
     draw = random.Random(2)
     drawn = [draw.choices(replies, k=len(replies)) for _ in range(20)]
-    assert max(diversity(texts, texts, [])["distinct_2"] for texts in drawn) < figure
+    assert max(diversity(texts, texts, set())["distinct_2"] for texts in drawn) < figure

@@ -9,10 +9,15 @@ import nltk
 import numpy as np
 import pytest
 
-from seq2seq_dialog.evaluation.diversity import by_length, by_turn, diversity, repetition
+from seq2seq_dialog.evaluation.diversity import by_size, diversity, repetition
 from seq2seq_dialog.evaluation.metrics import ReplyMetric, pair_statistics
+from seq2seq_dialog.evaluation.text import normalised
 
-NOTHING = dict.fromkeys(diversity([], [], []), 0)
+NOTHING = dict.fromkeys(diversity([], [], set()), 0)
+
+
+def known(replies):
+    return set(map(normalised, replies))
 
 
 @pytest.mark.parametrize(
@@ -50,34 +55,35 @@ NOTHING = dict.fromkeys(diversity([], [], []), 0)
     ],
 )
 def test_diversity_by_hand(replies, references, training, expected):
-    assert diversity(replies, references, training) == pytest.approx(expected)
+    assert diversity(replies, references, known(training)) == pytest.approx(expected)
 
 
 def test_what_is_said_twice_and_by_one_in_a_hundred_is_generic():
     different = [f"reply {i}" for i in range(200)]
     # 2 of 200 are one in a hundred, so are three letter-less ones; 2 of 201 are not.
     two = [*different[:198], "I see.", "i see"]
-    assert diversity(two, two, [])["generic"] == pytest.approx(1)
+    assert diversity(two, two, set())["generic"] == pytest.approx(1)
     three = [*different[:195], "I see.", "i see", "", "...", "?!"]
-    assert diversity(three, three, [])["generic"] == pytest.approx(2.5)
+    assert diversity(three, three, set())["generic"] == pytest.approx(2.5)
     few = [*different[:199], "I see.", "i see"]
-    assert diversity(few, few, [])["generic"] == 0
-    assert diversity(different[:50], different[:50], [])["generic"] == 0  # 1 of 50, but said once
+    assert diversity(few, few, set())["generic"] == 0
+    fifty = different[:50]
+    assert diversity(fifty, fifty, set())["generic"] == 0  # 1 of 50, but said once
 
 
 def test_what_is_the_same_is_told_by_letters_and_digits_alone():
     texts = ["Straße 7, A_b!", "¿Qué—tal?", "ABC x", "١٢٣ 你好", "", "…"]
     plain = ["".join(c for c in text.casefold() if c.isalnum()) for text in texts]
     for text, training in zip(texts, plain, strict=True):
-        assert diversity([text], ["x"], [training])["copied"] == (100 if training else 0)
-    assert diversity(["Strasse 7 ab"], ["x"], texts)["copied"] == 100
+        assert diversity([text], ["x"], known([training]))["copied"] == (100 if training else 0)
+    assert diversity(["Strasse 7 ab"], ["x"], known(texts))["copied"] == 100
 
 
 @pytest.mark.parametrize("seed", range(5))
 def test_diversity_agrees_with_a_second_implementation(seed):
     draw = random.Random(seed)
     replies = [" ".join(draw.choices("abcD", k=draw.randint(0, 12))) for _ in range(40)]
-    result = diversity(replies, replies, replies[:3])
+    result = diversity(replies, replies, known(replies[:3]))
     words = [reply.lower().split() for reply in replies]
     for n in (1, 2, 3):
         ngrams = [g for text in words for g in nltk.ngrams(text, n)]
@@ -96,17 +102,18 @@ def test_diversity_agrees_with_a_second_implementation(seed):
 
 
 def test_repetition_by_hand():
-    assert repetition(["no no no no", "so so"], 1) == pytest.approx(100 * (3 / 4 + 1 / 2) / 2)
-    assert repetition(["No no NO no"], 3) == 50
-    assert repetition(["a b", ""], 3) == 0
+    replies = ["no no no no no", "a b a b a b"]
+    assert repetition(replies) == pytest.approx(100 * (2 / 3 + 2 / 4) / 2)
+    assert repetition(["No no NO no"]) == 50
+    assert repetition(["a b", ""]) == 0
 
 
 def test_diversity_does_not_depend_on_order(pairs):
     replies, references, *_ = pairs
     order = random.Random(1).sample(range(300), 300)
     shuffled = ([texts[i] for i in order] for texts in (replies, references))
-    before = diversity(replies, references, references[:100])
-    assert diversity(*shuffled, references[:100]) == pytest.approx(before)
+    before = diversity(replies, references, known(references[:100]))
+    assert diversity(*shuffled, known(references[:100])) == pytest.approx(before)
     assert 0 < before["copied"] < 100 and 0 < before["generic"] < 100
 
 
@@ -114,19 +121,19 @@ def test_groups_are_the_pairs_of_each_size(pairs):
     replies, references, nll, tokens, _ = pairs
     turns = [1 + i % 12 for i in range(300)]
     statistics = pair_statistics(replies, references, nll, tokens)
-    groups = by_turn(turns, replies, references, references[:100], statistics)
+    groups = by_size("turns", turns, replies, references, known(references[:100]), statistics)
     assert [group["turns"] for group in groups] == ["1", "2", "3-4", "5-8", "9-"]
     assert [group["pairs"] for group in groups] == [25, 25, 50, 100, 100]
     rows = [i for i in range(300) if turns[i] in (3, 4)]
     texts = [[column[i] for i in rows] for column in (replies, references)]
-    expected = diversity(*texts, references[:100])
+    expected = diversity(*texts, known(references[:100]))
     scores = ReplyMetric(keep_in_memory=True).compute(predictions=texts[0], references=texts[1])
     expected |= {name: scores[name] for name in ("bleu_2", "rouge_l")}
     expected["perplexity"] = math.exp(sum(nll[i] for i in rows) / sum(tokens[i] for i in rows))
     # What the whole system says to everything, not what it says twice in these 50 pairs.
     del expected["generic"]
     result = groups[2]
-    everything = diversity(replies, references, [])["generic"]
+    everything = diversity(replies, references, set())["generic"]
     assert sum(g["generic"] * g["pairs"] for g in groups) == pytest.approx(300 * everything)
     assert {name: result[name] for name in expected} == pytest.approx(expected)
     assert result.keys() - expected.keys() == {"turns", "pairs", "generic"}
@@ -134,9 +141,10 @@ def test_groups_are_the_pairs_of_each_size(pairs):
 
 def test_empty_groups_are_left_out_and_bounds_belong_to_the_lower_one():
     references = [" ".join("w" * count) for count in (0, 1, 5, 6, 21, 100)]
-    groups = by_length(references, references, [], pair_statistics(references, references))
+    lengths, statistics = (0, 1, 5, 6, 21, 100), pair_statistics(references, references)
+    groups = by_size("words", lengths, references, references, set(), statistics)
     assert [(g["words"], g["pairs"]) for g in groups] == [("1-5", 3), ("6-10", 1), ("21-", 2)]
     assert "perplexity" not in groups[0]
     assert groups[2]["rouge_l"] == pytest.approx(100)
-    assert by_turn([2], ["a"], ["b"], [], {})[0]["turns"] == "2"
-    assert by_turn([], [], [], [], {}) == []
+    assert by_size("turns", [2], ["a"], ["b"], set(), {})[0]["turns"] == "2"
+    assert by_size("turns", [], [], [], set(), {}) == []

@@ -26,7 +26,7 @@ from seq2seq_dialog.report import model_card as cards
 from seq2seq_dialog.report import page
 from seq2seq_dialog.report.licences import DAILYDIALOG, SAMPLES, check_terms, inherited_terms
 from seq2seq_dialog.report.model_card import model_card
-from seq2seq_dialog.report.text import markdown, number
+from seq2seq_dialog.report.tables import markdown, number
 from seq2seq_dialog.run_folder import read_jsonl, write_json, write_jsonl, write_yaml
 from seq2seq_dialog.serve.inference import generate_response, load
 
