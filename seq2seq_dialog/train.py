@@ -291,7 +291,7 @@ def publish(run_dir: Path, repo: str | None, settings: Settings) -> None:
     """Publish the finished run as its settings say; without a repository, do nothing."""
     if repo is None:
         return
-    publication = publish_model.Publication(
+    publish_model.publish(
         run_dir,
         repo,
         private=bool(settings.training.hub_private_repo),
@@ -299,7 +299,6 @@ def publish(run_dir: Path, repo: str | None, settings: Settings) -> None:
         license=settings.data.license,
         language=settings.data.language,
     )
-    publish_model.publish(publication)
 
 
 if __name__ == "__main__":
