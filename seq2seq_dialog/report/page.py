@@ -7,7 +7,7 @@ What is shown is decided here, how it looks in the template.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import yaml
@@ -17,7 +17,7 @@ from sacrebleu.metrics import CHRF
 from ..errors import UsageError
 from ..evaluation.catalogue import METRICS, keys_with
 from ..evaluation.scoring import HUMAN
-from ..run_folder import read_json, read_predictions
+from ..run_folder import read_mapping, read_predictions, read_yaml
 from .pictures import PALETTE, curve_pictures, group_pictures, rankings
 from .public_settings import data_name
 from .tables import diversity_tables, overlap, score_tables, table
@@ -85,10 +85,11 @@ def read(folder: Path) -> dict:
             "run_seq2seq_dialog.py; the same command finishes a run that was stopped."
         )
     metrics, evaluation, state, environment = (
-        _load(folder / f"{name}.json", read_json)
+        read_mapping(folder / f"{name}.json")
         for name in ("metrics", "evaluation", "trainer_state", "environment")
     )
-    config = _load(folder / "config.yaml", lambda path: yaml.safe_load(path.read_text("utf-8")))
+    path = folder / "config.yaml"
+    config = read_yaml(path) if path.is_file() else {}
     log, train = state.get("log_history", []), metrics.get("train", {})
     splits = [{"name": s, "metrics": metrics[s]} for s in ("validation", "test") if s in metrics]
     facts = {
@@ -108,7 +109,10 @@ def read(folder: Path) -> dict:
         "name": folder.resolve().name,
         "title": describe(config),
         "facts": {k: f"{x:,}" if isinstance(x, int) else x for k, x in facts.items() if x},
+        "metrics": metrics,
         "evaluation": evaluation,
+        "environment": environment,
+        "predictions": predictions,
         "scores": score_tables(evaluation.get("results", [])),
         "overlap": overlap(evaluation.get("overlap", {})),
         "collapse": train.get("collapse"),
@@ -132,14 +136,6 @@ def _checks(log_history: Sequence[Mapping]) -> list[dict]:
         for row in log_history
         if "eval_loss" in row
     ]
-
-
-def _load(path: Path, reader: Callable):
-    """Read a file with `reader`; an empty mapping where there is none."""
-    try:
-        return reader(path) if path.is_file() else {}
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise UsageError(f"Cannot read {str(path)!r}: {' '.join(str(error).split())}.") from error
 
 
 def write(folder: str | Path) -> Path:
