@@ -22,17 +22,8 @@ def main() -> None:
         return
     options = vars(build_parser().parse_args())
     module, function = options.pop("function").rsplit(".", 1)
-    options_class = options.pop("options_class", None)  # of a function that takes them as one
     folder = options.pop("folder")
-
-    def carry_out() -> None:
-        home = import_module(f".{module}", __package__)
-        if options_class is None:
-            getattr(home, function)(folder, **options)
-        else:
-            getattr(home, function)(getattr(home, options_class)(folder, **options))
-
-    run(carry_out)
+    run(lambda: getattr(import_module(f".{module}", __package__), function)(folder, **options))
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -174,7 +165,7 @@ def add_publish(verbs) -> None:
         "pairs stay at home, but for the exchanges that the card shows. Published again, only "
         "what has changed is sent. Log in before by `hf auth login`, or set HF_TOKEN.",
     )
-    verb.set_defaults(function="hub.publish_model.publish", options_class="Publication")
+    verb.set_defaults(function="hub.publish_model.publish")
     verb.add_argument("folder", help="a run folder")
     verb.add_argument("--repo", required=True, metavar="USER/NAME", help="the model's name")
     verb.add_argument(
@@ -199,7 +190,7 @@ def add_publish_data(verbs) -> None:
         description="Publish dialogues as Parquet with splits, features and a card, which "
         "load_dataset() loads; --dataset_name USER/NAME trains on them.",
     )
-    verb.set_defaults(function="hub.publish_data.publish_data", options_class="DataPublication")
+    verb.set_defaults(function="hub.publish_data.publish_data")
     verb.add_argument("folder", metavar="DATA", help="dialogues, as --data of a run takes them")
     verb.add_argument("--repo", required=True, metavar="USER/NAME", help="its name")
     verb.add_argument("--language", default="en", help="language of the dialogues [%(default)s]")

@@ -47,9 +47,6 @@ def translated_errors(
         failure: what could not be done; by default that `repo` cannot be published.
         remedy: what to do where the error itself does not tell it.
         revision: what is read.
-
-    Raises:
-        UsageError: the failure, the reason and the next step.
     """
     try:
         yield

@@ -29,7 +29,7 @@ from .evaluation.metrics import ReplyMetric, unigram_perplexity
 from .hub import publish_model
 from .hub.push import writable_repo
 from .models import artifact
-from .models.build import check_lengths, discriminator_config, hub_commits, load_model
+from .models.build import check_lengths, discriminator_config, load_model
 from .models.tokenizer import load_tokenizer, train_tokenizer
 from .report import licences, page, pictures
 from .report.console import print_run, set_up_console
@@ -145,7 +145,7 @@ def prepare_model(settings: Settings, tokenizer, console: Console):
 
 def origin(settings: Settings, model) -> dict:
     """Describe what the run is made from: commits and terms on the Hub, the run it builds on."""
-    about = {"from_hub": hub_commits(settings.data, settings.model, model)}
+    about = {"from_hub": licences.hub_commits(settings.data, settings.model, model)}
     if settings.model.model_name_or_path is not None:
         about["inherited"] = licences.inherited_terms(settings.model.model_name_or_path)
     if "dataset_name" in about["from_hub"] and settings.main_process:
@@ -283,7 +283,7 @@ def publish(run_dir: Path, repo: str | None, settings: Settings) -> None:
     """Publish the finished run as its settings say; without a repository, do nothing."""
     if repo is None:
         return
-    publication = publish_model.Publication(
+    publish_model.publish(
         run_dir,
         repo,
         private=bool(settings.training.hub_private_repo),
@@ -291,7 +291,6 @@ def publish(run_dir: Path, repo: str | None, settings: Settings) -> None:
         license=settings.data.license,
         language=settings.data.language,
     )
-    publish_model.publish(publication)
 
 
 if __name__ == "__main__":

@@ -11,23 +11,20 @@ import json
 import re
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 from datasets import Dataset, Features
-from huggingface_hub import HfApi
-from rich.console import Console
 
 from ..data.known_corpora import recognise
 from ..data.rows import load_rows
 from ..errors import UsageError
-from ..report.data_card import Description, Shard, data_card
+from ..report.data_card import Shard, data_card
 from ..report.licences import LICENSES, check_known_license, check_terms
 from ..settings import DataArguments
 from ..shipped import command
-from .push import RepoKind, push, show_files, writable_repo
+from .push import Publication, RepoKind, prepare, send
 
 SHARD_BYTES = 1 << 28  # of rows in a file, before compression
 GROUP_ROWS, GROUP_BYTES = 10_000, 1 << 25  # at most, of a row group: what a viewer reads at a time
@@ -41,98 +38,46 @@ DATASET = RepoKind(
 )
 
 
-@dataclass(frozen=True)
-class DataPublication:
-    """Dialogues, and how they are published.
+def publish_data(folder: str | Path, repo: str, **options) -> None:
+    """Publish dialogues on the Hub as a data set that `load_dataset` loads.
 
     Args:
         folder: dialogues, as `data` of a run takes them.
         repo: `user/name`, or a name in one's own namespace.
-        private: make a new repository private.
-        revision: the branch.
-        detokenize: write natural text from spaced tokens.
-        license: of the dialogues, as the Hub names it; that of DailyDialog is known.
-        language: of the dialogues.
-        dry_run: only list what would go up.
-    """
-
-    folder: str | Path
-    repo: str
-    private: bool = False
-    revision: str = "main"
-    detokenize: bool = True
-    license: str | None = None
-    language: str = "en"
-    dry_run: bool = False
-
-
-def publish_data(publication: DataPublication) -> None:
-    """Publish dialogues on the Hub as a data set that `load_dataset` loads.
+        options: of `Publication`.
 
     Raises:
         UsageError: says what to do; the same command continues.
         Stopped: by Ctrl-C.
     """
-    console = Console(highlight=False, soft_wrap=True)
+    publication = prepare(folder, repo, **options)
     repo, revision = publication.repo, publication.revision
-    if not publication.dry_run or "/" not in repo:
-        repo = writable_repo(repo)
     with tempfile.TemporaryDirectory(prefix="publish-data-") as parts:
-        files = dataset_files(publication, Path(parts), repo)
-        if publication.dry_run:
-            show_files(files, f"datasets/{repo}", console)
-            return
-        push(
-            files,
-            repo,
-            DATASET,
-            message="Publish the dialogues",
-            private=publication.private,
-            revision=revision,
+        files = dataset_files(publication, Path(parts))
+        commit = send(publication, files, DATASET, "Publish the dialogues")
+    if commit is not None:
+        flag = "" if revision == "main" else f" --dataset_revision {revision}"
+        print(
+            "Load it:   from datasets import load_dataset\n"
+            f'           load_dataset("{repo}"{publication.revision_argument})\n'
+            f"Train:     {command('train')} t5_small --dataset_name {repo}{flag}",
+            flush=True,
         )
-    tree, branch, flag = "", "", ""
-    if revision != "main":
-        tree, branch = f"/tree/{revision}", f", revision={revision!r}"
-        flag = f" --dataset_revision {revision}"
-    console.print(
-        f"Published: {HfApi().endpoint}/datasets/{repo}{tree}\n"
-        "Load it:   from datasets import load_dataset\n"
-        f'           load_dataset("{repo}"{branch})\n'
-        f"Train:     {command('train')} t5_small --dataset_name {repo}{flag}"
-    )
 
 
-def dataset_files(
-    publication: DataPublication, folder: Path, repo: str | None = None
-) -> dict[str, Path | bytes]:
-    """Make what goes to the Hub: the rows as Parquet, split by split, and the card.
-
-    Args:
-        publication: the dialogues, and how they are published.
-        folder: where the Parquet files are written; empty.
-        repo: `user/name`, for the card; by default that of the publication.
+def dataset_files(publication: Publication, folder: Path) -> dict[str, Path | bytes]:
+    """Write the rows into an empty folder, as Parquet, split by split, and make the card.
 
     Returns:
         The path in the repository, and the file or its content.
-
-    Raises:
-        UsageError: the dialogues cannot be used, the licence or language is none, DailyDialog is to
-            have another licence, or there is no room for the files.
     """
-    check_terms(publication.license, publication.language)
+    language = "en" if publication.language is None else publication.language
+    check_terms(publication.license, language)
     arguments = DataArguments(data=str(publication.folder), detokenize=publication.detokenize)
     rows, problems = load_rows(arguments)
     corpus = recognise(rows.values())
     license = publication.license and publication.license.strip().lower()
     check_known_license(corpus, license)
-    description = Description(
-        repo=repo or publication.repo,
-        revision=publication.revision,
-        corpus=corpus,
-        license=license or LICENSES.get(corpus),
-        language=publication.language,
-        detokenize=publication.detokenize,
-    )
     shards = {}
     for split, part in rows.items():
         try:
@@ -147,8 +92,18 @@ def dataset_files(
         for split, part in shards.items()
         for number, shard in enumerate(part)
     }
-    files["README.md"] = data_card(description, rows, problems, shards).encode()
-    return files
+    card = data_card(
+        rows,
+        problems,
+        shards,
+        repo=publication.repo,
+        revision=publication.revision,
+        corpus=corpus,
+        license=license or LICENSES.get(corpus),
+        language=language,
+        detokenize=publication.detokenize,
+    )
+    return files | {"README.md": card.encode()}
 
 
 def older_form(features: Features) -> dict:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import yaml
 from huggingface_hub import HfApi, ModelCard, get_token
-from rich.console import Console
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from ..errors import UsageError
 from ..hub_errors import translated_errors
@@ -17,10 +18,11 @@ from ..models.artifact import PORTABLE, V5_CONFIG
 from ..portable.context import TURN_SEPARATOR
 from ..report.model_card import model_card
 from ..run_folder import read_mapping
-from ..serve.web import space_files
-from .push import RepoKind, check_name, push, show_files, writable_repo
+from .push import Publication, RepoKind, prepare, send
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
+PAGE = PORTABLE.parent / "serve" / "space"
+GRADIO = "6.31.0"  # the version in a Space
 CODE = ("configuration_rnn.py", "context.py", "modeling_rnn.py", "pipeline.py")
 # What goes up where a run has it, besides weights, code and card.
 PUBLISHED = (
@@ -65,102 +67,82 @@ MODEL = RepoKind("model", is_ours=lambda paths: V5_CONFIG in paths, is_stale=_is
 SPACE = RepoKind("space", is_ours=lambda paths: "model.json" in paths, space_sdk="gradio")
 
 
-@dataclass(frozen=True)
-class Publication:
-    """A finished run, and how it is published.
+def publish(folder: str | Path, repo: str, **options) -> None:
+    """Publish a finished run on the Hub, and on request a Space that serves it.
 
     Args:
         folder: a run folder; it stays as it is.
         repo: `user/name`, or a name in one's own namespace.
-        private: make a new repository private; the Space of a private model is private, too.
-        revision: the branch.
-        space: `user/name` of a Space with a chat page.
-        license: of the dialogues, where the run does not know it.
-        language: of the dialogues, where it is not that of the run's settings.
-        samples: show exchanges of the test set in the card, and begin the Space's chat with them.
-        dry_run: only list what would go up.
-    """
-
-    folder: str | Path
-    repo: str
-    private: bool = False
-    revision: str = "main"
-    space: str | None = None
-    license: str | None = None
-    language: str | None = None
-    samples: bool = True
-    dry_run: bool = False
-
-
-def publish(publication: Publication) -> None:
-    """Publish a finished run on the Hub, and on request a Space that serves it.
+        options: of `Publication`.
 
     Raises:
         UsageError: says what to do; the same command continues.
         Stopped: by Ctrl-C.
     """
-    console = Console(highlight=False, soft_wrap=True, markup=False)
-    repo, space, revision = publication.repo, publication.space, publication.revision
-    for name in filter(None, (repo, space)):
-        check_name(name)
-    if not publication.dry_run or "/" not in repo:
-        repo = writable_repo(repo)
-    if space and not publication.dry_run:
-        space = writable_repo(space)
-    files = model_files(publication, repo)
-    if publication.dry_run:
-        show_files(files, repo, console)
-        if space:
-            show_files(space_files(repo, private=publication.private), f"spaces/{space}", console)
-        return
-    commit = push(
-        files,
-        repo,
-        MODEL,
-        message="Publish the model",
-        private=publication.private,
-        revision=revision,
-    )
-    tree, branch = "", ""
-    if revision != "main":
-        tree, branch = f"/tree/{revision}", f", revision={revision!r}"
-    console.print(
-        f"Published: {HfApi().endpoint}/{repo}{tree}\n"
-        "Call it:   from transformers import pipeline\n"
-        f'           pipeline("text2text-generation", model="{repo}"{branch}, '
-        'trust_remote_code=True)("How are you?")'
-    )
-    if space:
+    publication = prepare(folder, repo, **options)
+    repo, private = publication.repo, publication.private
+    files = model_files(publication)
+    commit = send(publication, files, MODEL, "Publish the model")
+    if commit is not None:
+        print(
+            "Call it:   from transformers import pipeline\n"
+            f'           pipeline("text2text-generation", model="{repo}"'
+            f'{publication.revision_argument}, trust_remote_code=True)("How are you?")',
+            flush=True,
+        )
+    if publication.space:
         examples = ModelCard(files["README.md"].decode()).data.get("widget") or ()
         openings = [example["text"].split(TURN_SEPARATOR)[0].strip() for example in examples]
-        with translated_errors(repo):
-            private = publication.private or bool(HfApi().repo_info(repo).private)
-        push(
-            space_files(repo, commit, private=private, openings=openings),
-            space,
-            SPACE,
-            message=f"Serve {repo}",
-            private=private,
-        )
-        console.print(f"Chat:      {HfApi().endpoint}/spaces/{space}")
+        if commit is not None:
+            with translated_errors(repo):
+                private = private or bool(HfApi().repo_info(repo).private)
+        space = replace(publication, repo=publication.space, revision="main", private=private)
+        files = space_files(repo, commit, private=private, openings=openings)
+        send(space, files, SPACE, f"Serve {repo}", label="Chat:")
 
 
-def model_files(publication: Publication, repo: str | None = None) -> dict[str, Path | bytes]:
+def space_files(
+    repo: str, revision: str | None = None, *, private: bool = False, openings: Sequence[str] = ()
+) -> dict[str, bytes]:
+    """Make the files of a Space that serves a model.
+
+    Args:
+        repo: the model, `user/name`.
+        revision: the commit of the model that the Space runs, code included; by default the newest
+            one when the Space starts.
+        private: the model is private: README.md explains how the Space gets access.
+        openings: first messages that visitors can choose by a click, in the model's language.
+
+    Returns:
+        The path in the repository, and the content.
+    """
+    environment = Environment(
+        loader=FileSystemLoader(PAGE), undefined=StrictUndefined, keep_trailing_newline=True
+    )
+    readme = environment.get_template("README.md.jinja").render(
+        repo=repo,
+        revision=revision,
+        private=private,
+        title=f"Chat with {repo.split('/')[-1]}",
+        gradio=GRADIO,
+    )
+    model = {"model": repo, "revision": revision, "openings": list(openings)}
+    return {
+        "README.md": readme.encode(),
+        "app.py": (PAGE / "app.py").read_bytes(),
+        "model.json": (json.dumps(model, indent=2, ensure_ascii=False) + "\n").encode(),
+        "requirements.txt": (PAGE / "requirements.txt").read_bytes(),
+    }
+
+
+def model_files(publication: Publication) -> dict[str, Path | bytes]:
     """List what of a finished run goes to the Hub: weights, settings, tokenizer, code, card.
 
     Nothing else does: no checkpoint, optimizer, log or setting of this machine, and of the test
     pairs the few that the card shows. Code is that of this project, never that of the folder.
 
-    Args:
-        publication: the run, and how it is published.
-        repo: `user/name`, for the card; by default that of the publication.
-
     Returns:
         The path in the repository, and the file or its content.
-
-    Raises:
-        UsageError: the folder is no finished run, brings foreign code, or a file of it names a
-            token or a path of this machine.
     """
     folder = Path(publication.folder)
     missing = [name for name in NEEDED if not (folder / name).is_file()]
@@ -178,11 +160,11 @@ def model_files(publication: Publication, repo: str | None = None) -> dict[str, 
     missing = [name for name in names if not (folder / name).is_file()]
     if missing:
         raise UsageError(f"{str(folder)!r} has no {', '.join(missing)}: train or copy it again.")
-    files = {name: folder / name for name in names}
+    files: dict[str, Path | bytes] = {name: folder / name for name in names}
     files |= {name: PORTABLE / name for name in CODE if (folder / name).is_file()}
     card = model_card(
         folder,
-        repo or publication.repo,
+        publication.repo,
         publication.license,
         publication.revision,
         publication.language,

@@ -14,14 +14,13 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 from huggingface_hub.errors import HTTPError
 from huggingface_hub.utils import validate_repo_id
-from rich.console import Console
 
 from ..errors import Stopped, UsageError
 from ..hub_errors import TOKENS, is_transient, short_reason, translated_errors
@@ -48,12 +47,77 @@ class RepoKind:
     space_sdk: str | None = None
 
 
-def writable_repo(repo: str) -> str:
-    """Complete a name to `user/name` and check, before any long work, that one may write there.
+@dataclass(frozen=True)
+class Publication:
+    """A finished run or dialogues, and how they are published.
 
-    Raises:
-        UsageError: not logged in, a token that may only read, or someone else's namespace.
+    Args:
+        folder: a run folder, which stays as it is, or dialogues, as `data` of a run takes them.
+        repo: `user/name`, or a name in one's own namespace.
+        private: make a new repository private; the Space of a private model is private, too.
+        revision: the branch.
+        license: of the dialogues, as the Hub names it, where it is not known.
+        language: of the dialogues; by default that of the run's settings, or else English.
+        dry_run: only list what would go up.
+        space: of a model: `user/name` of a Space with a chat page.
+        samples: of a model: show exchanges of the test set in the card and begin the Space's chat
+            with them.
+        detokenize: of dialogues: write natural text from spaced tokens.
     """
+
+    folder: str | Path
+    repo: str
+    private: bool = False
+    revision: str = "main"
+    license: str | None = None
+    language: str | None = None
+    dry_run: bool = False
+    space: str | None = None
+    samples: bool = True
+    detokenize: bool = True
+
+    @property
+    def revision_argument(self) -> str:
+        """What a Python call adds to read the branch."""
+        return "" if self.revision == "main" else f", revision={self.revision!r}"
+
+
+def prepare(folder: str | Path, repo: str, **options) -> Publication:
+    """Make a publication; check, before any long work, that one may write to its repositories.
+
+    A dry run needs no login where `repo` is `user/name`.
+    """
+    publication = Publication(folder, repo, **options)
+    for name in filter(None, (repo, publication.space)):
+        check_name(name)
+    if not publication.dry_run or "/" not in repo:
+        publication = replace(publication, repo=writable_repo(repo))
+    if publication.space and not publication.dry_run:
+        publication = replace(publication, space=writable_repo(publication.space))
+    return publication
+
+
+def send(
+    publication: Publication,
+    files: Mapping[str, Path | bytes],
+    kind: RepoKind,
+    message: str,
+    label: str = "Published:",
+) -> str | None:
+    """Push files and print where they are, or list them in a dry run; return the commit."""
+    is_model = kind.repo_type == "model"
+    repo = publication.repo if is_model else f"{kind.repo_type}s/{publication.repo}"
+    if publication.dry_run:
+        show_files(files, repo)
+        return None
+    commit = push(publication, files, kind, message)
+    tree = "" if publication.revision == "main" else f"/tree/{publication.revision}"
+    print(f"{label:10} {HfApi().endpoint}/{repo}{tree}", flush=True)
+    return commit
+
+
+def writable_repo(repo: str) -> str:
+    """Complete a name to `user/name` and check that one may write there."""
     check_name(repo)
     with translated_errors(repo):
         user = HfApi().whoami()
@@ -74,23 +138,13 @@ def writable_repo(repo: str) -> str:
 
 
 def check_name(repo: str) -> None:
-    """Refuse what cannot be the name of a repository.
-
-    Raises:
-        UsageError: says how names are written.
-    """
+    """Refuse what cannot be the name of a repository."""
     with translated_errors(repo):
         validate_repo_id(repo)
 
 
 def push(
-    files: Mapping[str, Path | bytes],
-    repo: str,
-    kind: RepoKind,
-    *,
-    message: str,
-    private: bool = False,
-    revision: str = "main",
+    publication: Publication, files: Mapping[str, Path | bytes], kind: RepoKind, message: str
 ) -> str:
     """Make a repository hold `files`, by one commit; what is there already is not sent again.
 
@@ -98,26 +152,24 @@ def push(
     heeded at once: no commit is begun after it.
 
     Args:
+        publication: the repository, `user/name`, its branch, and whether a new one is private.
         files: path in the repository -> a file or its content.
-        repo: `user/name`.
         kind: what the repository is for.
         message: of the commit.
-        private: make a new repository private; otherwise it is what its namespace makes new ones.
-        revision: a branch, made where it is missing.
 
     Returns:
         The commit.
 
     Raises:
-        UsageError: says what to do.
         Stopped: by Ctrl-C.
     """
+    repo = publication.repo
     stopped = threading.Event()
 
     def commit_with_retries() -> str:
         for attempt in range(1, ATTEMPTS):
             try:
-                return _commit(files, repo, kind, message, private, revision, stopped)
+                return _commit(publication, files, kind, message, stopped)
             except (HTTPError, RuntimeError, json.JSONDecodeError) as error:
                 if stopped.is_set() or not is_transient(error):
                     raise
@@ -125,7 +177,7 @@ def push(
                     "The upload was interrupted (%s); trying again.", short_reason(error)
                 )
                 time.sleep(WAIT * 2 ** (attempt - 1))
-        return _commit(files, repo, kind, message, private, revision, stopped)
+        return _commit(publication, files, kind, message, stopped)
 
     # The client waits for its upload threads when it is interrupted, so it works in the background.
     upload = _in_background(f"upload to {repo}", commit_with_retries)
@@ -152,16 +204,15 @@ def _in_background(name: str, work: Callable[[], str]) -> Future:
 
 
 def _commit(
+    publication: Publication,
     files: Mapping[str, Path | bytes],
-    repo: str,
     kind: RepoKind,
     message: str,
-    private: bool,
-    revision: str,
     stopped: threading.Event,
 ) -> str:
     """Make the repository and the branch where they are missing, upload, and commit."""
     api = HfApi()
+    repo, private, revision = publication.repo, publication.private, publication.revision
     target = {"repo_id": repo, "repo_type": kind.repo_type}
     api.create_repo(**target, private=private or None, exist_ok=True, space_sdk=kind.space_sdk)
     if private and not api.repo_info(**target).private:
@@ -205,13 +256,13 @@ def _make_branch(api: HfApi, target: dict, revision: str) -> None:
     api.create_branch(**target, branch=revision, exist_ok=True)
 
 
-def show_files(files: Mapping[str, Path | bytes], repo: str, console: Console) -> None:
+def show_files(files: Mapping[str, Path | bytes], repo: str) -> None:
     """Print what would go up, with its size in bytes."""
-    console.print(f"Would go to {repo}:")
+    print(f"Would go to {repo}:")
     sizes = {
         name: len(file) if isinstance(file, bytes) else file.stat().st_size
         for name, file in sorted(files.items())
     }
     for name, size in sizes.items():
-        console.print(f"{size:>15,}  {name}")
-    console.print(f"{sum(sizes.values()):>15,}  bytes in {len(sizes)} files")
+        print(f"{size:>15,}  {name}")
+    print(f"{sum(sizes.values()):>15,}  bytes in {len(sizes)} files")

@@ -8,7 +8,8 @@ After `save_model` a folder holds weights, config and tokenizer as transformers 
   `trust_remote_code=True`.
 - transformers 4.57 reads `config.json`, where text-generation alone is ours: its own
   text2text-generation pipeline works, without trusting any code. That pipeline puts 4 beams and 256
-  tokens of its own over the model's generation config; only `task_specific_params` go before them.
+  tokens over the model's generation config, and only `task_specific_params` over those: the
+  decoding settings are repeated there.
 - A recurrent model brings its own code (`save_pretrained` has put it there), which has to be
   trusted on both lines; so both use our pipeline for both tasks.
 - A tokenizer saved by transformers 5 does not load on 4.57 until its special tokens have the key
@@ -17,9 +18,10 @@ After `save_model` a folder holds weights, config and tokenizer as transformers 
 
 from __future__ import annotations
 
-import json
 import shutil
 from pathlib import Path
+
+from ..run_folder import read_json, write_json
 
 PORTABLE = Path(__file__).parents[1] / "portable"
 PIPELINE = {"impl": "pipeline.DialoguePipeline", "pt": ["AutoModelForSeq2SeqLM"], "type": "text"}
@@ -34,22 +36,22 @@ def finish(folder: str | Path) -> None:
     folder = Path(folder)
     for name in ("context.py", "pipeline.py"):
         shutil.copyfile(PORTABLE / name, folder / name)
-    config = _read(folder / "config.json")
+    config = read_json(folder / "config.json")
     config["custom_pipelines"] = {"text2text-generation": PIPELINE, "text-generation": PIPELINE}
     for key in ("configuration_files", "task_specific_params"):  # of an earlier call
         config.pop(key, None)
-    _write(folder / V5_CONFIG, config)
+    write_json(folder / V5_CONFIG, config)
     if "auto_map" not in config:  # a model that transformers 4.57 knows without trusting any code
         config["custom_pipelines"] = {"text-generation": PIPELINE}
-    decoding = _read(folder / "generation_config.json")
+    decoding = read_json(folder / "generation_config.json")
     config["task_specific_params"] = {
         "text2text-generation": {
             key: value for key, value in decoding.items() if not key.endswith(("_id", "_version"))
         }
     }
-    _write(folder / "config.json", config | {"configuration_files": [V5_CONFIG]})
+    write_json(folder / "config.json", config | {"configuration_files": [V5_CONFIG]})
 
-    tokenizer = _read(folder / "tokenizer_config.json")
+    tokenizer = read_json(folder / "tokenizer_config.json")
     for key in ("is_local", "local_files_only", "backend"):  # how it was loaded, not what it is
         tokenizer.pop(key, None)
     tokenizer["truncation_side"] = "left"  # the latest turns matter most; not saved by itself
@@ -60,12 +62,4 @@ def finish(folder: str | Path) -> None:
             tokenizer["additional_special_tokens"] = sentinels or special
     if tokenizer.get("tokenizer_class") == "TokenizersBackend":
         tokenizer["tokenizer_class"] = "PreTrainedTokenizerFast"
-    _write(folder / "tokenizer_config.json", tokenizer)
-
-
-def _read(path: Path) -> dict:
-    return json.loads(path.read_text(encoding="utf-8"))
-
-
-def _write(path: Path, content: dict) -> None:
-    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_json(folder / "tokenizer_config.json", tokenizer)

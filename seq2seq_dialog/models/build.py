@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from pathlib import Path
 
 import yaml
 from transformers import AutoConfig, AutoModelForSeq2SeqLM
@@ -22,9 +21,6 @@ def load_model(args: ModelArguments, tokenizer):
     """Load the checkpoint to fine-tune, or make the new model that `args` describes.
 
     The embedding grows only where the checkpoint has no spare row for `__eou__` (T5 has 28).
-
-    Raises:
-        UsageError: no such model can be loaded or made, or its embedding cannot grow.
     """
     if args.model_name_or_path is None:
         config = _new_config(args.new_model, tokenizer)
@@ -55,28 +51,10 @@ def load_model(args: ModelArguments, tokenizer):
     return model
 
 
-def hub_commits(data: DataArguments, args: ModelArguments, model) -> dict[str, str | None]:
-    """Tell which settings name something on the Hub, not a folder, and the commit where known."""
-    names = {
-        "dataset_name": data.dataset_name,
-        "model_name_or_path": args.model_name_or_path,
-        "tokenizer_name_or_path": args.tokenizer_name_or_path,
-    }
-    commits = {"model_name_or_path": getattr(model.config, "_commit_hash", None)}
-    return {
-        setting: commits.get(setting)
-        for setting, name in names.items()
-        if name is not None and not Path(name).exists()
-    }
-
-
 def check_lengths(model, data: DataArguments, decoding: DecodingArguments) -> None:
     """Refuse lengths for which a model has no positions (BART has 1,024, Blenderbot 128).
 
     T5's positions are relative and know no limit.
-
-    Raises:
-        UsageError: names the setting, its value and the limit.
     """
     limit = getattr(model.config, "max_position_embeddings", None)
     if limit is None:
@@ -96,18 +74,12 @@ def _new_config(new_model: str, tokenizer):
     try:
         sizes = yaml.safe_load(new_model)
         model_type = sizes.pop("model_type")
-        config = AutoConfig.for_model(model_type)
+        AutoConfig.for_model(model_type)
     except (yaml.YAMLError, ValueError, KeyError, AttributeError, TypeError) as error:
         raise UsageError(
             f"new_model is {new_model!r}; it must be a mapping with a known model_type and sizes, "
             "for example {model_type: t5, d_model: 256, num_layers: 4}."
         ) from error
-    for key in sizes:
-        if not hasattr(config, key):
-            known = config.to_dict()
-            raise UsageError(
-                f"new_model: a {model_type} config has no {key!r}.{nearest(key, known)}"
-            )
     bos, pad = tokenizer.bos_token_id, tokenizer.pad_token_id
     from_tokenizer = {
         "vocab_size": math.ceil(len(tokenizer) / 64) * 64,  # faster matrix products
@@ -116,47 +88,38 @@ def _new_config(new_model: str, tokenizer):
         "bos_token_id": bos,
         "decoder_start_token_id": pad if bos is None else bos,
     }
-    try:
-        return AutoConfig.for_model(model_type, **(from_tokenizer | sizes))
-    except (ValueError, TypeError) as error:
-        raise UsageError(f"new_model: {error}") from error
+    fixed = {key: value for key, value in from_tokenizer.items() if key not in sizes}
+    return _make_config("new_model", model_type, sizes, fixed)
 
 
-def discriminator_config(sizes: str | None, generator) -> RnnSeq2SeqConfig:
+def discriminator_config(sizes: str | None, generator):
     """Make the config of a discriminator for the vocabulary of `generator`.
 
     Args:
         sizes: YAML, a mapping of sizes; None for the defaults.
         generator: the model that is trained adversarially.
-
-    Raises:
-        UsageError: `sizes` is no mapping, or has what a recurrent model has not.
     """
-    known = {
-        "attention",
-        "bidirectional",
-        "cell",
-        "dropout",
-        "embedding_size",
-        "hidden_size",
-        "input_feeding",
-        "num_layers",
-    }
     try:
-        sizes = dict(yaml.safe_load(sizes or "{}"))
-        for key in sizes:
-            if key not in known:
-                raise ValueError(f"there is no {key!r}.{nearest(key, known)}")
-        defaults = {"embedding_size": 128, "hidden_size": 256}
-        return RnnSeq2SeqConfig(
-            vocab_size=generator.get_input_embeddings().num_embeddings,
-            pad_token_id=generator.config.pad_token_id,
-            eos_token_id=generator.config.eos_token_id,
-            decoder_start_token_id=generator.config.decoder_start_token_id,
-            **(defaults | sizes),
-        )
-    except (yaml.YAMLError, ValueError, TypeError) as error:
+        sizes = {"embedding_size": 128, "hidden_size": 256} | yaml.safe_load(sizes or "{}")
+    except (yaml.YAMLError, TypeError) as error:
         raise UsageError(
-            f"discriminator: {error} It takes sizes, for example "
+            f"discriminator is {sizes!r}. It takes sizes, for example "
             "{embedding_size: 128, hidden_size: 256, num_layers: 1}."
         ) from error
+    special = ("pad_token_id", "eos_token_id", "decoder_start_token_id")
+    fixed = {key: getattr(generator.config, key) for key in special}
+    fixed["vocab_size"] = generator.get_input_embeddings().num_embeddings
+    return _make_config("discriminator", RnnSeq2SeqConfig.model_type, sizes, fixed)
+
+
+def _make_config(setting: str, model_type: str, sizes: dict, fixed: dict):
+    """Make a config of what the person set, `sizes`, and of what must not be set, `fixed`."""
+    known = AutoConfig.for_model(model_type)
+    for key in sizes:
+        if not hasattr(known, key) or key in fixed:
+            hint = nearest(key, known.to_dict().keys() - fixed)
+            raise UsageError(f"{setting}: a {model_type} config has no {key!r}.{hint}")
+    try:
+        return AutoConfig.for_model(model_type, **fixed, **sizes)
+    except (ValueError, TypeError) as error:
+        raise UsageError(f"{setting}: {error}") from error

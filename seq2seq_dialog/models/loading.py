@@ -1,4 +1,4 @@
-"""What cannot be loaded, in words."""
+"""Loading by `from_pretrained`, whose many errors become one message with the way out."""
 
 from __future__ import annotations
 
@@ -9,14 +9,11 @@ from ..errors import UsageError
 
 @contextmanager
 def loading(what: str, remedy: str):
-    """Turn the errors of `from_pretrained` into one message.
+    """Turn the errors of `from_pretrained` into one, on one line.
 
     Args:
         what: is loaded, with its name.
         remedy: a sentence that says what to do.
-
-    Raises:
-        UsageError: what cannot be loaded, what to do, and the reason given, on one line.
     """
     try:
         yield
@@ -33,9 +30,6 @@ def load_pretrained(auto_class, what: str, name: str, **options):
         what: `tokenizer` or `encoder-decoder checkpoint`.
         name: a folder, or a name on the Hub.
         options: of `from_pretrained`.
-
-    Raises:
-        UsageError: it cannot be loaded; says why and what to do.
     """
     remedy = (
         "Give a folder with a saved model or the name of a public model on the Hub such as "

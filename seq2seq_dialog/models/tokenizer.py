@@ -52,9 +52,6 @@ def load_tokenizer(args: ModelArguments, max_source_length: int, trained: str | 
         args: names a tokenizer, a model whose tokenizer is taken, or neither.
         max_source_length: tokens of a context.
         trained: the folder that `train_tokenizer` wrote to, for settings that name neither.
-
-    Raises:
-        UsageError: it cannot be loaded, or cannot be used for dialogues.
     """
     name = args.tokenizer_name_or_path or args.model_name_or_path
     if name is None:
@@ -76,9 +73,6 @@ def prepare_tokenizer(tokenizer, max_source_length: int):
     Args:
         tokenizer: is changed in place.
         max_source_length: tokens of a context.
-
-    Returns:
-        The tokenizer.
 
     Raises:
         UsageError: the tokenizer reads a turn differently after `__eou__` than at the start, so

@@ -46,27 +46,6 @@ EXAMPLE_ROWS, EXAMPLE_LETTERS = 1000, 800  # where an example is looked for; its
 
 
 @dataclass(frozen=True)
-class Description:
-    """What the card says besides what the rows tell.
-
-    Args:
-        repo: `user/name`.
-        revision: the branch.
-        corpus: which known corpus the dialogues are of, or None.
-        license: of the dialogues, None where it is not known.
-        language: of the dialogues.
-        detokenize: whether natural text was written from spaced tokens.
-    """
-
-    repo: str
-    revision: str
-    corpus: str | None
-    license: str | None
-    language: str
-    detokenize: bool
-
-
-@dataclass(frozen=True)
 class Shard:
     """A Parquet file, and the bytes of its rows before compression."""
 
@@ -75,29 +54,39 @@ class Shard:
 
 
 def data_card(
-    description: Description,
     rows: DatasetDict,
     problems: Mapping[str, dict],
     shards: Mapping[str, Sequence[Shard]],
+    *,
+    repo: str,
+    revision: str,
+    corpus: str | None,
+    license: str | None,
+    language: str,
+    detokenize: bool,
 ) -> str:
     """Write README.md of a data set.
 
     Args:
-        description: what the rows do not tell.
         rows: the splits.
         problems: what was odd in the text (`load_rows`).
         shards: the files of each split.
+        repo: `user/name`.
+        revision: the branch.
+        corpus: which known corpus the dialogues are of, or None.
+        license: of the dialogues, None where it is not known.
+        language: of the dialogues.
+        detokenize: whether natural text was written from spaced tokens.
 
     Returns:
         Metadata as YAML, then Markdown.
     """
     splits = overlap.audit(rows)["splits"]
-    corpus, license, language = description.corpus, description.license, description.language
-    name = corpus or description.repo.split("/")[-1]
+    name = corpus or repo.split("/")[-1]
     content = {
         "title": f"{name[0].upper()}{name[1:]}, pairs of context and response",
-        "repo": description.repo,
-        "revision": description.revision,
+        "repo": repo,
+        "revision": revision,
         "language": {"en": "English"}.get(language, language),
         "license": license,
         "license_of_authors": corpus is not None and license == LICENSES[corpus],
@@ -107,7 +96,7 @@ def data_card(
         "splits": splits,
         "held_out": {name: splits[name] for name in splits if name != "train"},
         "hashed": len(problems) == 1 and len(rows) > 1,
-        "detokenize": description.detokenize,
+        "detokenize": detokenize,
         "problems": _count_problems(problems),
         "labels": {
             name: classes if _has(rows, name) else () for name, (classes, _) in LABELS.items()
@@ -115,13 +104,14 @@ def data_card(
         "example": _example(rows["train"]),
     }
     body = render("data_card.md.jinja", content)
-    metadata = _metadata(content["title"], description, rows, shards)
+    metadata = _metadata(content["title"], license, language, rows, shards)
     return str(DatasetCard(f"---\n{metadata.to_yaml()}\n---\n\n{body}\n"))
 
 
 def _metadata(
     title: str,
-    description: Description,
+    license: str | None,
+    language: str,
     rows: DatasetDict,
     shards: Mapping[str, Sequence[Shard]],
 ) -> DatasetCardData:
@@ -129,8 +119,8 @@ def _metadata(
     pairs = sum(map(len, rows.values()))
     metadata = DatasetCardData(
         pretty_name=title,
-        language=[description.language],
-        license=description.license,
+        language=[language],
+        license=license,
         task_categories=["text-generation"],
         tags=["dialogue", "response-generation"],
         size_categories=[next((name for name in SIZES if pairs < SIZES[name]), "1B<n<10B")],

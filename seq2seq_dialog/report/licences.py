@@ -13,6 +13,7 @@ from huggingface_hub.errors import HTTPError
 from ..data.known_corpora import DAILYDIALOG, SAMPLES
 from ..errors import UsageError
 from ..run_folder import read_mapping, read_yaml
+from ..settings import DataArguments, ModelArguments
 from .public_settings import data_name
 
 DAILYDIALOG_ID = "li2017dailydialog/daily_dialog"  # its authors' own, on the Hub
@@ -45,16 +46,14 @@ class DataTerms:
 def data_terms(config: Mapping, environment: Mapping, license: str | None = None) -> DataTerms:
     """Tell what a model was trained on, and by which licence.
 
-    A model that was only evaluated has no licence from these data. One that was begun from another
-    run has the licence of that run's data if that is the stricter.
+    A model takes the licence of its training data. If it was begun from another run, the licence of
+    that run's data counts, too, and the stricter one holds. A run that only evaluates a model gives
+    it no licence.
 
     Args:
         config: the settings of the run.
         environment: of environment.json, `corpus`, `from_hub`, `dataset_license` and `inherited`.
         license: what is given for the data, before what the settings say.
-
-    Raises:
-        UsageError: DailyDialog is given another licence than its own.
     """
     data = config.get("data") or config.get("dataset_name")
     corpus = environment.get("corpus") if data else DAILYDIALOG
@@ -93,14 +92,8 @@ def _strictness(license: str | None) -> tuple[bool, ...]:
 def inherited_terms(folder: str | Path) -> dict | None:
     """Tell on what data a run was trained whose licence binds a model that is begun from it.
 
-    Args:
-        folder: where the model is begun from.
-
     Returns:
         `name` and `license`; None where that is no run folder or no licence is known.
-
-    Raises:
-        UsageError: a file of the run cannot be read.
     """
     folder = Path(folder)
     if not all((folder / name).is_file() for name in ("config.yaml", "metrics.json")):
@@ -115,15 +108,7 @@ def inherited_terms(folder: str | Path) -> dict | None:
 
 
 def check_known_license(corpus: str | None, given: str | None) -> None:
-    """Refuse another licence for DailyDialog than its own.
-
-    Args:
-        corpus: what `known_corpora.recognise` tells.
-        given: a licence in lower case, or None.
-
-    Raises:
-        UsageError: says which licence it is.
-    """
+    """Refuse another licence, given in lower case, for DailyDialog than its own."""
     own = LICENSES[DAILYDIALOG]
     if corpus == DAILYDIALOG and given not in (None, own):
         raise UsageError(
@@ -134,11 +119,7 @@ def check_known_license(corpus: str | None, given: str | None) -> None:
 
 
 def check_terms(license: str | None, language: str) -> None:
-    """Refuse a licence or language that the Hub would not know, before long work.
-
-    Raises:
-        UsageError: says how they are spelt.
-    """
+    """Refuse a licence or language that the Hub would not know, before long work."""
     if license is not None and not LICENSE.fullmatch(str(license).strip().lower()):
         raise UsageError(
             f"license is {license!r}; it must be a name of "
@@ -150,6 +131,21 @@ def check_terms(license: str | None, language: str) -> None:
             f"language is {language!r}; it must be a code of ISO 639: en, de, pt-BR, and in YAML "
             '"no" with quotation marks.'
         )
+
+
+def hub_commits(data: DataArguments, args: ModelArguments, model) -> dict[str, str | None]:
+    """Tell which settings name something on the Hub, not a folder, and the commit where known."""
+    names = {
+        "dataset_name": data.dataset_name,
+        "model_name_or_path": args.model_name_or_path,
+        "tokenizer_name_or_path": args.tokenizer_name_or_path,
+    }
+    commits = {"model_name_or_path": getattr(model.config, "_commit_hash", None)}
+    return {
+        setting: commits.get(setting)
+        for setting, name in names.items()
+        if name is not None and not Path(name).exists()
+    }
 
 
 def dataset_terms(name: str, revision: str | None) -> tuple[str | None, str | None]:

@@ -23,7 +23,7 @@ from ..data.known_corpora import DAILYDIALOG, SAMPLES
 from ..evaluation import scoring
 from ..evaluation.catalogue import METRICS, keys_with
 from ..portable.context import TURN_SEPARATOR
-from ..run_folder import read_mapping, read_predictions, read_yaml
+from ..run_folder import read_mapping, read_yaml
 from . import page
 from .licences import DataTerms, check_terms, data_terms
 from .public_settings import public_settings
@@ -57,24 +57,15 @@ def model_card(
 
     Returns:
         README.md: metadata as YAML, then Markdown.
-
-    Raises:
-        UsageError: the folder is no finished run, a file of it cannot be read, or the licence or
-            language is none, or the licence is not that of DailyDialog, whose dialogues these are.
     """
     folder = Path(folder)
-    files = ("environment", "metrics", "config", "evaluation", "trainer_state")
-    environment, metrics, model_config, *_ = (
-        read_mapping(folder / f"{name}.json") for name in files
-    )
-    predictions = read_predictions(folder) if (folder / "predictions.jsonl").is_file() else []
-    if (folder / "metrics.json").is_file():  # or else page.read refuses the folder
-        config = read_yaml(folder / "config.yaml")
     run = page.read(folder)
+    metrics, environment = run["metrics"], run["environment"]
+    config = read_yaml(folder / "config.yaml")  # the page does without it
     language = str(config.get("language", "en") if language is None else language)
     check_terms(license or config.get("license"), language)
     data = data_terms(config, environment, license)
-    examples = draw_examples(predictions) if samples else []
+    examples = draw_examples(run["predictions"]) if samples else []
     content = run | _training_facts(folder, config, environment, metrics, data)
     content |= _evaluation_facts(run["evaluation"], metrics, config)
     content |= {
@@ -82,7 +73,7 @@ def model_card(
         "repo": repo,
         "revision": revision,
         "language": {"en": "English"}.get(language, language),
-        "trust": "auto_map" in model_config,
+        "trust": "auto_map" in read_mapping(folder / "config.json"),
         "code": sorted(path.name for path in folder.glob("*.py")),
         "separator": TURN_SEPARATOR,
         "samples": run["samples"] if samples else [],
@@ -122,10 +113,8 @@ def _training_facts(
         "parameters": _count(metrics.get("parameters")),
         "pieces": len(tokenizer.get("model", {}).get("vocab", ())) or None,
         "config": public,
-        "environment": environment,
         "base_model": config["model_name_or_path"] if "model_name_or_path" in from_hub else None,
         "base_commit": from_hub.get("model_name_or_path"),
-        "metrics": metrics,
         "settings": settings,
         "fence": "`" * (longest_fence + 1),
         "paths": {key: shlex.quote(f"path/to/{path}") for key, path in paths.items()},
@@ -196,11 +185,7 @@ def indexed(protocol: str) -> Sequence[str]:
 
 
 def measured(evaluated: dict, metrics: dict, data: DataTerms) -> list[EvalResult]:
-    """List the model's figures for the metadata; without an evaluation, those of metrics.json.
-
-    Args:
-        data: what the model was trained on.
-    """
+    """List the model's figures for the metadata; without an evaluation, those of metrics.json."""
     rows = [row for row in evaluated.get("results", ()) if row["system"] == scoring.MODEL]
     rows = rows or [
         {"protocol": "default", "subset": "full", "split": split, "metrics": metrics[split]}

@@ -1,60 +1,18 @@
-"""The chat page of a model: on this machine, and as the files of a Space on the Hub.
+"""The chat page of a model on this machine.
 
 The page itself is defined once, in space/app.py, which a Space runs without this package.
 """
 
 from __future__ import annotations
 
-import json
 import time
-from collections.abc import Sequence
 from contextlib import suppress
 from importlib.util import find_spec
-from pathlib import Path
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from transformers.utils.logging import disable_progress_bar
 
 from ..errors import UsageError
 from .inference import engine, generate_response, load
-
-SPACE = Path(__file__).parent / "space"
-GRADIO = "6.31.0"  # the version in a Space
-
-
-def space_files(
-    repo: str,
-    revision: str | None = None,
-    *,
-    private: bool = False,
-    openings: Sequence[str] = (),
-) -> dict[str, bytes]:
-    """Make the files of a Space that serves a model: their contents by path.
-
-    Args:
-        repo: the model, `user/name`.
-        revision: the commit of the model that the Space runs, code included; by default the newest
-            one when the Space starts.
-        private: the model is private: README.md explains how the Space gets access.
-        openings: first messages that visitors can choose by a click, in the model's language.
-    """
-    environment = Environment(
-        loader=FileSystemLoader(SPACE), undefined=StrictUndefined, keep_trailing_newline=True
-    )
-    readme = environment.get_template("README.md.jinja").render(
-        repo=repo,
-        revision=revision,
-        private=private,
-        title=f"Chat with {repo.split('/')[-1]}",
-        gradio=GRADIO,
-    )
-    model = {"model": repo, "revision": revision, "openings": list(openings)}
-    return {
-        "README.md": readme.encode(),
-        "app.py": (SPACE / "app.py").read_bytes(),
-        "model.json": (json.dumps(model, indent=2, ensure_ascii=False) + "\n").encode(),
-        "requirements.txt": (SPACE / "requirements.txt").read_bytes(),
-    }
 
 
 def web(

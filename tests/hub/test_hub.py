@@ -18,7 +18,8 @@ from seq2seq_dialog import train
 from seq2seq_dialog.data.known_corpora import SAMPLES as SAMPLE_CORPUS
 from seq2seq_dialog.errors import Stopped, UsageError
 from seq2seq_dialog.hub import push
-from seq2seq_dialog.hub.publish_model import CODE, Publication, model_files, publish
+from seq2seq_dialog.hub.publish_model import CODE, model_files, publish
+from seq2seq_dialog.hub.push import Publication
 from seq2seq_dialog.models import artifact
 from seq2seq_dialog.run_folder import read_json, read_jsonl
 from seq2seq_dialog.serve.inference import generate_response, load
@@ -87,7 +88,7 @@ def test_just_these_files_go_up(runs, ann, kind):
     before = snapshot(runs / kind)
     assert any("checkpoint-" in str(path) for path in before)
     assert any("events.out" in path.name for path in before)
-    publish(Publication(runs / kind, "ann/m"))
+    publish(runs / kind, "ann/m")
     code = {"context.py", "pipeline.py"}
     code |= {"configuration_rnn.py", "modeling_rnn.py"} if kind == "rnn" else set()
     files = ann.files("ann/m")
@@ -107,7 +108,7 @@ def test_just_these_files_go_up(runs, ann, kind):
 
 @pytest.mark.parametrize("kind", MODELS)
 def test_no_path_of_this_machine_and_no_token_goes_up(runs, ann, kind):
-    publish(Publication(runs / kind, "ann/m"))
+    publish(runs / kind, "ann/m")
     secrets = (str(runs), str(runs.parent), "hf_ann", str(ROOT), "somewhere")
     for name, content in ann.files("ann/m").items():
         for secret in secrets:
@@ -130,20 +131,20 @@ def test_the_code_is_this_projects_even_where_the_folder_has_other(runs, tmp_pat
     folder = tmp_path / "run"
     shutil.copytree(runs / "rnn", folder)
     (folder / "modeling_rnn.py").write_text("import os\n")
-    publish(Publication(folder, "ann/m"))
+    publish(folder, "ann/m")
     code = {name: data for name, data in ann.files("ann/m").items() if name.endswith(".py")}
     assert set(code) == set(CODE)
     for name, data in code.items():
         assert data == (artifact.PORTABLE / name).read_bytes()
     (folder / "modeling_other.py").write_text("import os\n")
     with pytest.raises(UsageError, match=r"not this project's.*modeling_other.py"):
-        publish(Publication(folder, "ann/m"))
+        publish(folder, "ann/m")
     (folder / "modeling_other.py").unlink()
     config = read_json(folder / "config.json")
     config["auto_map"]["AutoModel"] = "bob/other--modeling.Model"
     (folder / "config.json").write_text(json.dumps(config))
     with pytest.raises(UsageError, match=r"not this project's.*bob/other--modeling.Model"):
-        publish(Publication(folder, "ann/m"))
+        publish(folder, "ann/m")
 
 
 @pytest.mark.parametrize(
@@ -183,10 +184,10 @@ def test_a_folder_that_is_no_finished_run_is_refused(tmp_path, runs):
 
 
 def test_a_dry_run_lists_what_would_go_up_and_asks_nobody(runs, ann, capsys):
-    publish(Publication(runs / "t5", "ann/m", space="ann/s", dry_run=True))
+    publish(runs / "t5", "ann/m", space="ann/s", dry_run=True)
     out = capsys.readouterr().out
     assert ann.requests == []
-    publish(Publication(runs / "t5", "ann/m", space="ann/s"))
+    publish(runs / "t5", "ann/m", space="ann/s")
     for name, content in ann.files("ann/m").items():
         assert name == ".gitattributes" or f"{len(content):,}  {name}\n" in out
     for name in ann.files("ann/s", "space"):  # its size depends on the commit it will serve
@@ -197,15 +198,15 @@ def test_a_dry_run_lists_what_would_go_up_and_asks_nobody(runs, ann, capsys):
 
 
 def test_publishing_again_sends_what_has_changed_alone(runs, ann):
-    publish(Publication(runs / "t5", "ann/m"))
+    publish(runs / "t5", "ann/m")
     head = ann.commits("ann/m")[0].oid
     ann.requests.clear()
-    publish(Publication(runs / "t5", "ann/m"))
+    publish(runs / "t5", "ann/m")
     assert ann.commits("ann/m")[0].oid == head
     assert not [line for line in writes(ann) if "PUT " in line or "/commit/" in line]
 
     ann.requests.clear()
-    publish(Publication(runs / "t5", "ann/m", license="cc-by-4.0"))
+    publish(runs / "t5", "ann/m", license="cc-by-4.0")
     (commit, *_), files = ann.commits("ann/m"), ann.files("ann/m")
     changed = {
         name for name, data in files.items() if ann.files("ann/m", revision=head)[name] != data
@@ -216,45 +217,45 @@ def test_publishing_again_sends_what_has_changed_alone(runs, ann):
 
 
 def test_what_an_earlier_model_has_left_goes_and_other_files_stay(runs, ann):
-    publish(Publication(runs / "rnn", "ann/m"))
+    publish(runs / "rnn", "ann/m")
     repo = ann.repos["model", "ann/m"]
     shard = {"model-00001-of-00002.safetensors": repo.at("main").files["README.md"]}
     notes = {"notes.md": repo.at("main").files["README.md"]}
     repo.commit("main", repo.at("main").files | shard | notes, "by hand")
-    publish(Publication(runs / "t5", "ann/m"))
+    publish(runs / "t5", "ann/m")
     files = set(ann.files("ann/m"))
     assert "notes.md" in files and "pipeline.py" in files
     assert not files & {"modeling_rnn.py", "configuration_rnn.py", *shard}
 
 
 def test_a_branch_is_made_and_main_stays(runs, ann, capsys):
-    publish(Publication(runs / "rnn", "ann/m"))
+    publish(runs / "rnn", "ann/m")
     main = ann.files("ann/m")
-    publish(Publication(runs / "t5", "ann/m", revision="second"))
+    publish(runs / "t5", "ann/m", revision="second")
     assert ann.files("ann/m") == main
     assert "modeling_rnn.py" not in ann.files("ann/m", revision="second")
     assert "/ann/m/tree/second" in capsys.readouterr().out
 
 
 def test_private_is_private_and_never_public_by_mistake(runs, ann):
-    publish(Publication(runs / "t5", "ann/secret", private=True))
+    publish(runs / "t5", "ann/secret", private=True)
     assert ann.repos["model", "ann/secret"].private
-    publish(Publication(runs / "t5", "ann/open"))
+    publish(runs / "t5", "ann/open")
     with pytest.raises(UsageError, match="ann/open exists and everybody can read it"):
-        publish(Publication(runs / "rnn", "ann/open", private=True))
+        publish(runs / "rnn", "ann/open", private=True)
     assert "modeling_rnn.py" not in ann.files("ann/open")
 
 
 def test_the_space_of_a_private_model_is_private(runs, ann):
-    publish(Publication(runs / "t5", "ann/m", private=True))
-    publish(Publication(runs / "t5", "ann/m", space="ann/chat"))
+    publish(runs / "t5", "ann/m", private=True)
+    publish(runs / "t5", "ann/m", space="ann/chat")
     assert ann.repos["space", "ann/chat"].private
     assert b"HF_TOKEN" in ann.files("ann/chat", "space")["README.md"]
 
 
 def test_what_a_namespace_makes_private_stays_so(runs, ann):
     ann.private_by_default.add("lab")
-    publish(Publication(runs / "t5", "lab/m", space="lab/chat"))
+    publish(runs / "t5", "lab/m", space="lab/chat")
     assert all(repo.private for repo in ann.repos.values()) and len(ann.repos) == 2
 
 
@@ -264,15 +265,15 @@ def test_a_repository_of_something_else_is_not_overwritten(runs, ann):
     ann.add_repo("ann/gallery", {"Dockerfile": b"FROM x"}, "space", sdk="docker")
     before = ann.files("ann/llama"), ann.files("ann/gallery", "space")
     with pytest.raises(UsageError, match=r"ann/llama holds something else \(.*another name"):
-        publish(Publication(runs / "t5", "ann/llama"))
+        publish(runs / "t5", "ann/llama")
     with pytest.raises(UsageError, match=r"ann/gallery holds something else"):
-        publish(Publication(runs / "t5", "ann/m", space="ann/gallery"))
+        publish(runs / "t5", "ann/m", space="ann/gallery")
     assert (ann.files("ann/llama"), ann.files("ann/gallery", "space")) == before
 
 
 def test_who_publishes_at_the_same_time_does_not_leave_a_mixture(runs, ann, monkeypatch):
     """The other one commits between the listing and the commit of this one."""
-    publish(Publication(runs / "t5", "ann/m"))
+    publish(runs / "t5", "ann/m")
     repo, commit = ann.repos["model", "ann/m"], push.HfApi.create_commit
     left = {"vocab.txt": repo.at("main").files["README.md"]}
 
@@ -282,22 +283,22 @@ def test_who_publishes_at_the_same_time_does_not_leave_a_mixture(runs, ann, monk
         return commit(self, *args, **kwargs)
 
     monkeypatch.setattr(push.HfApi, "create_commit", late)
-    publish(Publication(runs / "rnn", "ann/m"))
+    publish(runs / "rnn", "ann/m")
     assert "modeling_rnn.py" in ann.files("ann/m") and "vocab.txt" not in ann.files("ann/m")
 
 
 @pytest.mark.parametrize("revision", ["v1", "refs/pr/1", "0" * 40])
 def test_only_a_branch_is_published_to(runs, ann, revision):
-    publish(Publication(runs / "t5", "ann/m"))
+    publish(runs / "t5", "ann/m")
     repo = ann.repos["model", "ann/m"]
     repo.tags["v1"] = repo.at("main").oid
     with pytest.raises(UsageError, match="must be the name of a branch"):
-        publish(Publication(runs / "rnn", "ann/m", revision=revision))
+        publish(runs / "rnn", "ann/m", revision=revision)
     assert set(repo.branches) == {"main"}
 
 
 def test_samples_are_left_out_on_request(runs, ann):
-    publish(Publication(runs / "t5", "ann/m", samples=False))
+    publish(runs / "t5", "ann/m", samples=False)
     card = ann.files("ann/m")["README.md"].decode()
     rows = read_jsonl(runs / "t5" / "predictions.jsonl")
     assert not [row for row in rows if len(row["reference"]) > 20 and row["reference"] in card]
@@ -307,7 +308,7 @@ def test_samples_are_left_out_on_request(runs, ann):
 @pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGKILL], ids=["Ctrl-C", "kill"])
 def test_whoever_ends_an_upload_leaves_the_old_revision(runs, ann, tmp_path, kind):
     """The server takes its time; the client's threads would go on until it is through."""
-    publish(Publication(runs / "rnn", "ann/m"))
+    publish(runs / "rnn", "ann/m")
     before, commits = ann.files("ann/m"), len(ann.commits("ann/m"))
     ann.requests.clear()
     ann.delay = 0.8
@@ -332,14 +333,14 @@ def test_whoever_ends_an_upload_leaves_the_old_revision(runs, ann, tmp_path, kin
         assert "Traceback" not in message
     assert ann.files("ann/m") == before and len(ann.commits("ann/m")) == commits
     ann.delay = 0
-    publish(Publication(runs / "t5", "ann/m"))
+    publish(runs / "t5", "ann/m")
     assert len(ann.commits("ann/m")) == commits + 1
     assert "modeling_rnn.py" not in ann.files("ann/m")
 
 
 def test_an_interrupted_upload_commits_nothing_later_and_the_process_lives_on(runs, ann):
     """As in a notebook, where threads outlive the call that is interrupted."""
-    publish(Publication(runs / "rnn", "ann/m"))
+    publish(runs / "rnn", "ann/m")
     before = ann.commits("ann/m")
     ann.requests.clear()
     ann.delay = 0.3
@@ -353,7 +354,7 @@ def test_an_interrupted_upload_commits_nothing_later_and_the_process_lives_on(ru
     try:
         threading.Thread(target=interrupt, daemon=True).start()
         with pytest.raises(Stopped, match="What went up is kept: the same command continues"):
-            publish(Publication(runs / "t5", "ann/m"))
+            publish(runs / "t5", "ann/m")
     finally:
         signal.signal(signal.SIGINT, handler)
     (upload,) = (thread for thread in threading.enumerate() if "upload to" in thread.name)
@@ -363,13 +364,13 @@ def test_an_interrupted_upload_commits_nothing_later_and_the_process_lives_on(ru
 
 
 def test_a_name_alone_is_in_ones_own_namespace(runs, ann):
-    publish(Publication(runs / "t5", "mine"))
-    publish(Publication(runs / "t5", "lab/ours"))
+    publish(runs / "t5", "mine")
+    publish(runs / "t5", "lab/ours")
     assert {repo_id for _, repo_id in ann.repos} == {"ann/mine", "lab/ours"}
 
 
 def test_a_space_serves_the_commit_that_was_published(runs, ann):
-    publish(Publication(runs / "t5", "ann/m", space="ann/chat"))
+    publish(runs / "t5", "ann/m", space="ann/chat")
     files = ann.files("ann/chat", "space")
     assert {"app.py", "README.md", "requirements.txt"} <= set(files)
     served = json.loads(files["model.json"])
@@ -388,20 +389,20 @@ def test_a_connection_cut_anywhere_loses_nothing(runs, ann, monkeypatch, after):
     monkeypatch.setattr(push, "ATTEMPTS", 1)  # the second try is the person's
     ann.multipart_from = 60_000  # the weights go up in parts
     old, new = runs / "rnn", runs / "t5"
-    publish(Publication(new, "ann/undisturbed", space="ann/chat"))
-    publish(Publication(old, "ann/model-00"))
+    publish(new, "ann/undisturbed", space="ann/chat")
+    publish(old, "ann/model-00")
     ann.requests.clear()
-    publish(Publication(new, "ann/model-00", space="ann/chat-00"))
+    publish(new, "ann/model-00", space="ann/chat-00")
     count, whole = len(ann.requests), ann.files("ann/model-00")
     assert count > 15
     failed = 0
     for n in range(1, count + 1):
         repo, space = f"ann/model-{n:02}", f"ann/chat-{n:02}"
-        publish(Publication(old, repo))
+        publish(old, repo)
         before = ann.commits(repo)[0].oid
         ann.cut(n, after=after, times=20)  # beyond what the client tries by itself
         with pytest.raises(UsageError, match="the same command continues"):
-            publish(Publication(new, repo, space=space))
+            publish(new, repo, space=space)
         ann.faults.clear()
         head = ann.commits(repo)[0]
         readable = ann.files(repo)
@@ -409,7 +410,7 @@ def test_a_connection_cut_anywhere_loses_nothing(runs, ann, monkeypatch, after):
         if head.oid == before:
             failed += 1
             assert "modeling_rnn.py" in readable
-        publish(Publication(new, repo, space=space))
+        publish(new, repo, space=space)
         files = ann.files(repo)
         assert set(files) == set(whole)
         for name in files:
@@ -435,7 +436,7 @@ TRIED = {
 def test_a_passing_failure_is_tried_again(runs, ann, fault, on, caplog):
     options = {"on": on, "times": TRIED[on]}
     ann.cut(**options) if fault == "cut" else ann.fail(status=fault, **options)
-    publish(Publication(runs / "t5", "ann/m"))
+    publish(runs / "t5", "ann/m")
     assert "pipeline.py" in ann.files("ann/m") and len(ann.commits("ann/m")) == 2
     assert "trying again" in caplog.text
 
@@ -453,11 +454,11 @@ def test_a_passing_failure_is_tried_again(runs, ann, fault, on, caplog):
     ],
 )
 def test_errors_of_the_server_come_with_the_next_step(runs, ann, status, message, translation):
-    publish(Publication(runs / "rnn", "ann/m"))
+    publish(runs / "rnn", "ann/m")
     before = ann.files("ann/m")
     ann.fail(status=status, message=message, on="/commit/", times=99)
     with pytest.raises(UsageError, match=translation) as error:
-        publish(Publication(runs / "t5", "ann/m"))
+        publish(runs / "t5", "ann/m")
     assert "\n" not in str(error.value) and "hf_ann" not in str(error.value)
     assert ann.files("ann/m") == before
 
@@ -479,7 +480,7 @@ def test_who_may_not_write_is_told_before_anything_is_sent(runs, hub, monkeypatc
         if token:
             monkeypatch.setenv("HF_TOKEN", token)
         with pytest.raises(UsageError, match=message) as error:
-            publish(Publication(runs / "t5", repo))
+            publish(runs / "t5", repo)
         assert token is None or token not in str(error.value)
     assert {path for _, path, _ in hub.requests} == {"/api/whoami-v2"}
 
@@ -491,10 +492,10 @@ def test_a_missing_network_is_named(runs, ann, monkeypatch):
     with pytest.raises(
         UsageError, match=r"no connection to the Hub at http.*same command continues"
     ):
-        publish(Publication(runs / "t5", "ann/m"))
+        publish(runs / "t5", "ann/m")
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(UsageError, match=r"HF_HUB_OFFLINE is set"):
-        publish(Publication(runs / "t5", "ann/m"))
+        publish(runs / "t5", "ann/m")
 
 
 # A run that publishes itself
@@ -502,7 +503,7 @@ def test_a_missing_network_is_named(runs, ann, monkeypatch):
 
 def test_a_run_remembers_of_which_corpus_its_dialogues_are(runs, ann):
     assert read_json(runs / "t5" / "environment.json")["corpus"] == SAMPLE_CORPUS
-    publish(Publication(runs / "t5", "ann/m"))
+    publish(runs / "t5", "ann/m")
     assert b"license: apache-2.0" in ann.files("ann/m")["README.md"]
 
 
@@ -574,7 +575,7 @@ def in_a_clean_process(python, code, *args, server, home, token=None):
 @pytest.mark.legacy
 @pytest.mark.parametrize("kind", MODELS)
 def test_both_lines_call_the_published_model(runs, ann, tmp_path, legacy_python, kind):
-    publish(Publication(runs / kind, "ann/m", private=True))
+    publish(runs / kind, "ann/m", private=True)
     expected = local(runs / kind)
     assert len(set(expected)) > 1
     for line, python in (("new", sys.executable), ("old", legacy_python)):
@@ -593,7 +594,7 @@ def test_both_lines_call_the_published_model(runs, ann, tmp_path, legacy_python,
 @pytest.mark.parametrize("kind", MODELS)
 def test_every_code_block_of_the_card_runs_as_printed(runs, ann, tmp_path, legacy_python, kind):
 
-    publish(Publication(runs / kind, "ann/m"))
+    publish(runs / kind, "ann/m")
     blocks = code_blocks(ann.files("ann/m")["README.md"].decode())
     for line, python in (("5", sys.executable), ("4.57", legacy_python)):
         mine = [code for name, code in blocks if name in (line, "both")]
@@ -607,6 +608,6 @@ def test_every_code_block_of_the_card_runs_as_printed(runs, ann, tmp_path, legac
 
 
 def test_load_and_chat_take_the_name_on_the_hub(runs, ann):
-    publish(Publication(runs / "t5", "ann/m"))
+    publish(runs / "t5", "ann/m")
     assert local("ann/m") == local(runs / "t5")
     assert isinstance(AutoModelForSeq2SeqLM.from_pretrained("ann/m"), torch.nn.Module)

@@ -20,7 +20,8 @@ from seq2seq_dialog.data.rows import load_rows
 from seq2seq_dialog.data.streaming import Stream
 from seq2seq_dialog.errors import UsageError
 from seq2seq_dialog.hub import publish_data as publishing
-from seq2seq_dialog.hub.publish_data import DataPublication, dataset_files, publish_data
+from seq2seq_dialog.hub.publish_data import dataset_files, publish_data
+from seq2seq_dialog.hub.push import Publication
 from seq2seq_dialog.settings import DataArguments
 
 REPO = "ann/talks"
@@ -62,7 +63,7 @@ def sent(account) -> list[str]:
 
 def files_of(source, folder: Path, **options) -> dict:
     folder.mkdir(exist_ok=True)
-    return dataset_files(DataPublication(source, REPO, **options), folder)
+    return dataset_files(Publication(source, REPO, **options), folder)
 
 
 def card_of(source, folder: Path, **options) -> str:
@@ -70,7 +71,7 @@ def card_of(source, folder: Path, **options) -> str:
 
 
 def test_what_is_published_loads_as_it_was(account, talks):
-    publish_data(DataPublication(talks, REPO))
+    publish_data(talks, REPO)
     rows, _ = load_rows(DataArguments(data=str(talks)))
     loaded = load_dataset(REPO)
     assert list(loaded) == list(rows) == ["train", "validation", "test"]
@@ -82,7 +83,7 @@ def test_what_is_published_loads_as_it_was(account, talks):
 
 @pytest.mark.legacy
 def test_it_loads_as_it_was_on_the_older_line(account, talks, legacy_python, tmp_path):
-    publish_data(DataPublication(talks, REPO))
+    publish_data(talks, REPO)
     code = (
         "import sys, datasets\n"
         "from datasets import load_dataset\n"
@@ -110,7 +111,7 @@ def test_it_loads_as_it_was_on_the_older_line(account, talks, legacy_python, tmp
 
 
 def test_a_run_from_the_hub_has_the_rows_of_the_file(account, talks):
-    publish_data(DataPublication(talks, REPO))
+    publish_data(talks, REPO)
     rows, _ = load_rows(DataArguments(data=str(talks)))
     again, problems = load_rows(DataArguments(dataset_name=REPO))
     assert list(again) == list(rows)
@@ -121,7 +122,7 @@ def test_a_run_from_the_hub_has_the_rows_of_the_file(account, talks):
 
 
 def test_a_stream_from_the_hub_has_the_rows_of_the_file(account, talks, tmp_path):
-    publish_data(DataPublication(talks, REPO))
+    publish_data(talks, REPO)
     rows, _ = load_rows(DataArguments(data=str(talks)))
     stream = Stream(DataArguments(dataset_name=REPO, data_cache=str(tmp_path / "cache")))
     assert list(stream.train()) == list(stream.train()) == rows["train"].to_list()
@@ -154,12 +155,12 @@ def test_the_rows_of_dailydialog_come_back(shared_data, tmp_path):
 
 
 def test_publishing_the_same_again_sends_nothing(account, talks):
-    publish_data(DataPublication(talks, REPO))
+    publish_data(talks, REPO)
     commits = len(account.commits(REPO, "dataset"))
     account.requests.clear()
     text = talks / "test" / "dialogues_test.txt"
     text.write_bytes(text.read_bytes())  # newer than the prepared rows, which are made again
-    publish_data(DataPublication(talks, REPO))
+    publish_data(talks, REPO)
     assert sent(account) == []
     assert len(account.commits(REPO, "dataset")) == commits
 
@@ -168,7 +169,7 @@ def test_large_splits_are_in_shards_and_stale_ones_go(account, talks, monkeypatc
     with monkeypatch.context() as smaller:
         for name, value in (("READ_ROWS", 10), ("GROUP_ROWS", 50), ("SHARD_BYTES", 40_000)):
             smaller.setattr(publishing, name, value)
-        publish_data(DataPublication(talks, REPO))
+        publish_data(talks, REPO)
     there = [name for name in account.files(REPO, "dataset") if "train" in name]
     count = len(there)
     assert count > 2
@@ -179,7 +180,7 @@ def test_large_splits_are_in_shards_and_stale_ones_go(account, talks, monkeypatc
     older = "data/train-00000-of-00001-abcdef0123456789.parquet"  # as push_to_hub named them once
     more = {"notes.md": File(b"mine"), older: File(b"stale")}
     repo.commit("main", repo.at("main").files | more, "notes")
-    publish_data(DataPublication(talks, REPO))
+    publish_data(talks, REPO)
     left = {*account.files(REPO, "dataset")} - {".gitattributes"}
     shards = {f"data/{split}-00000-of-00001.parquet" for split in rows}
     assert left == {"README.md", "notes.md", *shards}
@@ -192,20 +193,20 @@ def test_large_splits_are_in_shards_and_stale_ones_go(account, talks, monkeypatc
 def test_a_data_set_of_something_else_is_not_overwritten(account, talks):
     account.add_repo("ann/books", {"pages.csv": b"a,b", "README.md": b"mine"}, "dataset")
     with pytest.raises(UsageError, match=r"ann/books holds something else \(.*pages.csv"):
-        publish_data(DataPublication(talks, "ann/books"))
+        publish_data(talks, "ann/books")
     assert account.files("ann/books", "dataset")["README.md"] == b"mine"
 
 
 def test_a_private_repository_is_made_on_request(account, talks):
-    publish_data(DataPublication(talks, REPO, private=True))
+    publish_data(talks, REPO, private=True)
     assert account.repos["dataset", REPO].private
-    publish_data(DataPublication(talks, "ann/open"))
+    publish_data(talks, "ann/open")
     assert not account.repos["dataset", "ann/open"].private
 
 
 def test_a_folder_without_room_is_one_message(talks, tmp_path):
     with pytest.raises(UsageError, match=r"Cannot write.*/gone'.*TMPDIR"):
-        dataset_files(DataPublication(talks, REPO), tmp_path / "gone")
+        dataset_files(Publication(talks, REPO), tmp_path / "gone")
 
 
 def test_row_groups_are_small_and_have_a_page_index(talks, tmp_path, monkeypatch):
@@ -224,7 +225,7 @@ def test_row_groups_are_small_and_have_a_page_index(talks, tmp_path, monkeypatch
 
 
 def test_a_dry_run_lists_and_sends_nothing(account, talks, capsys):
-    publish_data(DataPublication(talks, REPO, dry_run=True))
+    publish_data(talks, REPO, dry_run=True)
     out = capsys.readouterr().out
     assert account.requests == []
     listed = re.findall(r"^ *([\d,]+)  (\S+)$", out, re.MULTILINE)
@@ -236,7 +237,7 @@ def test_a_dry_run_lists_and_sends_nothing(account, talks, capsys):
 
 
 def test_what_is_printed_at_the_end_works(account, talks, capsys):
-    publish_data(DataPublication(talks, REPO, revision="v1"))
+    publish_data(talks, REPO, revision="v1")
     out = capsys.readouterr().out
     assert f"{account.url}/datasets/{REPO}/tree/v1" in out
     line = re.search(r"load_dataset\(.+\)", out)[0]
@@ -250,7 +251,7 @@ def test_what_is_printed_at_the_end_works(account, talks, capsys):
 
 
 def test_the_card_is_valid_and_its_code_runs(account, talks, monkeypatch):
-    publish_data(DataPublication(talks, REPO, license="cc-by-4.0"))
+    publish_data(talks, REPO, license="cc-by-4.0")
     text = account.files(REPO, "dataset")["README.md"].decode()
     assert check_card(text, "dataset") == ([], [])
     printed = io.StringIO()
@@ -339,16 +340,16 @@ def test_a_licence_that_is_not_known_is_not_made_up(talks, tmp_path):
 
 def test_what_cannot_be_published_is_one_message(hub, talks, monkeypatch):
     with pytest.raises(UsageError, match="Not logged in"):
-        publish_data(DataPublication(talks, REPO))
+        publish_data(talks, REPO)
     monkeypatch.setenv("HF_TOKEN", "hf_ann")
     with pytest.raises(UsageError, match="'bob' in 'bob/talks' is not yours"):
-        publish_data(DataPublication(talks, "bob/talks"))
+        publish_data(talks, "bob/talks")
     with pytest.raises(UsageError, match=r"missing\.txt"):
-        publish_data(DataPublication("missing.txt", REPO))
+        publish_data("missing.txt", REPO)
     with pytest.raises(UsageError, match="license"):
-        publish_data(DataPublication(talks, REPO, license="my own"))
+        publish_data(talks, REPO, license="my own")
     with pytest.raises(UsageError, match="language is 'English'"):
-        publish_data(DataPublication(talks, REPO, language="English"))
+        publish_data(talks, REPO, language="English")
     assert not hub.repos or "data/train-00000-of-00001.parquet" not in hub.files(REPO, "dataset")
 
 
@@ -356,9 +357,9 @@ def test_an_upload_that_fails_is_continued(account, talks, monkeypatch):
     monkeypatch.setattr("seq2seq_dialog.hub.push.WAIT", 0)
     account.cut(on="PUT /lfs", times=100)
     with pytest.raises(UsageError, match="the same command continues"):
-        publish_data(DataPublication(talks, REPO))
+        publish_data(talks, REPO)
     assert set(account.files(REPO, "dataset")) == {".gitattributes"}
     account.faults.clear()
-    publish_data(DataPublication(talks, REPO))
+    publish_data(talks, REPO)
     rows, _ = load_rows(DataArguments(data=str(talks)))
     assert load_dataset(REPO)["test"].to_list() == rows["test"].to_list()

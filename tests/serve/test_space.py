@@ -25,12 +25,13 @@ from transformers import T5Config, T5ForConditionalGeneration, set_seed
 
 from seq2seq_dialog.decoding.settings import generation_config
 from seq2seq_dialog.errors import UsageError
+from seq2seq_dialog.hub.publish_model import GRADIO, PAGE, space_files
 from seq2seq_dialog.models import artifact
 from seq2seq_dialog.models.tokenizer import load_tokenizer
 from seq2seq_dialog.portable import RnnSeq2SeqConfig, RnnSeq2SeqForConditionalGeneration
 from seq2seq_dialog.serve.inference import Conversation, generate_response, load
 from seq2seq_dialog.serve.space import app
-from seq2seq_dialog.serve.web import GRADIO, SPACE, space_files, web
+from seq2seq_dialog.serve.web import web
 from seq2seq_dialog.settings import DecodingArguments, ModelArguments
 
 SAID = ["Hi! How are you today?", "I have lost my keys.", "What time shall we meet?"]
@@ -243,7 +244,7 @@ def test_the_hub_accepts_the_card(private):
 
 def test_a_space_runs_the_reviewed_file_on_the_versions_that_are_tested():
     files = space_files("ann/model", COMMIT, openings=["Grüezi!"])
-    assert files["app.py"] == (SPACE / "app.py").read_bytes()
+    assert files["app.py"] == (PAGE / "app.py").read_bytes()
     assert yaml.safe_load(files["model.json"]) == {
         "model": "ann/model", "revision": COMMIT, "openings": ["Grüezi!"],
     }  # fmt: skip
