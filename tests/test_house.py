@@ -18,7 +18,7 @@ LAYERS = [
     {"evaluation"},
     {"settings", "run_folder", "hub_errors"},
     {"checks"},
-    {"command_line"},
+    {"train_arguments"},
     {"decoding"},
     {"models"},
     {"data"},

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from helpers.corpus import SAMPLES
 from helpers.trainers import make_trainer
-
 from seq2seq_dialog.command_line import parse
+
 from seq2seq_dialog.data.batching import TokenBudgetSampler
 from seq2seq_dialog.data.features import encode_rows
 from seq2seq_dialog.data.rows import load_rows

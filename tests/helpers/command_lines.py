@@ -13,8 +13,8 @@ from helpers.corpus import ROOT
 from benchmarks.suite import PARTS
 from seq2seq_dialog import __version__
 from seq2seq_dialog.__main__ import build_parser
-from seq2seq_dialog.command_line import parse
 from seq2seq_dialog.settings import GROUPS
+from seq2seq_dialog.train_arguments import parse
 
 PYTHON = ("python", ".venv/bin/python")
 ASSIGNMENT = re.compile(r"[A-Z_]+=\S*")
