@@ -8,15 +8,11 @@ from typing import get_type_hints
 
 from .errors import UsageError, nearest
 from .evaluation.catalogue import keys_with
-from .settings import Settings
+from .settings import Settings, bounds_of
 
 
 def check(settings: Settings) -> None:
-    """Check all settings of a run.
-
-    Raises:
-        UsageError: a value out of bounds, or settings that do not go together.
-    """
+    """Refuse values out of bounds, and settings that do not go together."""
     for group in vars(settings).values():
         _check_bounds(group)
     _check_model(settings)
@@ -27,14 +23,13 @@ def check(settings: Settings) -> None:
 
 def _check_bounds(group) -> None:
     for name, hint in get_type_hints(type(group), include_extras=True).items():
-        value = getattr(group, name, None)
-        for bounds in getattr(hint, "__metadata__", ()):
-            if value in (None, "auto") or bounds.least <= value <= bounds.most:
-                continue
-            words = f"at least {bounds.least}"
-            if bounds.most != math.inf:
-                words = f"from {bounds.least} to {bounds.most}"
-            raise UsageError(f"{name} is {value}; it must be {words}.")
+        value, bounds = getattr(group, name, None), bounds_of(hint)
+        if bounds is None or value in (None, "auto") or bounds.least <= value <= bounds.most:
+            continue
+        words = f"at least {bounds.least}"
+        if bounds.most != math.inf:
+            words = f"from {bounds.least} to {bounds.most}"
+        raise UsageError(f"{name} is {value}; it must be {words}.")
 
 
 def _check_model(settings: Settings) -> None:

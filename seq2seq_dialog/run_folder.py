@@ -17,16 +17,6 @@ import yaml
 from .errors import UsageError
 from .portable.context import as_turns
 
-# Names of the files, beside those that transformers gives model and tokenizer.
-CONFIG = "config.yaml"
-ENVIRONMENT = "environment.json"
-STATE = "trainer_state.json"
-METRICS = "metrics.json"
-PREDICTIONS = "predictions.jsonl"
-EVALUATION = "evaluation.json"
-CURVES = "curves.png"
-TOKENIZER = "tokenizer"  # a folder: the tokenizer that was trained for the run
-
 PACKAGES = (
     "torch",
     "transformers",
@@ -91,11 +81,7 @@ def read_jsonl(path: Path) -> list[dict]:
 
 
 def read_yaml(path: str | Path) -> dict:
-    """Read a config file.
-
-    Raises:
-        UsageError: no such file, no YAML, or no mapping of settings.
-    """
+    """Read a config file."""
     try:
         settings = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
@@ -108,11 +94,7 @@ def read_yaml(path: str | Path) -> dict:
 
 
 def read_mapping(path: Path) -> dict:
-    """Read a JSON object that a run has written; an empty one where there is no such file.
-
-    Raises:
-        UsageError: the file cannot be read, or holds something else.
-    """
+    """Read a JSON object that a run has written; an empty one where there is no such file."""
     try:
         content = read_json(path) if path.is_file() else {}
     except (OSError, ValueError) as error:
@@ -147,11 +129,8 @@ def read_predictions(folder: str | Path) -> list[dict]:
 
     Each has `dialogue_id`, `reference` and `reply`, texts, and `context`, a list of texts; `turn`,
     `nll`, `tokens` and `clean` where the run knew them.
-
-    Raises:
-        UsageError: there are none, or the file is something else.
     """
-    path = Path(folder) / PREDICTIONS
+    path = Path(folder) / "predictions.jsonl"
     way_out = "Give the folder of a run that was finished with do_predict."
     if not path.is_file():
         raise UsageError(f"There is no {str(path)!r}. {way_out}")
@@ -169,15 +148,7 @@ def read_predictions(folder: str | Path) -> list[dict]:
 
 
 def read_pairs(folder: str | Path, samples: int) -> list[dict]:
-    """Read evenly spaced test pairs of a run's predictions.
-
-    Args:
-        folder: a finished run folder.
-        samples: how many; all of them where there are fewer.
-
-    Raises:
-        UsageError: the run has left no predictions, or fewer than two.
-    """
+    """Read at most `samples` evenly spaced test pairs of a run's predictions."""
     rows = read_predictions(folder)
     count = min(samples, len(rows))
     if count < 2:
@@ -210,11 +181,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def check_writable(path: Path) -> None:
-    """Refuse a path that cannot be written, before long work for it; make its folder.
-
-    Raises:
-        UsageError: names the folder and the reason.
-    """
+    """Refuse a path that cannot be written, before long work for it; make its folder."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=path.parent):

@@ -1,7 +1,7 @@
 """Settings of a run: dataclasses whose fields have help, bounds and choices beside them.
 
-`command_line.parse` makes `Settings` of a config file and flags, and has them checked. They are not
-changed afterwards; what only the data can tell gives new ones (`Settings.with_training`).
+`train_arguments.parse` makes `Settings` of a config file and flags, and has them checked. They are
+not changed afterwards; what only the data can tell gives new ones (`Settings.with_training`).
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import dataclasses
 import math
 import os
 from dataclasses import dataclass, field
+from enum import Enum
 from typing import Annotated, Any, Literal, get_type_hints
 
 import torch
@@ -30,34 +31,33 @@ class Bounds:
     most: float = math.inf
 
 
-def setting(default, help: str):
-    """Return a field of a settings class.
+class Mark(Enum):
+    """What else is true of a setting."""
 
-    Args:
-        default: its default value.
-        help: what --help says of it.
-    """
+    FREE = "does not touch the weights, and so may change before an interrupted run goes on"
+    PRIVATE = "is about a machine or an account, and so is not published"
+    PATH = "can name a file or a folder, of which only the last part is published"
+
+
+def setting(default, help: str):
+    """Return a field of a settings class; --help says `help` of it."""
     return field(default=default, metadata={"help": help})
 
 
 @dataclass
 class DataArguments:
-    """Where the dialogues come from and how they become examples.
-
-    Raises:
-        UsageError: there are two sources.
-    """
+    """Where the dialogues come from and how they become examples."""
 
     _argument_group_name = "data"
 
-    data: str | None = setting(
+    data: Annotated[str | None, Mark.PATH] = setting(
         None,
         "Dialogues: a text file (a dialogue a line, __eou__ after each utterance), a folder with "
         "train/, validation/ and test/, or the DailyDialog zip; a .txt.gz, too. Or several, "
         "[{path: ..., weight: 2.0}, ...]: an epoch has each dialogue weight times. Nothing: "
         "download DailyDialog from its authors.",
     )
-    dataset_name: str | None = setting(
+    dataset_name: Annotated[str | None, Mark.PATH] = setting(
         None,
         "Or a data set on the Hub, user/name: rows of context and response as publish-data makes "
         "them, or whole dialogues as lists of utterances or of messages.",
@@ -65,8 +65,10 @@ class DataArguments:
     dataset_revision: str | None = setting(
         None, "Branch, tag or commit of dataset_name; main by default."
     )
-    language: str = setting("en", "Language of the dialogues, for the model card: en, de.")
-    license: str | None = setting(
+    language: Annotated[str, Mark.FREE] = setting(
+        "en", "Language of the dialogues, for the model card: en, de."
+    )
+    license: Annotated[str | None, Mark.FREE] = setting(
         None,
         "Licence of the dialogues, which the model inherits, as the Hub names it: cc-by-4.0, "
         "apache-2.0. That of DailyDialog is known.",
@@ -77,7 +79,7 @@ class DataArguments:
     drop_overlap: bool = setting(
         False, "Leave out of train what stands in validation or test, or overlaps with it."
     )
-    multireference: str | None = setting(
+    multireference: Annotated[str | None, Mark.PATH] = setting(
         None,
         "multireftest.json of Gupta et al. (2019): also score the replies to DailyDialog's "
         "official test split against five references.",
@@ -98,10 +100,10 @@ class DataArguments:
     max_eval_samples: Annotated[int | None, Bounds(1)] = setting(
         None, "Use only the first N validation and N test pairs (trials)."
     )
-    preprocessing_num_workers: Annotated[int | None, Bounds(1)] = setting(
+    preprocessing_num_workers: Annotated[int | None, Bounds(1), Mark.FREE] = setting(
         None, "Processes that tokenise."
     )
-    data_cache: str | None = setting(
+    data_cache: Annotated[str | None, Mark.FREE, Mark.PRIVATE] = setting(
         None, "Folder for prepared data; the datasets cache by default."
     )
 
@@ -119,13 +121,13 @@ class ModelArguments:
 
     _argument_group_name = "model"
 
-    model_name_or_path: str | None = setting(
+    model_name_or_path: Annotated[str | None, Mark.PATH] = setting(
         None, "An AutoModelForSeq2SeqLM checkpoint (Hub name or folder) to fine-tune."
     )
     new_model: str | None = setting(
         None, "Or a new model: its config, in YAML a mapping with model_type and sizes."
     )
-    tokenizer_name_or_path: str | None = setting(
+    tokenizer_name_or_path: Annotated[str | None, Mark.PATH] = setting(
         None,
         "A tokenizer (Hub name or folder). Default: the checkpoint's own; for a new model, a "
         "sentencepiece tokenizer trained on the training utterances.",
@@ -253,15 +255,15 @@ class DialogueTrainingArguments(Seq2SeqTrainingArguments):
         "Source plus target tokens, padding included, of a batch on one device; auto finds the "
         "most that a GPU has memory for.",
     )
-    eval_tokens_per_batch: Annotated[int, Bounds(1)] = setting(
+    eval_tokens_per_batch: Annotated[int, Bounds(1), Mark.FREE] = setting(
         16384, "The same for evaluation and generation."
     )
     early_stopping_patience: Annotated[int | None, Bounds(1)] = setting(
         None, "Stop after so many evaluations without a better metric_for_best_model."
     )
     do_train: bool = setting(True, "Train.")
-    do_eval: bool = setting(True, "Evaluate on validation.")
-    do_predict: bool = setting(True, "Evaluate and reply on test.")
+    do_eval: Annotated[bool, Mark.FREE] = setting(True, "Evaluate on validation.")
+    do_predict: Annotated[bool, Mark.FREE] = setting(True, "Evaluate and reply on test.")
     num_train_epochs: Annotated[float, Bounds(0)] = setting(3.0, "Passes over the training pairs.")
     max_steps: Annotated[int, Bounds(-1)] = setting(
         -1, "Optimizer steps, instead of epochs; -1 goes by epochs."
@@ -292,8 +294,10 @@ class DialogueTrainingArguments(Seq2SeqTrainingArguments):
         42, "Seed of weights, order, dropout and sampling."
     )
     bf16: bool | None = setting(None, "bfloat16 mixed precision; by default where a GPU has it.")
-    dataloader_num_workers: Annotated[int, Bounds(0)] = setting(0, "Processes that make batches.")
-    logging_steps: Annotated[float, Bounds(0)] = setting(50, "Log every so many steps.")
+    dataloader_num_workers: Annotated[int, Bounds(0), Mark.FREE] = setting(
+        0, "Processes that make batches."
+    )
+    logging_steps: Annotated[float, Bounds(0), Mark.FREE] = setting(50, "Log every so many steps.")
     logging_nan_inf_filter: bool = setting(
         False, "Leave nan out of the logged loss; makes the GPU wait twice a batch."
     )
@@ -312,7 +316,9 @@ class DialogueTrainingArguments(Seq2SeqTrainingArguments):
     save_steps: Annotated[float, Bounds(0)] = setting(
         500, "Steps between checkpoints with save_strategy steps."
     )
-    save_total_limit: int | None = setting(1, "Checkpoints to keep; the best is kept besides.")
+    save_total_limit: Annotated[int | None, Mark.FREE] = setting(
+        1, "Checkpoints to keep; the best is kept besides."
+    )
     load_best_model_at_end: bool = setting(
         True, "End with the best checkpoint instead of the last."
     )
@@ -446,3 +452,19 @@ class Settings:
 
 
 GROUPS = tuple(get_type_hints(Settings).values())
+
+
+def bounds_of(hint: Any) -> Bounds | None:
+    """Return the bounds in the type of a setting."""
+    extras = getattr(hint, "__metadata__", ())
+    return next((extra for extra in extras if isinstance(extra, Bounds)), None)
+
+
+def marked(mark: Mark) -> set[str]:
+    """Name the settings that have a mark."""
+    return {
+        name
+        for group in GROUPS
+        for name, hint in get_type_hints(group, include_extras=True).items()
+        if mark in getattr(hint, "__metadata__", ())
+    }

@@ -1,12 +1,6 @@
-"""From dialogues to a trained, evaluated response generator, in one command.
+"""From dialogues to a trained, evaluated response generator: the steps of a run.
 
-    python run_seq2seq_dialog.py configs/demo.yaml
-    python run_seq2seq_dialog.py configs/t5_small.yaml --data dialogues_text.txt
-    accelerate launch run_seq2seq_dialog.py configs/t5_small.yaml
-
-Installed, the same is `seq2seq-dialog train t5_small`, and on several GPUs
-`accelerate launch -m seq2seq_dialog.train t5_small`. A run that was stopped goes on from its last
-checkpoint by the same command.
+`run_seq2seq_dialog.py` and the verb `train` start it, on several GPUs `accelerate launch`.
 """
 
 import sys
@@ -16,7 +10,6 @@ from rich.console import Console
 from transformers import EarlyStoppingCallback, set_seed
 
 from . import run_folder
-from .command_line import parse
 from .data.corpus import Corpus, audit_corpus, encode_corpus, read_corpus, report_sources
 from .data.known_corpora import recognise
 from .data.rows import utterances
@@ -34,6 +27,7 @@ from .models.tokenizer import load_tokenizer, train_tokenizer
 from .report import licences, page, pictures
 from .report.console import print_run, set_up_console
 from .settings import Settings
+from .train_arguments import parse
 from .training.adversarial import AdversarialTrainer
 from .training.memory import keep_freed_memory
 from .training.resume import find_checkpoint, is_complete
@@ -45,9 +39,6 @@ def main(argv: list[str] | None = None) -> None:
 
     Args:
         argv: `CONFIG [--flag value ...]`; what the process was started with by default.
-
-    Raises:
-        UsageError: what the person can mend.
     """
     # 1. Resolve the settings; see whether the run folder and the Hub will take the run
     settings = parse(sys.argv[1:] if argv is None else argv)
@@ -57,7 +48,7 @@ def main(argv: list[str] | None = None) -> None:
     if is_complete(run_dir, settings.as_config()):
         console.print(f"{run_dir} holds this run, complete.")
         print_run(run_dir, console)
-        publish(run_dir, repo, settings)
+        publish_run(run_dir, repo, settings)
         return
     set_seed(settings.training.seed)
 
@@ -82,9 +73,9 @@ def main(argv: list[str] | None = None) -> None:
     settings, checkpoint = find_checkpoint(settings, environment, console)
 
     # 5. Prepare tokenizer and model
-    tokenizer = prepare_tokenizer(settings, corpus, checkpoint is None, console)
+    tokenizer = load_or_train_tokenizer(settings, corpus, checkpoint is None, console)
     model = prepare_model(settings, tokenizer, console)
-    environment |= origin(settings, model)
+    environment |= describe_origin(settings, model)
 
     # 6. Encode
     with settings.training.main_process_first(desc="tokenising"):
@@ -95,37 +86,33 @@ def main(argv: list[str] | None = None) -> None:
     trainer = build_trainer(settings, model, tokenizer, features, corpus.stream)
     begin_run_folder(run_dir, settings, environment, trainer)
     metrics = {"data": data, "parameters": model.num_parameters()}
-    metrics |= train(trainer, settings, checkpoint, console)
+    metrics |= train_model(trainer, settings, checkpoint, console)
 
     # 8. Save the model, at the root of the run folder
-    save(trainer, run_dir, settings)
+    save_model(trainer, run_dir, settings)
 
     # 9. Evaluate
-    metrics |= evaluate(trainer, corpus, features, settings)
+    metrics |= evaluate_model(trainer, corpus, features, settings)
 
     # 10. Write the report
-    report(run_dir, metrics, settings, console)
+    write_report(run_dir, metrics, settings, console)
     trainer.end()
 
     # 11. Publish
-    publish(run_dir, repo, settings)
+    publish_run(run_dir, repo, settings)
 
 
 def check_publishing(settings: Settings) -> str:
-    """Return the repository that the run is for, `user/name`, where one may write.
-
-    Raises:
-        UsageError: licence, language, name or token would be refused.
-    """
+    """Return the repository that the run is for, `user/name`; refuse what the Hub would refuse."""
     licences.check_terms(settings.data.license, settings.data.language)
     training = settings.training
     return writable_repo(training.hub_model_id or Path(training.output_dir).resolve().name)
 
 
-def prepare_tokenizer(settings: Settings, corpus: Corpus, begins: bool, console: Console):
+def load_or_train_tokenizer(settings: Settings, corpus: Corpus, begins: bool, console: Console):
     """Load the tokenizer; where none is named, train one as the run begins."""
     model_args, data_args = settings.model, settings.data
-    trained = Path(settings.training.output_dir) / run_folder.TOKENIZER
+    trained = Path(settings.training.output_dir) / "tokenizer"
     named = model_args.tokenizer_name_or_path or model_args.model_name_or_path
     with settings.training.main_process_first(local=False, desc="training the tokenizer"):
         if named is None and begins and settings.main_process:
@@ -143,7 +130,7 @@ def prepare_model(settings: Settings, tokenizer, console: Console):
     return model
 
 
-def origin(settings: Settings, model) -> dict:
+def describe_origin(settings: Settings, model) -> dict:
     """Describe what the run is made from: commits and terms on the Hub, the run it builds on."""
     about = {"from_hub": licences.hub_commits(settings.data, settings.model, model)}
     if settings.model.model_name_or_path is not None:
@@ -193,11 +180,11 @@ def begin_run_folder(run_dir: Path, settings: Settings, environment: dict, train
         return
     run_dir.mkdir(parents=True, exist_ok=True)
     environment["tokens_per_batch"] = trainer.args.tokens_per_batch
-    run_folder.write_yaml(run_dir / run_folder.CONFIG, settings.as_config())
-    run_folder.write_json(run_dir / run_folder.ENVIRONMENT, environment)
+    run_folder.write_yaml(run_dir / "config.yaml", settings.as_config())
+    run_folder.write_json(run_dir / "environment.json", environment)
 
 
-def train(
+def train_model(
     trainer: DialogueTrainer, settings: Settings, checkpoint: str | None, console: Console
 ) -> dict:
     """Train, from the checkpoint if there is one; return how far it came."""
@@ -212,23 +199,22 @@ def train(
     return {"train": outcome}
 
 
-def save(trainer: DialogueTrainer, run_dir: Path, settings: Settings) -> None:
+def save_model(trainer: DialogueTrainer, run_dir: Path, settings: Settings) -> None:
     """Save the model with its code, and the history of the training."""
     trainer.save_model(str(run_dir))
     if settings.main_process:
         artifact.finish(run_dir)
         if settings.training.do_train:
-            trainer.state.save_to_json(str(run_dir / run_folder.STATE))
-            pictures.save_curves(trainer.state.log_history, run_dir / run_folder.CURVES)
+            trainer.state.save_to_json(str(run_dir / "trainer_state.json"))
+            pictures.save_curves(trainer.state.log_history, run_dir / "curves.png")
 
 
-def evaluate(trainer: DialogueTrainer, corpus: Corpus, features: dict, settings: Settings) -> dict:
-    """Evaluate the likelihood on validation, or all on the test split, and write the replies.
+def evaluate_model(
+    trainer: DialogueTrainer, corpus: Corpus, features: dict, settings: Settings
+) -> dict:
+    """Return the figures by split: likelihood on validation, all on test; write the replies.
 
     Without a test split, validation takes its place.
-
-    Returns:
-        The figures by split.
     """
     training, split, metrics = settings.training, corpus.evaluated, {}
     replies = training.do_predict and split in features
@@ -248,7 +234,7 @@ def compare_with_baselines(outputs: list[dict], corpus: Corpus, settings: Settin
     """Write the replies to the run folder, and how they compare with those of the baselines."""
     run_dir, split = Path(settings.training.output_dir), corpus.evaluated
     predictions = run_folder.join_predictions(corpus.rows[split], outputs, corpus.clean)
-    run_folder.write_jsonl(run_dir / run_folder.PREDICTIONS, predictions)
+    run_folder.write_jsonl(run_dir / "predictions.jsonl", predictions)
     evaluation = scoring.evaluate(
         predictions,
         corpus.rows["train"],
@@ -262,7 +248,7 @@ def compare_with_baselines(outputs: list[dict], corpus: Corpus, settings: Settin
     )
     if corpus.overlap_counts:
         evaluation["overlap"] = corpus.overlap_counts
-    run_folder.write_json(run_dir / run_folder.EVALUATION, evaluation)
+    run_folder.write_json(run_dir / "evaluation.json", evaluation)
 
 
 def trimmed(metrics: dict, prefix: str) -> dict:
@@ -271,15 +257,15 @@ def trimmed(metrics: dict, prefix: str) -> dict:
     return {new: metrics[old] for old, new in names.items() if new != "steps_per_second"}
 
 
-def report(run_dir: Path, metrics: dict, settings: Settings, console: Console) -> None:
+def write_report(run_dir: Path, metrics: dict, settings: Settings, console: Console) -> None:
     """Write the figures, with which a run is complete, and the page; print them."""
     if settings.main_process:
-        run_folder.write_json(run_dir / run_folder.METRICS, metrics)
+        run_folder.write_json(run_dir / "metrics.json", metrics)
         page.write(run_dir)
         print_run(run_dir, console)
 
 
-def publish(run_dir: Path, repo: str | None, settings: Settings) -> None:
+def publish_run(run_dir: Path, repo: str | None, settings: Settings) -> None:
     """Publish the finished run as its settings say; without a repository, do nothing."""
     if repo is None:
         return

@@ -11,10 +11,10 @@ import yaml
 from helpers.corpus import ROOT
 from transformers import Seq2SeqTrainingArguments
 
-from seq2seq_dialog.command_line import find_config, parse, recipes
 from seq2seq_dialog.errors import UsageError, run
 from seq2seq_dialog.run_folder import write_yaml
-from seq2seq_dialog.settings import GROUPS, Bounds, DialogueTrainingArguments
+from seq2seq_dialog.settings import GROUPS, DialogueTrainingArguments, bounds_of
+from seq2seq_dialog.train_arguments import find_config, parse, recipes
 
 CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
 
@@ -125,10 +125,8 @@ def test_the_run_is_published_and_checkpoints_are_not(tmp_path):
 def test_defaults_lie_within_their_bounds(group):
     fields = {field.name: field for field in dataclasses.fields(group)}
     for name, hint in get_type_hints(group, include_extras=True).items():
-        for bounds in getattr(hint, "__metadata__", ()):
-            default = fields[name].default
-            assert isinstance(bounds, Bounds)
-            assert default is None or bounds.least <= default <= bounds.most
+        default, bounds = fields[name].default, bounds_of(hint)
+        assert None in (bounds, default) or bounds.least <= default <= bounds.most
 
 
 def test_what_is_inherited_keeps_its_default():

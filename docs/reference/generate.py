@@ -16,9 +16,15 @@ HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parents[1]))
 
 from seq2seq_dialog.__main__ import build_parser
-from seq2seq_dialog.command_line import recipes
 from seq2seq_dialog.evaluation.catalogue import METRICS
-from seq2seq_dialog.settings import GROUPS, INHERITED, REPLACED, DialogueTrainingArguments
+from seq2seq_dialog.settings import (
+    GROUPS,
+    INHERITED,
+    REPLACED,
+    DialogueTrainingArguments,
+    bounds_of,
+)
+from seq2seq_dialog.train_arguments import recipes
 
 WRITTEN = "<!-- Written by docs/reference/generate.py from the code: change it there. -->\n"
 SETTINGS = """# Settings
@@ -100,7 +106,7 @@ def values(hint: object) -> str:
     """Say which values a setting takes, where its type has bounds or choices."""
     if get_origin(hint) is Literal:
         return ", ".join(f"`{choice}`" for choice in get_args(hint))
-    for bounds in getattr(hint, "__metadata__", ()):
+    if (bounds := bounds_of(hint)) is not None:
         most = "" if bounds.most == math.inf else f", at most {bounds.most}"
         return f"at least {bounds.least}{most}"
     return ""

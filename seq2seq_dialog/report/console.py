@@ -11,7 +11,6 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from .. import run_folder
 from ..evaluation.catalogue import METRICS, keys_with
 from ..run_folder import read_json, read_predictions
 from ..shipped import command, interpreter
@@ -75,11 +74,11 @@ def print_samples(predictions: list[dict], console: Console) -> None:
 
 def print_run(run_dir: Path, console: Console) -> None:
     """Print samples, figures and verdict of a finished run, and what to do next."""
-    if (run_dir / run_folder.PREDICTIONS).exists():
+    if (run_dir / "predictions.jsonl").exists():
         print_samples(read_predictions(run_dir), console)
-    print_metrics(read_json(run_dir / run_folder.METRICS), console)
-    if (run_dir / run_folder.EVALUATION).exists():
-        print_evaluation(read_json(run_dir / run_folder.EVALUATION), console)
+    print_metrics(read_json(run_dir / "metrics.json"), console)
+    if (run_dir / "evaluation.json").exists():
+        print_evaluation(read_json(run_dir / "evaluation.json"), console)
     console.print(
         f"\nThe model, its settings, metrics, curves and replies are in {run_dir}. Next:\n"
         f"  {command('chat')} {run_dir}\n"

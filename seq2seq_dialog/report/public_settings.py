@@ -7,9 +7,11 @@ import re
 from collections.abc import Collection
 from pathlib import PureWindowsPath
 
-# Settings that are about a machine or an account, not about the model.
-PRIVATE = {
-    "data_cache",
+from ..settings import Mark, marked
+
+# Settings that are about a machine or an account, not about the model: those marked in settings.py,
+# and these of transformers.
+PRIVATE = marked(Mark.PRIVATE) | {
     "hub_model_id",
     "hub_private_repo",
     "hub_revision",
@@ -24,8 +26,8 @@ PRIVATE = {
     "trackio_space_id",
     "trackio_static_space_id",
 }
-# Settings that can name a file or folder, and what is one wherever it stands.
-PATHS = ("data", "dataset_name", "model_name_or_path", "tokenizer_name_or_path", "multireference")
+PATHS = marked(Mark.PATH)  # settings that can name a file or folder
+# What is a path wherever it stands.
 PATH = re.compile(r"(?:[/\\]|~[^/\\]*[/\\]|\.\.?[/\\]|[A-Za-z]:[/\\]|file:).*", re.DOTALL)
 
 
@@ -42,8 +44,8 @@ def public_settings(config: dict, from_hub: Collection[str]) -> tuple[dict, dict
     hub_names = {config.get(key) for key in from_hub}
     path_names = {
         key: data_name(value)
-        for key in PATHS
-        if (value := config.get(key)) and not isinstance(value, list) and value not in hub_names
+        for key, value in config.items()
+        if key in PATHS and value and not isinstance(value, list) and value not in hub_names
     }
     public = {
         key: path_names.get(key) or _last_part(value)

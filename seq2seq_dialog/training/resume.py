@@ -13,8 +13,8 @@ from transformers import get_scheduler
 from transformers.trainer_callback import TrainerState
 
 from ..errors import UsageError
-from ..run_folder import CONFIG, ENVIRONMENT, METRICS, TOKENIZER, read_json, read_yaml
-from ..settings import DecodingArguments, Settings
+from ..run_folder import read_json, read_yaml
+from ..settings import DecodingArguments, Mark, Settings, marked
 from .sharding import check_checkpoint, prepare_for_evaluation, sharding_of
 
 
@@ -84,26 +84,17 @@ def _stream_position_path(folder: str | Path, rank: int) -> Path:
 
 # Runs: may one go on in a run folder that holds files already?
 
-# Settings that do not touch the weights, and so may change between a run and its continuation.
-FREE = {
-    "data_cache",
-    "dataloader_num_workers",
+# Settings that do not touch the weights, and so may change between a run and its continuation:
+# those marked in settings.py, and these of transformers.
+FREE = marked(Mark.FREE) | {
     "disable_tqdm",
-    "do_eval",
-    "do_predict",
-    "eval_tokens_per_batch",
     "hub_model_id",
     "hub_private_repo",
     "hub_revision",
-    "language",
-    "license",
     "log_level",
-    "logging_steps",
-    "preprocessing_num_workers",
     "push_to_hub",
     "report_to",
     "run_name",
-    "save_total_limit",
 }
 # Settings of the schedule, which may change in steps to come (`schedule_agrees`).
 SCHEDULE = {"lr_scheduler_type", "lr_scheduler_kwargs", "warmup_steps", "max_steps"}
@@ -112,10 +103,9 @@ SCHEDULE = {"lr_scheduler_type", "lr_scheduler_kwargs", "warmup_steps", "max_ste
 def is_complete(run_dir: Path, config: dict) -> bool:
     """Tell whether `run_dir` holds the very run that `config` describes, complete.
 
-    Raises:
-        UsageError: it holds another one, or files that are no run: neither may be overwritten.
+    Another run, or files that are no run, are refused: neither may be overwritten.
     """
-    if (run_dir / METRICS).exists():
+    if (run_dir / "metrics.json").exists():
         changes = _changes(run_dir, config, FREE - {"do_eval", "do_predict"})
         if changes:
             raise UsageError(
@@ -124,7 +114,7 @@ def is_complete(run_dir: Path, config: dict) -> bool:
                 f"false --model_name_or_path {run_dir}."
             )
         return True
-    is_run = any((run_dir / name).exists() for name in (CONFIG, TOKENIZER))
+    is_run = any((run_dir / name).exists() for name in ("config.yaml", "tokenizer"))
     if run_dir.is_file() or (run_dir.is_dir() and any(run_dir.iterdir()) and not is_run):
         raise UsageError(f"{run_dir} holds other files; choose a new --output_dir.")
     return False
@@ -142,9 +132,6 @@ def find_checkpoint(
     Returns:
         The settings, with the batch size that `tokens_per_batch` auto has found before, and the
         folder of the checkpoint.
-
-    Raises:
-        UsageError: names what has changed since the run began and would make it another one.
     """
     training, run_dir = settings.training, Path(settings.training.output_dir)
     checkpoint = last_checkpoint(run_dir, training.world_size)
@@ -152,10 +139,10 @@ def find_checkpoint(
         if any(run_dir.glob("checkpoint-*")):
             console.print(f"No checkpoint in {run_dir} is whole: training starts anew.")
         return settings, None
-    before = read_json(run_dir / ENVIRONMENT)
+    before = read_json(run_dir / "environment.json")
     free, config = _free(settings), settings.as_config()
     step = read_json(Path(checkpoint) / "trainer_state.json")["global_step"]
-    if schedule_agrees(read_yaml(run_dir / CONFIG), config, step):
+    if schedule_agrees(read_yaml(run_dir / "config.yaml"), config, step):
         free = free | SCHEDULE
     changes = _changes(run_dir, config, free)
     for key, what in (("processes", "processes"), ("training_data", "the training data")):
@@ -183,7 +170,7 @@ def _free(settings: Settings) -> set[str]:
 
 def _changes(run_dir: Path, config: dict, free: set[str]) -> list[str]:
     """List the settings in which the run in `run_dir` differs from `config`."""
-    before = read_yaml(run_dir / CONFIG)
+    before = read_yaml(run_dir / "config.yaml")
     names = sorted((before.keys() | config.keys()) - free - {"output_dir"})
     return [
         f"{name}: {before.get(name)} -> {config.get(name)}"

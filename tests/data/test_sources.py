@@ -10,7 +10,6 @@ import pytest
 from helpers.corpus import SAMPLES
 from helpers.trainers import make_trainer
 
-from seq2seq_dialog.command_line import parse
 from seq2seq_dialog.data.batching import TokenBudgetSampler
 from seq2seq_dialog.data.features import encode_rows
 from seq2seq_dialog.data.rows import load_rows
@@ -18,6 +17,7 @@ from seq2seq_dialog.data.sources import Draw, parse_sources, shares
 from seq2seq_dialog.data.streaming import Stream
 from seq2seq_dialog.errors import UsageError
 from seq2seq_dialog.settings import DataArguments
+from seq2seq_dialog.train_arguments import parse
 from seq2seq_dialog.training.trainer import DialogueTrainer, lengths_of
 
 LINES = SAMPLES.read_text(encoding="utf-8").splitlines(keepends=True)

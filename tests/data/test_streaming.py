@@ -10,7 +10,6 @@ from datasets import Dataset
 from helpers.corpus import SAMPLES
 from helpers.runs import TWO_PROCESSES, command, equal, weights
 
-from seq2seq_dialog.command_line import parse
 from seq2seq_dialog.data import streaming
 from seq2seq_dialog.data.features import encode
 from seq2seq_dialog.data.rows import load_rows
@@ -18,6 +17,7 @@ from seq2seq_dialog.data.streaming import Stream, StreamedBatches
 from seq2seq_dialog.errors import UsageError
 from seq2seq_dialog.run_folder import read_json
 from seq2seq_dialog.settings import DataArguments
+from seq2seq_dialog.train_arguments import parse
 from seq2seq_dialog.training.resume import last_checkpoint
 
 STREAM = ("--streaming", "true", "--max_steps", "30", "--eval_steps", "10", "--save_steps", "10")

@@ -6,7 +6,6 @@ import yaml
 from helpers.corpus import ROOT, rows_of, sample_dialogues
 from rich.console import Console
 
-from seq2seq_dialog.command_line import parse
 from seq2seq_dialog.errors import UsageError
 from seq2seq_dialog.evaluation import metrics
 from seq2seq_dialog.evaluation.catalogue import HIGHER, METRICS, Metric
@@ -17,6 +16,7 @@ from seq2seq_dialog.report import console, page
 from seq2seq_dialog.report.compare import compare
 from seq2seq_dialog.report.model_card import model_card
 from seq2seq_dialog.run_folder import read_json, write_json, write_jsonl
+from seq2seq_dialog.train_arguments import parse
 
 DECODING = {"num_beams": 1, "do_sample": False, "max_new_tokens": 40}
 FLAGS = [str(ROOT / "configs" / "demo.yaml"), "--metric_for_best_model", "shared_words"]

@@ -12,9 +12,9 @@ from helpers.corpus import ROOT
 
 from benchmarks.suite import PARTS
 from seq2seq_dialog import __version__
-from seq2seq_dialog.__main__ import build_parser
-from seq2seq_dialog.command_line import parse
+from seq2seq_dialog.__main__ import VERBS, build_parser
 from seq2seq_dialog.settings import GROUPS
+from seq2seq_dialog.train_arguments import parse
 
 PYTHON = ("python", ".venv/bin/python")
 ASSIGNMENT = re.compile(r"[A-Z_]+=\S*")
@@ -45,13 +45,8 @@ def is_mention(line: str) -> bool:
     """Tell whether a line only names a verb, as in `python -m seq2seq_dialog chat`."""
     if line in ("accelerate launch", "python -m seq2seq_dialog"):
         return True
-    return line.removeprefix("python -m seq2seq_dialog ").removeprefix("seq2seq-dialog ") in verbs()
-
-
-def verbs() -> dict[str, argparse.ArgumentParser]:
-    """List the verbs with their parsers."""
-    actions = build_parser()._actions
-    return next(a.choices for a in actions if isinstance(a, argparse._SubParsersAction))
+    verb = line.removeprefix("python -m seq2seq_dialog ").removeprefix("seq2seq-dialog ")
+    return verb in {"train", *VERBS}
 
 
 def python(args: list[str]) -> None:
@@ -152,6 +147,11 @@ def hf(args: list[str]) -> None:
     assert args == ["auth", "login"] and "hf" in entry_points(group="console_scripts").names
 
 
+def export(args: list[str]) -> None:
+    """Check that variables are set."""
+    assert args and all(ASSIGNMENT.fullmatch(arg) for arg in args), args
+
+
 def tensorboard(args: list[str]) -> None:
     """Check the start of TensorBoard."""
     assert args[0] == "--logdir" and len(args) == 2, args
@@ -167,13 +167,14 @@ PROGRAMS = {
     "pytest": pytest,
     "hf": hf,
     "tensorboard": tensorboard,
+    "export": export,
 }
 
 
 def known_flags() -> set[str]:
     """List every flag of the settings, the verbs, accelerate and the benchmarks."""
     flags = {f"--{field.name}" for group in GROUPS for field in dataclasses.fields(group)}
-    parsers = [*verbs().values(), launch_command_parser()]
-    for parser in parsers:
-        flags |= {option for action in parser._actions for option in action.option_strings}
-    return flags | {"--help", "--help_all", "--quick", "--full"}
+    flags |= {name for verb in VERBS.values() for names, _ in verb.arguments for name in names}
+    for action in launch_command_parser()._actions:
+        flags |= set(action.option_strings)
+    return flags | {"--help", "--help_all", "--version", "--quick", "--full"}

@@ -14,7 +14,6 @@ from helpers.corpus import ROOT, SAMPLES
 from helpers.hub_cards import check_card, read_metadata
 from helpers.hub_server import File
 
-from seq2seq_dialog.command_line import parse
 from seq2seq_dialog.data.overlap import audit
 from seq2seq_dialog.data.rows import load_rows
 from seq2seq_dialog.data.streaming import Stream
@@ -23,6 +22,7 @@ from seq2seq_dialog.hub import publish_data as publishing
 from seq2seq_dialog.hub.publish_data import dataset_files, publish_data
 from seq2seq_dialog.hub.push import Publication
 from seq2seq_dialog.settings import DataArguments
+from seq2seq_dialog.train_arguments import parse
 
 REPO = "ann/talks"
 

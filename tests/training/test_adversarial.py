@@ -11,12 +11,12 @@ from helpers.corpus import ROOT
 from helpers.runs import TWO_PROCESSES
 from torch.nn import functional
 
-from seq2seq_dialog.command_line import parse
 from seq2seq_dialog.decoding.settings import generation_config
 from seq2seq_dialog.errors import UsageError
 from seq2seq_dialog.models.build import discriminator_config
 from seq2seq_dialog.portable.modeling_rnn import shift_right
 from seq2seq_dialog.settings import DecodingArguments
+from seq2seq_dialog.train_arguments import parse
 from seq2seq_dialog.training.adversarial import AdversarialTrainer
 from seq2seq_dialog.training.discriminator import Discriminator, at_last_token
 from seq2seq_dialog.training.loss import token_nll

@@ -7,9 +7,9 @@ import torch
 from helpers.trainers import make_trainer
 from transformers import AutoConfig, AutoModelForSeq2SeqLM, BartConfig, set_seed
 
-from seq2seq_dialog.command_line import parse
 from seq2seq_dialog.errors import UsageError
 from seq2seq_dialog.settings import DialogueTrainingArguments
+from seq2seq_dialog.train_arguments import parse
 from seq2seq_dialog.training.optimizers import rate_factor, scaled_groups
 from seq2seq_dialog.training.resume import schedule_agrees
 

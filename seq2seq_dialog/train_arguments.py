@@ -49,7 +49,7 @@ def recipes() -> dict[str, Path]:
     return {path.stem: path for path in sorted(CONFIGS.glob("*.yaml"))}
 
 
-def build_parser(show_all: bool = False) -> HfArgumentParser:
+def build_train_parser(show_all: bool = False) -> HfArgumentParser:
     """Build the parser of a training; `show_all` makes --help list every training setting."""
     script = Path(sys.argv[0]).name
     parser = _Parser(
@@ -81,20 +81,11 @@ def build_parser(show_all: bool = False) -> HfArgumentParser:
 
 
 def parse(argv: list[str]) -> Settings:
-    """Parse a command line.
-
-    Args:
-        argv: `[CONFIG] [--flag value ...]`; flags override the file.
-
-    Raises:
-        UsageError: an unknown setting (the nearest valid name is said), a wrong value, a file
-            that cannot be read.
-        SystemExit: status 0 after --help.
-    """
+    """Parse and check `[CONFIG] [--flag value ...]`, in which flags override the file."""
     if not {"--help", "-h", "--help_all"}.isdisjoint(argv):
-        build_parser(show_all="--help_all" in argv).print_help()
+        build_train_parser(show_all="--help_all" in argv).print_help()
         sys.exit(0)
-    parser = build_parser()
+    parser = build_train_parser()
     known = {f.name for group in GROUPS for f in dataclasses.fields(group) if f.init}
     flags, path = list(argv), None
     if argv and not argv[0].startswith("-"):
@@ -123,11 +114,7 @@ def parse(argv: list[str]) -> Settings:
 
 
 def find_config(name: str) -> Path:
-    """Find a config: a file by its path, a recipe by its name (`t5_small`).
-
-    Raises:
-        UsageError: no recipe has this name.
-    """
+    """Find a config: a file by its path, a recipe by its name (`t5_small`)."""
     if "/" in name or "\\" in name or name.endswith((".yaml", ".yml")):
         return Path(name)
     known = recipes()
