@@ -143,6 +143,7 @@ def _source(name: str, members: dict[str, tuple[str, ...]], split: str | None) -
 
 
 def open_member(place: tuple[str, ...], stack: ExitStack) -> BinaryIO:
+    """Open the file at a place: a path, then members of zips; a gzip file is unpacked."""
     open_file = gzip.open if place[0].endswith(".gz") else open
     stream = stack.enter_context(open_file(place[0], "rb"))
     for member in place[1:]:
@@ -153,6 +154,7 @@ def open_member(place: tuple[str, ...], stack: ExitStack) -> BinaryIO:
 
 @contextmanager
 def unpacking(place: tuple[str, ...]) -> Iterator[None]:
+    """Word what a damaged archive raises."""
     try:
         yield
     except UNPACKING_ERRORS as error:
