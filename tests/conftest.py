@@ -1,7 +1,6 @@
 """Tiny tokenizers and models, made here: tests need no network and no GPU."""
 
 import os
-import subprocess
 import tempfile
 from pathlib import Path
 
@@ -17,7 +16,7 @@ from datasets import Dataset
 from helpers.corpus import LEGACY_PYTHON, SAMPLES, rows_of, sample_dialogues
 from helpers.hub_server import hub  # noqa: F401 (a fixture)
 from helpers.pages import HOSTILE, evaluation
-from helpers.runs import CONFIG, command
+from helpers.runs import CONFIG, command, finish, start, start_two
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import (
     AutoTokenizer,
@@ -146,17 +145,14 @@ def config(tmp_path_factory):
     return folder / "config.yaml"
 
 
-@pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    home = tmp_path_factory.mktemp("home")
-    env = os.environ | {"HF_HOME": str(home), "COLUMNS": "120", "OMP_NUM_THREADS": "1"}
+@pytest.fixture(scope="session")
+def run():
+    """Run the script to its end: `run(config, output_dir, *flags, processes=2, status=0)`."""
 
-    def run(*args, status=0, **kwargs):
-        done = subprocess.run(command(*args, **kwargs), env=env, capture_output=True, text=True)
-        assert done.returncode == status, done.stdout + done.stderr[-4000:]
-        return done
+    def run(*args, processes=1, status=0):
+        line = command(*args)
+        return finish(start_two(*line) if processes == 2 else [start(*line)], status)
 
-    run.env = env
     return run
 
 

@@ -1,5 +1,6 @@
 """The command, as a person runs it: from a text file to a finished run folder."""
 
+import os
 import re
 import shutil
 import signal
@@ -8,8 +9,9 @@ import sys
 import time
 
 import pytest
+from helpers import warm
 from helpers.corpus import ROOT, SAMPLES
-from helpers.runs import TWO_PROCESSES, command, equal, weights
+from helpers.runs import ENVIRONMENT, command, equal, start, weights
 
 from seq2seq_dialog.errors import UsageError
 from seq2seq_dialog.run_folder import read_json, read_jsonl, read_yaml, write_json, write_yaml
@@ -17,9 +19,13 @@ from seq2seq_dialog.training.resume import is_complete, last_checkpoint
 
 
 @pytest.fixture(scope="module")
-def finished(run, config, tmp_path_factory):
+def finished(config, tmp_path_factory):
+    """A run from the command line: its folder, and what it printed."""
     folder = tmp_path_factory.mktemp("runs") / "finished"
-    return folder, run(config, folder).stdout
+    line, env = [sys.executable, *command(config, folder)], os.environ | ENVIRONMENT
+    done = subprocess.run(line, env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr[-4000:]
+    return folder, done.stdout
 
 
 def test_the_run_folder_is_complete(finished):
@@ -96,10 +102,10 @@ def test_it_prints_samples_figures_and_what_to_do_next(finished):
     assert "pipeline('text2text-generation'" in printed
 
 
-def test_the_printed_pipeline_call_works(finished, run):
+def test_the_printed_pipeline_call_works(finished):
     _folder, printed = finished
     (call,) = re.findall(r' -c "(.*)"', printed)
-    done = subprocess.run([sys.executable, "-c", call], env=run.env, capture_output=True, text=True)
+    done = warm.run("-c", call)
     assert done.returncode == 0, done.stderr
     assert "generated_text" in done.stdout
 
@@ -149,9 +155,7 @@ def test_a_trained_model_is_evaluated_anew_with_other_decoding(finished, run, co
 def test_killed_and_started_again_ends_with_the_same_weights(finished, run, config, tmp_path):
     folder, _ = finished
     killed = tmp_path / "killed"
-    process = subprocess.Popen(
-        command(config, killed), env=run.env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
+    process = start(*command(config, killed))
     deadline = time.monotonic() + 120
     while last_checkpoint(killed, 1) is None and time.monotonic() < deadline:
         time.sleep(0.005)
@@ -183,7 +187,7 @@ def test_two_processes_give_the_metrics_of_one(finished, run, config, tmp_path):
     folder, _ = finished
     flags = ["--do_train", "false", "--model_name_or_path", str(folder)]
     flags += ["--eval_tokens_per_batch", "512", "--do_sample", "true"]
-    run(config, tmp_path / "two", *flags, launcher=TWO_PROCESSES)
+    run(config, tmp_path / "two", *flags, processes=2)
     run(config, tmp_path / "one", *flags)
     one, two = (read_json(tmp_path / n / "metrics.json") for n in ("one", "two"))
     assert read_json(tmp_path / "two" / "environment.json")["processes"] == 2
@@ -203,7 +207,7 @@ def test_two_processes_train_like_one_that_accumulates(run, config, tmp_path):
     flags = ["--max_steps", "12", "--eval_strategy", "no", "--save_strategy", "no"]
     flags += ["--optim", "sgd", "--learning_rate", "0.5", "--do_predict", "false"]
     flags += ["--tokens_per_batch", "1152"]  # an even number of batches: none has to be halved
-    run(plain, tmp_path / "two", *flags, launcher=TWO_PROCESSES)
+    run(plain, tmp_path / "two", *flags, processes=2)
     run(plain, tmp_path / "one", *flags, "--gradient_accumulation_steps", "2")
     one, two = weights(tmp_path / "one"), weights(tmp_path / "two")
     for name, tensor in one.items():

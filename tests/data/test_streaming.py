@@ -2,13 +2,12 @@
 
 import json
 import signal
-import subprocess
 import time
 
 import pytest
 from datasets import Dataset
 from helpers.corpus import SAMPLES
-from helpers.runs import TWO_PROCESSES, command, equal, weights
+from helpers.runs import command, equal, start, weights
 
 from seq2seq_dialog.data import streaming
 from seq2seq_dialog.data.features import encode
@@ -184,7 +183,7 @@ def test_a_streamed_run_is_killed_and_goes_on_with_the_same_weights(
     assert "overlap" not in evaluation
     assert (whole / "report.html").exists()
 
-    child = subprocess.Popen(command(config, killed, *STREAM), env=run.env)
+    child = start(*command(config, killed, *STREAM))
     while last_checkpoint(killed, 1) is None:
         assert child.poll() is None
         time.sleep(0.005)
@@ -199,7 +198,7 @@ def test_a_streamed_run_is_killed_and_goes_on_with_the_same_weights(
 @pytest.mark.slow
 def test_two_processes_stream(run, config, tmp_path):
     folder = tmp_path / "two"
-    run(config, folder, *STREAM, launcher=TWO_PROCESSES)
+    run(config, folder, *STREAM, processes=2)
     places = [(folder / "checkpoint-30" / f"stream_{rank}.json").read_text() for rank in (0, 1)]
     assert all(json.loads(place)[1] > 0 for place in places)
     assert read_json(folder / "metrics.json")["train"]["steps"] == 30

@@ -1,7 +1,10 @@
 """The command as a person runs it, on a small config."""
 
-import sys
+import os
+import socket
+from contextlib import closing
 
+from helpers import warm
 from helpers.corpus import ROOT
 from safetensors.torch import load_file
 
@@ -22,18 +25,39 @@ save_steps: 20
 max_new_tokens: 8
 """
 
-
-# Without a GPU the two processes share the CPU, over gloo.
-TWO_PROCESSES = [
-    *(sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu"),
-    *("--num_processes", "2", "--num_machines", "1", "--mixed_precision", "no"),
-    *("--dynamo_backend", "no", "--main_process_port", "0"),
-]
+ENVIRONMENT = {"COLUMNS": "120", "OMP_NUM_THREADS": "1"}
 
 
-def command(config, output_dir, *flags, launcher=()):
+def command(config, output_dir, *flags):
+    """What a person writes behind `python`."""
     script = [str(ROOT / "run_seq2seq_dialog.py"), str(config), "--output_dir", str(output_dir)]
-    return [*(launcher or [sys.executable]), *script, *flags]
+    return [*script, *flags]
+
+
+def start(*arguments, **env) -> warm.Process:
+    """Start a command line in a process that need not import the project anew."""
+    env = os.environ | ENVIRONMENT | env
+    return warm.start(*arguments, modules=warm.PROJECT, env=env)
+
+
+def start_two(*arguments, **env) -> list[warm.Process]:
+    """Start two processes that train together, as `accelerate launch` does.
+
+    Without a GPU they share the CPU, over gloo.
+    """
+    with closing(socket.socket()) as free:
+        free.bind(("127.0.0.1", 0))
+        env |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
+    env |= {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
+    return [start(*arguments, **env, RANK=rank, LOCAL_RANK=rank) for rank in "01"]
+
+
+def finish(processes, status=0):
+    """Wait for processes; return the output of the first."""
+    results = [process.result() for process in processes]
+    for done in results:
+        assert done.returncode == status, done.stdout + done.stderr[-4000:]
+    return results[0]
 
 
 def weights(folder):
