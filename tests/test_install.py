@@ -10,7 +10,9 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from helpers import warm
 from helpers.corpus import ROOT
+from helpers.runs import finish
 
 PARTS = ("seq2seq_dialog", "configs", "dataset_script", "samples")
 SMALL = [
@@ -39,7 +41,8 @@ def wheel(tmp_path_factory):
 def installed(wheel, tmp_path_factory):
     """A fresh environment with the wheel, which sees the dependencies of the running one.
 
-    `installed(*command)` runs a command of it from an empty folder.
+    `installed(*arguments)` runs its command from an empty folder, `installed.warm(*arguments)` its
+    Python in a process that need not import torch anew.
     """
     home, folder = tmp_path_factory.mktemp("environment"), tmp_path_factory.mktemp("empty")
     venv.create(home, symlinks=True)
@@ -53,14 +56,21 @@ def installed(wheel, tmp_path_factory):
     env = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     env |= {"OMP_NUM_THREADS": "1", "HF_HOME": str(folder.parent / "home"), "COLUMNS": "120"}
 
-    def run(name, *args, status=0):
+    command = home / "bin" / "seq2seq-dialog"
+
+    def run(*args):
         done = subprocess.run(
-            [str(home / "bin" / name), *args], cwd=folder, env=env, capture_output=True, text=True
+            [str(command), *args], cwd=folder, env=env, capture_output=True, text=True
         )
-        assert done.returncode == status, done.stdout + done.stderr[-4000:]
+        assert done.returncode == 0, done.stdout + done.stderr[-4000:]
         return done.stdout + done.stderr
 
-    run.packages, run.folder = packages, folder
+    def run_warm(*args, status=0):
+        python = home / "bin" / "python"
+        done = finish([warm.start(*args, python=python, cwd=folder, env=env)], status)
+        return done.stdout + done.stderr
+
+    run.warm, run.command, run.packages, run.folder = run_warm, command, packages, folder
     return run
 
 
@@ -80,22 +90,24 @@ def test_nothing_else_is_at_the_top_of_site_packages(installed):
 
 
 def test_the_command_tells_its_verbs_and_version(installed):
-    text = installed("seq2seq-dialog", "--help")
+    text = installed("--help")
     assert text.startswith("usage: seq2seq-dialog [") and "train" in text and "publish-data" in text
-    assert installed("seq2seq-dialog", "--version") == "seq2seq-dialog 0.1.0\n"
-    text = installed("seq2seq-dialog", "train", "--help")
+    assert installed("--version") == "seq2seq-dialog 0.1.0\n"
+    text = installed.warm(installed.command, "train", "--help")
     assert "usage: seq2seq-dialog train CONFIG" in text
     assert "t5_small" in text and str(installed.packages / "seq2seq_dialog" / "configs") in text
-    assert "Did you mean 'demo'?" in installed("seq2seq-dialog", "train", "demmo", status=2)
+    text = installed.warm(installed.command, "train", "demmo", status=2)
+    assert "Did you mean 'demo'?" in text
 
 
 def test_a_recipe_is_trained_by_its_name_from_an_empty_folder(installed):
-    text = installed("seq2seq-dialog", "train", "demo", *SMALL)
+    text = installed("train", "demo", *SMALL)
     run_dir = installed.folder / "runs" / "demo"
     assert {"model.safetensors", "report.html"} <= {path.name for path in run_dir.iterdir()}
     assert "\n  seq2seq-dialog chat runs/demo\n" in text
-    assert "holds this run, complete" in installed("seq2seq-dialog", "train", "demo", *SMALL)
-    assert "report.html" in installed("seq2seq-dialog", "report", "runs/demo")
+    text = installed.warm(installed.command, "train", "demo", *SMALL)
+    assert "holds this run, complete" in text
+    assert "report.html" in installed.warm(installed.command, "report", "runs/demo")
     assert [path.name for path in installed.folder.iterdir()] == ["runs"]
 
 
@@ -104,6 +116,6 @@ def test_accelerate_starts_an_installed_package(installed):
     launch = ["-m", "accelerate.commands.launch", "--config_file"]
     config = installed.packages / "seq2seq_dialog" / "configs" / "accelerate" / "cpu.yaml"
     flags = [*SMALL, "--output_dir", str(Path("runs") / "two"), "--do_predict", "false"]
-    installed("python", *launch, str(config), "-m", "seq2seq_dialog.train", "demo", *flags)
+    installed.warm(*launch, config, "-m", "seq2seq_dialog.train", "demo", *flags)
     environment = (installed.folder / "runs" / "two" / "environment.json").read_text()
     assert '"processes": 2' in environment

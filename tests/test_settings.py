@@ -1,14 +1,13 @@
 """Settings: the file as defaults, flags on top, one clear message for what is wrong."""
 
 import dataclasses
-import subprocess
-import sys
 from typing import get_type_hints
 
 import pytest
 import torch
 import yaml
 from helpers.corpus import ROOT
+from helpers.runs import finish, start
 from transformers import Seq2SeqTrainingArguments
 
 from seq2seq_dialog.errors import UsageError, run
@@ -182,14 +181,14 @@ def test_what_the_machine_decided_does_not_follow_the_file(tmp_path):
 
 
 def test_help_is_grouped_and_help_all_has_every_setting():
-    script = [sys.executable, str(ROOT / "run_seq2seq_dialog.py")]
-    short = subprocess.run([*script, "--help"], capture_output=True, text=True, check=True).stdout
+    script = ROOT / "run_seq2seq_dialog.py"
+    short = finish([start(script, "--help")]).stdout
     assert "usage: run_seq2seq_dialog.py CONFIG" in short and "rnn_attention" in short
     for heading in ("\ndata:", "\nmodel:", "\ndecoding:", "\ntraining:"):
         assert heading in short
     assert "--no_repeat_ngram_size" in short and "--fsdp" not in short
-    whole = subprocess.run([*script, "--help_all"], capture_output=True, text=True, check=True)
-    assert "--fsdp" in whole.stdout and len(whole.stdout) > 2 * len(short)
+    whole = finish([start(script, "--help_all")]).stdout
+    assert "--fsdp" in whole and len(whole) > 2 * len(short)
 
 
 def test_a_lack_of_memory_ends_with_the_way_out(capsys):

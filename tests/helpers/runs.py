@@ -34,10 +34,10 @@ def command(config, output_dir, *flags):
     return [*script, *flags]
 
 
-def start(*arguments, **env) -> warm.Process:
-    """Start a command line in a process that need not import the project anew."""
+def start(*arguments, input="", cwd=".", **env) -> warm.Process:
+    """Start `python ARGUMENTS`, in a process that need not import the project anew."""
     env = os.environ | ENVIRONMENT | env
-    return warm.start(*arguments, modules=warm.PROJECT, env=env)
+    return warm.start(*arguments, input=input, cwd=cwd, env=env, modules=warm.PROJECT)
 
 
 def start_two(*arguments, **env) -> list[warm.Process]:

@@ -30,7 +30,10 @@ LIBRARIES = (
 PROJECT = ("seq2seq_dialog.train", "seq2seq_dialog.serve.chat", "transformers.pipelines")
 
 # As the tests begin, before any of them changes something.
-ENVIRONMENT = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"} | {"OMP_NUM_THREADS": "1"}
+ENVIRONMENT = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"} | {
+    "OMP_NUM_THREADS": "1",
+    "PYTORCH_NVML_BASED_CUDA_CHECK": "1",  # CUDA does not survive a fork
+}
 
 
 @functools.cache

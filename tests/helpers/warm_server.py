@@ -27,6 +27,7 @@ def serve(connection):
         if os.fork() == 0:
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             watch(files.pop())
+            signal.signal(signal.SIGINT, signal.default_int_handler)
             connection.close()
             return json.loads(message), files
         for file in files:
@@ -102,4 +103,5 @@ if __name__ == "__main__":
             import_module(module)
     gc.freeze()  # a child that collects garbage need not copy all of this
     signal.signal(signal.SIGCHLD, reap)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for who runs the tests
     end(become, *serve(socket.socket(fileno=int(number))))

@@ -2,12 +2,12 @@
 
 import json
 import os
-import subprocess
 import sys
 import textwrap
 
 import pytest
 import torch
+from helpers import warm
 from helpers.corpus import TEXTS
 
 from seq2seq_dialog.models import artifact
@@ -68,8 +68,7 @@ def consume(python, folder, home):
     """Use `folder` in a clean process that cannot see this project."""
     env = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
     env |= {"HF_HOME": str(home), "HF_HUB_OFFLINE": "1"}
-    command = [str(python), "-c", CONSUMER, str(folder), json.dumps(TEXTS)]
-    done = subprocess.run(command, cwd=home, env=env, capture_output=True, text=True)
+    done = warm.run("-c", CONSUMER, folder, json.dumps(TEXTS), python=python, cwd=home, env=env)
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads(done.stdout.split("RESULT")[1])
 
@@ -199,9 +198,7 @@ def test_without_the_code_being_trusted_this_line_refuses_and_says_why(saved, ho
         "pipeline('text2text-generation', model=sys.argv[1])"
     )
     env = os.environ | {"HF_HOME": str(home), "HF_HUB_OFFLINE": "1"}
-    done = subprocess.run(
-        [sys.executable, "-c", code, str(saved)], env=env, capture_output=True, text=True
-    )
+    done = warm.run("-c", code, saved, env=env)
     assert done.returncode != 0 and "trust_remote_code=True" in done.stderr
 
 

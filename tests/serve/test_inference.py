@@ -1,12 +1,10 @@
 """Answering: one reply, a conversation, the terminal chat."""
 
 import io
-import subprocess
-import sys
 
 import pytest
 import torch
-from helpers.corpus import ROOT
+from helpers.runs import finish, start
 
 from seq2seq_dialog.errors import UsageError
 from seq2seq_dialog.models import artifact
@@ -130,22 +128,14 @@ def test_chat_by_hand_shows_who_speaks(saved, monkeypatch, capsys):
 
 def test_chat_in_a_pipe_prints_a_reply_a_line(saved):
     expected = [generate_response("Hello", *load(saved, "cpu")[:2])]
-    command = [sys.executable, "-m", "seq2seq_dialog", "chat", saved, "--device", "cpu"]
     said = "__eou__\nHello\n/nonsense\n/quit\nunheard\n"
-    done = subprocess.run(
-        command,
-        cwd=ROOT,
-        input=said,
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
+    command = ["-m", "seq2seq_dialog", "chat", saved, "--device", "cpu"]
+    done = finish([start(*command, input=said)])
     assert done.stdout.rstrip("\n").split("\n") == expected
     assert "There is no command /nonsense" in done.stderr
 
 
 def test_a_missing_folder_ends_with_status_2_and_one_line(tmp_path):
-    command = [sys.executable, "-m", "seq2seq_dialog", "chat", str(tmp_path / "none")]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 2
+    command = ["-m", "seq2seq_dialog", "chat", tmp_path / "none"]
+    done = finish([start(*command)], status=2)
     assert done.stderr.startswith("error: Cannot load a model") and "Traceback" not in done.stderr

@@ -1,14 +1,13 @@
 """Adversarial training: rewards, gradients, both networks, resuming, collapse."""
 
 import copy
-import subprocess
 import textwrap
 
 import pytest
 import torch
 from helpers.adversaries import make_trainer
 from helpers.corpus import ROOT
-from helpers.runs import TWO_PROCESSES
+from helpers.runs import finish, start_two
 from torch.nn import functional
 
 from seq2seq_dialog.decoding.settings import generation_config
@@ -419,10 +418,10 @@ def test_both_processes_hold_the_same_discriminator(tmp_path):
         """
     )
     (tmp_path / "script.py").write_text(script)
-    command = [*TWO_PROCESSES, str(tmp_path / "script.py"), str(ROOT), str(tmp_path)]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-3000:]
-    lines = [line for line in done.stdout.splitlines() if line.startswith("RESULT ")]
+    processes = start_two(tmp_path / "script.py", ROOT, tmp_path)
+    finish(processes)
+    lines = [line for p in processes for line in p.result().stdout.splitlines()]
+    lines = [line for line in lines if line.startswith("RESULT ")]
     assert len(lines) == 2 and lines[0] == lines[1]
 
 

@@ -1,14 +1,12 @@
 """The greatest budget that fits is found, without traces; what a CPU frees is used again."""
 
 import copy
-import os
-import subprocess
 import sys
 
 import numpy as np
 import pytest
 import torch
-from helpers.corpus import ROOT
+from helpers.runs import finish, start
 from helpers.trainers import limited, make_trainer
 
 from seq2seq_dialog.data.batching import TokenBudgetSampler
@@ -69,6 +67,7 @@ def test_the_search_leaves_weights_and_random_states_alone(
     model, tokenizer, features, tmp_path, accumulation
 ):
     settings = {"gradient_accumulation_steps": accumulation, "activation_checkpointing": True}
+    settings["max_steps"] = 2
     twin, limit = copy.deepcopy(model), 3000
     trainer = make_trainer(model, tokenizer, features, tmp_path / "searched", **settings)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
@@ -138,10 +137,7 @@ def test_freed_memory_is_used_again_where_that_was_asked_for(config, tokenizer_f
 
     def taken_anew(way, *arguments):
         """How often 64 MiB come from the system, of ten times (fewer where pages are large)."""
-        command = [sys.executable, "-c", FREE_AND_TAKE, way, *map(str, arguments)]
-        env = os.environ | {"PYTHONPATH": str(ROOT)}
-        done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr
+        done = finish([start("-c", FREE_AND_TAKE, way, *arguments, cwd=tmp_path)])
         return float(done.stdout.split("TAKEN ")[1])
 
     flags = ["--use_cpu", "true", "--max_steps", "1", "--eval_strategy", "no"]

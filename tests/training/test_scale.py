@@ -1,6 +1,8 @@
 """Several processes: the configs for accelerate, the SLURM script, shards that change no figure."""
 
 import contextlib
+import functools
+import json
 import os
 import random
 import shutil
@@ -14,7 +16,9 @@ import pytest
 import yaml
 from accelerate.commands.config.config_args import load_config_from_file
 from accelerate.commands.launch import launch_command_parser
+from helpers import warm
 from helpers.corpus import ROOT, SAMPLES
+from helpers.runs import finish, start_two
 from safetensors.torch import load_file
 
 from seq2seq_dialog.run_folder import read_json, read_jsonl
@@ -142,17 +146,10 @@ def test_slurm_job_is_queued_again_when_its_time_is_up(cluster, tmp_path):
 
 @pytest.mark.slow
 def test_two_processes_in_step(tokenizer_folder, tmp_path):
-    config = ROOT / "configs" / "accelerate" / "cpu.yaml"
-    command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(config)]
-    command += [
-        str(ROOT / "tests" / "helpers" / "two_processes.py"),
-        str(tmp_path),
-        str(tokenizer_folder),
-    ]
-    env = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}"}
-    done = subprocess.run(command, env=env, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout + done.stderr[-4000:]
-    assert done.stdout.count("check_") == 2 * 3
+    script = ROOT / "tests" / "helpers" / "two_processes.py"
+    processes = start_two(script, tmp_path, tokenizer_folder, PYTHONPATH=str(ROOT / "tests"))
+    finish(processes)
+    assert [process.result().stdout.count("check_") for process in processes] == [3, 3]
 
 
 # Shards
@@ -166,13 +163,13 @@ new_model:
   {{model_type: t5, d_model: 32, d_kv: 8, d_ff: 64, num_layers: 2, num_heads: 4, dropout_rate: 0.1}}
 tokens_per_batch: 1024
 learning_rate: 5.0e-3
-max_steps: 12
+max_steps: 6
 gradient_accumulation_steps: 2
 logging_steps: 1
 eval_strategy: steps
-eval_steps: 4
+eval_steps: 2
 save_strategy: steps
-save_steps: 4
+save_steps: 2
 save_total_limit: 5
 metric_for_best_model: loss
 greater_is_better: true         # so that the best is not the last
@@ -181,29 +178,43 @@ num_beams: 2
 max_new_tokens: 8
 """
 
+SHOW = """\
+import json, os
+if os.environ["RANK"] == "0":
+    print("RESULT" + json.dumps(dict(os.environ)))
+"""
+
 
 @pytest.fixture(scope="module")
 def launch(tmp_path_factory):
-    """Run the run script in two processes: `launch(kind, output_dir, *flags)`."""
+    """Run the run script in two processes: `launch(kind, output_dir, *flags)`.
+
+    `accelerate launch` says what the processes of a config find in their environment. They begin
+    from there, but with the libraries imported; DeepSpeed's are started by the launcher itself.
+    """
     home = tmp_path_factory.mktemp("home")
-    lines = SAMPLES.read_text(encoding="utf-8").split("\n")[:80]
+    lines = SAMPLES.read_text(encoding="utf-8").split("\n")[:50]
     (home / "dialogues.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
     (home / "config.yaml").write_text(CONFIG.format(data=home / "dialogues.txt"))
-    env = os.environ | {
-        "HF_HOME": str(home),
-        "OMP_NUM_THREADS": "1",
-        "PYTHONPATH": str(ROOT),
-    }
+    env = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
 
-    def launch(kind, output_dir, *flags, status=0):
+    def accelerate(kind, *command):
         config = ROOT / "configs" / "accelerate" / f"{kind}.yaml"
-        command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(config)]
-        command += ["--num_processes", "2", str(ON_CPU), str(home / "config.yaml")]
-        command += ["--output_dir", str(output_dir), *flags]
+        launcher = ["-m", "accelerate.commands.launch", "--config_file", config]
+        return finish([warm.start(*launcher, "--num_processes", "2", *command, env=env)])
+
+    @functools.cache
+    def environment(kind):
+        (home / "show.py").write_text(SHOW)
+        shown = json.loads(accelerate(kind, home / "show.py").stdout.split("RESULT")[1])
+        return {k: v for k, v in shown.items() if k.startswith(("ACCELERATE_", "FSDP_"))}
+
+    def launch(kind, output_dir):
+        command = [ON_CPU, home / "config.yaml", "--output_dir", output_dir]
         if kind == "deepspeed":
-            command += ["--ddp_backend", "gloo"]
-        done = subprocess.run(command, env=env, capture_output=True, text=True)
-        assert done.returncode == status, done.stdout + done.stderr[-6000:]
+            done = accelerate(kind, *command, "--ddp_backend", "gloo")
+        else:
+            done = finish(start_two(*command, **environment(kind)))
         return done.stdout + done.stderr
 
     return launch
@@ -254,10 +265,10 @@ def same(one, other, atol=0.0):
 def test_shards_change_no_figure(plain, sharded):
     history = [read_json(f / "trainer_state.json") for f in (plain, sharded)]
     losses = [[x["loss"] for x in h["log_history"] if "loss" in x] for h in history]
-    assert losses[1] == pytest.approx(losses[0], abs=1e-5) and len(losses[0]) == 12
+    assert losses[1] == pytest.approx(losses[0], abs=1e-5) and len(losses[0]) == 6
     norms = [[x["grad_norm"] for x in h["log_history"] if "loss" in x] for h in history]
     assert norms[1] == pytest.approx(norms[0], rel=1e-3)
-    assert history[0]["best_global_step"] == history[1]["best_global_step"] == 4
+    assert history[0]["best_global_step"] == history[1]["best_global_step"] == 2
     one, other = (read_json(f / "metrics.json") for f in (plain, sharded))
     for split in ("validation", "test"):
         for name in ("loss", "perplexity", "bleu", "chrf", "target_tokens"):
@@ -272,7 +283,7 @@ def test_shards_change_no_figure(plain, sharded):
 
 @pytest.mark.slow
 def test_a_sharded_run_goes_on_where_it_was(launch, kind, sharded, tmp_path):
-    copy = interrupted(sharded, tmp_path / "run", "checkpoint-4", "checkpoint-8")
+    copy = interrupted(sharded, tmp_path / "run", "checkpoint-2", "checkpoint-4")
     assert "Going on from" in launch(kind, copy)
     assert same(sharded, copy)
     one, other = (read_json(f / "trainer_state.json") for f in (sharded, copy))
@@ -282,11 +293,11 @@ def test_a_sharded_run_goes_on_where_it_was(launch, kind, sharded, tmp_path):
 
 @pytest.mark.slow
 def test_a_sharded_run_that_had_ended_is_not_trained_on(launch, kind, sharded, tmp_path):
-    checkpoints = [f"checkpoint-{step}" for step in (4, 8, 12)]
+    checkpoints = [f"checkpoint-{step}" for step in (2, 4, 6)]
     copy = interrupted(sharded, tmp_path / "run", *checkpoints)
     launch(kind, copy)
     assert same(sharded, copy)
-    assert read_json(copy / "metrics.json")["train"] == {"steps": 12, "best_step": 4}
+    assert read_json(copy / "metrics.json")["train"] == {"steps": 6, "best_step": 2}
     for name in ("metrics.json", "report.html"):  # killed while evaluating: the model is there
         (copy / name).unlink()
     launch(kind, copy)
