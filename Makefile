@@ -8,7 +8,8 @@ demo: .venv/.ready
 	.venv/bin/python run_seq2seq_dialog.py configs/demo.yaml
 
 test: .venv/.ready .venv-legacy/.ready
-	OMP_NUM_THREADS=1 .venv/bin/python -m pytest --numprocesses logical --maxprocesses 8 --dist loadfile
+	OMP_NUM_THREADS=1 .venv/bin/python -m pytest --numprocesses logical --maxprocesses 8 --dist loadfile \
+		--no-loadscope-reorder
 
 check: .venv/.ready
 	.venv/bin/ruff format --check .

@@ -1,5 +1,6 @@
 """Tiny tokenizers and models, made here: tests need no network and no GPU."""
 
+import gc
 import os
 import tempfile
 from pathlib import Path
@@ -36,6 +37,22 @@ from seq2seq_dialog.models.tokenizer import load_tokenizer, train_tokenizer
 from seq2seq_dialog.portable import RnnSeq2SeqConfig, RnnSeq2SeqForConditionalGeneration
 from seq2seq_dialog.run_folder import write_json, write_jsonl, write_yaml
 from seq2seq_dialog.settings import DataArguments, DecodingArguments, ModelArguments
+
+
+def pytest_collection_modifyitems(items):
+    """Put the files with long tests first: a worker that gets one last would end long after all."""
+    long = {
+        item.path
+        for item in items
+        if item.get_closest_marker("slow") or item.get_closest_marker("legacy")
+    }
+    items.sort(key=lambda item: item.path not in long)
+
+
+def pytest_collection_finish():
+    """Take what was imported out of the garbage collections, of which each training makes some."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")
