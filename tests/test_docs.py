@@ -6,11 +6,11 @@ import json
 import os
 import re
 import runpy
-import subprocess
 from importlib import import_module
 
 import pytest
 import yaml
+from helpers import warm
 from helpers.command_lines import PROGRAMS, check, commands, is_mention, known_flags
 from helpers.corpus import ROOT, SAMPLES
 from helpers.markdown import PAGES, Block, anchors, blocks, links, prose, sentences, spans
@@ -85,9 +85,7 @@ def test_the_python_of_a_page_works(page, workplace, monkeypatch, capsys):
 def test_the_python_of_the_older_line_works(block, workplace, legacy_python):
     code = block.code.replace("/path/to/folder", str(workplace / "dialogues_text.txt"))
     env = os.environ | {"HF_HOME": str(workplace / "legacy")}
-    done = subprocess.run(
-        [legacy_python, "-c", code], cwd=workplace, env=env, capture_output=True, text=True
-    )
+    done = warm.run("-c", code, python=legacy_python, cwd=workplace, env=env)
     assert done.returncode == 0, done.stderr[-2000:]
 
 

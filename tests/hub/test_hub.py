@@ -3,13 +3,13 @@
 import json
 import shutil
 import signal
-import subprocess
 import sys
 import threading
 import time
 
 import pytest
 import torch
+from helpers import warm
 from helpers.corpus import ROOT, SAMPLES
 from helpers.hub_cards import code_blocks
 from transformers import AutoModelForSeq2SeqLM
@@ -312,25 +312,19 @@ def test_whoever_ends_an_upload_leaves_the_old_revision(runs, ann, tmp_path, kin
     before, commits = ann.files("ann/m"), len(ann.commits("ann/m"))
     ann.requests.clear()
     ann.delay = 0.8
-    command = [sys.executable, "-m", "seq2seq_dialog", "publish", str(runs / "t5")]
-    with subprocess.Popen(
-        [*command, "--repo", "ann/m"],
-        env=ann.env(tmp_path, "hf_ann") | {"PYTHONPATH": str(ROOT)},
-        stderr=subprocess.PIPE,
-        text=True,
-        # Whoever runs the tests in the background has Ctrl-C ignored, and children inherit it.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
-    ) as process:
-        while not any("/preupload" in line for line in writes(ann)):
-            time.sleep(0.1)
-        process.send_signal(kind)
-        count = len(ann.requests)
-        message = process.stderr.read()
+    command = ["-m", "seq2seq_dialog", "publish", runs / "t5", "--repo", "ann/m"]
+    env = ann.env(tmp_path, "hf_ann") | {"PYTHONPATH": str(ROOT)}
+    process = warm.start(*command, env=env)
+    while not any("/preupload" in line for line in writes(ann)):
+        time.sleep(0.1)
+    process.send_signal(kind)
+    count = len(ann.requests)
+    done = process.result()
     assert len(ann.requests) <= count + 2
     if kind == signal.SIGINT:
-        assert process.returncode == 130
-        assert "Stopped. What went up is kept: the same command continues." in message
-        assert "Traceback" not in message
+        assert done.returncode == 130
+        assert "Stopped. What went up is kept: the same command continues." in done.stderr
+        assert "Traceback" not in done.stderr
     assert ann.files("ann/m") == before and len(ann.commits("ann/m")) == commits
     ann.delay = 0
     publish(runs / "t5", "ann/m")
@@ -561,13 +555,7 @@ print("RESULT" + json.dumps([chat(text)[0]["generated_text"] for text in texts])
 
 
 def in_a_clean_process(python, code, *args, server, home, token=None):
-    done = subprocess.run(
-        [str(python), "-c", code, *args],
-        cwd=home,
-        env=server.env(home, token),
-        capture_output=True,
-        text=True,
-    )
+    done = warm.run("-c", code, *args, python=python, cwd=home, env=server.env(home, token))
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-3000:]
     return done.stdout
 

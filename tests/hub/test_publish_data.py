@@ -3,13 +3,13 @@
 import io
 import json
 import re
-import subprocess
 from pathlib import Path
 
 import datasets
 import pyarrow.parquet as pq
 import pytest
 from datasets import load_dataset
+from helpers import warm
 from helpers.corpus import ROOT, SAMPLES
 from helpers.hub_cards import check_card, read_metadata
 from helpers.hub_server import File
@@ -99,12 +99,8 @@ def test_it_loads_as_it_was_on_the_older_line(account, talks, legacy_python, tmp
         "print(datasets.__version__, len(published['train']))\n"
     )
     script = ROOT / "dataset_script" / "dialogues.py"
-    done = subprocess.run(
-        [legacy_python, "-c", code, REPO, script, talks],
-        env=account.env(tmp_path / "older home", "hf_ann"),
-        capture_output=True,
-        text=True,
-    )
+    env = account.env(tmp_path / "older home", "hf_ann")
+    done = warm.run("-c", code, REPO, script, talks, python=legacy_python, env=env)
     assert done.returncode == 0, done.stderr
     rows, _ = load_rows(DataArguments(data=str(talks)))
     assert done.stdout.split() == ["3.6.0", str(len(rows["train"]))]

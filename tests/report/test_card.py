@@ -12,7 +12,7 @@ import textwrap
 
 import pytest
 import yaml
-from helpers import pages
+from helpers import pages, warm
 from helpers.corpus import sample_dialogues
 from helpers.hub_cards import LICENSES, check_card, code_blocks
 from huggingface_hub import ModelCard
@@ -619,14 +619,7 @@ def run_blocks(python, codes, home):
     """
     env = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
     env |= {"HF_HOME": str(home / "home"), "HF_HUB_OFFLINE": "1"}
-    done = subprocess.run(
-        [str(python), "-c", RUNNER],
-        input=json.dumps(codes),
-        cwd=home,
-        env=env,
-        capture_output=True,
-        text=True,
-    )
+    done = warm.run("-c", RUNNER, python=python, input=json.dumps(codes), cwd=home, env=env)
     assert done.returncode == 0, done.stderr[-3000:]
     return json.load(io.StringIO(done.stdout.split("RESULT")[1]))
 
