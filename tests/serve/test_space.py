@@ -5,8 +5,8 @@ import re
 import runpy
 import signal
 import socket
-import subprocess
 import sys
+import time
 from contextlib import closing, contextmanager
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,6 +18,7 @@ import torch
 import yaml
 from gradio_client import Client
 from gradio_client.exceptions import AppError
+from helpers import warm
 from helpers.corpus import ROOT
 from helpers.hub_cards import check_card
 from huggingface_hub import HfApi
@@ -94,28 +95,18 @@ def free_port() -> int:
 def serving(command, folder: Path, env: dict[str, str]):
     """A page that a process of its own serves; the process has ended afterwards."""
     port = free_port()
-    log = folder / f"{port}.log"
     env = env | {"GRADIO_SERVER_PORT": str(port), "GRADIO_ANALYTICS_ENABLED": "False"}
-    with log.open("w") as out:
-        process = subprocess.Popen(
-            [sys.executable, "-W", "ignore", *command],
-            cwd=folder,
-            env=env,
-            stdout=out,
-            stderr=out,
-            # Whoever runs the tests in the background has Ctrl-C ignored, and children inherit it.
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
-        )
+    process = warm.start(*command, cwd=folder, env=env)
     url = f"http://127.0.0.1:{port}/"
     try:
         while True:
-            assert process.poll() is None, log.read_text()
+            assert process.poll() is None, process.result()
             try:
                 urlopen(url + "config", timeout=1).close()
                 break
             except (URLError, TimeoutError):
-                pass
-        yield SimpleNamespace(url=url, process=process, log=log)
+                time.sleep(0.05)
+        yield SimpleNamespace(url=url, process=process)
     finally:
         process.kill()
         process.wait()
@@ -293,8 +284,9 @@ def test_web_serves_a_folder_until_ctrl_c(rnn, tmp_path):
         client, talk = Client(served.url, verbose=False), conversation(rnn)
         assert [say(client, text) for text in SAID] == [talk.say(text) for text in SAID]
         served.process.send_signal(signal.SIGINT)
-        assert served.process.wait(timeout=60) == 0
-        out = served.log.read_text()
+        done = served.process.result()
+        assert done.returncode == 0
+        out = done.stdout + done.stderr
     assert served.url in out and "Traceback" not in out and "Interrupt" not in out
 
 

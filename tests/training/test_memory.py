@@ -67,7 +67,6 @@ def test_the_search_leaves_weights_and_random_states_alone(
     model, tokenizer, features, tmp_path, accumulation
 ):
     settings = {"gradient_accumulation_steps": accumulation, "activation_checkpointing": True}
-    settings["max_steps"] = 2
     twin, limit = copy.deepcopy(model), 3000
     trainer = make_trainer(model, tokenizer, features, tmp_path / "searched", **settings)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
