@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from datasets import Dataset, Features
+from datasets import Dataset
 
 from ..data.known_corpora import recognise
 from ..data.rows import load_rows
@@ -39,17 +39,7 @@ DATASET = RepoKind(
 
 
 def publish_data(folder: str | Path, repo: str, **options) -> None:
-    """Publish dialogues on the Hub as a data set that `load_dataset` loads.
-
-    Args:
-        folder: dialogues, as `data` of a run takes them.
-        repo: `user/name`, or a name in one's own namespace.
-        options: of `Publication`.
-
-    Raises:
-        UsageError: says what to do; the same command continues.
-        Stopped: by Ctrl-C.
-    """
+    """Publish dialogues on the Hub as a data set that `load_dataset` loads; see `Publication`."""
     publication = prepare(folder, repo, **options)
     repo, revision = publication.repo, publication.revision
     with tempfile.TemporaryDirectory(prefix="publish-data-") as parts:
@@ -66,11 +56,7 @@ def publish_data(folder: str | Path, repo: str, **options) -> None:
 
 
 def dataset_files(publication: Publication, folder: Path) -> dict[str, Path | bytes]:
-    """Write the rows into an empty folder, as Parquet, split by split, and make the card.
-
-    Returns:
-        The path in the repository, and the file or its content.
-    """
+    """Write the rows into an empty folder, as Parquet, split by split, and make the card."""
     language = "en" if publication.language is None else publication.language
     check_terms(publication.license, language)
     arguments = DataArguments(data=str(publication.folder), detokenize=publication.detokenize)
@@ -106,21 +92,18 @@ def dataset_files(publication: Publication, folder: Path) -> dict[str, Path | by
     return files | {"README.md": card.encode()}
 
 
-def older_form(features: Features) -> dict:
-    """Describe features as datasets 3.6 does, which datasets 5 understands, too."""
-
-    def older(feature):
-        if not isinstance(feature, dict):
-            return feature
-        feature = {key: older(value) for key, value in feature.items()}
-        return feature | {"_type": "Sequence"} if feature.get("_type") == "List" else feature
-
-    return older(features.to_dict())
+def older_form(feature):
+    """Describe `Features.to_dict()` as datasets 3.6 does, which datasets 5 understands, too."""
+    if not isinstance(feature, dict):
+        return feature
+    feature = {key: older_form(value) for key, value in feature.items()}
+    return feature | {"_type": "Sequence"} if feature.get("_type") == "List" else feature
 
 
 def _write_shards(rows: Dataset, folder: Path, split: str) -> Iterator[Shard]:
     """Write rows to Parquet files of at most about `SHARD_BYTES`."""
-    metadata = {"huggingface": json.dumps({"info": {"features": older_form(rows.features)}})}
+    features = older_form(rows.features.to_dict())
+    metadata = {"huggingface": json.dumps({"info": {"features": features}})}
     schema = rows.features.arrow_schema.with_metadata(metadata)
     groups = _groups(rows)
     group, number = next(groups, None), 0

@@ -68,17 +68,7 @@ SPACE = RepoKind("space", is_ours=lambda paths: "model.json" in paths, space_sdk
 
 
 def publish(folder: str | Path, repo: str, **options) -> None:
-    """Publish a finished run on the Hub, and on request a Space that serves it.
-
-    Args:
-        folder: a run folder; it stays as it is.
-        repo: `user/name`, or a name in one's own namespace.
-        options: of `Publication`.
-
-    Raises:
-        UsageError: says what to do; the same command continues.
-        Stopped: by Ctrl-C.
-    """
+    """Publish a finished run on the Hub, and on request a Space for it; see `Publication`."""
     publication = prepare(folder, repo, **options)
     repo, private = publication.repo, publication.private
     files = model_files(publication)
@@ -104,17 +94,11 @@ def publish(folder: str | Path, repo: str, **options) -> None:
 def space_files(
     repo: str, revision: str | None = None, *, private: bool = False, openings: Sequence[str] = ()
 ) -> dict[str, bytes]:
-    """Make the files of a Space that serves a model.
+    """Make the files of a Space that serves a model, `user/name`.
 
-    Args:
-        repo: the model, `user/name`.
-        revision: the commit of the model that the Space runs, code included; by default the newest
-            one when the Space starts.
-        private: the model is private: README.md explains how the Space gets access.
-        openings: first messages that visitors can choose by a click, in the model's language.
-
-    Returns:
-        The path in the repository, and the content.
+    It runs the model's commit `revision`, code included; without one, the newest when it starts.
+    For a private model README.md explains how the Space gets access. `openings` are first messages
+    that visitors can choose by a click, in the model's language.
     """
     environment = Environment(
         loader=FileSystemLoader(PAGE), undefined=StrictUndefined, keep_trailing_newline=True
@@ -140,9 +124,6 @@ def model_files(publication: Publication) -> dict[str, Path | bytes]:
 
     Nothing else does: no checkpoint, optimizer, log or setting of this machine, and of the test
     pairs the few that the card shows. Code is that of this project, never that of the folder.
-
-    Returns:
-        The path in the repository, and the file or its content.
     """
     folder = Path(publication.folder)
     missing = [name for name in NEEDED if not (folder / name).is_file()]

@@ -13,7 +13,7 @@ import re
 import threading
 import time
 from collections.abc import Callable, Mapping
-from concurrent.futures import Future
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -32,49 +32,28 @@ WAIT = 2.0  # seconds before the second attempt, doubled before each of the next
 
 @dataclass(frozen=True)
 class RepoKind:
-    """What a repository is for, and which of its files belong to that.
-
-    Args:
-        repo_type: as the Hub calls it.
-        is_ours: tells of all paths in a repository but its card whether it is of this kind.
-        is_stale: tells of a path that is not published any more whether it is deleted.
-        space_sdk: of a Space.
-    """
+    """What a repository is for, and which of its files belong to that."""
 
     repo_type: Literal["model", "dataset", "space"]
-    is_ours: Callable[[set[str]], bool]
-    is_stale: Callable[[str], bool] = lambda path: False
+    is_ours: Callable[[set[str]], bool]  # of all its paths but the card: is it of this kind
+    is_stale: Callable[[str], bool] = lambda path: False  # of a path not published any more: delete
     space_sdk: str | None = None
 
 
 @dataclass(frozen=True)
 class Publication:
-    """A finished run or dialogues, and how they are published.
+    """A finished run or dialogues, and how they are published."""
 
-    Args:
-        folder: a run folder, which stays as it is, or dialogues, as `data` of a run takes them.
-        repo: `user/name`, or a name in one's own namespace.
-        private: make a new repository private; the Space of a private model is private, too.
-        revision: the branch.
-        license: of the dialogues, as the Hub names it, where it is not known.
-        language: of the dialogues; by default that of the run's settings, or else English.
-        dry_run: only list what would go up.
-        space: of a model: `user/name` of a Space with a chat page.
-        samples: of a model: show exchanges of the test set in the card and begin the Space's chat
-            with them.
-        detokenize: of dialogues: write natural text from spaced tokens.
-    """
-
-    folder: str | Path
-    repo: str
-    private: bool = False
-    revision: str = "main"
-    license: str | None = None
-    language: str | None = None
-    dry_run: bool = False
-    space: str | None = None
-    samples: bool = True
-    detokenize: bool = True
+    folder: str | Path  # a run folder, which stays as it is, or dialogues as `data` of a run
+    repo: str  # `user/name`, or a name in one's own namespace
+    private: bool = False  # make a new repository private; the Space of a private model is, too
+    revision: str = "main"  # the branch
+    license: str | None = None  # of the dialogues, as the Hub names it, where it is not known
+    language: str | None = None  # of the dialogues; by default that of the run, or else English
+    dry_run: bool = False  # only list what would go up
+    space: str | None = None  # of a model: `user/name` of a Space with a chat page
+    samples: bool = True  # of a model: show exchanges of the test set, in card and Space
+    detokenize: bool = True  # of dialogues: write natural text from spaced tokens
 
     @property
     def revision_argument(self) -> str:
@@ -83,18 +62,11 @@ class Publication:
 
 
 def prepare(folder: str | Path, repo: str, **options) -> Publication:
-    """Make a publication; check, before any long work, that one may write to its repositories.
-
-    A dry run needs no login where `repo` is `user/name`.
-    """
+    """Make a publication; check, before any long work, that one may write to its repositories."""
     publication = Publication(folder, repo, **options)
-    for name in filter(None, (repo, publication.space)):
-        check_name(name)
-    if not publication.dry_run or "/" not in repo:
-        publication = replace(publication, repo=writable_repo(repo))
-    if publication.space and not publication.dry_run:
-        publication = replace(publication, space=writable_repo(publication.space))
-    return publication
+    dry_run, space = publication.dry_run, publication.space
+    repo = writable_repo(repo, dry_run)
+    return replace(publication, repo=repo, space=space and writable_repo(space, dry_run))
 
 
 def send(
@@ -116,10 +88,15 @@ def send(
     return commit
 
 
-def writable_repo(repo: str) -> str:
-    """Complete a name to `user/name` and check that one may write there."""
-    check_name(repo)
+def writable_repo(repo: str, dry_run: bool = False) -> str:
+    """Complete a name to `user/name` and check that one may write there.
+
+    A dry run needs no login for what is `user/name` already.
+    """
     with translated_errors(repo):
+        validate_repo_id(repo)
+        if dry_run and "/" in repo:
+            return repo
         user = HfApi().whoami()
     role = user.get("auth", {}).get("accessToken", {}).get("role")
     if role == "read":
@@ -137,31 +114,13 @@ def writable_repo(repo: str) -> str:
     return repo if "/" in repo else f"{namespace}/{repo}"
 
 
-def check_name(repo: str) -> None:
-    """Refuse what cannot be the name of a repository."""
-    with translated_errors(repo):
-        validate_repo_id(repo)
-
-
 def push(
     publication: Publication, files: Mapping[str, Path | bytes], kind: RepoKind, message: str
 ) -> str:
     """Make a repository hold `files`, by one commit; what is there already is not sent again.
 
     An upload that is cut off is tried again. What went up before is not sent twice. Ctrl-C is
-    heeded at once: no commit is begun after it.
-
-    Args:
-        publication: the repository, `user/name`, its branch, and whether a new one is private.
-        files: path in the repository -> a file or its content.
-        kind: what the repository is for.
-        message: of the commit.
-
-    Returns:
-        The commit.
-
-    Raises:
-        Stopped: by Ctrl-C.
+    heeded at once, as `Stopped`: no commit is begun after it. Returns the commit.
     """
     repo = publication.repo
     stopped = threading.Event()
@@ -180,27 +139,13 @@ def push(
         return _commit(publication, files, kind, message, stopped)
 
     # The client waits for its upload threads when it is interrupted, so it works in the background.
-    upload = _in_background(f"upload to {repo}", commit_with_retries)
+    upload = ThreadPoolExecutor(1, f"upload to {repo}").submit(commit_with_retries)
     try:
         with translated_errors(repo):
             return upload.result()
     except KeyboardInterrupt:
         stopped.set()
         raise Stopped("What went up is kept: the same command continues.") from None
-
-
-def _in_background(name: str, work: Callable[[], str]) -> Future:
-    """Start work in a thread that does not keep the process alive."""
-    future: Future = Future()
-
-    def carry_out() -> None:
-        try:
-            future.set_result(work())
-        except BaseException as error:
-            future.set_exception(error)
-
-    threading.Thread(target=carry_out, name=name, daemon=True).start()
-    return future
 
 
 def _commit(
