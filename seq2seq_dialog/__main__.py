@@ -33,6 +33,7 @@ def argument(*names: str, **options) -> tuple[tuple, dict]:
 # Arguments that several verbs take.
 RUN = argument("folder", help="a run folder")
 MODEL = argument("folder", help="a run folder, or the name of a model on the Hub")
+DATA = argument("folder", metavar="DATA", help="dialogues, as --data of a run takes them")
 PUBLISHING = [
     argument("--private", action="store_true", help="make a new repository private"),
     argument(
@@ -62,11 +63,7 @@ VERBS = {
         help="talk with a model in the terminal",
         description="Talk with a model; it remembers the dialogue. /help lists the commands. In a "
         "pipe, each line is something said and each line printed a reply.",
-        arguments=[
-            MODEL,
-            NO_EXPORT,
-            *LOADING,
-        ],
+        arguments=[MODEL, NO_EXPORT, *LOADING],
     ),
     "attention": Verb(
         "report.attention.attention",
@@ -133,9 +130,7 @@ VERBS = {
         "report.page.report",
         help="write the report of a run anew",
         description="Write report.html into a run folder, as each run does.",
-        arguments=[
-            RUN,
-        ],
+        arguments=[RUN],
     ),
     "audit": Verb(
         "report.audit.audit_data",
@@ -143,7 +138,7 @@ VERBS = {
         description="Count dialogues and pairs of validation and test that stand in train, and "
         "near-duplicates; write the counts and the ids of the clean pairs to a JSON file.",
         arguments=[
-            argument("folder", metavar="DATA", help="dialogues, as --data of a run takes them"),
+            DATA,
             argument("--output", default="audit.json", help="the JSON file [%(default)s]"),
             argument(
                 "--no-detokenize",
@@ -187,7 +182,7 @@ VERBS = {
         description="Publish dialogues as Parquet with splits, features and a card, which "
         "load_dataset() loads; --dataset_name USER/NAME trains on them.",
         arguments=[
-            argument("folder", metavar="DATA", help="dialogues, as --data of a run takes them"),
+            DATA,
             argument("--repo", required=True, metavar="USER/NAME", help="its name"),
             argument("--language", default="en", help="language of the dialogues [%(default)s]"),
             argument(
