@@ -8,7 +8,7 @@ import json
 import platform
 import subprocess
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import torch
@@ -33,20 +33,13 @@ PACKAGES = (
 
 
 def environment(world_size: int, training_data: str) -> dict:
-    """Describe what a run is made with: versions, device, git revision of the code, data.
-
-    Args:
-        world_size: number of processes.
-        training_data: the fingerprint of the training rows.
-    """
-    gpu = torch.cuda.is_available()
+    """Describe what a run is made with; `training_data` is the fingerprint of the rows."""
+    cpu = f"CPU, {torch.get_num_threads()} threads"
     return {
         "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "device": torch.cuda.get_device_name()
-        if gpu
-        else f"CPU, {torch.get_num_threads()} threads",
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else cpu,
         "processes": world_size,
         "training_data": training_data,
         "git_revision": _git_revision(),
@@ -105,13 +98,9 @@ def read_mapping(path: Path) -> dict:
 
 
 def join_predictions(rows, outputs: list[dict], clean: Iterable[bool] | None) -> list[dict]:
-    """Put replies beside the rows they answer.
+    """Put `DialogueTrainer.predict`'s replies beside the rows they answer.
 
-    Args:
-        rows: the evaluated split.
-        outputs: `predictions` of `DialogueTrainer.predict`.
-        clean: of each row, whether nothing of it appears in the training set; None if that is not
-            known.
+    `clean` tells of each row whether nothing of it appears in the training set; None if not known.
     """
     columns = ("dialogue_id", "turn", "context", "response")
     lines = []
@@ -180,8 +169,11 @@ def write_text(path: Path, text: str) -> None:
     part.replace(path)
 
 
-def check_writable(path: Path) -> None:
+def check_writable(path: Path, endings: Sequence[str] = ()) -> None:
     """Refuse a path that cannot be written, before long work for it; make its folder."""
+    if endings and path.suffix not in endings:
+        choices = " or ".join(filter(None, [", ".join(endings[:-1]), endings[-1]]))
+        raise UsageError(f"output is {str(path)!r}; it must end in {choices}.")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=path.parent):

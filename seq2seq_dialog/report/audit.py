@@ -12,7 +12,6 @@ from rich.table import Table
 
 from ..data.overlap import CONTEXTS, DEFINITIONS, KINDS, SPLITS, audit, warning
 from ..data.rows import load_rows
-from ..errors import UsageError
 from ..run_folder import check_writable, write_json
 from ..settings import DataArguments
 
@@ -24,16 +23,10 @@ def audit_data(
 
     The file has the counts of `audit`, what they mean, which rows of validation and test are
     clean (`dialogue_id:turn`), and which training dialogues `without_overlap` leaves out.
-
-    Args:
-        data: any source that the run script takes.
-        output: a .json file; one that exists is replaced.
-        detokenize: as in training; it changes the exact counts and those of words.
+    `detokenize`, as in training, changes the exact counts and those of words.
     """
     output = Path(output)
-    if output.suffix != ".json":
-        raise UsageError(f"output is {str(output)!r}; it must end in .json.")
-    check_writable(output)
+    check_writable(output, [".json"])
     console = Console()
     rows, _ = load_rows(DataArguments(data=data, detokenize=detokenize))
     with console.status("Comparing the splits ..."):

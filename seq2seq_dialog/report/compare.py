@@ -58,16 +58,10 @@ def _first_difference(a: str | list[str], b: str | list[str]) -> tuple[str, str]
 def paired_bootstrap(
     a: PairStatistics, b: PairStatistics, samples: int, seed: int, dialogues: Sequence
 ) -> dict:
-    """Test on both sides whether a metric of two systems differs beyond chance.
+    """Test on both sides whether a metric of two systems, on the same pairs, differs beyond chance.
 
-    Args:
-        a, b: the metric's statistics of the two systems, of the same pairs.
-        samples: number of resamples.
-        seed: of the draws.
-        dialogues: of each pair, the dialogue that it is from; whole dialogues are drawn.
-
-    Returns:
-        `a` and `b`, the metric; `difference`, b - a; `interval`, its 95 % one; `p`.
+    `dialogues` names of each pair the dialogue that it is from. Returns `a` and `b`, the metric;
+    `difference`, b - a; `interval`, its 95 % one; `p`.
     """
     figure_a, figure_b = a.figure(), b.figure()
     difference = figure_b - figure_a
@@ -97,37 +91,51 @@ def compare(
 ) -> dict:
     """Compare the replies of two runs to the same contexts; print a table and what it says.
 
-    Args:
-        folder, other: run folders, A and B.
-        samples: number of resamples.
-        seed: of the draws.
-        subset: `full`, or `clean`: pairs that the rows of both runs call `clean` alone.
-        output: a JSON file for the figures.
-
-    Returns:
-        `a`, `b`, `subset`, `pairs`, `dialogues`, `samples`, `seed`, `metrics` (name to what
-        `paired_bootstrap` returns) and `verdict`, a sentence each.
+    With the subset `clean`, only those pairs count that the rows of both runs call `clean`. The
+    figures are returned and, as JSON, written to `output`: `metrics` has what `paired_bootstrap`
+    returns by name, `verdict` a sentence each.
     """
     output = None if output is None else Path(output)
-    _check(samples, seed, subset, output)
+    _check(samples, seed, output)
     runs = [read_predictions(folder), read_predictions(other)]
     _check_pairs(*runs)
     if subset == "clean":
         runs = _clean(runs)
+    result = {"a": str(folder), "b": str(other), "subset": subset, **_test(runs, samples, seed)}
+    print_comparison(result, Console())
+    if output:
+        write_json(output, result)
+        print(f"Written to {output}.")
+    return result
+
+
+def _check(samples: int, seed: int, output: Path | None) -> None:
+    """Refuse settings that cannot be used, before anything is read."""
+    if samples < LEAST_SAMPLES:
+        raise UsageError(f"samples is {samples}; it must be at least {LEAST_SAMPLES}.")
+    if seed < 0:
+        raise UsageError(f"seed is {seed}; it must be at least 0.")
+    if output is None:
+        return
+    check_writable(output, [".json"])
+    if output.exists():
+        try:
+            earlier = read_json(output).keys() >= {"a", "b", "metrics", "verdict"}
+        except (OSError, ValueError, AttributeError):
+            earlier = False
+        if not earlier:
+            raise UsageError(f"{str(output)!r} is no earlier comparison. Choose another output.")
+
+
+def _test(runs: list[list[dict]], samples: int, seed: int) -> dict:
+    """Test each metric of two runs that answer the same pairs, and say what it means."""
     dialogues = [row["dialogue_id"] for row in runs[0]]
     count = len(set(dialogues))
     if count < 2:
         raise UsageError(f"There is {count} dialogue to resample; 2 are the least. Evaluate more.")
     missing = _why_no_perplexity(runs)
-    a, b = (
-        pair_statistics(
-            [row["reply"] for row in rows],
-            [row["reference"] for row in rows],
-            None if missing else [row["nll"] for row in rows],
-            None if missing else [row["tokens"] for row in rows],
-        )
-        for rows in runs
-    )
+    columns = ["reply", "reference"] if missing else ["reply", "reference", "nll", "tokens"]
+    a, b = (pair_statistics(*([row[key] for row in rows] for key in columns)) for rows in runs)
     metrics = {
         name: paired_bootstrap(a[name], b[name], samples, seed, dialogues)
         for name in with_intervals(a)
@@ -136,10 +144,7 @@ def compare(
     verdict += [missing] if missing else []
     if count < FEW:
         verdict.append(f"There are {count} dialogues: with fewer than {FEW}, p is rough.")
-    result = {
-        "a": str(folder),
-        "b": str(other),
-        "subset": subset,
+    return {
         "pairs": len(dialogues),
         "dialogues": count,
         "samples": samples,
@@ -147,33 +152,6 @@ def compare(
         "metrics": metrics,
         "verdict": verdict,
     }
-    print_comparison(result, Console())
-    if output:
-        write_json(output, result)
-        print(f"Written to {output}.")
-    return result
-
-
-def _check(samples: int, seed: int, subset: str, output: Path | None) -> None:
-    """Refuse settings that cannot be used, before anything is read."""
-    if samples < LEAST_SAMPLES:
-        raise UsageError(f"samples is {samples}; it must be at least {LEAST_SAMPLES}.")
-    if seed < 0:
-        raise UsageError(f"seed is {seed}; it must be at least 0.")
-    if subset not in ("full", "clean"):
-        raise UsageError(f"subset is {subset!r}; it must be one of full, clean.")
-    if output is None:
-        return
-    if output.suffix != ".json":
-        raise UsageError(f"output is {str(output)!r}; it must end in .json.")
-    if output.exists():
-        try:
-            earlier = read_json(output).keys() >= {"a", "b", "metrics", "verdict"}
-        except (OSError, ValueError, AttributeError):
-            earlier = False
-        if not earlier:
-            raise UsageError(f"{str(output)!r} is no earlier comparison. Choose another output.")
-    check_writable(output)
 
 
 def _clean(runs: list[list[dict]]) -> list[list[dict]]:

@@ -51,13 +51,11 @@ def reply_to_all(
     seed: int,
     advance: Callable[[float], None] = lambda share: None,
 ) -> list[str]:
-    """Reply once to each context, in batches of like lengths, each with a seed of its own.
+    """Reply once to each context, given as ids, in batches of like lengths.
 
-    Args:
-        inputs: ids of each context.
-        settings: replace those of the model for good, so that nothing comes from them.
-        seed: of sampling, which leaves the random state of the caller alone.
-        advance: called with the share of the contexts that each batch answers.
+    The settings replace those of the model for good, so that nothing comes from them. Each batch
+    has a seed of its own; the random state of the caller is left alone. `advance` is called with
+    the share of the contexts that each batch answers.
     """
     model.generation_config = settings
     devices = [model.device] if model.device.type == "cuda" else []
@@ -99,23 +97,12 @@ def sweep(
     device: str | None = None,
     trust_remote_code: bool = False,
 ) -> list[dict]:
-    """Measure models over temperatures; draw them to `output` and print them.
+    """Measure models over temperatures; draw them to `output`, print and return their points.
 
-    Each point is written beside the picture, to a JSON file of the same name, as soon as it is
-    measured: an interrupted sweep goes on by the same command. Points of other settings,
-    temperatures or weights stay in the file, under `earlier`.
-
-    Args:
-        folders: run folders or Hub names; test pairs come from the first one's predictions.
-        temperatures: of sampling; a greedy point is always added.
-        samples: test contexts, evenly spaced.
-        output: the picture, .png, .pdf or .svg.
-        seed: of sampling.
-        device: a GPU where there is one by default.
-        trust_remote_code: run model code that comes with a repository.
-
-    Returns:
-        A dict a point: `model`, `KEY` and `FIGURES`.
+    Test pairs come from the first folder's predictions. A greedy point is always added. Each point
+    (`model`, `KEY`, `FIGURES`) is written beside the picture, to a JSON file of the same name, as
+    soon as it is measured: an interrupted sweep goes on by the same command. Points of other
+    settings, temperatures or weights stay in the file, under `earlier`.
     """
     disable_progress_bar()
     folders = [str(folder).rstrip("/") for folder in folders]
@@ -188,9 +175,7 @@ def _check(folders: list[str], temperatures, samples: int, output: Path) -> None
             )
     if samples < 2:
         raise UsageError(f"samples is {samples}; it must be at least 2: diversity is between them.")
-    if output.suffix not in (".png", ".pdf", ".svg"):
-        raise UsageError(f"output is {str(output)!r}; it must end in .png, .pdf or .svg.")
-    check_writable(output)
+    check_writable(output, [".png", ".pdf", ".svg"])
 
 
 def _read_points(path: Path) -> list[dict]:
@@ -218,11 +203,15 @@ def _name(temperature: float) -> str:
     return "greedy" if temperature == GREEDY else str(float(temperature))
 
 
-def _labels(points: list[dict]) -> dict[str, str]:
-    """Name each model of the points by the end of its path, or all of it where two end alike."""
+def _curves(points: list[dict]) -> dict[str, list[dict]]:
+    """Group points by model, named by the end of its path, or all of it where two end alike."""
     folders = list(dict.fromkeys(point["model"] for point in points))
     ends = [Path(folder).name or folder for folder in folders]
-    return {f: end if ends.count(end) == 1 else f for f, end in zip(folders, ends, strict=True)}
+    curves = {}
+    for folder, end in zip(folders, ends, strict=True):
+        name = end if ends.count(end) == 1 else folder
+        curves[name] = [point for point in points if point["model"] == folder]
+    return curves
 
 
 def print_sweep(points: list[dict], people: dict, console: Console) -> None:
@@ -232,17 +221,15 @@ def print_sweep(points: list[dict], people: dict, console: Console) -> None:
     table.add_column("temp.")
     for key in FIGURES:
         table.add_column(METRICS[key].label, justify="right")
-    labels = _labels(points)
-    for folder, label in labels.items():
-        of_model = [point for point in points if point["model"] == folder]
-        for i, point in enumerate(of_model):
+    for label, curve in _curves(points).items():
+        for i, point in enumerate(curve):
             values = (f"{point[name]:.2f}" for name in FIGURES)
             table.add_row("" if i else escape(label), _name(point["temperature"]), *values)
         table.add_section()
     table.add_row("references", "", *(f"{people[n]:.2f}" if n in people else "" for n in FIGURES))
     console.print(table)
-    for folder, label in labels.items():
-        best = max((p for p in points if p["model"] == folder), key=lambda p: p["bleu_2"])
+    for label, curve in _curves(points).items():
+        best = max(curve, key=lambda point: point["bleu_2"])
         at = "" if best["temperature"] == GREEDY else "temperature "
         console.print(
             f"{label}: best BLEU-2 {best['bleu_2']:.2f} ({at}{_name(best['temperature'])}), with "
@@ -262,14 +249,12 @@ def plot_sweep(points: list[dict], people: dict, path: Path) -> None:
     figure = Figure(figsize=(11, 5.4), layout="constrained")
     panels = figure.subplots(1, 2, sharey=True)
     for axes, name in zip(panels, ("distinct_2", "self_bleu"), strict=True):
-        for i, (folder, label) in enumerate(_labels(points).items()):
+        for i, (label, curve) in enumerate(_curves(points).items()):
             style = {"color": f"C{i % 10}", "marker": MARKERS[i % len(MARKERS)]}
-            of_model = [point for point in points if point["model"] == folder]
-            of_model.sort(key=lambda point: point["temperature"])  # greedy comes first
-            x, y = ([point[key] for point in of_model] for key in (name, "bleu_2"))
+            x, y = ([point[key] for point in curve] for key in (name, "bleu_2"))  # greedy first
             axes.plot(x[:1], y[:1], **style, ms=7, mfc="none")
             axes.plot(x[1:], y[1:], **style, ms=5, lw=1.2, label=label)
-            for point in of_model[1:]:
+            for point in curve[1:]:
                 axes.annotate(
                     _name(point["temperature"]),
                     (point[name], point["bleu_2"]),
