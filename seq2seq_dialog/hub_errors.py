@@ -40,13 +40,10 @@ def translated_errors(
     remedy: str = "Nothing is lost: the same command continues.",
     revision: str = "main",
 ):
-    """Turn the errors of the Hub's client into a UsageError that says what to do.
+    """Turn the errors of the Hub's client into a UsageError: the `failure`, and what to do.
 
-    Args:
-        repo: the repository that is read or written.
-        failure: what could not be done; by default that `repo` cannot be published.
-        remedy: what to do where the error itself does not tell it.
-        revision: what is read.
+    By default the failure is that `repo` cannot be published; the remedy is for errors that do not
+    tell one themselves.
     """
     try:
         yield

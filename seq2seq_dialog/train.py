@@ -75,7 +75,7 @@ def main(argv: list[str] | None = None) -> None:
     # 5. Prepare tokenizer and model
     tokenizer = load_or_train_tokenizer(settings, corpus, checkpoint is None, console)
     model = prepare_model(settings, tokenizer, console)
-    environment |= describe_origin(settings, model)
+    environment |= licences.origin(settings, model)
 
     # 6. Encode
     with settings.training.main_process_first(desc="tokenising"):
@@ -128,18 +128,6 @@ def prepare_model(settings: Settings, tokenizer, console: Console):
     model.generation_config = generation_config(settings.decoding, model)
     console.print(f"{type(model).__name__}: {model.num_parameters():,} parameters")
     return model
-
-
-def describe_origin(settings: Settings, model) -> dict:
-    """Describe what the run is made from: commits and terms on the Hub, the run it builds on."""
-    about = {"from_hub": licences.hub_commits(settings.data, settings.model, model)}
-    if settings.model.model_name_or_path is not None:
-        about["inherited"] = licences.inherited_terms(settings.model.model_name_or_path)
-    if "dataset_name" in about["from_hub"] and settings.main_process:
-        data_args = settings.data
-        commit, license = licences.dataset_terms(data_args.dataset_name, data_args.dataset_revision)
-        about["from_hub"]["dataset_name"], about["dataset_license"] = commit, license
-    return about
 
 
 def build_trainer(

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import yaml
 from huggingface_hub import HfApi, ModelCard, get_token
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2 import StrictUndefined, Template
 
 from ..errors import UsageError
 from ..hub_errors import translated_errors
@@ -100,10 +100,8 @@ def space_files(
     For a private model README.md explains how the Space gets access. `openings` are first messages
     that visitors can choose by a click, in the model's language.
     """
-    environment = Environment(
-        loader=FileSystemLoader(PAGE), undefined=StrictUndefined, keep_trailing_newline=True
-    )
-    readme = environment.get_template("README.md.jinja").render(
+    text = (PAGE / "README.md.jinja").read_text(encoding="utf-8")
+    readme = Template(text, undefined=StrictUndefined, keep_trailing_newline=True).render(
         repo=repo,
         revision=revision,
         private=private,

@@ -26,12 +26,7 @@ def attention_map(
 
     One forward pass under teacher forcing: row t holds the weights with which token t of the reply
     was predicted from the tokens before it. Of several layers it is the last, of several heads the
-    mean.
-
-    Args:
-        context: as `generate_response` takes it.
-        model, tokenizer: from `load`.
-        reply: its text; by default the model's own, by its saved decoding settings.
+    mean. Without a text, the reply is the model's own, by its saved decoding settings.
 
     Returns:
         tokens of the source, tokens of the reply (with the end token, unless the reply reached its
@@ -49,7 +44,13 @@ def attention_map(
         labels = torch.tensor([ids], device=model.device)
     else:
         raise UsageError(f"A reply needs text; got {reply!r}. Without one, the model replies.")
-    layers = _cross_attentions(model, input_ids, labels)
+    before = model.config._attn_implementation
+    model.set_attn_implementation("eager")  # the fused kernels of others return no weights
+    try:
+        outputs = model(input_ids=input_ids, labels=labels, output_attentions=True)
+    finally:
+        model.set_attn_implementation(before)
+    layers = getattr(outputs, "cross_attentions", None)  # each (1, heads, target_len, source_len)
     if not layers or layers[-1] is None:
         raise UsageError(
             f"{model.name_or_path or type(model).__name__!r} has no attention to draw; train a "
@@ -57,17 +58,6 @@ def attention_map(
         )
     weights = layers[-1][0].float().mean(0).cpu().numpy()  # (target_len, source_len)
     return _tokens(input_ids[0], tokenizer), _tokens(labels[0], tokenizer), weights
-
-
-def _cross_attentions(model, input_ids, labels):
-    """Run the model; its weights per layer, each (batch, heads, target_len, source_len)."""
-    before = model.config._attn_implementation
-    model.set_attn_implementation("eager")  # the fused kernels of others return no weights
-    try:
-        outputs = model(input_ids=input_ids, labels=labels, output_attentions=True)
-    finally:
-        model.set_attn_implementation(before)
-    return getattr(outputs, "cross_attentions", None)
 
 
 def _tokens(ids, tokenizer) -> list[str]:
@@ -83,12 +73,7 @@ def readable(tokens: list[str], tokenizer) -> list[str]:
 
 
 def draw_map(source: list[str], target: list[str], weights: np.ndarray, title: str = "") -> Figure:
-    """Draw an attention map: source along the top, reply down the side.
-
-    Args:
-        source, target: labels of the columns and rows.
-        weights: (target_len, source_len); the darkest shade is the greatest of them.
-    """
+    """Draw weights (target_len, source_len): source along the top, reply down the side."""
     rows, columns = weights.shape
     figure = Figure(figsize=(columns * CELL, rows * CELL))
     axes = figure.add_axes((0, 0, 1, 1))  # the labels stand outside; "tight" makes room for them

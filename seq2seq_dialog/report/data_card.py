@@ -16,7 +16,7 @@ from ..data import overlap
 from ..data.known_corpora import DAILYDIALOG
 from ..dataset_script.dialogues import LABELS
 from .licences import LICENSES
-from .model_card import render
+from .tables import render
 
 # Kinds of problems of the dataset script, as the card words them, and what was done about them.
 PROBLEMS = {
@@ -65,21 +65,9 @@ def data_card(
     language: str,
     detokenize: bool,
 ) -> str:
-    """Write README.md of a data set.
+    """Write README.md of a data set: of what `load_rows` returns, and the files of each split.
 
-    Args:
-        rows: the splits.
-        problems: what was odd in the text (`load_rows`).
-        shards: the files of each split.
-        repo: `user/name`.
-        revision: the branch.
-        corpus: which known corpus the dialogues are of, or None.
-        license: of the dialogues, None where it is not known.
-        language: of the dialogues.
-        detokenize: whether natural text was written from spaced tokens.
-
-    Returns:
-        Metadata as YAML, then Markdown.
+    `corpus` and `license` are None where they are not known; the rest is of the `Publication`.
     """
     splits = overlap.audit(rows)["splits"]
     name = corpus or repo.split("/")[-1]
@@ -171,8 +159,7 @@ def _has(rows: DatasetDict, label: str) -> bool:
 def _example(rows: Dataset) -> str:
     """Choose the first short row with two turns of context, or else the first short row.
 
-    Returns:
-        JSON without the grave accents that would end a block of code; empty if no row is short.
+    It is JSON without the grave accents that would end a block of code; empty if no row is short.
     """
     written = (
         json.dumps(row, ensure_ascii=False, indent=2)

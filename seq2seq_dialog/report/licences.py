@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from huggingface_hub.errors import HTTPError
 from ..data.known_corpora import DAILYDIALOG, SAMPLES
 from ..errors import UsageError
 from ..run_folder import read_mapping, read_yaml
-from ..settings import DataArguments, ModelArguments
+from ..settings import Settings
 from .public_settings import data_name
 
 DAILYDIALOG_ID = "li2017dailydialog/daily_dialog"  # its authors' own, on the Hub
@@ -24,23 +25,14 @@ LANGUAGE = re.compile(r"[a-z]{2,3}(-[A-Z]{2})?")
 
 @dataclass(frozen=True)
 class DataTerms:
-    """The data of a model and their licence.
+    """The data of a model and their licence; None is what is not known or not there."""
 
-    Args:
-        name: of the data, for people.
-        id: of the data on the Hub, None if they are not there.
-        license: of the model; None if it is not known.
-        data_license: of the data; None if it is not known.
-        origin: who says so: `given` by the publisher, `known` here, the data set's `card`, or None.
-        inherited: name and license of other data that the model was trained on before, or None.
-    """
-
-    name: str
-    id: str | None
-    license: str | None
+    name: str  # of the data, for people
+    id: str | None  # of the data on the Hub
+    license: str | None  # of the model
     data_license: str | None
-    origin: str | None
-    inherited: dict | None
+    origin: str | None  # who says so: `given` by the publisher, `known` here, the data's `card`
+    inherited: dict | None  # name and license of other data that the model was trained on before
 
 
 def data_terms(config: Mapping, environment: Mapping, license: str | None = None) -> DataTerms:
@@ -48,12 +40,7 @@ def data_terms(config: Mapping, environment: Mapping, license: str | None = None
 
     A model takes the licence of its training data. If it was begun from another run, the licence of
     that run's data counts, too, and the stricter one holds. A run that only evaluates a model gives
-    it no licence.
-
-    Args:
-        config: the settings of the run.
-        environment: of environment.json, `corpus`, `from_hub`, `dataset_license` and `inherited`.
-        license: what is given for the data, before what the settings say.
+    it no licence. A `license` that is given comes before what the settings say.
     """
     data = config.get("data") or config.get("dataset_name")
     corpus = environment.get("corpus") if data else DAILYDIALOG
@@ -90,11 +77,7 @@ def _strictness(license: str | None) -> tuple[bool, ...]:
 
 
 def inherited_terms(folder: str | Path) -> dict | None:
-    """Tell on what data a run was trained whose licence binds a model that is begun from it.
-
-    Returns:
-        `name` and `license`; None where that is no run folder or no licence is known.
-    """
+    """Give name and license of a run's data that bind a model begun from it, None if not known."""
     folder = Path(folder)
     if not all((folder / name).is_file() for name in ("config.yaml", "metrics.json")):
         return None
@@ -133,26 +116,28 @@ def check_terms(license: str | None, language: str) -> None:
         )
 
 
-def hub_commits(data: DataArguments, args: ModelArguments, model) -> dict[str, str | None]:
-    """Tell which settings name something on the Hub, not a folder, and the commit where known."""
+def origin(settings: Settings, model) -> dict:
+    """Describe what a run is made from: commits and terms on the Hub, the run it builds on.
+
+    `from_hub` has the settings that name something on the Hub, with the commit where it is known.
+    """
+    data, args = settings.data, settings.model
     names = {
         "dataset_name": data.dataset_name,
         "model_name_or_path": args.model_name_or_path,
         "tokenizer_name_or_path": args.tokenizer_name_or_path,
     }
-    commits = {"model_name_or_path": getattr(model.config, "_commit_hash", None)}
-    return {
-        setting: commits.get(setting)
-        for setting, name in names.items()
-        if name is not None and not Path(name).exists()
-    }
-
-
-def dataset_terms(name: str, revision: str | None) -> tuple[str | None, str | None]:
-    """Ask the Hub for a data set's commit and licence; None where it cannot tell."""
-    try:
-        info = HfApi().dataset_info(name, revision=revision)
-    except (HTTPError, OSError, ValueError):
-        return None, None
-    license = (info.card_data or {}).get("license")
-    return info.sha, license if isinstance(license, str) else None
+    on_hub = [key for key, name in names.items() if name is not None and not Path(name).exists()]
+    about = {"from_hub": dict.fromkeys(on_hub)}
+    if "model_name_or_path" in on_hub:
+        about["from_hub"]["model_name_or_path"] = getattr(model.config, "_commit_hash", None)
+    if args.model_name_or_path is not None:
+        about["inherited"] = inherited_terms(args.model_name_or_path)
+    if "dataset_name" in on_hub and settings.main_process:
+        about["dataset_license"] = None
+        with suppress(HTTPError, OSError, ValueError):  # where the Hub cannot tell
+            info = HfApi().dataset_info(data.dataset_name, revision=data.dataset_revision)
+            license = (info.card_data or {}).get("license")
+            about["from_hub"]["dataset_name"] = info.sha
+            about["dataset_license"] = license if isinstance(license, str) else None
+    return about

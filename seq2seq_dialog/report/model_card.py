@@ -6,18 +6,14 @@ Nothing of the machine is told: of a path the last part alone.
 
 from __future__ import annotations
 
-import json
 import math
 import random
 import re
 import shlex
-from collections.abc import Sequence
 from pathlib import Path
 
 import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
 
 from ..data.known_corpora import DAILYDIALOG, SAMPLES
 from ..evaluation import scoring
@@ -27,12 +23,15 @@ from ..run_folder import read_mapping, read_yaml
 from . import page
 from .licences import DataTerms, check_terms, data_terms
 from .public_settings import public_settings
-from .tables import markdown, number
+from .tables import render
 
 GREETING = ["Hello! How are you?", "Fine, thanks. And you?", "Very well, thank you."]
 EXAMPLES = (1, 2, 3)  # turns of the contexts that are examples
-# Figures of other protocols than the default that go into the metadata.
-INDEXED = {"plato": ("plato_bleu_1", "plato_bleu_2"), "multiref": ("bleu_2", "rouge_l")}
+INDEXED = {  # the figures of each protocol that go into the metadata
+    "default": keys_with("main"),
+    "plato": ("plato_bleu_1", "plato_bleu_2"),
+    "multiref": ("bleu_2", "rouge_l"),
+}
 SUBSETS = {"full": "all pairs", "clean": "clean pairs"}
 
 
@@ -44,20 +43,7 @@ def model_card(
     language: str | None = None,
     samples: bool = True,
 ) -> str:
-    """Write the card of a finished run.
-
-    Args:
-        folder: the run folder.
-        repo: `user/name`, where the model will be.
-        license: of the dialogues, as the Hub names it; by default what the run's settings say or
-            what is known of the data.
-        revision: the branch where the model will be.
-        language: of the dialogues; by default what the run's settings say.
-        samples: show exchanges of the test set.
-
-    Returns:
-        README.md: metadata as YAML, then Markdown.
-    """
+    """Write README.md of a finished run; the other arguments are those of a `Publication`."""
     folder = Path(folder)
     run = page.read(folder)
     metrics, environment = run["metrics"], run["environment"]
@@ -137,21 +123,6 @@ def _evaluation_facts(evaluated: dict, metrics: dict, config: dict) -> dict:
     }
 
 
-def render(template: str, content: dict) -> str:
-    """Fill a template of a card; every text that is put in is escaped for Markdown."""
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        undefined=StrictUndefined,
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        finalize=markdown,
-    )
-    environment.filters["figure"] = number
-    environment.filters["literal"] = lambda text: Markup(json.dumps(text, ensure_ascii=False))
-    return environment.get_template(template).render(content).strip()
-
-
 def _metadata(
     content: dict, results: list[EvalResult], language: str, examples: list[dict]
 ) -> ModelCardData:
@@ -179,11 +150,6 @@ def _metadata(
     )
 
 
-def indexed(protocol: str) -> Sequence[str]:
-    """Return the keys of the figures of a protocol that go into the metadata."""
-    return keys_with("main") if protocol == "default" else INDEXED.get(protocol, ())
-
-
 def measured(evaluated: dict, metrics: dict, data: DataTerms) -> list[EvalResult]:
     """List the model's figures for the metadata; without an evaluation, those of metrics.json."""
     rows = [row for row in evaluated.get("results", ()) if row["system"] == scoring.MODEL]
@@ -194,7 +160,7 @@ def measured(evaluated: dict, metrics: dict, data: DataTerms) -> list[EvalResult
     ]
     results = []
     for row in rows:
-        for key in indexed(row["protocol"]):
+        for key in INDEXED.get(row["protocol"], ()):
             value = row["metrics"].get(key)
             if value is None or not math.isfinite(value):
                 continue

@@ -11,7 +11,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import yaml
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from sacrebleu.metrics import CHRF
 
 from ..errors import UsageError
@@ -20,7 +19,7 @@ from ..evaluation.scoring import HUMAN
 from ..run_folder import read_mapping, read_predictions, read_yaml, write_text
 from .pictures import PALETTE, curve_pictures, group_pictures, rankings
 from .public_settings import data_name
-from .tables import diversity_tables, number, overlap, score_tables, table
+from .tables import diversity_tables, overlap, render, score_tables, table
 
 SEED = 42  # of the draw of samples
 BEST, WORST, DRAWN = 6, 6, 8  # samples
@@ -30,10 +29,7 @@ def choose_samples(predictions: list[dict]) -> list[tuple[str, list[dict]]]:
     """Choose pairs by rule: the likest to their references, the least like, and drawn ones.
 
     Likeness is chrF of the sentence (Popović, 2015); ties are broken by lot. The rest is cut into
-    even stretches, and one pair is drawn from each.
-
-    Returns:
-        Each rule that chooses any pair, and its predictions with their `chrf`.
+    even stretches, and one pair is drawn from each. Predictions come with their `chrf`.
     """
     chrf, draw = CHRF(), random.Random(SEED)
     scores = [chrf.sentence_score(row["reply"], [row["reference"]]).score for row in predictions]
@@ -142,26 +138,17 @@ def write(folder: str | Path) -> Path:
         for key in keys_with("main")
         if METRICS[key].scale == (0, 100) and any(key in row["metrics"] for row in results)
     ]
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["number"] = number
+    content |= {
+        "palette": PALETTE,
+        "human": any(row["system"] == HUMAN for row in results),
+        "percents": percents,
+        "rankings": rankings(results),
+        "curves": curve_pictures(content["log"], content["best_step"]),
+        "diversity": diversity_tables(diversity),
+        "groups": group_pictures(diversity),
+    }
     path = Path(folder) / "report.html"
-    text = environment.get_template("page.html.jinja").render(
-        content,
-        palette=PALETTE,
-        human=any(row["system"] == HUMAN for row in results),
-        percents=percents,
-        rankings=rankings(results),
-        curves=curve_pictures(content["log"], content["best_step"]),
-        diversity=diversity_tables(diversity),
-        groups=group_pictures(diversity),
-    )
-    write_text(path, text.strip() + "\n")
+    write_text(path, render("page.html.jinja", content) + "\n")
     return path
 
 

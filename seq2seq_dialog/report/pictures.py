@@ -43,10 +43,8 @@ def curve_panels(log_history: Sequence[Mapping]) -> dict[str, dict[str, list[tup
     """Collect the losses and, of adversarial training, how sampled replies fare.
 
     The training loss of adversarial training says nothing: the loss of human replies takes its
-    place, and the second panel shows a collapse.
-
-    Returns:
-        Title of each panel to its lines: name to points (step, value). Empty ones are left out.
+    place, and the second panel shows a collapse. A panel has lines by name, a line points (step,
+    value). Empty ones are left out.
     """
 
     def points(key: str, scale: int = 1) -> list[tuple[int, float]]:
@@ -189,8 +187,7 @@ def short(value: float) -> str:
 def to_svg(figure: Figure, description: str) -> Markup:
     """Write a picture as SVG for the page: transparent, in its colours and with its letters.
 
-    Args:
-        description: for those who do not see it; no two pictures of a page have the same.
+    The description is for those who do not see it; no two pictures of a page have the same.
     """
     buffer = io.StringIO()
     with rc_context({"svg.fonttype": "none", "svg.hashsalt": description}):
@@ -202,10 +199,8 @@ def to_svg(figure: Figure, description: str) -> Markup:
     tag = f'<svg viewBox="0 0 {width:g} {height:g}" role="img" aria-label="{label}">'
     svg = re.sub(r"<svg[^>]*>", lambda match: tag, svg, count=1)
     svg = re.sub(r"\s+", " ", svg)
-    for part in (r"<metadata>.*?</metadata>", r"<style.*?</style>", r"<clipPath.*?</clipPath>"):
-        svg = re.sub(part, "", svg)
-    for part in (r' clip-path="[^"]*"', r'font-family: [^;"]*; '):  # the page's own letters
-        svg = re.sub(part, "", svg)
+    svg = re.sub(r"<(metadata|style|clipPath).*?</\1>", "", svg)
+    svg = re.sub(r' clip-path="[^"]*"|font-family: [^;"]*; ', "", svg)  # the page's own letters
     used = set(re.findall(r'"#(\w+)"', svg))
     svg = re.sub(r' id="([^"]*)"', lambda match: match[0] if match[1] in used else "", svg)
     for name, color in PALETTE.items():
@@ -228,11 +223,7 @@ def curve_pictures(log_history: Sequence[Mapping], best_step: int | None) -> lis
 
 
 def rankings(results: Sequence[Mapping]) -> list[tuple]:
-    """Draw the main metrics that several systems have, by the default protocol.
-
-    Returns:
-        For each, what stands above it (`tables.column`) and the picture.
-    """
+    """Draw the main metrics that several systems have: each its `tables.column` and picture."""
     pictures = []
     for key in keys_with("main"):
         rows = [row for row in results if row["protocol"] == "default"]

@@ -34,12 +34,8 @@ PATH = re.compile(r"(?:[/\\]|~[^/\\]*[/\\]|\.\.?[/\\]|[A-Za-z]:[/\\]|file:).*", 
 def public_settings(config: dict, from_hub: Collection[str]) -> tuple[dict, dict]:
     """Take out of settings what is about the machine: of paths, all but the last part.
 
-    Args:
-        config: the settings of a run.
-        from_hub: the settings whose value is a name on the Hub.
-
-    Returns:
-        The settings, and those of them that were paths.
+    `from_hub` lists the settings whose value is a name on the Hub. Returns also those that were
+    paths.
     """
     hub_names = {config.get(key) for key in from_hub}
     path_names = {

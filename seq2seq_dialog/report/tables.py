@@ -1,11 +1,14 @@
-"""A run's figures laid out as tables, and as text, for the page and the model card."""
+"""A run's figures laid out as tables, and as text, and the templates of page and cards filled."""
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from ..evaluation.catalogue import HIGHER, LOWER, METRICS, TO_ONE, keys_with
@@ -33,17 +36,11 @@ def table(
 ) -> dict | None:
     """Lay out figures: rows of one name in one line, their subsets side by side.
 
-    Args:
-        title: of the table.
-        head: what the rows' names are.
-        rows: each has `name` and `metrics`, and `subset` and `intervals` where there are.
-        keys: the figures to show; by default all, in the catalogue's order, unknown ones last.
-        notes: in small print.
-
-    Returns:
-        `title`, `head`, `notes`; `columns`, each (label, unit, arrow to what is better); `subsets`;
-        `rows`, each a name and for each column and subset a figure and its interval as text. None
-        where there is no figure.
+    A row has `name` and `metrics`, and `subset` and `intervals` where there are; `head` says what
+    the names are. `keys` are the figures to show; by default all, in the catalogue's order, unknown
+    ones last. Returns None where there is no figure; of what it returns, `columns` are as `column`
+    returns them, and `rows` are each a name and for each column and subset a figure and its
+    interval as text.
     """
     metrics = [row["metrics"] for row in rows]
     numbers = {key: None for row in metrics for key in row if isinstance(row[key], int | float)}
@@ -161,3 +158,18 @@ def markdown(text) -> Markup:
     text = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     # A backslash by its number: before a bracket, two of them would begin mathematics.
     return Markup(re.sub(r"([`*_\[\]|~$#])", r"\\\1", text.replace("\\", "&#92;")))
+
+
+def render(template: str, content: Mapping) -> str:
+    """Fill a template of this folder; every text that is put in is escaped, for its format."""
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        undefined=StrictUndefined,
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        finalize=markdown if template.endswith(".md.jinja") else None,
+    )
+    environment.filters["figure"] = number
+    environment.filters["literal"] = lambda text: Markup(json.dumps(text, ensure_ascii=False))
+    return environment.get_template(template).render(content).strip()

@@ -156,7 +156,7 @@ def test_the_model_index_holds_the_models_figures_on_both_subsets(folder):
         figures[args["protocol"], args["subset"], metric["name"]] = metric
     expected = [row for row in evaluation()["results"] if row["system"] == "model"]
     for row in expected:
-        for key in cards.indexed(row["protocol"]):
+        for key in cards.INDEXED.get(row["protocol"], ()):
             if key in row["metrics"]:
                 kind = (row["protocol"], row["subset"])
                 name = METRICS[key].label
