@@ -15,7 +15,7 @@ def check(settings: Settings) -> None:
     """Refuse values out of bounds, and settings that do not go together."""
     for group in vars(settings).values():
         _check_bounds(group)
-    _check_model(settings)
+    _check_origin(settings)
     _check_adversarial(settings)
     _check_streaming(settings)
     _check_metrics(settings)
@@ -32,8 +32,13 @@ def _check_bounds(group) -> None:
         raise UsageError(f"{name} is {value}; it must be {words}.")
 
 
-def _check_model(settings: Settings) -> None:
-    model, do_train = settings.model, settings.training.do_train
+def _check_origin(settings: Settings) -> None:
+    data, model, do_train = settings.data, settings.model, settings.training.do_train
+    if data.data is not None and data.dataset_name is not None:
+        raise UsageError(
+            f"data is {data.data!r} and dataset_name {data.dataset_name!r}, but dialogues come "
+            "from one of them. Take the other out, of the config too."
+        )
     both = model.model_name_or_path is not None and model.new_model is not None
     neither = model.model_name_or_path is None and model.new_model is None
     if neither or (both and do_train):
@@ -80,12 +85,9 @@ def _check_streaming(settings: Settings) -> None:
             "its part of a stream in order: with streaming, set 0 or 1."
         )
     auto = training.tokens_per_batch == "auto"
+    whole = "train would have to be read whole before it begins"
     for name, is_set, reason in (
-        (
-            "drop_overlap",
-            settings.data.drop_overlap,
-            "train would have to be read whole before it begins",
-        ),
+        ("drop_overlap", settings.data.drop_overlap, whole),
         ("adversarial", settings.adversarial.adversarial, "it draws from all training pairs"),
         ("tokens_per_batch auto", auto, "it tries the longest pairs"),
     ):

@@ -107,13 +107,6 @@ class DataArguments:
         None, "Folder for prepared data; the datasets cache by default."
     )
 
-    def __post_init__(self):
-        if self.data is not None and self.dataset_name is not None:
-            raise UsageError(
-                f"data is {self.data!r} and dataset_name {self.dataset_name!r}, but dialogues come "
-                "from one of them. Take the other out, of the config too."
-            )
-
 
 @dataclass
 class ModelArguments:
@@ -244,8 +237,7 @@ INHERITED = {
 class DialogueTrainingArguments(Seq2SeqTrainingArguments):
     """Seq2SeqTrainingArguments with batches by token budget and defaults for dialogue.
 
-    Attributes:
-        given: the settings as they were given, before the machine decided any of them.
+    `given` has the settings as they were given, before the machine decided any of them.
     """
 
     _argument_group_name = "training"
@@ -338,9 +330,8 @@ class DialogueTrainingArguments(Seq2SeqTrainingArguments):
                     f"tokens_per_batch is {self.tokens_per_batch!r}; it must be a number or auto."
                 ) from None
         self.given = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.init}
-        defaults = {f.name: f.default for f in dataclasses.fields(self)}
         for name, instead in REPLACED.items():
-            if getattr(self, name) != defaults[name]:
+            if getattr(self, name) != getattr(type(self), name):
                 raise UsageError(f"{name} has no effect here: {instead}.")
         metric = METRICS.get(self.metric_for_best_model.removeprefix("eval_"))
         if self.greater_is_better is None and metric is not None:
@@ -367,23 +358,11 @@ class DialogueTrainingArguments(Seq2SeqTrainingArguments):
         self.do_eval = self.given["do_eval"]  # the base class sets it by eval_strategy
 
     def _choose_optimizer(self, name: str) -> None:
-        """Take an optimizer, and its usual learning rate where none was given.
-
-        For the base class, which knows no other names than its own, `adamw_scaled` is AdamW.
-        """
-        self.scaled_rates = name == SCALED
+        """Take an optimizer, and its usual learning rate where none was given."""
+        self.scaled_rates = name == SCALED  # a name that the base class does not know
         self.optim = "adamw_torch_fused" if self.scaled_rates else name
         if self.given["learning_rate"] is None:
             self.learning_rate = 3e-2 if self.scaled_rates else 5e-4
-
-    def with_optimizer(self, default: str) -> DialogueTrainingArguments:
-        """Return these settings with optimizer and rate written down in `given`."""
-        training = copy.copy(self)
-        if self.given["optim"] is None:
-            training._choose_optimizer(default)
-        optim, rate = self.given["optim"] or default, training.learning_rate
-        training.given = self.given | {"optim": optim, "learning_rate": rate}
-        return training
 
 
 @dataclass(frozen=True)
@@ -401,11 +380,6 @@ class Settings:
         """Whether this is the process that prints, writes and publishes."""
         return self.training.process_index == 0
 
-    @property
-    def publish(self) -> bool:
-        """Whether the finished run goes to the Hub."""
-        return self.training.given["push_to_hub"]
-
     def with_training(self, **changes: Any) -> Settings:
         """Return these settings with other values in `training`; `given` stays as it is."""
         training = copy.copy(self.training)
@@ -414,11 +388,18 @@ class Settings:
         return dataclasses.replace(self, training=training)
 
     def with_optimizer(self) -> Settings:
-        """Return these settings with an optimizer that the model learns under, if none is given."""
-        sizes = yaml.safe_load(self.model.new_model) if self.model.new_model else None
-        new = sizes.get("model_type") if isinstance(sizes, dict) else None
-        default = SCALED if new in T5_LIKE else "adamw_torch_fused"
-        return dataclasses.replace(self, training=self.training.with_optimizer(default))
+        """Return these settings with an optimizer that the model learns under, if none is given.
+
+        Optimizer and learning rate are written down in `given`.
+        """
+        training, optim = copy.copy(self.training), self.training.given["optim"]
+        if optim is None:
+            sizes = yaml.safe_load(self.model.new_model or "")
+            new = sizes.get("model_type") if isinstance(sizes, dict) else None
+            optim = SCALED if new in T5_LIKE else "adamw_torch_fused"
+            training._choose_optimizer(optim)
+        training.given = training.given | {"optim": optim, "learning_rate": training.learning_rate}
+        return dataclasses.replace(self, training=training)
 
     def without_evaluation(self) -> Settings:
         """Return these settings for data without validation pairs: the last checkpoint is kept."""
@@ -429,10 +410,9 @@ class Settings:
         )
 
     def as_config(self) -> dict:
-        """Return what was given as a config file that makes the run again.
+        """Return what was given as a config that makes the run again.
 
-        Of the many inherited training settings it has those that --help shows and those that
-        differ from the default.
+        Of the inherited settings it has those that --help shows or that are not the default.
         """
         config = {}
         for group in vars(self).values():

@@ -35,16 +35,12 @@ from .training.trainer import DialogueTrainer
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Run the steps.
-
-    Args:
-        argv: `CONFIG [--flag value ...]`; what the process was started with by default.
-    """
+    """Run the steps, by `CONFIG [--flag value ...]` or what the process was started with."""
     # 1. Resolve the settings; see whether the run folder and the Hub will take the run
     settings = parse(sys.argv[1:] if argv is None else argv)
     run_dir = Path(settings.training.output_dir)
     console = set_up_console(settings.main_process)
-    repo = check_publishing(settings) if settings.publish and settings.main_process else None
+    repo = check_publishing(settings)
     if is_complete(run_dir, settings.as_config()):
         console.print(f"{run_dir} holds this run, complete.")
         print_run(run_dir, console)
@@ -102,10 +98,12 @@ def main(argv: list[str] | None = None) -> None:
     publish_run(run_dir, repo, settings)
 
 
-def check_publishing(settings: Settings) -> str:
-    """Return the repository that the run is for, `user/name`; refuse what the Hub would refuse."""
-    licences.check_terms(settings.data.license, settings.data.language)
+def check_publishing(settings: Settings) -> str | None:
+    """Return the repository that the run is for, if any; refuse what the Hub would refuse."""
     training = settings.training
+    if not (training.given["push_to_hub"] and settings.main_process):
+        return None
+    licences.check_terms(settings.data.license, settings.data.language)
     return writable_repo(training.hub_model_id or Path(training.output_dir).resolve().name)
 
 

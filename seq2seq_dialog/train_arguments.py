@@ -90,7 +90,7 @@ def parse(argv: list[str]) -> Settings:
     flags, path = list(argv), None
     if argv and not argv[0].startswith("-"):
         path, flags = find_config(argv[0]), argv[1:]
-    from_file = _as_flags(_read_config(path), known, path) if path else []
+    from_file = _as_flags(path, known) if path else []
     for flag in flags:
         name = flag[2:].split("=")[0].replace("-", "_")
         if flag.startswith("--") and name not in known and name.removeprefix("no_") not in known:
@@ -126,18 +126,12 @@ def find_config(name: str) -> Path:
     return known[name]
 
 
-def _read_config(path: Path) -> dict:
-    """Read a config; the dialogues that ship with a recipe are found from any folder."""
-    config = read_yaml(path)
+def _as_flags(path: Path, known: set[str]) -> list[str]:
+    """Spell the settings of a config as flags, so that one parser checks both."""
+    config, flags = read_yaml(path), []
     data = config.get("data")
     if path.resolve().parent == CONFIGS and isinstance(data, str) and not Path(data).exists():
-        config["data"] = str(ROOT / data)
-    return config
-
-
-def _as_flags(config: dict, known: set[str], path: Path) -> list[str]:
-    """Spell YAML settings as flags, so that one parser checks both."""
-    flags = []
+        config["data"] = str(ROOT / data)  # of a recipe, which works from any folder
     for name, value in config.items():
         if name not in known:
             raise UsageError(f"{path}: unknown setting {name!r}.{nearest(str(name), known)}")

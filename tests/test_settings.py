@@ -116,7 +116,7 @@ def test_settings_for_data_without_validation_are_new_ones(tmp_path):
 
 def test_the_run_is_published_and_checkpoints_are_not(tmp_path):
     settings = parse([config(tmp_path, M), "--push_to_hub", "true"])
-    assert settings.publish and settings.as_config()["push_to_hub"] is True
+    assert settings.as_config()["push_to_hub"] is True
     assert settings.training.push_to_hub is False  # Trainer would send checkpoints
 
 

@@ -71,6 +71,10 @@ def data_card(
     """
     splits = overlap.audit(rows)["splits"]
     name = corpus or repo.split("/")[-1]
+    labels = {label: classes for label, (classes, _) in LABELS.items()}
+    for label in labels:
+        if all(part.data.column(label).null_count == len(part) for part in rows.values()):
+            labels[label] = ()  # the source has none
     content = {
         "title": f"{name[0].upper()}{name[1:]}, pairs of context and response",
         "repo": repo,
@@ -86,9 +90,7 @@ def data_card(
         "hashed": len(problems) == 1 and len(rows) > 1,
         "detokenize": detokenize,
         "problems": _count_problems(problems),
-        "labels": {
-            name: classes if _has(rows, name) else () for name, (classes, _) in LABELS.items()
-        },
+        "labels": labels,
         "example": _example(rows["train"]),
     }
     body = render("data_card.md.jinja", content)
@@ -150,10 +152,6 @@ def _count_problems(problems: Mapping[str, dict]) -> dict[str, int]:
                 words = f"{label} {PROBLEMS[f'row_{row}']}" if row else PROBLEMS[kind]
                 counts[words] += entry["count"]
     return dict(counts)
-
-
-def _has(rows: DatasetDict, label: str) -> bool:
-    return any(part.data.column(label).null_count < len(part) for part in rows.values())
 
 
 def _example(rows: Dataset) -> str:
