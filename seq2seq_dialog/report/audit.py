@@ -31,30 +31,21 @@ def audit_data(
     rows, _ = load_rows(DataArguments(data=data, detokenize=detokenize))
     with console.status("Comparing the splits ..."):
         audit_result = audit(rows)
-    write_json(output, _content(rows, audit_result, {"data": data, "detokenize": detokenize}))
+    content = {"data": data, "detokenize": detokenize, "definitions": DEFINITIONS}
+    content |= {name: part for name, part in audit_result.items() if name not in ("clean", "keep")}
+    content["clean"] = {
+        name: [f"{dialogue_id}:{turn}" for dialogue_id, turn in _ids(rows[name], mask)]
+        for name, mask in audit_result["clean"].items()
+    }
+    dropped = _ids(rows["train"], ~audit_result["keep"])
+    content["drop"] = [dialogue_id for dialogue_id, turn in dropped if turn == 1]
+    write_json(output, content)
     print_audit(audit_result, console)
     message = warning(audit_result)
     if message:
         console.print(message, style="yellow", markup=False, highlight=False, soft_wrap=True)
     print(f"Written to {output}: the counts, what they mean, clean pairs, dialogues to drop.")
     return audit_result
-
-
-def _content(rows: dict[str, Dataset], audit_result: dict, source: dict) -> dict:
-    """Make what the file holds: ids in the place of the masks."""
-    clean = {
-        name: [f"{dialogue_id}:{turn}" for dialogue_id, turn in _ids(rows[name], mask)]
-        for name, mask in audit_result["clean"].items()
-    }
-    dropped = _ids(rows["train"], ~audit_result["keep"])
-    counts = {name: part for name, part in audit_result.items() if name not in ("clean", "keep")}
-    return {
-        **source,
-        "definitions": DEFINITIONS,
-        **counts,
-        "clean": clean,
-        "drop": [dialogue_id for dialogue_id, turn in dropped if turn == 1],
-    }
 
 
 def _ids(rows: Dataset, chosen: np.ndarray) -> Iterator[tuple[str, int]]:

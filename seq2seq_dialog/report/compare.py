@@ -102,7 +102,7 @@ def compare(
     if subset == "clean":
         runs = _clean(runs)
     result = {"a": str(folder), "b": str(other), "subset": subset, **_test(runs, samples, seed)}
-    print_comparison(result, Console())
+    print_comparison(result)
     if output:
         write_json(output, result)
         print(f"Written to {output}.")
@@ -193,14 +193,10 @@ def sentence(name: str, test: dict) -> str:
     )
 
 
-def print_comparison(result: dict, console: Console) -> None:
+def print_comparison(result: dict) -> None:
     """Print what `compare` returns as a table with a sentence a metric below."""
-
-    def say(line: str) -> None:
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
-
     for name in "AB":
-        say(f"{name}: {result[name.lower()]}")
+        print(f"{name}: {result[name.lower()]}")
     table = Table()
     for column in ("metric", "A", "B", "B - A", "95 % interval", "p"):
         table.add_column(column, justify="left" if column == "metric" else "right")
@@ -209,12 +205,11 @@ def print_comparison(result: dict, console: Console) -> None:
         interval = " to ".join(f"{bound:+.3f}" for bound in test["interval"])
         difference = f"{test['difference']:+.3f}"
         table.add_row(METRICS[name].label, *figures, difference, interval, f"{test['p']:.4f}")
-    console.print(table)
+    Console().print(table)
     clean = "clean " if result["subset"] == "clean" else ""
-    say(
+    print(
         f"{result['pairs']:,} {clean}pairs of {result['dialogues']:,} dialogues, which were "
         f"resampled {result['samples']:,} times (seed {result['seed']}); chance is p of "
         f"{LEVEL} or more."
     )
-    for line in result["verdict"]:
-        say(line)
+    print(*result["verdict"], sep="\n")

@@ -34,6 +34,7 @@ INK, SOFT, LINE, MINE, *OTHERS = PALETTE.values()
 SERIES = ((MINE, "", "-"), (OTHERS[0], "o", "-"), (OTHERS[1], "s", "--"), (OTHERS[2], "^", ":"))
 POINTS = 500  # of a curve, about the most that are drawn
 WIDTH = 3.5  # inches of a small picture
+TEXT = {"fontsize": 10, "parse_math": False}  # of a small picture; a "$" is a letter like any other
 BY_GROUP = ("perplexity", "bleu_2", "rouge_l", "distinct_2", "length_ratio", "generic")
 LOSSES = "Loss, nats per target token"
 SAMPLED = "Sampled replies to held-out contexts, %"
@@ -68,10 +69,8 @@ def curve_panels(log_history: Sequence[Mapping]) -> dict[str, dict[str, list[tup
             "Distinct-2": points("eval_sampled_distinct_2"),
         },
     }
-    panels = {
-        title: {name: line for name, line in lines.items() if line}
-        for title, lines in panels.items()
-    }
+    for title, lines in panels.items():
+        panels[title] = {name: line for name, line in lines.items() if line}
     return {title: lines for title, lines in panels.items() if lines}
 
 
@@ -99,16 +98,9 @@ def draw_curves(panels: Mapping[str, Mapping], best_step: int | None = None) -> 
         axes.spines[:].set_visible(False)
         axes.tick_params(length=0, labelsize=9.5, labelcolor=SOFT)
         axes.xaxis.set_major_formatter("{x:,.0f}")
-        axes.legend(
-            loc="lower left",
-            bbox_to_anchor=(-0.01, 0.99),
-            ncols=2,
-            columnspacing=1.5,
-            handlelength=1.5,
-            frameon=False,
-            fontsize=9.5,
-            labelcolor=INK,
-        )
+        place = {"loc": "lower left", "bbox_to_anchor": (-0.01, 0.99), "frameon": False}
+        text = {"fontsize": 9.5, "labelcolor": INK}
+        axes.legend(ncols=2, columnspacing=1.5, handlelength=1.5, **place, **text)
     rows[-1].set_xlabel("optimizer step", loc="right", color=SOFT, fontsize=9.5)
     return figure
 
@@ -131,12 +123,7 @@ def draw_ranking(key: str, rows: Sequence[Mapping]) -> Figure:
     axes.axis("off")
     for top, system in enumerate(systems):
         mine = system == MODEL
-        text = {
-            "color": INK,
-            "weight": "bold" if mine else "normal",
-            "fontsize": 10,
-            "parse_math": False,
-        }
+        text = TEXT | {"color": INK, "weight": "bold" if mine else "normal"}
         axes.text(0, top + 0.24, system, va="baseline", **text)
         of_system = [row for row in rows if row["system"] == system]
         for line, row in enumerate(of_system):
@@ -162,20 +149,11 @@ def draw_groups(key: str, groups: Sequence[Mapping]) -> Figure:
     axes.spines[["top", "left", "right"]].set_visible(False)
     axes.spines["bottom"].set_color(SOFT)
     axes.set(xticks=[], yticks=[])
-    for place, (group, value) in enumerate(zip(groups, values, strict=True)):
-        labels = ((value, short(value), 4, INK), (0, group["group"], -13, INK))
-        for y, text, offset, color in (*labels, (0, number(group["pairs"]), -26, SOFT)):
-            axes.annotate(
-                text,
-                (place, y),
-                xytext=(0, offset),
-                textcoords="offset points",
-                ha="center",
-                color=color,
-                fontsize=10,
-                weight="bold" if offset > 0 else "normal",
-                parse_math=False,
-            )
+    text = TEXT | {"textcoords": "offset points", "ha": "center"}
+    for x, (group, value) in enumerate(zip(groups, values, strict=True)):
+        axes.annotate(short(value), (x, value), (0, 4), color=INK, weight="bold", **text)
+        axes.annotate(group["group"], (x, 0), (0, -13), color=INK, **text)
+        axes.annotate(number(group["pairs"]), (x, 0), (0, -26), color=SOFT, **text)
     return figure
 
 

@@ -71,14 +71,6 @@ def reply_to_all(
     return replies
 
 
-def figures(replies: list[str], references: list[str]) -> dict:
-    """Compute `FIGURES` of replies, and the version of nltk, on which PLATO's figure depends."""
-    metric = ReplyMetric(keep_in_memory=True)
-    scores = metric.compute(predictions=replies, references=references)
-    scores |= plato_bleu(replies, references) | {"self_bleu": self_bleu(replies)}
-    return {name: scores[name] for name in (*FIGURES, "nltk_version")}
-
-
 def fingerprint(model, inputs: Sequence[Sequence[int]], references: Sequence[str]) -> str:
     """Hash what a point depends on besides `KEY`: weights, encoded contexts, references, length."""
     longest = bare_decoding(model.generation_config, GREEDY).max_new_tokens
@@ -133,7 +125,7 @@ def sweep(
                 write_json(path, {"references": people, "points": points, "earlier": earlier})
             del loaded  # before the next one comes
     plot_sweep(points, people, output)
-    print_sweep(points, people, Console())
+    print_sweep(points, people)
     print(f"Drawn to {output}, written to {path}.")
     return points
 
@@ -158,8 +150,12 @@ def _measure(
         replies = reply_to_all(
             inputs, model, tokenizer, settings, seed, lambda share: progress.advance(task, share)
         )
-        scores = figures(replies, references)
-        yield {"model": folder, **dict(zip(KEY, key, strict=True)), **scores}
+        metric = ReplyMetric(keep_in_memory=True)
+        scores = metric.compute(predictions=replies, references=references)
+        scores |= plato_bleu(replies, references) | {"self_bleu": self_bleu(replies)}
+        # With the version of nltk, on which PLATO's figure depends.
+        figures = {name: scores[name] for name in (*FIGURES, "nltk_version")}
+        yield {"model": folder, **dict(zip(KEY, key, strict=True)), **figures}
 
 
 def _check(folders: list[str], temperatures, samples: int, output: Path) -> None:
@@ -214,7 +210,7 @@ def _curves(points: list[dict]) -> dict[str, list[dict]]:
     return curves
 
 
-def print_sweep(points: list[dict], people: dict, console: Console) -> None:
+def print_sweep(points: list[dict], people: dict) -> None:
     """Print all points and the references as a table, and each model's best BLEU-2."""
     table = Table(title="Quality and diversity", title_justify="left")
     table.add_column("model", overflow="fold")
@@ -227,16 +223,13 @@ def print_sweep(points: list[dict], people: dict, console: Console) -> None:
             table.add_row("" if i else escape(label), _name(point["temperature"]), *values)
         table.add_section()
     table.add_row("references", "", *(f"{people[n]:.2f}" if n in people else "" for n in FIGURES))
-    console.print(table)
+    Console().print(table)
     for label, curve in _curves(points).items():
         best = max(curve, key=lambda point: point["bleu_2"])
         at = "" if best["temperature"] == GREEDY else "temperature "
-        console.print(
+        print(
             f"{label}: best BLEU-2 {best['bleu_2']:.2f} ({at}{_name(best['temperature'])}), with "
-            f"Distinct-2 {best['distinct_2']:.2f}.",
-            markup=False,
-            highlight=False,
-            soft_wrap=True,
+            f"Distinct-2 {best['distinct_2']:.2f}."
         )
 
 
@@ -248,23 +241,18 @@ def plot_sweep(points: list[dict], people: dict, path: Path) -> None:
     """
     figure = Figure(figsize=(11, 5.4), layout="constrained")
     panels = figure.subplots(1, 2, sharey=True)
+    halo = withStroke(linewidth=2, foreground="white")
     for axes, name in zip(panels, ("distinct_2", "self_bleu"), strict=True):
         for i, (label, curve) in enumerate(_curves(points).items()):
             style = {"color": f"C{i % 10}", "marker": MARKERS[i % len(MARKERS)]}
             x, y = ([point[key] for point in curve] for key in (name, "bleu_2"))  # greedy first
             axes.plot(x[:1], y[:1], **style, ms=7, mfc="none")
             axes.plot(x[1:], y[1:], **style, ms=5, lw=1.2, label=label)
+            text = {"textcoords": "offset points", "ha": "center", "fontsize": 8}
+            text |= {"color": style["color"], "path_effects": [halo]}
             for point in curve[1:]:
-                axes.annotate(
-                    _name(point["temperature"]),
-                    (point[name], point["bleu_2"]),
-                    xytext=(0, 6),
-                    textcoords="offset points",
-                    ha="center",
-                    fontsize=8,
-                    color=style["color"],
-                    path_effects=[withStroke(linewidth=2, foreground="white")],
-                )
+                place = (point[name], point["bleu_2"])
+                axes.annotate(_name(point["temperature"]), place, (0, 6), **text)
         axes.axvline(people[name], color="grey", lw=1, ls="--", label="references", zorder=0)
         axes.grid(alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
