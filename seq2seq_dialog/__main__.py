@@ -35,6 +35,7 @@ RUN = argument("folder", help="a run folder")
 MODEL = argument("folder", help="a run folder, or the name of a model on the Hub")
 DATA = argument("folder", metavar="DATA", help="dialogues, as --data of a run takes them")
 PUBLISHING = [
+    argument("--repo", required=True, metavar="USER/NAME", help="its name on the Hub"),
     argument("--private", action="store_true", help="make a new repository private"),
     argument(
         "--revision", default="main", help="the branch, made where it is missing [%(default)s]"
@@ -46,6 +47,12 @@ PUBLISHING = [
     ),
     argument("--dry-run", action="store_true", help="only list what would go up, and its size"),
 ]
+NO_DETOKENIZE = argument(
+    "--no-detokenize",
+    dest="detokenize",
+    action="store_false",
+    help="take the utterances as they stand, without writing natural text first",
+)
 NO_EXPORT = argument(
     "--no-export",
     dest="exported",
@@ -140,12 +147,7 @@ VERBS = {
         arguments=[
             DATA,
             argument("--output", default="audit.json", help="the JSON file [%(default)s]"),
-            argument(
-                "--no-detokenize",
-                dest="detokenize",
-                action="store_false",
-                help="compare the utterances as they stand, without writing natural text first",
-            ),
+            NO_DETOKENIZE,
         ],
     ),
     "publish": Verb(
@@ -157,7 +159,7 @@ VERBS = {
         "what has changed is sent. Log in before by `hf auth login`, or set HF_TOKEN.",
         arguments=[
             RUN,
-            argument("--repo", required=True, metavar="USER/NAME", help="the model's name"),
+            *PUBLISHING,
             argument(
                 "--space",
                 metavar="USER/NAME",
@@ -173,7 +175,6 @@ VERBS = {
                 action="store_false",
                 help="show no exchanges of the test set",
             ),
-            *PUBLISHING,
         ],
     ),
     "publish-data": Verb(
@@ -183,15 +184,9 @@ VERBS = {
         "load_dataset() loads; --dataset_name USER/NAME trains on them.",
         arguments=[
             DATA,
-            argument("--repo", required=True, metavar="USER/NAME", help="its name"),
-            argument("--language", default="en", help="language of the dialogues [%(default)s]"),
-            argument(
-                "--no-detokenize",
-                dest="detokenize",
-                action="store_false",
-                help="publish the utterances as they stand, without writing natural text first",
-            ),
             *PUBLISHING,
+            argument("--language", default="en", help="language of the dialogues [%(default)s]"),
+            NO_DETOKENIZE,
         ],
     ),
     "export": Verb(

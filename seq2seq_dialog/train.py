@@ -131,10 +131,7 @@ def prepare_model(settings: Settings, tokenizer, console: Console):
 def build_trainer(
     settings: Settings, model, tokenizer, features: dict, stream: Stream | None
 ) -> DialogueTrainer:
-    """Make the trainer; on a CPU, let the process keep the memory that its steps free.
-
-    Adversarial training has a trainer of its own, with a discriminator.
-    """
+    """Make the trainer; on a CPU, let the process keep the memory that its steps free."""
     if settings.training.device.type == "cpu":
         keep_freed_memory()
     metric = ReplyMetric(keep_in_memory=True)

@@ -89,10 +89,7 @@ def send(
 
 
 def writable_repo(repo: str, dry_run: bool = False) -> str:
-    """Complete a name to `user/name` and check that one may write there.
-
-    A dry run needs no login for what is `user/name` already.
-    """
+    """Complete a name to `user/name` and check that one may write there; a dry run need not."""
     with translated_errors(repo):
         validate_repo_id(repo)
         if dry_run and "/" in repo:

@@ -65,10 +65,7 @@ def data_card(
     language: str,
     detokenize: bool,
 ) -> str:
-    """Write README.md of a data set: of what `load_rows` returns, and the files of each split.
-
-    `corpus` and `license` are None where they are not known; the rest is of the `Publication`.
-    """
+    """Write README.md of a data set: of what `load_rows` returns, and the files of each split."""
     splits = overlap.audit(rows)["splits"]
     name = corpus or repo.split("/")[-1]
     labels = {label: classes for label, (classes, _) in LABELS.items()}
@@ -155,14 +152,12 @@ def _count_problems(problems: Mapping[str, dict]) -> dict[str, int]:
 
 
 def _example(rows: Dataset) -> str:
-    """Choose the first short row with two turns of context, or else the first short row.
-
-    It is JSON without the grave accents that would end a block of code; empty if no row is short.
-    """
+    """Write the first short row with two turns of context, or else the first short row, as JSON."""
     written = (
         json.dumps(row, ensure_ascii=False, indent=2)
         for row in rows.select(range(min(EXAMPLE_ROWS, len(rows))))
     )
     short = [text for text in written if len(text) < EXAMPLE_LETTERS]
     chosen = [text for text in short if '"turn": 2,' in text] or short
+    # A grave accent would end the block of code.
     return chosen[0].replace("`", "\\u0060") if chosen else ""

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 
 from huggingface_hub import HfApi
 from huggingface_hub.errors import HTTPError
@@ -15,7 +15,6 @@ from ..data.known_corpora import DAILYDIALOG, SAMPLES
 from ..errors import UsageError
 from ..run_folder import read_mapping, read_yaml
 from ..settings import Settings
-from .public_settings import data_name
 
 DAILYDIALOG_ID = "li2017dailydialog/daily_dialog"  # its authors' own, on the Hub
 LICENSES = {DAILYDIALOG: "cc-by-nc-sa-4.0", SAMPLES: "apache-2.0"}
@@ -71,6 +70,13 @@ def data_terms(config: Mapping, environment: Mapping, license: str | None = None
     return DataTerms(name, dataset, model_license, data_license, origin, inherited)
 
 
+def data_name(data: str | list[dict]) -> str:
+    """Name the data of a run: the last part of the path, or of the path of each source."""
+    if isinstance(data, list):
+        return ", ".join(source.get("name") or data_name(source["path"]) for source in data)
+    return PureWindowsPath(str(data)).name
+
+
 def _strictness(license: str | None) -> tuple[bool, ...]:
     """Order licences: no commercial use before no derivatives before share alike."""
     return tuple(term in (license or "").split("-") for term in ("nc", "nd", "sa"))
@@ -117,10 +123,7 @@ def check_terms(license: str | None, language: str) -> None:
 
 
 def origin(settings: Settings, model) -> dict:
-    """Describe what a run is made from: commits and terms on the Hub, the run it builds on.
-
-    `from_hub` has the settings that name something on the Hub, with the commit where it is known.
-    """
+    """Describe what a run is made from: commits and terms on the Hub, the run it builds on."""
     data, args = settings.data, settings.model
     names = {
         "dataset_name": data.dataset_name,
@@ -128,7 +131,7 @@ def origin(settings: Settings, model) -> dict:
         "tokenizer_name_or_path": args.tokenizer_name_or_path,
     }
     on_hub = [key for key, name in names.items() if name is not None and not Path(name).exists()]
-    about = {"from_hub": dict.fromkeys(on_hub)}
+    about = {"from_hub": dict.fromkeys(on_hub)}  # the commit of each, where it is known
     if "model_name_or_path" in on_hub:
         about["from_hub"]["model_name_or_path"] = getattr(model.config, "_commit_hash", None)
     if args.model_name_or_path is not None:

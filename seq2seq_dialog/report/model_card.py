@@ -6,11 +6,13 @@ Nothing of the machine is told: of a path the last part alone.
 
 from __future__ import annotations
 
+import json
 import math
 import random
 import re
 import shlex
-from pathlib import Path
+from collections.abc import Collection
+from pathlib import Path, PureWindowsPath
 
 import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
@@ -20,9 +22,9 @@ from ..evaluation import scoring
 from ..evaluation.catalogue import METRICS, keys_with
 from ..portable.context import TURN_SEPARATOR
 from ..run_folder import read_mapping, read_yaml
+from ..settings import Mark, marked
 from . import page
-from .licences import DataTerms, check_terms, data_terms
-from .public_settings import public_settings
+from .licences import DataTerms, check_terms, data_name, data_terms
 from .tables import render
 
 GREETING = ["Hello! How are you?", "Fine, thanks. And you?", "Very well, thank you."]
@@ -33,6 +35,26 @@ INDEXED = {  # the figures of each protocol that go into the metadata
     "multiref": ("bleu_2", "rouge_l"),
 }
 SUBSETS = {"full": "all pairs", "clean": "clean pairs"}
+# Settings that are about a machine or an account, not about the model: those marked in settings.py,
+# and these of transformers.
+PRIVATE = marked(Mark.PRIVATE) | {
+    "hub_model_id",
+    "hub_private_repo",
+    "hub_revision",
+    "hub_strategy",
+    "logging_dir",
+    "output_dir",
+    "project",
+    "push_to_hub",
+    "report_to",
+    "run_name",
+    "trackio_bucket_id",
+    "trackio_space_id",
+    "trackio_static_space_id",
+}
+PATHS = marked(Mark.PATH)  # settings that can name a file or folder
+# What is a path wherever it stands.
+PATH = re.compile(r"(?:[/\\]|~[^/\\]*[/\\]|\.\.?[/\\]|[A-Za-z]:[/\\]|file:).*", re.DOTALL)
 
 
 def model_card(
@@ -105,6 +127,44 @@ def _training_facts(
         "fence": "`" * (longest_fence + 1),
         "paths": {key: shlex.quote(f"path/to/{path}") for key, path in paths.items()},
     }
+
+
+def public_settings(config: dict, from_hub: Collection[str]) -> tuple[dict, dict]:
+    """Take out of settings what is about the machine: of paths, all but the last part.
+
+    `from_hub` lists the settings whose value is a name on the Hub. Returns also those that were
+    paths.
+    """
+    hub_names = {config.get(key) for key in from_hub}
+    path_names = {
+        key: data_name(value)
+        for key, value in config.items()
+        if key in PATHS and value and not isinstance(value, list) and value not in hub_names
+    }
+    public = {
+        key: path_names.get(key) or _last_part(value)
+        for key, value in config.items()
+        if key not in PRIVATE and not key.endswith("token")
+    }
+    if isinstance(config.get("data"), list):
+        public["data"] = [source | {"path": data_name(source["path"])} for source in config["data"]]
+    return public, path_names
+
+
+def _last_part(value):
+    """Cut paths to their last part, wherever they stand in a setting, in JSON as well."""
+    if isinstance(value, dict):
+        return {key: _last_part(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [_last_part(each) for each in value]
+    if not isinstance(value, str):
+        return value
+    try:
+        inner = json.loads(value)
+    except ValueError:
+        return PureWindowsPath(value).name if PATH.fullmatch(value) else value
+    shared = _last_part(inner)
+    return value if shared == inner else json.dumps(shared, ensure_ascii=False)
 
 
 def _evaluation_facts(evaluated: dict, metrics: dict, config: dict) -> dict:

@@ -17,8 +17,8 @@ from ..errors import UsageError
 from ..evaluation.catalogue import METRICS, keys_with
 from ..evaluation.scoring import HUMAN
 from ..run_folder import read_mapping, read_predictions, read_yaml, write_text
+from .licences import data_name
 from .pictures import PALETTE, curve_pictures, group_pictures, rankings
-from .public_settings import data_name
 from .tables import diversity_tables, overlap, render, score_tables, table
 
 SEED = 42  # of the draw of samples

@@ -163,11 +163,9 @@ def short(value: float) -> str:
 
 
 def to_svg(figure: Figure, description: str) -> Markup:
-    """Write a picture as SVG for the page: transparent, in its colours and with its letters.
-
-    The description is for those who do not see it; no two pictures of a page have the same.
-    """
+    """Write a picture as SVG for the page; the description is for those who do not see it."""
     buffer = io.StringIO()
+    # No two pictures of a page have the same description, so no two have the same ids.
     with rc_context({"svg.fonttype": "none", "svg.hashsalt": description}):
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
     svg = buffer.getvalue()

@@ -75,10 +75,7 @@ def column(key: str) -> tuple[str, str, str]:
 
 
 def score_tables(results: Sequence[Mapping]) -> list[dict]:
-    """Set the systems under one another by each protocol; the default's figures fill two tables.
-
-    The notes say what moves the figures: pairs, decoding, and signatures with whose they are.
-    """
+    """Set the systems under one another by each protocol; the default's figures fill two tables."""
     tables = []
     for protocol in dict.fromkeys(row["protocol"] for row in results):
         rows = [row | {"name": row["system"]} for row in results if row["protocol"] == protocol]
@@ -90,6 +87,7 @@ def score_tables(results: Sequence[Mapping]) -> list[dict]:
 
 
 def _notes(rows: Sequence[Mapping]) -> list[str]:
+    """Say what moves the figures: pairs, decoding, and signatures with whose they are."""
     signatures = {}
     for row in rows:
         texts = [f"{key} {x}" for key, x in row["metrics"].items() if isinstance(x, str)]
