@@ -45,6 +45,10 @@ PUBLISHING = [
         help="licence of the dialogues as the Hub names it: cc-by-4.0, apache-2.0; that of "
         "DailyDialog is known",
     ),
+    argument(
+        "--language",
+        help="language of the dialogues; by default that of the run's settings, or else en",
+    ),
     argument("--dry-run", action="store_true", help="only list what would go up, and its size"),
 ]
 NO_DETOKENIZE = argument(
@@ -166,10 +170,6 @@ VERBS = {
                 help="also make a Space, a chat page that serves the model",
             ),
             argument(
-                "--language",
-                help="language of the dialogues, where the run's settings have another",
-            ),
-            argument(
                 "--no-samples",
                 dest="samples",
                 action="store_false",
@@ -182,12 +182,7 @@ VERBS = {
         help="put dialogues on the Hub, as a data set of context and response",
         description="Publish dialogues as Parquet with splits, features and a card, which "
         "load_dataset() loads; --dataset_name USER/NAME trains on them.",
-        arguments=[
-            DATA,
-            *PUBLISHING,
-            argument("--language", default="en", help="language of the dialogues [%(default)s]"),
-            NO_DETOKENIZE,
-        ],
+        arguments=[DATA, *PUBLISHING, NO_DETOKENIZE],
     ),
     "export": Verb(
         "serve.export.export",
