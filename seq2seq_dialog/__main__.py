@@ -4,8 +4,6 @@
 --help.
 """
 
-from __future__ import annotations
-
 import argparse
 import sys
 from importlib import import_module

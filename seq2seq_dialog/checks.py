@@ -1,7 +1,5 @@
 """Which values a setting may have, and which settings do not go together."""
 
-from __future__ import annotations
-
 import math
 from importlib.util import find_spec
 from typing import get_type_hints

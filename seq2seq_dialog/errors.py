@@ -1,7 +1,5 @@
 """What a person can mend: one message, exit status 2."""
 
-from __future__ import annotations
-
 import difflib
 import os
 import sys

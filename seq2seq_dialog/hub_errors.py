@@ -1,7 +1,5 @@
 """What went wrong on the Hub, in words, and what to do: for reading and for publishing alike."""
 
-from __future__ import annotations
-
 import json
 from contextlib import contextmanager
 

@@ -1,7 +1,5 @@
 """The files that a run leaves: their names, how they are written and read."""
 
-from __future__ import annotations
-
 import datetime
 import importlib.metadata
 import json

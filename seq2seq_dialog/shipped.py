@@ -4,8 +4,6 @@ A wheel holds `dataset_script/`, `configs/` and `samples/` inside the package; i
 stand beside it.
 """
 
-from __future__ import annotations
-
 import sys
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """The command line of a training: a config file as defaults, flags on top."""
 
-from __future__ import annotations
-
 import argparse
 import dataclasses
 import json

@@ -5,8 +5,6 @@ both know the older `Sequence`. So the features are written in that form, into t
 into the card. The same dialogues give the same bytes, so publishing them again sends nothing.
 """
 
-from __future__ import annotations
-
 import json
 import re
 import tempfile

@@ -1,7 +1,5 @@
 """A finished run to the Hub: what of it goes up, and on request a Space that serves it."""
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Mapping, Sequence

@@ -5,8 +5,6 @@ reader could then load new weights with an old config. So everything goes up by 
 until it is through, the old revision is what everybody sees.
 """
 
-from __future__ import annotations
-
 import json
 import logging
 import re

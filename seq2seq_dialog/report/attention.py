@@ -1,7 +1,5 @@
 """Where a reply looks: attention maps in the manner of Bahdanau et al. (2015), figure 3."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 

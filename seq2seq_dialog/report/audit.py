@@ -1,7 +1,5 @@
 """The verb `audit`: what appears in more than one split, printed and written to a file."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from pathlib import Path
 

@@ -7,8 +7,6 @@ p is below 0.05. Whole dialogues are drawn, because their pairs are alike: drawi
 differences where there are none. Of several metrics, one may still differ by chance.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from pathlib import Path

@@ -1,7 +1,5 @@
 """A run's figures and samples as tables in the terminal."""
 
-from __future__ import annotations
-
 import logging
 from pathlib import Path
 

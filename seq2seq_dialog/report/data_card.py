@@ -1,7 +1,5 @@
 """The card of a data set on the Hub, README.md: what it holds and how it was made."""
 
-from __future__ import annotations
-
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence

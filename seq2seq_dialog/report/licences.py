@@ -1,7 +1,5 @@
 """Which data a model was trained on, and by which licence: what the model inherits from them."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping
 from contextlib import suppress

@@ -4,8 +4,6 @@ What is said is decided here from what the run folder holds, how it reads in mod
 Nothing of the machine is told: of a path the last part alone.
 """
 
-from __future__ import annotations
-
 import json
 import math
 import random

@@ -4,8 +4,6 @@ It needs neither network nor script: tables and pictures (SVG) are in the file, 
 screens. This module decides what is shown, the template how it looks.
 """
 
-from __future__ import annotations
-
 import random
 from collections.abc import Mapping, Sequence
 from pathlib import Path

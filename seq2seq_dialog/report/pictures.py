@@ -4,8 +4,6 @@ They are drawn in the colours of `PALETTE`. In the page each colour is a variabl
 sheet, which has other values in the dark.
 """
 
-from __future__ import annotations
-
 import html
 import io
 import math

@@ -7,8 +7,6 @@ pure sampling at each temperature, and every point has its quality (BLEU-2) and 
 (Distinct-2, self-BLEU). Both move with the number of replies: compare points of one sweep.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import math

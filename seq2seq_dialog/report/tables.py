@@ -1,7 +1,5 @@
 """A run's figures laid out as tables, and as text, and the templates of page and cards filled."""
 
-from __future__ import annotations
-
 import json
 import math
 import re
