@@ -19,7 +19,7 @@ from ..data.known_corpora import recognise
 from ..data.rows import load_rows
 from ..errors import UsageError
 from ..report.data_card import Shard, data_card
-from ..report.licences import LICENSES, check_known_license, check_terms
+from ..report.licences import check_terms, data_terms
 from ..settings import DataArguments
 from ..shipped import command
 from .push import Publication, RepoKind, prepare, send
@@ -60,8 +60,7 @@ def dataset_files(publication: Publication, folder: Path) -> dict[str, Path | by
     arguments = DataArguments(data=str(publication.folder), detokenize=publication.detokenize)
     rows, problems = load_rows(arguments)
     corpus = recognise(rows.values())
-    license = publication.license and publication.license.strip().lower()
-    check_known_license(corpus, license)
+    terms = data_terms({"data": arguments.data}, {"corpus": corpus}, publication.license)
     shards = {}
     for split, part in rows.items():
         try:
@@ -83,7 +82,7 @@ def dataset_files(publication: Publication, folder: Path) -> dict[str, Path | by
         repo=publication.repo,
         revision=publication.revision,
         corpus=corpus,
-        license=license or LICENSES.get(corpus),
+        license=terms.license,
         language=language,
         detokenize=publication.detokenize,
     )

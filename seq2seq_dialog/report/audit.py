@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from datasets import Dataset
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from ..data.overlap import CONTEXTS, DEFINITIONS, KINDS, SPLITS, audit, warning
 from ..data.rows import load_rows
@@ -55,11 +55,9 @@ def _ids(rows: Dataset, chosen: np.ndarray) -> Iterator[tuple[str, int]]:
 
 def print_audit(audit_result: dict, console: Console) -> None:
     """Print what `audit` returns: a table with a column a split, and what remains of train."""
-    table = Table("", title="Overlap", title_justify="left")
-    columns = []
-    for name, counts in audit_result["splits"].items():
-        table.add_column(name, justify="right")
-        columns.append(dict(_cells(counts)))
+    heads = [Column(name, justify="right") for name in audit_result["splits"]]
+    table = Table("", *heads, title="Overlap", title_justify="left")
+    columns = [dict(_cells(counts)) for counts in audit_result["splits"].values()]
     for label in columns[0]:
         cells = [column[label] for column in columns]
         if any(cells):

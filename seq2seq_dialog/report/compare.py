@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from ..errors import UsageError
 from ..evaluation.bootstrap import bootstrap, with_intervals
@@ -195,9 +195,8 @@ def print_comparison(result: dict) -> None:
     """Print what `compare` returns as a table with a sentence a metric below."""
     for name in "AB":
         print(f"{name}: {result[name.lower()]}")
-    table = Table()
-    for column in ("metric", "A", "B", "B - A", "95 % interval", "p"):
-        table.add_column(column, justify="left" if column == "metric" else "right")
+    columns = ("A", "B", "B - A", "95 % interval", "p")
+    table = Table("metric", *(Column(name, justify="right") for name in columns))
     for name, test in result["metrics"].items():
         figures = (f"{test[key]:.3f}" for key in ("a", "b"))
         interval = " to ".join(f"{bound:+.3f}" for bound in test["interval"])

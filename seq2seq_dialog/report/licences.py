@@ -37,7 +37,8 @@ def data_terms(config: Mapping, environment: Mapping, license: str | None = None
 
     A model takes the licence of its training data. If it was begun from another run, the licence of
     that run's data counts, too, and the stricter one holds. A run that only evaluates a model gives
-    it no licence. A `license` that is given comes before what the settings say.
+    it no licence. A `license` that is given comes before what the settings say; for DailyDialog,
+    another than its own is refused.
     """
     data = config.get("data") or config.get("dataset_name")
     corpus = environment.get("corpus") if data else DAILYDIALOG
@@ -49,8 +50,12 @@ def data_terms(config: Mapping, environment: Mapping, license: str | None = None
     given = (license or config.get("license") or "").strip().lower() or None
     card = str(environment.get("dataset_license") or "").lower()
     known = LICENSES.get(corpus) if trained else None
-    if known:
-        check_known_license(corpus, given)
+    if known and corpus == DAILYDIALOG and given not in (None, known):
+        raise UsageError(
+            f"license is {given!r}, but these are dialogues of DailyDialog, which are "
+            f"{known.upper()}: no commercial use, share alike. A model trained on them inherits "
+            f"that. Leave the licence out, or give {known}."
+        )
     sources = {
         "given": given if given != known else None,
         "known": known,
@@ -92,17 +97,6 @@ def inherited_terms(folder: str | Path) -> dict | None:
     if terms.license == terms.data_license:
         return {"name": terms.name, "license": terms.license}
     return terms.inherited
-
-
-def check_known_license(corpus: str | None, given: str | None) -> None:
-    """Refuse another licence, given in lower case, for DailyDialog than its own."""
-    own = LICENSES[DAILYDIALOG]
-    if corpus == DAILYDIALOG and given not in (None, own):
-        raise UsageError(
-            f"license is {given!r}, but these are dialogues of DailyDialog, which are "
-            f"{own.upper()}: no commercial use, share alike. A model trained on them inherits "
-            f"that. Leave the licence out, or give {own}."
-        )
 
 
 def check_terms(license: str | None, language: str) -> None:

@@ -64,7 +64,6 @@ def model_card(
     samples: bool = True,
 ) -> str:
     """Write README.md of a finished run; the other arguments are those of a `Publication`."""
-    folder = Path(folder)
     run = page.read(folder)
     metrics, environment = run["metrics"], run["environment"]
     config = read_yaml(folder / "config.yaml")  # the page does without it
@@ -225,8 +224,8 @@ def measured(evaluated: dict, metrics: dict, data: DataTerms) -> list[EvalResult
             label = f"{METRICS[key].label} ({SUBSETS[row['subset']]})"
             if row["protocol"] == "multiref":
                 label = label.replace(")", ", best of several references)")
-            args = {key: row.get(key) for key in ("protocol", "subset", "pairs", "decoding")}
-            args |= {"signature": row.get("signature")}
+            names = ("protocol", "subset", "pairs", "decoding", "signature")
+            args = {name: row.get(name) for name in names}
             interval = row.get("intervals", {}).get(key)
             if interval and all(map(math.isfinite, interval)):
                 args["confidence_interval_95"] = [round(bound, 2) for bound in interval]

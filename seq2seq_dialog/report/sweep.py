@@ -19,7 +19,7 @@ from matplotlib.patheffects import withStroke
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import Progress
-from rich.table import Table
+from rich.table import Column, Table
 from transformers import GenerationConfig
 from transformers.utils.logging import disable_progress_bar
 
@@ -210,11 +210,9 @@ def _curves(points: list[dict]) -> dict[str, list[dict]]:
 
 def print_sweep(points: list[dict], people: dict) -> None:
     """Print all points and the references as a table, and each model's best BLEU-2."""
-    table = Table(title="Quality and diversity", title_justify="left")
-    table.add_column("model", overflow="fold")
-    table.add_column("temp.")
-    for key in FIGURES:
-        table.add_column(METRICS[key].label, justify="right")
+    columns = [Column(METRICS[key].label, justify="right") for key in FIGURES]
+    model = Column("model", overflow="fold")
+    table = Table(model, "temp.", *columns, title="Quality and diversity", title_justify="left")
     for label, curve in _curves(points).items():
         for i, point in enumerate(curve):
             values = (f"{point[name]:.2f}" for name in FIGURES)
