@@ -40,8 +40,7 @@ def translated_errors(
 ):
     """Turn the errors of the Hub's client into a UsageError: the `failure`, and what to do.
 
-    By default the failure is that `repo` cannot be published; the remedy is for errors that do not
-    tell one themselves.
+    The remedy is for errors that do not tell one themselves.
     """
     try:
         yield

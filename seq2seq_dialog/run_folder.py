@@ -46,13 +46,11 @@ def environment(world_size: int, training_data: str) -> dict:
 
 
 def _git_revision() -> str | None:
-    """The commit of this code, `+changes` where files differ from it; None outside a checkout.
-
-    A repository around an installed package is another's: this file is not tracked there.
-    """
+    """The commit of this code, `+changes` where files differ from it; None outside a checkout."""
     git = ["git", "-C", str(Path(__file__).parent)]
     try:
         run = {"capture_output": True, "text": True, "check": True, "timeout": 10}
+        # A repository around an installed package is another's: this file is not tracked there.
         subprocess.run([*git, "ls-files", "--error-unmatch", Path(__file__).name], **run)
         revision = subprocess.run([*git, "rev-parse", "HEAD"], **run).stdout.strip()
         status = [*git, "status", "--porcelain", "--untracked-files=no"]

@@ -388,10 +388,7 @@ class Settings:
         return dataclasses.replace(self, training=training)
 
     def with_optimizer(self) -> Settings:
-        """Return these settings with an optimizer that the model learns under, if none is given.
-
-        Optimizer and learning rate are written down in `given`.
-        """
+        """Return these settings with optimizer and rate in `given`; the model decides by default."""
         training, optim = copy.copy(self.training), self.training.given["optim"]
         if optim is None:
             sizes = yaml.safe_load(self.model.new_model or "")

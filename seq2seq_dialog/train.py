@@ -195,10 +195,7 @@ def save_model(trainer: DialogueTrainer, run_dir: Path, settings: Settings) -> N
 def evaluate_model(
     trainer: DialogueTrainer, corpus: Corpus, features: dict, settings: Settings
 ) -> dict:
-    """Return the figures by split: likelihood on validation, all on test; write the replies.
-
-    Without a test split, validation takes its place.
-    """
+    """Return figures by split: likelihood on validation, all on test or in its place validation."""
     training, split, metrics = settings.training, corpus.evaluated, {}
     replies = training.do_predict and split in features
     if training.do_eval and "validation" in features and not (replies and split == "validation"):

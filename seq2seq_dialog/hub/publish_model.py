@@ -92,11 +92,10 @@ def publish(folder: str | Path, repo: str, **options) -> None:
 def space_files(
     repo: str, revision: str | None = None, *, private: bool = False, openings: Sequence[str] = ()
 ) -> dict[str, bytes]:
-    """Make the files of a Space that serves a model, `user/name`.
+    """Make the files of a Space that serves a model, `user/name`, and runs its code at `revision`.
 
-    It runs the model's commit `revision`, code included; without one, the newest when it starts.
-    For a private model README.md explains how the Space gets access. `openings` are first messages
-    that visitors can choose by a click, in the model's language.
+    Without one, it is the newest when the Space starts. `openings` are first messages that visitors
+    can choose by a click, in the model's language.
     """
     text = (PAGE / "README.md.jinja").read_text(encoding="utf-8")
     readme = Template(text, undefined=StrictUndefined, keep_trailing_newline=True).render(

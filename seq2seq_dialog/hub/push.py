@@ -5,6 +5,7 @@ reader could then load new weights with an old config. So everything goes up by 
 until it is through, the old revision is what everybody sees.
 """
 
+import itertools
 import json
 import logging
 import re
@@ -74,11 +75,18 @@ def send(
     message: str,
     label: str = "Published:",
 ) -> str | None:
-    """Push files and print where they are, or list them in a dry run; return the commit."""
+    """Push files and print where they are; return the commit. A dry run lists them with sizes."""
     is_model = kind.repo_type == "model"
     repo = publication.repo if is_model else f"{kind.repo_type}s/{publication.repo}"
     if publication.dry_run:
-        show_files(files, repo)
+        sizes = {
+            name: len(file) if isinstance(file, bytes) else file.stat().st_size
+            for name, file in sorted(files.items())
+        }
+        print(f"Would go to {repo}:")
+        for name, size in sizes.items():
+            print(f"{size:>15,}  {name}")
+        print(f"{sum(sizes.values()):>15,}  bytes in {len(sizes)} files")
         return None
     commit = push(publication, files, kind, message)
     tree = "" if publication.revision == "main" else f"/tree/{publication.revision}"
@@ -121,17 +129,15 @@ def push(
     stopped = threading.Event()
 
     def commit_with_retries() -> str:
-        for attempt in range(1, ATTEMPTS):
+        for attempt in itertools.count(1):
             try:
                 return _commit(publication, files, kind, message, stopped)
             except (HTTPError, RuntimeError, json.JSONDecodeError) as error:
-                if stopped.is_set() or not is_transient(error):
+                if attempt == ATTEMPTS or stopped.is_set() or not is_transient(error):
                     raise
-                logger.warning(
-                    "The upload was interrupted (%s); trying again.", short_reason(error)
-                )
+                reason = short_reason(error)
+                logger.warning("The upload was interrupted (%s); trying again.", reason)
                 time.sleep(WAIT * 2 ** (attempt - 1))
-        return _commit(publication, files, kind, message, stopped)
 
     # The client waits for its upload threads when it is interrupted, so it works in the background.
     upload = ThreadPoolExecutor(1, f"upload to {repo}").submit(commit_with_retries)
@@ -194,15 +200,3 @@ def _make_branch(api: HfApi, target: dict, revision: str) -> None:
             "name of a branch, old or new."
         )
     api.create_branch(**target, branch=revision, exist_ok=True)
-
-
-def show_files(files: Mapping[str, Path | bytes], repo: str) -> None:
-    """Print what would go up, with its size in bytes."""
-    print(f"Would go to {repo}:")
-    sizes = {
-        name: len(file) if isinstance(file, bytes) else file.stat().st_size
-        for name, file in sorted(files.items())
-    }
-    for name, size in sizes.items():
-        print(f"{size:>15,}  {name}")
-    print(f"{sum(sizes.values()):>15,}  bytes in {len(sizes)} files")

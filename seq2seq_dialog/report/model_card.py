@@ -129,8 +129,7 @@ def _training_facts(
 def public_settings(config: dict, from_hub: Collection[str]) -> tuple[dict, dict]:
     """Take out of settings what is about the machine: of paths, all but the last part.
 
-    `from_hub` lists the settings whose value is a name on the Hub. Returns also those that were
-    paths.
+    Returns also those that were paths; `from_hub` lists those that are names on the Hub.
     """
     hub_names = {config.get(key) for key in from_hub}
     path_names = {

@@ -42,8 +42,7 @@ def curve_panels(log_history: Sequence[Mapping]) -> dict[str, dict[str, list[tup
     """Collect the losses and, of adversarial training, how sampled replies fare.
 
     The training loss of adversarial training says nothing: the loss of human replies takes its
-    place, and the second panel shows a collapse. A panel has lines by name, a line points (step,
-    value). Empty ones are left out.
+    place, and the second panel shows a collapse. A line's points are (step, value).
     """
 
     def points(key: str, scale: int = 1) -> list[tuple[int, float]]:

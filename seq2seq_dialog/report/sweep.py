@@ -51,9 +51,8 @@ def reply_to_all(
 ) -> list[str]:
     """Reply once to each context, given as ids, in batches of like lengths.
 
-    The settings replace those of the model for good, so that nothing comes from them. Each batch
-    has a seed of its own; the random state of the caller is left alone. `advance` is called with
-    the share of the contexts that each batch answers.
+    The settings replace those of the model for good. Each batch has a seed of its own; the random
+    state of the caller is left alone. `advance` takes the share of the contexts in each batch.
     """
     model.generation_config = settings
     devices = [model.device] if model.device.type == "cuda" else []
@@ -89,10 +88,9 @@ def sweep(
 ) -> list[dict]:
     """Measure models over temperatures; draw them to `output`, print and return their points.
 
-    Test pairs come from the first folder's predictions. A greedy point is always added. Each point
-    (`model`, `KEY`, `FIGURES`) is written beside the picture, to a JSON file of the same name, as
-    soon as it is measured: an interrupted sweep goes on by the same command. Points of other
-    settings, temperatures or weights stay in the file, under `earlier`.
+    Test pairs come from the first folder's predictions; a greedy point is always added. Each point
+    is written beside the picture, to a .json of its name, as soon as it is measured: an interrupted
+    sweep goes on by the same command. Points of other settings or weights stay under `earlier`.
     """
     disable_progress_bar()
     folders = [str(folder).rstrip("/") for folder in folders]

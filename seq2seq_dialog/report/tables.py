@@ -34,11 +34,10 @@ def table(
 ) -> dict | None:
     """Lay out figures: rows of one name in one line, their subsets side by side.
 
-    A row has `name` and `metrics`, and `subset` and `intervals` where there are; `head` says what
-    the names are. `keys` are the figures to show; by default all, in the catalogue's order, unknown
-    ones last. Returns None where there is no figure; of what it returns, `columns` are as `column`
-    returns them, and `rows` are each a name and for each column and subset a figure and its
-    interval as text.
+    A row has `name`, which is a `head`, and `metrics`, perhaps `subset` and `intervals`. By default
+    `keys` are all figures, in the catalogue's order, unknown ones last; without any, there is no
+    table. Of what is returned, `columns` are of `column`, and `rows` are each a name and for each
+    column and subset a figure and its interval as text.
     """
     metrics = [row["metrics"] for row in rows]
     numbers = {key: None for row in metrics for key in row if isinstance(row[key], int | float)}
