@@ -99,12 +99,8 @@ def _training_facts(
     """Collect for the template what the model is made of and how it was trained."""
     from_hub = environment.get("from_hub", {})
     public, paths = public_settings(config, from_hub)
-    for key, commit in (
-        ("dataset_name", "dataset_revision"),
-        ("model_name_or_path", "model_revision"),
-    ):
-        if from_hub.get(key):
-            public[commit] = from_hub[key]
+    commits = {"dataset_revision": "dataset_name", "model_revision": "model_name_or_path"}
+    public |= {key: from_hub[name] for key, name in commits.items() if from_hub.get(name)}
     settings = yaml.safe_dump(public, sort_keys=False, allow_unicode=True, width=100)
     longest_fence = max(map(len, re.findall("`+", settings)), default=2)
     tokenizer = read_mapping(folder / "tokenizer.json")
