@@ -44,28 +44,26 @@ def main(argv: list[str] | None = None) -> None:
     if is_complete(run_dir, settings.as_config()):
         console.print(f"{run_dir} holds this run, complete.")
         print_run(run_dir, console)
-        publish_run(run_dir, repo, settings)
-        return
+        return publish_run(run_dir, repo, settings)
     set_seed(settings.training.seed)
 
     # 2. Read the rows
     with settings.training.main_process_first(desc="reading the dialogues"):
         corpus = read_corpus(settings.data)
 
-    # 3. Audit them
+    # 3. Audit them; describe what the run is made with
     corpus = audit_corpus(corpus, settings.data, console)
     data = {"pairs": corpus.pairs, "problems": corpus.problems}
-    known_corpus = recognise([corpus.rows["train"]])
+    train = corpus.rows["train"]
+    environment = run_folder.environment(settings.training.world_size, train._fingerprint)
+    environment["corpus"] = recognise([train])
     if repo is not None:  # what forbids to publish is said now, not after the training
-        licences.data_terms(settings.as_config(), {"corpus": known_corpus})
+        licences.data_terms(settings.as_config(), environment)
     if "validation" not in corpus.rows and settings.training.eval_strategy != "no":
         console.print("No validation pairs: the last checkpoint is kept, not the best.")
         settings = settings.without_evaluation()
 
     # 4. See where an interrupted run goes on
-    fingerprint = corpus.rows["train"]._fingerprint
-    environment = run_folder.environment(settings.training.world_size, fingerprint)
-    environment["corpus"] = known_corpus
     settings, checkpoint = find_checkpoint(settings, environment, console)
 
     # 5. Prepare tokenizer and model
