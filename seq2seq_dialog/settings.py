@@ -388,7 +388,7 @@ class Settings:
         return dataclasses.replace(self, training=training)
 
     def with_optimizer(self) -> Settings:
-        """Return these settings with optimizer and rate in `given`; by default by the model."""
+        """Return these settings with optimizer and rate in `given`, by default the model's."""
         training, optim = copy.copy(self.training), self.training.given["optim"]
         if optim is None:
             sizes = yaml.safe_load(self.model.new_model or "")

@@ -69,7 +69,7 @@ def main(argv: list[str] | None = None) -> None:
     # 5. Prepare tokenizer and model
     tokenizer = load_or_train_tokenizer(settings, corpus, checkpoint is None, console)
     model = prepare_model(settings, tokenizer, console)
-    environment |= licences.origin(settings, model)
+    environment |= licences.describe_origin(settings, model)
 
     # 6. Encode
     with settings.training.main_process_first(desc="tokenising"):

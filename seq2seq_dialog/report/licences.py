@@ -114,7 +114,7 @@ def check_terms(license: str | None, language: str) -> None:
         )
 
 
-def origin(settings: Settings, model) -> dict:
+def describe_origin(settings: Settings, model) -> dict:
     """Describe what a run is made from: commits and terms on the Hub, the run it builds on."""
     data, args = settings.data, settings.model
     names = {
