@@ -47,9 +47,6 @@ def nearest_replies(train_rows: Dataset, rows: Dataset) -> list[str]:
     contexts have it (scikit-learn's default: smoothed, and vectors of length 1).
 
     Memory grows with the vocabulary, not with the number of training rows.
-
-    Args:
-        train_rows, rows: with `context`, utterances, oldest first; `train_rows` with `response`.
     """
     frequencies = Counter()
     for texts in _blocks(train_rows):

@@ -29,14 +29,9 @@ def bootstrap(
 ) -> dict[str, np.ndarray]:
     """Compute metrics on resamples: as many pairs as there are, drawn with replacement.
 
-    The draws depend on `seed` and on how many there are to draw from: two systems with the same
-    contexts are resampled alike. They are those of sacreBLEU with `SACREBLEU_SEED=seed`.
-
-    Args:
-        statistics: what `pair_statistics` returns, or some of it.
-        samples: number of resamples.
-        dialogues: of each pair, the dialogue that it is from, to draw whole dialogues; by default
-            pairs are drawn.
+    With `dialogues`, which tells the dialogue of each pair, whole dialogues are drawn. The draws
+    depend on `seed` and on how many there are to draw from: two systems with the same contexts are
+    resampled alike. They are those of sacreBLEU with `SACREBLEU_SEED=seed`.
 
     Returns:
         Name of each metric to its values, (samples,).
@@ -72,21 +67,13 @@ def intervals(
     samples: int = 1000,
     seed: int = 42,
 ) -> dict[str, list[float]]:
-    """Give metrics their 95 % intervals: percentiles of bootstrap resamples (Koehn, 2004).
+    """Give metrics their 95 % intervals, `[low, high]`: percentiles of bootstrap resamples.
 
-    As in sacreBLEU, one fortieth of the resamples is left out on each side. Koehn draws sentences;
-    the pairs of a dialogue are alike, which makes those intervals too narrow.
+    As in sacreBLEU, one fortieth of the resamples is left out on each side. Koehn (2004) draws
+    sentences; the pairs of a dialogue are alike, which makes those intervals too narrow.
 
     Distinct-n, entropy and self-BLEU have no interval: a resample draws some pairs twice, so it is
     always less diverse than the replies are.
-
-    Args:
-        statistics: what `pair_statistics` returns.
-        dialogues, samples, seed: as for `bootstrap`.
-
-    Returns:
-        `[low, high]` by the key of each metric that the catalogue gives an interval; empty for no
-        pairs.
     """
     statistics = with_intervals(statistics)
     if not any(len(metric.columns) for metric in statistics.values()):

@@ -38,11 +38,7 @@ def repetition(replies: Iterable[str]) -> float:
 
 
 def stock_phrases(normal: Sequence[str]) -> set[str]:
-    """Find what is said at least twice, and in at least one of a hundred replies.
-
-    Args:
-        normal: replies, `normalised`.
-    """
+    """Find what is said at least twice, and in at least one of a hundred `normalised` replies."""
     counts = Counter(normal)
     return {text for text, count in counts.items() if count > 1 and 100 * count >= len(normal)}
 
@@ -65,16 +61,11 @@ def diversity(
         stock: what counts as generic, by default the `stock_phrases` of these replies.
 
     Returns:
-        `distinct_1` to `distinct_3` (percent; Li et al., 2016), `entropy_4` (nats; Zhang et al.,
-        2018), `self_bleu` (0 to 100; Zhu et al., 2018): of `metrics`.
-        `copied`: percent of replies that say the same as a training reply. One without letters
-        and digits is not copied.
-        `generic`: percent of replies that are stock phrases of the system: at least 1 % of all
-        replies, and at least two, say the same. Those without letters and digits all say the same.
-        `repetition`: percent of the 3-grams of a reply that it has had before; see there.
-        `length_ratio`: words of all replies over words of all references, white-space words; 0
-        without any reference word. `reply_words`: mean words of a reply.
-        All are 0 for no replies.
+        `distinct_1` to `distinct_3`, `entropy_4`, `self_bleu` and `repetition`, see there;
+        `copied`, percent of replies that say the same as a training reply (one without letters and
+        digits is not copied); `generic`, percent that are stock phrases (those without letters and
+        digits all say the same); `length_ratio`, words of all replies over words of all references
+        (0 without any); `reply_words`, their mean. All are 0 for no replies.
     """
     normal = [normalised(reply) for reply in replies]
     stock = stock_phrases(normal) if stock is None else stock
@@ -112,8 +103,8 @@ def by_size(
         statistics: of the pairs, by `pair_statistics`.
 
     Returns:
-        For each group that has a pair: its name, under `kind`; `pairs`; what `diversity` returns,
-        with the stock phrases of all groups together; `COMPARED`.
+        For each group that has a pair its name, under `kind`, `pairs`, `diversity` (with the stock
+        phrases of all groups together) and `COMPARED`.
     """
     stock = stock_phrases([normalised(reply) for reply in replies])
     place = np.searchsorted(list(LIMITS[kind].values()), list(sizes))  # (pairs,)

@@ -3,7 +3,7 @@
 sacreBLEU (Post, 2018) with its signature, corpus BLEU-1 to 4, chrF (Popović, 2015), ROUGE-1/2/L
 (Lin, 2004), Distinct-1/2 (Li et al., 2016) and mean lengths. Words stand apart by white space: for
 languages written without it, only chrF and perplexity say something. Beside it, as functions:
-entropy, self-BLEU, perplexity, and BLEU as the PLATO paper has it.
+entropy, self-BLEU and perplexity.
 
 What compares replies with references is a sum over pairs: `pair_statistics` reads the texts once,
 and `figures` of all pairs or of some, and bootstrap resamples, are made of the same statistics.
@@ -19,13 +19,12 @@ from typing import NamedTuple
 
 import datasets
 import evaluate
-import nltk
 import numpy as np
-from nltk.translate.bleu_score import SmoothingFunction, sentence_bleu
+from nltk.tokenize import RegexpTokenizer
 from rouge_score.rouge_scorer import RougeScorer
 from sacrebleu.metrics import BLEU
 
-from .text import LettersAndDigits, ngrams, words
+from .text import ngrams, words
 
 CHRF_ORDER, CHRF_BETA = 6, 2  # as sacreBLEU's chrF2: characters, recall counts for more
 
@@ -46,6 +45,12 @@ class PairStatistics(NamedTuple):
     def figure(self) -> float:
         """Return the metric of all pairs."""
         return self.score([math.fsum(column) for column in self.columns.T])
+
+
+def mean_over_pairs(values: Sequence[float], scale: float = 100) -> PairStatistics:
+    """Make a metric that is the mean of a value of each pair, times `scale`; 0 for no pairs."""
+    columns = np.column_stack((values, np.ones(len(values))))
+    return PairStatistics(columns, lambda sums: scale * sums[0] / max(1, sums[1]))
 
 
 def bleu_statistics(replies: Sequence[str], references: Sequence[str]) -> dict[str, PairStatistics]:
@@ -114,19 +119,29 @@ def _corpus_chrf(sums: Sequence[float]) -> float:
 def rouge_statistics(
     replies: Sequence[str], references: Sequence[str]
 ) -> dict[str, PairStatistics]:
-    """Compute the F1 of each pair, `rouge_1`, `rouge_2` and `rouge_l`; beside it a 1 to count."""
-    scorer = RougeScorer(["rouge1", "rouge2", "rougeL"], tokenizer=LettersAndDigits())
+    """Compute the F1 of each pair, of lower-cased letters and digits of any script."""
+    scorer = RougeScorer(["rouge1", "rouge2", "rougeL"], tokenizer=RegexpTokenizer(r"[^\W_]+"))
     pairs = zip(replies, references, strict=True)
-    scores = [scorer.score(reference, reply) for reply, reference in pairs]
-    statistics = {}
-    for name, kind in (("rouge_1", "rouge1"), ("rouge_2", "rouge2"), ("rouge_l", "rougeL")):
-        columns = np.array([(score[kind].fmeasure, 1) for score in scores], float).reshape(-1, 2)
-        statistics[name] = PairStatistics(columns, lambda sums: 100 * sums[0] / max(1, sums[1]))
-    return statistics
+    scores = [scorer.score(reference.lower(), reply.lower()) for reply, reference in pairs]
+    return {
+        name: mean_over_pairs([score[kind].fmeasure for score in scores])
+        for name, kind in (("rouge_1", "rouge1"), ("rouge_2", "rouge2"), ("rouge_l", "rougeL"))
+    }
+
+
+def length_statistics(
+    replies: Sequence[str], references: Sequence[str]
+) -> dict[str, PairStatistics]:
+    """Count the words of each pair, `reply_words` and `reference_words`."""
+    sides = {"reply_words": replies, "reference_words": references}
+    return {
+        name: mean_over_pairs([len(words(text)) for text in texts], scale=1)
+        for name, texts in sides.items()
+    }
 
 
 # Each compares replies with references, and returns statistics by the metric's key.
-PAIR_METRICS = (bleu_statistics, chrf_statistics, rouge_statistics)
+PAIR_METRICS = (bleu_statistics, chrf_statistics, rouge_statistics, length_statistics)
 
 
 def pair_statistics(
@@ -135,36 +150,27 @@ def pair_statistics(
     nll: Sequence[float] | None = None,
     tokens: Sequence[int] | None = None,
 ) -> dict[str, PairStatistics]:
-    """Read pairs once for all their figures.
+    """Read pairs once for all their figures; return statistics by the metric's key.
 
-    Args:
-        replies, references: strings, one reference each.
-        nll, tokens: of each reference, in nats and in number; without them, no perplexity.
-
-    Returns:
-        The statistics of each metric, by its key in the catalogue.
+    `nll` (in nats) and `tokens` are of each reference; without them there is no perplexity.
     """
     statistics = {}
     for metric in PAIR_METRICS:
         statistics |= metric(replies, references)
-    if nll is not None and tokens is not None:
-        rows = [(n, t) for _, n, t in zip(replies, nll, tokens, strict=True)]
-        columns = np.array(rows, float).reshape(-1, 2)
+    if nll is not None:
+        columns = np.column_stack((nll, tokens))
         statistics["perplexity"] = PairStatistics(columns, lambda sums: perplexity(*sums))
     return statistics
 
 
 def figures(
-    statistics: Mapping[str, PairStatistics], replies: Sequence[str], references: Sequence[str]
+    statistics: Mapping[str, PairStatistics], replies: Sequence[str] | None
 ) -> dict[str, float]:
-    """Compute what is reported of pairs by default, from their texts and `pair_statistics`."""
-    return {
-        **{key: metric.figure() for key, metric in statistics.items()},
-        "distinct_1": distinct(replies, 1),
-        "distinct_2": distinct(replies, 2),
-        "reply_words": mean_words(replies),
-        "reference_words": mean_words(references),
-    }
+    """Compute each metric of all pairs and, of `replies` if there are any, Distinct."""
+    metrics = {key: metric.figure() for key, metric in statistics.items()}
+    if replies is not None:
+        metrics |= {f"distinct_{n}": distinct(replies, n) for n in (1, 2)}
+    return metrics
 
 
 def bleu_signature() -> str:
@@ -201,10 +207,6 @@ def self_bleu(replies: Iterable[str], max_order: int = 4) -> float:
     Cherry, 2014), and a reply that shares no word with any other has 0; so have an empty reply and
     a lone one. Unlike there, a reply of fewer than `max_order` words is scored by the orders that
     it has: two equal replies score 100, however short.
-
-    Args:
-        replies: one per context.
-        max_order: the longest n-grams counted.
     """
     texts = [words(reply) for reply in replies]
     if len(texts) < 2:
@@ -239,36 +241,6 @@ def self_bleu(replies: Iterable[str], max_order: int = 4) -> float:
         brevity = min(1.0, math.exp(1 - closest / length))
         scores.append(brevity * math.exp(math.fsum(map(math.log, orders)) / len(orders)))
     return 100 * math.fsum(scores) / len(texts)
-
-
-def plato_bleu(replies: Sequence[str], references: Sequence[str]) -> dict:
-    """BLEU-1 and BLEU-2 by the protocol of PLATO (Bao et al., 2020) and those who compare with it.
-
-    The mean over pairs of nltk's sentence BLEU with smoothing `method7`, lower-cased white-space
-    words, times 100; a pair at which nltk fails counts 0. Smoothing lifts replies equal to their
-    references above 100. The figure belongs to nltk's version: `method7` changed in 3.5 and again
-    in 3.6, and where few n-grams match, BLEU-2 of 3.5 is more than twice that of today. The paper's
-    table is from before 3.6. PLATO sets punctuation apart, as DailyDialog's files do; text that
-    joins it to words has less to match. PLATO's corpus-level ("inter") Distinct is `distinct`.
-
-    Args:
-        replies, references: strings, one reference each.
-
-    Returns:
-        `plato_bleu_1`, `plato_bleu_2` and `nltk_version`.
-    """
-    pairs = [(words(p), words(r)) for p, r in zip(replies, references, strict=True)]
-    smoothing = SmoothingFunction().method7
-    result = {}
-    for n, weights in ((1, (1, 0, 0, 0)), (2, (0.5, 0.5, 0, 0))):
-        total = 0.0
-        for reply, reference in pairs:
-            try:
-                total += sentence_bleu([reference], reply, weights, smoothing)
-            except (ArithmeticError, ValueError):  # of one word, up to nltk 3.5
-                continue
-        result[f"plato_bleu_{n}"] = 100 * total / max(1, len(pairs))
-    return result | {"nltk_version": nltk.__version__}
 
 
 def mean_words(texts: Sequence[str]) -> float:
@@ -318,6 +290,5 @@ class ReplyMetric(evaluate.Metric):
         )
 
     def _compute(self, predictions: list[str], references: list[str]) -> dict:
-        statistics = pair_statistics(predictions, references)
-        scores = figures(statistics, predictions, references)
+        scores = figures(pair_statistics(predictions, references), predictions)
         return scores | {"bleu_signature": bleu_signature()}

@@ -1,7 +1,8 @@
 """Evaluation protocols by name: a figure compares with a paper's only if it is made the same way.
 
-`score(protocol, replies, references)` returns metrics, on a scale of 0 to 100 but for mean lengths,
-and a signature that names all that moves them: tools and versions, smoothing, case, tokens, how
+Each takes replies, references and whether they are `spaced`, that is, in DailyDialog's own spaced
+tokens. It returns the statistics of pairs; the replies of which Distinct counts, or None; and a
+signature that names all that moves the figures: tools and versions, smoothing, case, tokens, how
 many references and what is averaged.
 """
 
@@ -15,6 +16,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from datasets import Dataset
+from nltk.tokenize import WhitespaceTokenizer
 from nltk.translate.bleu_score import SmoothingFunction, sentence_bleu
 from rouge_score.rouge_scorer import RougeScorer
 from sacrebleu.metrics import CHRF
@@ -22,8 +24,10 @@ from sacrebleu.tokenizers.tokenizer_13a import Tokenizer13a
 
 from ..dataset_script.detokenize import detokenize
 from ..errors import UsageError, nearest
-from .metrics import bleu_signature, distinct, figures, pair_statistics, plato_bleu
-from .text import WhiteSpace, normalised, words
+from .metrics import PairStatistics, bleu_signature, figures, mean_over_pairs, pair_statistics
+from .text import normalised, words
+
+Scored = tuple[dict[str, PairStatistics], Sequence[str] | None, str]
 
 # Weights of the authors' score_multiref.py. Those of BLEU-3 do not sum to 1 there.
 MULTIREF_WEIGHTS = [(1,), (0.5, 0.5), (0.33, 0.33, 0.33), (0.25, 0.25, 0.25, 0.25)]
@@ -48,14 +52,13 @@ def score(
     """Score replies by a protocol, one of `PROTOCOLS`.
 
     Args:
-        protocol: `default`, what this project reports: `metrics.figures`; `plato`: see
-            `plato`; `multiref`: see `multiref`.
+        protocol: its name.
         replies: one per context.
         references: one per context; for `multiref` a list per context.
         spaced: the text is in DailyDialog's own spaced tokens, not natural.
 
     Returns:
-        The metrics and the signature.
+        The metrics, on a scale of 0 to 100 but for mean lengths, and the signature.
     """
     if protocol not in PROTOCOLS:
         raise UsageError(
@@ -67,31 +70,35 @@ def score(
             f"{len(replies)} replies came with {len(references)} references; give at least one, "
             "and for each reply what it is compared with."
         )
-    return PROTOCOLS[protocol](replies, references, spaced)
+    statistics, distinct_replies, signature = PROTOCOLS[protocol](replies, references, spaced)
+    return figures(statistics, distinct_replies), signature
 
 
 def default(
-    replies: Sequence[str], references: Sequence[str], spaced: bool = False
-) -> tuple[dict[str, float], str]:
-    """Score by `metrics.figures`, text as it stands."""
-    statistics = pair_statistics(replies, references)
-    return figures(statistics, replies, references), default_signature()
-
-
-def default_signature() -> str:
-    """Name what moves the figures of `default`."""
+    replies: Sequence[str],
+    references: Sequence[str],
+    spaced: bool = False,
+    nll: Sequence[float] | None = None,
+    tokens: Sequence[int] | None = None,
+) -> Scored:
+    """Score as this project reports: `pair_statistics` of the text as it stands."""
     chrf = CHRF(references=[["one reference"]]).get_signature()
-    return (
+    signature = (
         f"default: BLEU|{bleu_signature()}, chrF2|{chrf}, "
         f"ROUGE-F1|nrefs:1|case:lower|tok:letters+digits|stem:no|mean:pairs|"
         f"rouge-score:{version('rouge-score')}, Distinct|case:lower|tok:space"
     )
+    return pair_statistics(replies, references, nll, tokens), replies, signature
 
 
-def plato(
-    replies: Sequence[str], references: Sequence[str], spaced: bool = False
-) -> tuple[dict[str, float], str]:
-    """Score as the PLATO paper (Bao et al., 2020): `plato_bleu`, and `distinct` of the corpus.
+def plato(replies: Sequence[str], references: Sequence[str], spaced: bool = False) -> Scored:
+    """Score as PLATO (Bao et al., 2020) and those who compare with it: BLEU-1, BLEU-2, Distinct.
+
+    The mean over pairs of nltk's sentence BLEU with smoothing `method7`, lower-cased words; a pair
+    at which nltk fails counts 0. Smoothing lifts replies equal to their references above 100. The
+    figure belongs to nltk's version: `method7` changed in 3.5 and again in 3.6, and where few
+    n-grams match, BLEU-2 of 3.5 is more than twice that of today. The paper's table is from before
+    3.6. PLATO's corpus-level ("inter") Distinct is `metrics.distinct`.
 
     Papers score DailyDialog's spaced tokens (`don't you ? Yes .`), which are taken as they stand
     if `spaced`. In natural text punctuation is set apart by sacreBLEU's 13a tokens. They do not
@@ -102,13 +109,22 @@ def plato(
     if not spaced:
         tokenize = Tokenizer13a()
         replies, references = (list(map(tokenize, texts)) for texts in (replies, references))
-    metrics = plato_bleu(replies, references)
-    nltk = metrics.pop("nltk_version")
-    metrics |= {f"distinct_{n}": distinct(replies, n) for n in (1, 2)}
-    return metrics, (
-        f"plato: BLEU|nrefs:1|case:lower|tok:{tokens}|smooth:method7|mean:pairs|nltk:{nltk}, "
-        f"Distinct|case:lower|tok:{tokens}"
+    smoothing = SmoothingFunction().method7
+    statistics = {}
+    for n, weights in ((1, (1, 0, 0, 0)), (2, (0.5, 0.5, 0, 0))):
+        scores = []
+        for reply, reference in zip(replies, references, strict=True):
+            try:
+                bleu = sentence_bleu([words(reference)], words(reply), weights, smoothing)
+            except (ArithmeticError, ValueError):  # of one word, up to nltk 3.5
+                bleu = 0.0
+            scores.append(bleu)
+        statistics[f"plato_bleu_{n}"] = mean_over_pairs(scores)
+    signature = (
+        f"plato: BLEU|nrefs:1|case:lower|tok:{tokens}|smooth:method7|mean:pairs|"
+        f"nltk:{version('nltk')}, Distinct|case:lower|tok:{tokens}"
     )
+    return statistics, replies, signature
 
 
 def multiref_tokens(text: str) -> list[str]:
@@ -123,7 +139,7 @@ def multiref_tokens(text: str) -> list[str]:
 
 def multiref(
     replies: Sequence[str], references: Sequence[Sequence[str]], spaced: bool = False
-) -> tuple[dict[str, float], str]:
+) -> Scored:
     """Score against several references, as Gupta et al. (2019) do on DailyDialog.
 
     A reply has as many scores as it has references. `bleu_1` to `bleu_4` and `rouge_l` are the
@@ -136,15 +152,13 @@ def multiref(
     without tokens counts as `.`, as there. Left out: METEOR, which needs Java or WordNet's data,
     and the embedding metrics.
 
-    Args:
-        replies: in whatever spacing: see `multiref_tokens`; `spaced` changes nothing.
-        references: of each reply, lower-cased and tokenised: see `read_references`.
+    Replies may have either spacing (see `multiref_tokens`), so `spaced` changes nothing; references
+    are lower-cased and tokenised, as `read_references` returns them.
     """
     smoothing = SmoothingFunction().method1
-    scorer = RougeScorer(["rougeL"], tokenizer=WhiteSpace())
-    sums = {name: [] for name in (*(f"bleu_{n}" for n in range(1, 5)), "rouge_l")}
-    means = {f"{name}_mean": [] for name in sums}
-    pooled = []
+    scorer = RougeScorer(["rougeL"], tokenizer=WhitespaceTokenizer())
+    names = ["bleu_1", "bleu_2", "bleu_3", "bleu_4", "rouge_l"]
+    values = {name: [] for name in [*names, "rouge_l_pooled", *(f"{name}_mean" for name in names)]}
     for reply, answers in zip(replies, references, strict=True):
         if isinstance(answers, str) or not answers:
             raise UsageError(
@@ -156,19 +170,19 @@ def multiref(
         bleu = [sentence_bleu([t], tokens, MULTIREF_WEIGHTS, smoothing) for t in targets]
         # bleu: (references, orders)
         scores = [*zip(*bleu, strict=True), [_f(r.precision, r.recall) for r in rouge]]
-        for name, values in zip(sums, scores, strict=True):
-            sums[name].append(max(values))
-            means[f"{name}_mean"].append(math.fsum(values) / len(values))
-        pooled.append(_f(max(r.precision for r in rouge), max(r.recall for r in rouge)))
-    sums |= {"rouge_l_pooled": pooled} | means
-    metrics = {name: 100 * math.fsum(values) / len(values) for name, values in sums.items()}
+        for name, of_references in zip(names, scores, strict=True):
+            values[name].append(max(of_references))
+            values[f"{name}_mean"].append(math.fsum(of_references) / len(of_references))
+        pooled = _f(max(r.precision for r in rouge), max(r.recall for r in rouge))
+        values["rouge_l_pooled"].append(pooled)
     sizes = sorted({len(answers) for answers in references})
     shared = f"nrefs:{'-'.join(map(str, dict.fromkeys((sizes[0], sizes[-1]))))}|case:lower|"
     shared += "tok:spacy-like|max and mean:references|mean:pairs"
-    return metrics, (
+    signature = (
         f"multiref: BLEU|{shared}|smooth:method1|nltk:{version('nltk')}, "
         f"ROUGE-L|{shared}|beta:{ROUGE_BETA}|rouge-score:{version('rouge-score')}"
     )
+    return {name: mean_over_pairs(scores) for name, scores in values.items()}, None, signature
 
 
 def _f(precision: float, recall: float) -> float:
@@ -178,21 +192,17 @@ def _f(precision: float, recall: float) -> float:
     return (1 + weight) * precision * recall / divisor if divisor else 0.0
 
 
-# A protocol takes replies, references and `spaced`, and returns metrics and a signature.
 PROTOCOLS: dict[str, Callable] = {"default": default, "plato": plato, "multiref": multiref}
 
 
 def read_references(path: str | Path, rows: Dataset) -> list[list[str]]:
-    """Read the references of Gupta et al. (2019) that belong to `rows`.
+    """Read the references of Gupta et al. (2019), five for each of `rows`, white space folded.
 
     Args:
         path: `multireftest.json` of https://github.com/prakharguptaz/multirefeval, a dialogue a
             line in the order of DailyDialog's test split; each utterance but the last has
             `responses`, the first of which is the original next utterance.
         rows: with `response`, the official test split or its first rows.
-
-    Returns:
-        Five references for each row, white space folded; one of the whole file is empty.
     """
     remedy = (
         "The references belong to DailyDialog's official test split: give its folder, with test/ "
@@ -231,16 +241,10 @@ def read_references(path: str | Path, rows: Dataset) -> list[list[str]]:
 
 
 def second_human(references: Sequence[Sequence[str]]) -> tuple[list[str], list[list[str]]]:
-    """Take the second reference of each context for a reply, scored against the others.
+    """Take the second reference of each context for a reply, and leave the others to compare.
 
     Four are left of five, and the greatest score of four is rarely that of five: compare it with a
     model that is scored against the same four.
-
-    Args:
-        references: of each context, at least two; the first is the original next utterance.
-
-    Returns:
-        The replies, and what they are compared with.
     """
     replies = [answers[1] for answers in references]
     return replies, [[answers[0], *answers[2:]] for answers in references]

@@ -8,7 +8,7 @@ protocol.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 from datasets import Dataset
@@ -17,8 +17,8 @@ from .baselines import most_frequent_reply, nearest_replies, random_replies
 from .bootstrap import intervals
 from .catalogue import METRICS
 from .diversity import by_size, diversity
-from .metrics import PairStatistics, figures, pair_statistics
-from .protocols import default_signature, score, second_human
+from .metrics import PairStatistics, figures
+from .protocols import Scored, default, multiref, plato, second_human
 from .text import normalised, words
 
 MODEL, NEAREST = "model", "nearest training context"
@@ -57,26 +57,21 @@ def evaluate(
     """Score the replies of a model and of the baselines.
 
     Args:
-        predictions: of each pair `turn`, `dialogue_id`, `reference`, `reply`, `nll`, `tokens`.
-        train: training rows, with `context` and `response`.
-        rows: the evaluated rows, in the order of `predictions`.
-        clean: (pairs,), True where nothing of the pair appears in the training set; None if that is
-            not known.
-        split: the name of what is evaluated.
-        decoding: the settings that the replies were decoded with.
+        predictions: of each of `rows` `turn`, `dialogue_id`, `reference`, `reply`, `nll`, `tokens`.
+        clean: (pairs,), nothing of the pair appears in the training set; None if not known.
         spaced: the text is in DailyDialog's own spaced tokens.
-        multireference: references of each pair, for the protocol `multiref`. The second human
-            reference then stands beside the systems; all are scored against the other four.
-        seed: of the random baseline and of the bootstrap.
+        multireference: references of each pair, for the protocols `multiref` and `multiref-4`.
 
     Returns:
-        `split`, `decoding`; `results`, a dict per system, protocol and subset, with `metrics`,
-        `signature`, `pairs` and, for the model, 95 % `intervals`; `quality`, what `diversity` says,
-        by system; `verdict`, sentences.
+        `split`, `decoding`; `results`, a dict per system, protocol and subset, with 95 %
+        `intervals` for the model; `quality`, see `_quality`; `verdict`, sentences.
     """
-    references = [row["reference"] for row in predictions]
+    references, model_replies, nll, tokens, turns, dialogues = (
+        [row[key] for row in predictions]
+        for key in ("reference", "reply", "nll", "tokens", "turn", "dialogue_id")
+    )
     replies = {
-        MODEL: [row["reply"] for row in predictions],
+        MODEL: model_replies,
         NEAREST: nearest_replies(train, rows),
         RANDOM: random_replies(train, len(predictions), seed),
         FREQUENT: [most_frequent_reply(train)] * len(predictions),
@@ -84,17 +79,14 @@ def evaluate(
     subsets = {"full": np.arange(len(predictions))}
     if clean is not None and np.any(clean):
         subsets["clean"] = np.flatnonzero(clean)
-    nll, tokens, turns, dialogues = (
-        [row[key] for row in predictions] for key in ("nll", "tokens", "turn", "dialogue_id")
-    )
-    statistics = {
-        system: pair_statistics(texts, references, *((nll, tokens) if system == MODEL else ()))
-        for system, texts in replies.items()
-    }
+
+    scored = _score(replies, references, (nll, tokens), multireference, spaced)
     results = []
     for subset, chosen in subsets.items():
-        for system, protocol, texts, targets in _scored(replies, references, multireference):
-            pairs = [texts[i] for i in chosen], [targets[i] for i in chosen]
+        for (system, protocol), (statistics, distinct_replies, signature) in scored.items():
+            of_subset = {key: metric.of(chosen) for key, metric in statistics.items()}
+            if distinct_replies is not None:
+                distinct_replies = [distinct_replies[i] for i in chosen]
             result = {
                 "system": system,
                 "protocol": protocol,
@@ -102,43 +94,47 @@ def evaluate(
                 "split": split,
                 "decoding": describe_decoding(decoding) if system == MODEL else "",
                 "pairs": len(chosen),
+                "metrics": figures(of_subset, distinct_replies),
+                "signature": signature,
             }
-            if protocol == "default":
-                of_subset = {key: metric.of(chosen) for key, metric in statistics[system].items()}
-                result["metrics"] = figures(of_subset, *pairs)
-                result["signature"] = default_signature()
-                if system == MODEL:
-                    drawn_from = [dialogues[i] for i in chosen]
-                    result["intervals"] = intervals(of_subset, drawn_from, seed=seed)
-            else:
-                scores = score(protocol.split("-")[0], *pairs, spaced)
-                result["metrics"], result["signature"] = scores
+            if (system, protocol) == (MODEL, "default"):
+                drawn_from = [dialogues[i] for i in chosen]
+                result["intervals"] = intervals(of_subset, drawn_from, seed=seed)
             results.append(result)
-    return {
-        "split": split,
-        "decoding": decoding,
-        "results": results,
-        "quality": _diversity(
-            replies, references, train["response"], subsets, turns, statistics[MODEL]
-        ),
-        "verdict": verdict(results),
-    }
+    statistics = scored[MODEL, "default"][0]
+    quality = _quality(replies, references, train["response"], subsets, turns, statistics)
+    about = {"split": split, "decoding": decoding}
+    return about | {"results": results, "quality": quality, "verdict": verdict(results)}
 
 
-def _scored(replies: dict, references, multireference) -> Iterator[tuple]:
-    """Yield system, protocol, its replies and what they are compared with."""
-    for protocol in ("default", "plato"):
-        for system, texts in replies.items():
-            yield system, protocol, texts, references
+def _score(
+    replies: dict[str, Sequence[str]],
+    references: Sequence[str],
+    likelihood: tuple[Sequence[float], Sequence[int]],
+    multireference: Sequence[Sequence[str]] | None,
+    spaced: bool,
+) -> dict[tuple[str, str], Scored]:
+    """Score all pairs by system and protocol; `likelihood`, nll and tokens, is the model's.
+
+    With `multireference` the second human reference stands beside the systems, and all are scored
+    against the other four as well.
+    """
+    scored = {}
+    for system, texts in replies.items():
+        given = likelihood if system == MODEL else ()
+        scored[system, "default"] = default(texts, references, spaced, *given)
+    for system, texts in replies.items():
+        scored[system, "plato"] = plato(texts, references, spaced)
     if multireference is not None:
         human, other_references = second_human(multireference)
         for system, texts in replies.items():
-            yield system, "multiref", texts, multireference
+            scored[system, "multiref"] = multiref(texts, multireference)
         for system, texts in {HUMAN: human, **replies}.items():
-            yield system, "multiref-4", texts, other_references
+            scored[system, "multiref-4"] = multiref(texts, other_references)
+    return scored
 
 
-def _diversity(
+def _quality(
     replies: dict[str, Sequence[str]],
     references: Sequence[str],
     training_replies: Iterable[str],

@@ -21,19 +21,3 @@ def words(text: str) -> list[str]:
 def ngrams(units: Sequence[str], n: int) -> Iterator[tuple[str, ...]]:
     """Return the n-grams of a list of words, or of a text's characters, in their order."""
     return zip(*(units[i:] for i in range(n)), strict=False)
-
-
-class LettersAndDigits:
-    """Tokenizer for RougeScorer: lower-cased letters and digits of any script, not a-z alone."""
-
-    def tokenize(self, text: str) -> list[str]:
-        """Split a text into tokens."""
-        return re.findall(r"[^\W_]+", text.lower())
-
-
-class WhiteSpace:
-    """Tokenizer for RougeScorer: what stands between white space."""
-
-    def tokenize(self, text: str) -> list[str]:
-        """Split a text into tokens."""
-        return text.split()

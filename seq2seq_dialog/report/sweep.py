@@ -11,6 +11,7 @@ import hashlib
 import json
 import math
 from collections.abc import Callable, Iterator, Sequence
+from importlib.metadata import version
 from pathlib import Path
 
 import torch
@@ -27,7 +28,8 @@ from ..data.batching import evaluation_batches
 from ..decoding.settings import bare_decoding
 from ..errors import UsageError
 from ..evaluation.catalogue import METRICS
-from ..evaluation.metrics import ReplyMetric, distinct, mean_words, plato_bleu, self_bleu
+from ..evaluation.metrics import ReplyMetric, distinct, mean_words, self_bleu
+from ..evaluation.protocols import score
 from ..portable.context import encode_context
 from ..run_folder import check_writable, read_json, read_pairs, write_json
 from ..serve.inference import load, reply_to_batch
@@ -148,7 +150,8 @@ def _measure(
         )
         metric = ReplyMetric(keep_in_memory=True)
         scores = metric.compute(predictions=replies, references=references)
-        scores |= plato_bleu(replies, references) | {"self_bleu": self_bleu(replies)}
+        scores |= score("plato", replies, references, spaced=True)[0]
+        scores |= {"self_bleu": self_bleu(replies), "nltk_version": version("nltk")}
         # With the version of nltk, on which PLATO's figure depends.
         figures = {name: scores[name] for name in (*FIGURES, "nltk_version")}
         yield {"model": folder, **dict(zip(KEY, key, strict=True)), **figures}

@@ -5,7 +5,6 @@ import math
 import random
 import subprocess
 import sys
-import warnings
 
 import nltk
 import pytest
@@ -20,7 +19,6 @@ from seq2seq_dialog.evaluation.metrics import (
     distinct,
     entropy,
     perplexity,
-    plato_bleu,
     self_bleu,
     unigram_perplexity,
 )
@@ -207,33 +205,6 @@ def test_self_bleu_is_nltk_with_all_others_as_references(seed):
     assert self_bleu([" ".join(text) for text in texts], order) == pytest.approx(
         100 * expected / len(texts)
     )
-
-
-def test_plato_bleu_by_hand():
-    # Three equal words: precisions 1, 1, 1 and, smoothed by method 4, ln(3)/10 of four words. Then
-    # method 5 averages each with its neighbours, 2 before the first: 4/3, and (4/3 + 1 + 1) / 3.
-    result = plato_bleu(["See you soon"], ["see you SOON"])
-    assert result["plato_bleu_1"] == pytest.approx(400 / 3)
-    assert result["plato_bleu_2"] == pytest.approx(100 * math.sqrt(4 / 3 * 10 / 9))
-    # No shared word scores 0, so does no word, and pairs are averaged.
-    half = plato_bleu(["see you soon", "hello", ""], ["see you soon", "bye", "nothing"])
-    assert half["plato_bleu_1"] == pytest.approx(400 / 9)
-    assert half["nltk_version"] == nltk.__version__
-    assert plato_bleu([], [])["plato_bleu_2"] == 0
-
-
-def test_plato_bleu_warns_of_nothing_and_counts_failures_as_0(monkeypatch):
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        assert plato_bleu(["a", "b c"], ["a b", "c d"])["plato_bleu_1"] > 0
-
-    def fail(references, reply, *args):
-        if len(reply) == 1:
-            raise ZeroDivisionError
-        return 0.5
-
-    monkeypatch.setattr("seq2seq_dialog.evaluation.metrics.sentence_bleu", fail)
-    assert plato_bleu(["a", "b c"], ["a", "b c"])["plato_bleu_2"] == 25
 
 
 def test_distinct_is_platos_corpus_level_distinct():

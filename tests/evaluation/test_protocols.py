@@ -5,6 +5,7 @@ import math
 import random
 import subprocess
 import sys
+import warnings
 
 import nltk
 import pytest
@@ -17,7 +18,7 @@ from seq2seq_dialog.dataset_script.detokenize import detokenize
 
 from seq2seq_dialog.errors import UsageError
 from seq2seq_dialog.evaluation.baselines import random_replies
-from seq2seq_dialog.evaluation.metrics import distinct, plato_bleu
+from seq2seq_dialog.evaluation.metrics import distinct
 from seq2seq_dialog.evaluation.protocols import (
     PROTOCOLS,
     multiref_tokens,
@@ -127,10 +128,43 @@ def test_plato_is_nltk_on_13a_tokens():
     assert f"nltk:{nltk.__version__}" in signature
 
 
+def spaced_plato(replies, references):
+    return score("plato", replies, references, spaced=True)[0]
+
+
+def test_plato_by_hand():
+    # Three equal words: precisions 1, 1, 1 and, smoothed by method 4, ln(3)/10 of four words. Then
+    # method 5 averages each with its neighbours, 2 before the first: 4/3, and (4/3 + 1 + 1) / 3.
+    metrics = spaced_plato(["See you soon"], ["see you SOON"])
+    assert metrics["plato_bleu_1"] == pytest.approx(400 / 3)
+    assert metrics["plato_bleu_2"] == pytest.approx(100 * math.sqrt(4 / 3 * 10 / 9))
+    # No shared word scores 0, so does no word, and pairs are averaged.
+    half = spaced_plato(["see you soon", "hello", ""], ["see you soon", "bye", "nothing"])
+    assert half["plato_bleu_1"] == pytest.approx(400 / 9)
+
+
+def test_plato_warns_of_nothing_and_counts_failures_as_0(monkeypatch):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert spaced_plato(["a", "b c"], ["a b", "c d"])["plato_bleu_1"] > 0
+
+    def fail(references, reply, *args):
+        if len(reply) == 1:
+            raise ZeroDivisionError
+        return 0.5
+
+    monkeypatch.setattr("seq2seq_dialog.evaluation.protocols.sentence_bleu", fail)
+    assert spaced_plato(["a", "b c"], ["a", "b c"])["plato_bleu_2"] == 25
+
+
 def test_plato_takes_spaced_tokens_as_they_stand():
     reply, reference = ["it ' s 1.Yes ."], ["It ' s 1.No ."]
     metrics, signature = score("plato", reply, reference, spaced=True)
-    assert metrics["plato_bleu_1"] == plato_bleu(reply, reference)["plato_bleu_1"]
+    smoothing = SmoothingFunction().method7
+    expected = sentence_bleu(
+        [reference[0].lower().split()], reply[0].split(), (1, 0, 0, 0), smoothing
+    )
+    assert metrics["plato_bleu_1"] == pytest.approx(100 * expected)
     assert "tok:space|" in signature
     assert metrics["plato_bleu_1"] != score("plato", reply, reference)[0]["plato_bleu_1"]
 
