@@ -29,8 +29,7 @@ def _order(
 ) -> np.ndarray:
     """Order examples by lengths rounded up to a grid, equal ones by `rng` or else by index.
 
-    The targets rise with one source length and fall with the next, so that examples at the border
-    between two source lengths are similar, too.
+    The targets rise with one source length and fall with the next, so that neighbours are similar.
     """
     source, target = -(-lengths[:, 0] // grid[0]), -(-lengths[:, 1] // grid[1])  # (examples,)
     serpentine = np.where(source % 2 == 0, target, -target)
@@ -39,10 +38,7 @@ def _order(
 
 
 def _cut(lengths: np.ndarray, budget: int) -> list[int]:
-    """Cut ordered examples greedily; return where each batch ends.
-
-    Runs of equal lengths are few, so the loop goes from run to run.
-    """
+    """Cut ordered examples greedily, run by run of equal lengths; return where batches end."""
     runs = np.flatnonzero((lengths[1:] != lengths[:-1]).any(axis=1)) + 1
     ends, start, widest = [], 0, (0, 0)
     for first, last in pairwise([0, *runs.tolist(), len(lengths)]):
@@ -94,17 +90,12 @@ class TokenBudgetSampler(Sampler[list[int]]):
     Args:
         lengths: (source, target) tokens of each example, shape (examples, 2).
         budget: greatest padded size of a batch in tokens; a longer example is a batch of its own.
-        seed: of the draws.
-        rank, world_size: number of this process, and of all processes.
         draw: returns the examples of an epoch, (examples,), where these are not all of them once
             (`sources.Draw`). Every epoch has as many batches as the first. If an epoch would have
             more, some are left out at random; if it would have fewer, the largest are halved.
 
     Attributes:
         mean_targets: the mean number of target tokens of a batch; with `draw`, of the first epoch.
-
-    Raises:
-        ValueError: fewer examples than processes, no example, or no batch that can be halved.
     """
 
     def __init__(
@@ -153,28 +144,22 @@ class TokenBudgetSampler(Sampler[list[int]]):
         if self.draw is None:
             examples, spans = _order(self.lengths, self.grid, rng), self.spans
         else:
-            examples, spans = self._drawn(rng)
+            examples = self.draw(self.epoch)
+            examples = examples[_order(self.lengths[examples], self.grid, rng)]
+            rounded = -(-self.lengths[examples] // self.grid) * self.grid
+            ends = _cut(rounded, self.budget)
+            spans = _spans(ends, lambda count: count >= len(self.spans))
         chosen = rng.permutation(len(spans))[: len(self.spans)]
         for i in chosen[self.rank :: self.world_size]:
             start, end = spans[i]
             yield examples[start:end].tolist()
 
-    def _drawn(self, rng: np.random.Generator) -> tuple[np.ndarray, list[tuple[int, int]]]:
-        """Draw the ordered examples of this epoch, and cut them to at least as many batches."""
-        examples = self.draw(self.epoch)
-        examples = examples[_order(self.lengths[examples], self.grid, rng)]
-        rounded = -(-self.lengths[examples] // self.grid) * self.grid
-        return examples, _spans(_cut(rounded, self.budget), lambda n: n >= len(self.spans))
-
 
 def evaluation_batches(lengths: Sequence[Sequence[int]], budget: int) -> list[list[int]]:
     """Cut examples in order of length to batches, the longest first: a lack of memory shows early.
 
-    The sources of a batch are similar; its examples are in order of their targets.
-
-    Args:
-        lengths: (source, target) tokens of each example, shape (examples, 2).
-        budget: greatest padded size of a batch in tokens.
+    The sources of a batch are similar; its examples are in order of their targets. `lengths` and
+    `budget` are those of `TokenBudgetSampler`.
     """
     exact = np.asarray(lengths, dtype=np.int32).reshape(-1, 2)
     order = _order(exact, (1, 1))

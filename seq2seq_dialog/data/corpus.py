@@ -14,27 +14,19 @@ from ..settings import DataArguments
 from . import overlap
 from .features import encode_rows
 from .rows import load_rows
-from .sources import parse_sources, shares
+from .sources import parse_sources
 from .streaming import Stream
 
 
 @dataclass(frozen=True)
 class Corpus:
-    """The dialogues of a run.
+    """The dialogues of a run."""
 
-    Attributes:
-        rows: (context, response) rows by split; of streamed training rows the first ones.
-        problems: what is odd in the text, as `rows.load_rows` returns it.
-        stream: what reads the training rows where they are streamed.
-        references: several of each evaluated pair, where `multireference` names them.
-        audit: what `overlap.audit` returns; None where nothing is known of overlap.
-    """
-
-    rows: DatasetDict
-    problems: dict
+    rows: DatasetDict  # (context, response) by split; of a stream's training rows the first ones
+    problems: dict  # what is odd in the text, see `load_rows`
     stream: Stream | None = None
-    references: list | None = None
-    audit: dict | None = None
+    references: list | None = None  # several of each evaluated pair, by `multireference`
+    audit: dict | None = None  # see `overlap.audit`; None where nothing is known of overlap
 
     @property
     def evaluated(self) -> str:
@@ -84,8 +76,7 @@ def read_corpus(args: DataArguments) -> Corpus:
 def audit_corpus(corpus: Corpus, args: DataArguments, console: Console) -> Corpus:
     """Look for what stands in train and in another split, and print what a reader must know.
 
-    Returns:
-        The corpus with its `audit`; with `drop_overlap`, without the training pairs in question.
+    With `drop_overlap`, the training pairs in question are left out.
     """
     if corpus.stream is None:
         audit, rows = overlap.audit(corpus.rows), corpus.rows
@@ -109,11 +100,10 @@ def audit_corpus(corpus: Corpus, args: DataArguments, console: Console) -> Corpu
 def encode_corpus(
     corpus: Corpus, tokenizer, args: DataArguments, console: Console
 ) -> tuple[dict[str, Dataset], dict]:
-    """Encode the rows of each split, and print what the length limits cut.
+    """Encode the rows of each split; count and print what the length limits cut.
 
     Returns:
-        The features by split; and by split how many `contexts`, `turns` of them and `replies` are
-        cut.
+        The features; and how many `contexts`, `turns` of them and `replies` are cut; by split.
     """
     features, cuts = {}, {}
     for name, rows in corpus.rows.items():
@@ -133,13 +123,28 @@ def report_sources(features: Dataset, args: DataArguments, console: Console) -> 
     """Count what each of several sources gives to training, and print it.
 
     Returns:
-        `sources`, as `sources.shares` returns it; nothing where the data has one source.
+        `sources`, nothing where the data has one. By name of the source: `weight`; `dialogues`,
+        `pairs` and `tokens` (of contexts and replies) that it has; `share` of the tokens of an
+        epoch, as drawn by weight.
     """
     sources = parse_sources(args.data)
     if sources is None:
         return {}
-    counts_by_source = shares(features, sources)
+    numbers = features.with_format("numpy")
+    turns, tokens = numbers["turn"][:], numbers["source_length"][:] + numbers["target_length"][:]
+    names = np.asarray(features["source"][:])
+    counts_by_source = {}
+    for source in sources:
+        is_of_source = names == source.name  # (examples,)
+        counts_by_source[source.name] = {
+            "weight": source.weight,
+            "dialogues": int((turns[is_of_source] == 1).sum()),
+            "pairs": int(is_of_source.sum()),
+            "tokens": int(tokens[is_of_source].sum()),
+        }
+    total = sum(counts["weight"] * counts["tokens"] for counts in counts_by_source.values())
     for name, counts in counts_by_source.items():
+        counts["share"] = counts["weight"] * counts["tokens"] / total
         console.print(
             f"{name}: weight {counts['weight']:g}, {counts['pairs']:,} training pairs, "
             f"{100 * counts['share']:.1f} % of the tokens of an epoch",

@@ -24,19 +24,15 @@ COLUMNS = pa.schema(
 
 
 def encode(
-    batch: dict[str, list],
-    tokenizer,
-    max_source_length: int,
-    max_target_length: int,
+    batch: dict[str, list], tokenizer, max_source_length: int, max_target_length: int
 ) -> dict[str, list]:
     """Tokenise a batch of rows, each distinct utterance once, however many contexts have it.
 
+    A context that is too long is cut from the left at whole turns. A reply that is cut has no end
+    token, so that no model learns to stop in the middle of a sentence.
+
     Args:
         batch: columns `context` (lists of utterances, oldest first) and `response`.
-        max_source_length: greatest input in tokens; the context is cut from the left at whole
-            turns.
-        max_target_length: greatest label sequence in tokens. A reply that is cut has no end token,
-            so that no model learns to stop in the middle of a sentence.
 
     Returns:
         Columns `input_ids` and `labels` (a list of ids each row), `source_length` and

@@ -9,38 +9,18 @@ from __future__ import annotations
 import hashlib
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from functools import lru_cache, partial
 from pathlib import Path
 
-from datasets import (
-    Dataset,
-    DatasetDict,
-    Features,
-    LargeList,
-    List,
-    NamedSplit,
-    Value,
-    load_dataset_builder,
-)
+from datasets import Dataset, DatasetDict, Features, LargeList, List, NamedSplit, Value
 from datasets import load_dataset as load_from_hub
+from datasets import load_dataset_builder as load_builder_from_hub
 from huggingface_hub import HfApi, try_to_load_from_cache
 from huggingface_hub.errors import HfHubHTTPError, HTTPError, OfflineModeIsEnabled
 
 from ..dataset_script import dialogues
-from ..dataset_script.dialogues import (
-    END,
-    LABELS,
-    SPLITS,
-    Dialogue,
-    Note,
-    Pair,
-    make_dialogue,
-    make_rows,
-    scan,
-    without_control_characters,
-    without_empty,
-)
+from ..dataset_script.dialogues import END, LABELS, SPLITS, Dialogue, Note, Pair
 from ..errors import UsageError
 from ..hub_errors import translated_errors
 from ..settings import DataArguments
@@ -67,9 +47,8 @@ def load_hub_rows(args: DataArguments) -> tuple[DatasetDict, dict]:
     context of each ends in what was said up to the one before; `turn` counts them.
 
     Returns:
-        The splits, and for each split of the source what it holds and what is odd in it:
-        `dialogues`, `utterances`, `pairs`, and for each kind of problem `count` and `first_lines`
-        of rows, from 1 on.
+        The splits, and for each split of the source what `scan` returns; its `first_lines` are the
+        numbers of rows, from 1 on.
     """
     name, detokenize = args.dataset_name, args.detokenize
     source = _source(_fetch(name, args.dataset_revision or "main", args.data_cache), name)
@@ -78,9 +57,9 @@ def load_hub_rows(args: DataArguments) -> tuple[DatasetDict, dict]:
     problems = {}
     for split, rows in source.items():
         read = partial(_read_unbroken, reader, name, rows, split)
-        problems[split] = scan(read, split if _is_official(source) else None, pairs)
+        problems[split] = dialogues.scan(read, split if _is_official(source) else None, pairs)
     result = {}
-    for split in _splits(source):
+    for split in source if _is_official(source) else SPLITS:
         if pairs[split]:
             fingerprint = source.get(split, source["train"])._fingerprint
             key = f"{fingerprint} {split} {_is_official(source)} {detokenize}"
@@ -95,15 +74,11 @@ def load_hub_rows(args: DataArguments) -> tuple[DatasetDict, dict]:
 
 
 def open_hub_rows(args: DataArguments) -> tuple[dict[str, Callable[[], Iterator[dict]]], str]:
-    """Open `dataset_name` to be read as a stream; see `load_hub_rows`.
-
-    Returns:
-        What reads the rows of each split from the first one on, and a key that changes with them.
-    """
+    """Open `dataset_name` as a stream: a reader of each split, and a key that changes with them."""
     name, revision = args.dataset_name, args.dataset_revision or "main"
     with _reading(name, revision):
         commit = None if os.path.isdir(name) else _commit(name, revision)
-        builder = load_dataset_builder(name, revision=commit, cache_dir=args.data_cache)
+        builder = load_builder_from_hub(name, revision=commit, cache_dir=args.data_cache)
         splits = {
             split: rows if rows.features is not None else rows._resolve_features()
             for split, rows in builder.as_streaming_dataset().items()
@@ -116,7 +91,8 @@ def open_hub_rows(args: DataArguments) -> tuple[dict[str, Callable[[], Iterator[
             yield from _rows(reader, source, split, args.detokenize)
 
     key = f"{CODE.hex()} {builder.hash} {builder.config_id} {commit}"
-    return {split: partial(read, split) for split in _splits(source)}, key
+    splits = source if _is_official(source) else SPLITS
+    return {split: partial(read, split) for split in splits}, key
 
 
 def _is_official(source: Splits) -> bool:
@@ -124,15 +100,11 @@ def _is_official(source: Splits) -> bool:
     return set(source) != {"train"}
 
 
-def _splits(source: Splits) -> Iterable[str]:
-    return source if _is_official(source) else SPLITS
-
-
 def _rows(reader: Reader, source: Splits, split: str, detokenize: bool) -> Iterator[dict]:
-    official = _is_official(source)
-    read_from = split if official else "train"
+    is_official = _is_official(source)
+    read_from = split if is_official else "train"
     read = reader(source[read_from], read_from, lambda kind, number: None)
-    yield from make_rows(read, split, official, detokenize)
+    yield from dialogues.make_rows(read, split, is_official, detokenize)
 
 
 def _fetch(name: str, revision: str, cache_dir: str | None) -> DatasetDict:
@@ -223,7 +195,7 @@ def _numbered(rows: Dataset, columns: list[str]) -> Iterator[tuple[int, dict]]:
 
 @lru_cache(1 << 14)  # an utterance comes again in every context after it
 def _clean(text: str | None) -> str:
-    return without_control_characters((text or "").replace(END, " ")).strip()
+    return dialogues.without_control_characters((text or "").replace(END, " ")).strip()
 
 
 def _note_odd(texts: list[str | None], number: int, note: Note) -> None:
@@ -245,8 +217,8 @@ def _read_dialogues(column: str, rows: Dataset, split: str, note: Note) -> Itera
                 note("system_message", number)
             turns = [turn["content"] for turn in spoken]
         _note_odd(turns, number, note)
-        utterances = without_empty(list(map(_clean, turns)), number, note)
-        yield make_dialogue(f"{split}:{number}", utterances, {})
+        utterances = dialogues.without_empty(list(map(_clean, turns)), number, note)
+        yield dialogues.make_dialogue(f"{split}:{number}", utterances, {})
 
 
 def _read_rows(rows: Dataset, split: str, note: Note) -> Iterator[Dialogue]:

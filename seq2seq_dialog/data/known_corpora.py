@@ -28,12 +28,7 @@ BLOCK, BLOCKS = 1000, 200  # rows read at a time, and how often at most: evenly 
 
 
 def response_hashes(responses: Iterable[str], letters: int = 1) -> Iterator[int]:
-    """Hash one in eight responses: those whose 64-bit hash is divisible by eight.
-
-    Args:
-        responses: spaced or natural text.
-        letters: letters and digits that a response must have.
-    """
+    """Hash one in eight responses of so many letters and digits: if 8 divides the hash."""
     for response in responses:
         text = normalised(response)
         if len(text) >= letters and (digest := xxh3_64_intdigest(text.encode())) % ONE_IN == 0:
@@ -41,16 +36,10 @@ def response_hashes(responses: Iterable[str], letters: int = 1) -> Iterator[int]
 
 
 def recognise(parts: Iterable[Dataset]) -> str | None:
-    """Name the known corpus that rows are taken from.
+    """Name the known corpus that rows are taken from: `DAILYDIALOG`, `SAMPLES` or None.
 
     A part of DailyDialog among other dialogues is enough, because its licence binds what is made of
     any part. The sample corpus is recognised only if there is nothing else.
-
-    Args:
-        parts: (context, response) rows, such as the training split alone or all splits.
-
-    Returns:
-        `DAILYDIALOG`, `SAMPLES` or None.
     """
     with np.load(HASHES) as known:
         dailydialog, samples = set(known["dailydialog"].tolist()), set(known["samples"].tolist())

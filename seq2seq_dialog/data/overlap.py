@@ -166,7 +166,7 @@ def audit(rows: DatasetDict) -> dict:
     """Count what appears in more than one split; mark what is clean and what to keep.
 
     Args:
-        rows: splits as `load_rows` gives them, any of `SPLITS`, none of them shuffled.
+        rows: `train`, and `validation` or `test` or both; none of them shuffled.
 
     Returns:
         `splits`: for each split `dialogues`, `pairs` and `copies`; for validation and test also
@@ -175,20 +175,12 @@ def audit(rows: DatasetDict) -> dict:
         `clean`: of validation and test, a bool array (rows,). `keep`: of train, a bool array
         (rows,) of `train_without_overlap`. `DEFINITIONS` says what each counts.
     """
-    for name in rows:
-        if name not in SPLITS:
-            raise UsageError(
-                f"a split is called {name!r}; splits that are looked through are "
-                f"{', '.join(SPLITS)}. Rename it, or leave it out."
-            )
     held_out = {name: list(_hashed(rows[name])) for name in SPLITS[1:] if name in rows}
-    train = _read_train(rows.get("train", ()), list(chain.from_iterable(held_out.values())))
-    keys = {"train": train.keys} if "train" in rows else {}
+    train = _read_train(rows["train"], list(chain.from_iterable(held_out.values())))
+    keys = {"train": train.keys}
     for name, dialogues in held_out.items():
         keys[name] = {kind: {getattr(one, kind) for one in dialogues} for kind in KINDS}
-    counts, clean = {}, {}
-    if "train" in rows:
-        counts["train"] = _totals(train.sizes, train.keys)
+    counts, clean = {"train": _totals(train.sizes, train.keys)}, {}
     without_copies = np.array(train.keep, bool)  # (dialogues,)
     keep = without_copies.copy()
     for name, dialogues in held_out.items():
@@ -248,26 +240,14 @@ def _clean(
 
 
 def without_overlap(rows: DatasetDict, audit_result: dict) -> DatasetDict:
-    """Leave out of train the copies, and what `audit` saw in validation or test or overlapping.
-
-    Args:
-        rows: the splits that were looked through.
-        audit_result: what `audit` returned for them.
-    """
-    if "train" not in rows:
-        return rows
-    train, keep = rows["train"], audit_result["keep"]
-    if len(keep) != len(train):
-        raise ValueError(
-            f"audit_result has {len(keep)} training rows, but there are {len(train)}; pass what "
-            "audit returns for these rows."
-        )
+    """Leave out of train what is not to `keep`: copies, and what overlaps with the other splits."""
+    keep = audit_result["keep"]
     if not keep.any():
         raise UsageError(
             "no training pair is left: every dialogue of train stands in validation or test or "
             "overlaps with one there. Train with other dialogues, or keep the overlap."
         )
-    return DatasetDict({**rows, "train": train.select(np.flatnonzero(keep))})
+    return DatasetDict({**rows, "train": rows["train"].select(np.flatnonzero(keep))})
 
 
 def warning(audit_result: dict) -> str | None:

@@ -20,9 +20,9 @@ def load_rows(args: DataArguments) -> tuple[DatasetDict, dict]:
     """Read the dialogues of `data` or of `dataset_name` to rows, kept on disk.
 
     Returns:
-        The splits that have rows, train first, and what is odd in the text by file
-        (`Dialogues.problems`) or, on the Hub, by split. Rows of several sources (`sources`) have a
-        column `source`.
+        The splits that have rows, train first, and what is odd in the text, by file
+        (`Dialogues.problems`) or, on the Hub, by split. Rows of several sources have a column
+        `source`.
     """
     sources = parse_sources(args.data) if args.dataset_name is None else None
     if args.dataset_name is not None:
@@ -32,9 +32,8 @@ def load_rows(args: DataArguments) -> tuple[DatasetDict, dict]:
     else:
         rows, problems = _load_text(args)
     check_training_pairs(rows, args)
-    limits = {"train": args.max_train_samples}
     for name in rows:
-        limit = limits.get(name, args.max_eval_samples)
+        limit = args.max_train_samples if name == "train" else args.max_eval_samples
         if limit is not None:
             rows[name] = first_rows(rows[name], limit, sources)
     return DatasetDict({name: split for name, split in rows.items() if len(split)}), problems
@@ -64,8 +63,8 @@ def open_rows(args: DataArguments) -> tuple[dict[str, Callable[[], Iterator[dict
     """Open the same source to read its rows as a stream.
 
     Returns:
-        For each split a function that reads its rows, each time from the first one on; what is odd
-        in the text, as `load_rows` returns it; and a key that changes with the source.
+        For each split a function that reads its rows from the first one on; what is odd in the
+        text; and a key that changes with the source.
     """
     if args.dataset_name is not None:
         rows, key = open_hub_rows(args)

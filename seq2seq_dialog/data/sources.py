@@ -85,10 +85,7 @@ def parse_sources(data: str | list | None) -> list[Source] | None:
 
 
 def first_rows(rows: Dataset, limit: int, sources: list[Source] | None) -> Dataset:
-    """Take the first rows of a split, `limit` or a few more.
-
-    The limit is shared among several sources by their rows times their weights, rounded up.
-    """
+    """Take `limit` rows, rounded up: of several sources by their rows times their weights."""
     if sources is None:
         return rows.select(range(min(limit, len(rows))))
     names = np.asarray(rows["source"][:])
@@ -103,10 +100,7 @@ def first_rows(rows: Dataset, limit: int, sources: list[Source] | None) -> Datas
 class Draw:
     """Chooses the examples of an epoch.
 
-    Args:
-        features: of training, with the columns `source` and `turn`; dialogue by dialogue.
-        weights: of each source.
-        seed: of the draws.
+    `features`, of training and dialogue by dialogue, have the columns `source` and `turn`.
     """
 
     def __init__(self, features: Dataset, weights: dict[str, float], seed: int):
@@ -130,31 +124,3 @@ class Draw:
         sizes = self.sizes[drawn]
         before = np.cumsum(sizes) - sizes
         return np.repeat(self.starts[drawn] - before, sizes) + np.arange(sizes.sum())
-
-
-def shares(features: Dataset, sources: list[Source]) -> dict[str, dict]:
-    """Count what each source gives to training.
-
-    Args:
-        features: of training, with the columns of `data.encode_rows` and `source`.
-
-    Returns:
-        By name of the source: `weight`; `dialogues`, `pairs` and `tokens` (of contexts and
-        replies) that it has; `share` of the tokens of an epoch, as drawn by weight.
-    """
-    numbers = features.with_format("numpy")
-    turns, tokens = numbers["turn"][:], numbers["source_length"][:] + numbers["target_length"][:]
-    names = np.asarray(features["source"][:])
-    counts = {}
-    for source in sources:
-        is_of_source = names == source.name  # (examples,)
-        counts[source.name] = {
-            "weight": source.weight,
-            "dialogues": int((turns[is_of_source] == 1).sum()),
-            "pairs": int(is_of_source.sum()),
-            "tokens": int(tokens[is_of_source].sum()),
-        }
-    total = sum(count["weight"] * count["tokens"] for count in counts.values())
-    for count in counts.values():
-        count["share"] = count["weight"] * count["tokens"] / total
-    return counts

@@ -29,12 +29,8 @@ BUFFER_PAIRS = 20_000  # shuffled together
 class Stream:
     """Dialogues of which the training rows are read and never kept.
 
-    Args:
-        args: the source, and how many pairs of it are used.
-
-    Attributes:
-        rows: of train the first `KEPT_PAIRS` rows, of the other splits all.
-        problems: what is odd in the text, as `load_rows` returns it.
+    `rows` has the first `KEPT_PAIRS` rows of train, and all of the other splits; `problems` is what
+    `load_rows` returns.
     """
 
     def __init__(self, args: DataArguments):
@@ -69,13 +65,9 @@ def _first(read: Callable[[], Iterator[dict]], count: int | None) -> Iterator[di
 class StreamedBatches(torch.utils.data.IterableDataset):
     """Batches by token budget, without end, for a DataLoader with `batch_size=None`.
 
-    Args:
-        rows: reads the rows; called at the beginning of each pass.
-        tokenizer, args: see `encode_rows`.
-
-    Yields:
-        What `DialogueCollator` returns; `position` (2,), the number of the buffer and of the batch
-        in it; `mean_targets` (), the mean number of target tokens of the batches of this buffer.
+    `rows` is called for the rows at the beginning of each pass. Each batch is what
+    `DialogueCollator` returns, with `position` (2,), the number of the buffer and of the batch in
+    it, and `mean_targets` (), the mean number of target tokens of the batches of this buffer.
     """
 
     def __init__(self, rows: Callable[[], Iterator[dict]], tokenizer, args: DataArguments):
@@ -86,13 +78,9 @@ class StreamedBatches(torch.utils.data.IterableDataset):
     def begin(
         self, budget: int, seed: int, rank: int, world_size: int, after: tuple[int, int] | None
     ) -> None:
-        """Choose what comes next.
+        """Choose what comes next: what follows `after`, the `position` of the last batch used.
 
-        Args:
-            budget: greatest padded size of a batch in tokens.
-            seed: of the order.
-            rank, world_size: this process among all.
-            after: the `position` of the last batch that was used; those up to it are left out.
+        `budget` is the greatest padded size of a batch in tokens.
         """
         self.budget, self.seed = budget, seed
         self.rank, self.world_size, self.after = rank, world_size, after

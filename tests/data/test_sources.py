@@ -9,11 +9,13 @@ import numpy as np
 import pytest
 from helpers.corpus import SAMPLES
 from helpers.trainers import make_trainer
+from rich.console import Console
 
 from seq2seq_dialog.data.batching import TokenBudgetSampler
+from seq2seq_dialog.data.corpus import report_sources
 from seq2seq_dialog.data.features import encode_rows
 from seq2seq_dialog.data.rows import load_rows
-from seq2seq_dialog.data.sources import Draw, parse_sources, shares
+from seq2seq_dialog.data.sources import Draw, parse_sources
 from seq2seq_dialog.data.streaming import Stream
 from seq2seq_dialog.errors import UsageError
 from seq2seq_dialog.settings import DataArguments
@@ -129,7 +131,7 @@ def test_epochs_have_equally_many_batches_of_what_was_drawn(mixed, world_size):
 
 
 def test_shares_are_of_the_tokens_of_an_epoch(mixed, files):
-    found = shares(mixed, parse_sources(arguments(files).data))
+    found = report_sources(mixed, arguments(files), Console(quiet=True))["sources"]
     assert found["one"]["pairs"] + found["two"]["pairs"] == len(mixed)
     tokens = {name: entry["weight"] * entry["tokens"] for name, entry in found.items()}
     assert found["one"]["share"] == pytest.approx(tokens["one"] / sum(tokens.values()))
