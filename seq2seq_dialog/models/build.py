@@ -11,10 +11,22 @@ from ..errors import UsageError, nearest
 from ..portable.configuration_rnn import RnnSeq2SeqConfig
 from ..portable.context import TURN_SEPARATOR
 from ..settings import DataArguments, DecodingArguments, ModelArguments
-from .loading import load_pretrained
+from .loading import loading
 
 # Training in fp16 gives inf and NaN: the activations of these models exceed 65,504.
 FP16_UNSAFE = {"t5", "mt5", "umt5", "longt5", "switch_transformers"}
+
+
+def load_pretrained(auto_class, what: str, name: str, args: ModelArguments, **options):
+    """Load a checkpoint's model or tokenizer, `what`, to train with."""
+    remedy = (
+        "Give a folder with a saved model or the name of a public model on the Hub such as "
+        "google-t5/t5-small, and check the network (for a private one, log in with `hf auth "
+        "login`)."
+    )
+    options |= {"revision": args.model_revision, "trust_remote_code": args.trust_remote_code}
+    with loading(f"the {what} {name!r}", remedy):
+        return auto_class.from_pretrained(name, **options)
 
 
 def load_model(args: ModelArguments, tokenizer):
@@ -32,14 +44,9 @@ def load_model(args: ModelArguments, tokenizer):
                 "take t5, bart, ..."
             ) from error
     else:
-        model = load_pretrained(
-            AutoModelForSeq2SeqLM,
-            "encoder-decoder checkpoint",
-            args.model_name_or_path,
-            revision=args.model_revision,
-            trust_remote_code=args.trust_remote_code,
-            dtype="float32",  # of the weights that an optimizer updates; autocast does the rest
-        )
+        name, what = args.model_name_or_path, "encoder-decoder checkpoint"
+        # In float32 an optimizer updates the weights; autocast does the rest.
+        model = load_pretrained(AutoModelForSeq2SeqLM, what, name, args, dtype="float32")
     if len(tokenizer) > model.get_input_embeddings().num_embeddings:
         try:
             model.resize_token_embeddings(len(tokenizer), pad_to_multiple_of=64)
@@ -52,10 +59,7 @@ def load_model(args: ModelArguments, tokenizer):
 
 
 def check_lengths(model, data: DataArguments, decoding: DecodingArguments) -> None:
-    """Refuse lengths for which a model has no positions (BART has 1,024, Blenderbot 128).
-
-    T5's positions are relative and know no limit.
-    """
+    """Refuse lengths for which a model has no positions; T5's are relative, without a limit."""
     limit = getattr(model.config, "max_position_embeddings", None)
     if limit is None:
         return
@@ -93,12 +97,7 @@ def _new_config(new_model: str, tokenizer):
 
 
 def discriminator_config(sizes: str | None, generator):
-    """Make the config of a discriminator for the vocabulary of `generator`.
-
-    Args:
-        sizes: YAML, a mapping of sizes; None for the defaults.
-        generator: the model that is trained adversarially.
-    """
+    """Make the config of a discriminator from YAML `sizes`, for the generator's vocabulary."""
     try:
         sizes = {"embedding_size": 128, "hidden_size": 256} | yaml.safe_load(sizes or "{}")
     except (yaml.YAMLError, TypeError) as error:

@@ -11,16 +11,13 @@ from transformers import AddedToken, AutoTokenizer, T5Tokenizer
 from ..errors import UsageError
 from ..portable.context import TURN_SEPARATOR, chat_template
 from ..settings import ModelArguments
-from .loading import load_pretrained
+from .build import load_pretrained
 
 
 def train_tokenizer(utterances: Iterable[str], vocab_size: int, folder: str | Path) -> None:
     """Train a sentencepiece unigram tokenizer for T5 and save it, `spiece.model`, in `folder`.
 
-    Args:
-        utterances: training text; at most a million of them are used.
-        vocab_size: pieces wanted; a small corpus may give fewer.
-        folder: created where it is missing.
+    At most a million utterances are used; a small corpus may give fewer pieces than `vocab_size`.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -46,24 +43,12 @@ def train_tokenizer(utterances: Iterable[str], vocab_size: int, folder: str | Pa
 
 
 def load_tokenizer(args: ModelArguments, max_source_length: int, trained: str | Path | None = None):
-    """Load the tokenizer that `args` names, or the one that `train_tokenizer` wrote.
-
-    Args:
-        args: names a tokenizer, a model whose tokenizer is taken, or neither.
-        max_source_length: tokens of a context.
-        trained: the folder that `train_tokenizer` wrote to, for settings that name neither.
-    """
+    """Load the tokenizer that `args` names, or the one in the folder `trained`."""
     name = args.tokenizer_name_or_path or args.model_name_or_path
     if name is None:
         tokenizer = T5Tokenizer.from_pretrained(trained, extra_ids=0)
     else:
-        tokenizer = load_pretrained(
-            AutoTokenizer,
-            "tokenizer",
-            name,
-            revision=args.model_revision,
-            trust_remote_code=args.trust_remote_code,
-        )
+        tokenizer = load_pretrained(AutoTokenizer, "tokenizer", name, args)
     return prepare_tokenizer(tokenizer, max_source_length)
 
 
