@@ -43,9 +43,7 @@ def select_rows(value, rows: slice | torch.Tensor):
 def merge_parts(parts: Sequence, rows_of_parts: Sequence[torch.Tensor]):
     """Put together what a model returned for parts of a batch; shorter ones are padded with 0.
 
-    Args:
-        parts: tensors (part, ...), or models' outputs of them.
-        rows_of_parts: which rows of the batch each part is, (part,).
+    `rows_of_parts` says which rows of the batch each part is, (part,).
     """
     if torch.is_tensor(parts[0]):
         sizes = [max(size) for size in zip(*(part.shape[1:] for part in parts), strict=True)]

@@ -10,12 +10,8 @@ from ..settings import DecodingArguments
 def bare_decoding(saved: GenerationConfig, temperature: float) -> GenerationConfig:
     """Make settings that sample from a model's own distribution; temperature 0 is greedy.
 
-    Put them in the place of the model's settings: given to `generate()`, what is unset here would
-    be filled in from those.
-
-    Args:
-        saved: the model's settings, of which special tokens and the greatest length are kept.
-        temperature: of sampling.
+    Of the model's settings they keep special tokens and the greatest length. Put them in their
+    place: given to `generate()`, what is unset here would be filled in from those.
     """
     tokens = ("decoder_start", "bos", "eos", "pad", "forced_bos", "forced_eos")
     settings = {f"{name}_token_id": getattr(saved, f"{name}_token_id", None) for name in tokens}
@@ -27,10 +23,7 @@ def bare_decoding(saved: GenerationConfig, temperature: float) -> GenerationConf
 
 
 def generation_config(args: DecodingArguments, model) -> GenerationConfig:
-    """Make the explicit decoding settings that are saved with a model.
-
-    Every setting is written out, so that both lines of transformers decode alike.
-    """
+    """Make the decoding settings saved with a model: all, for both lines of transformers."""
     settings = {name: value for name, value in vars(args).items() if not name.startswith("_")}
     if not args.do_sample:
         settings |= {"temperature": None, "top_p": None, "top_k": None}

@@ -6,7 +6,7 @@ is then new sums, and the texts are read once.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 
 import numpy as np
 
@@ -47,18 +47,14 @@ def bootstrap(
         columns[name] = np.zeros((size, metric.columns.shape[1]))
         np.add.at(columns[name], unit, metric.columns)
     values = {name: [] for name in statistics}
-    for counts in _resamples(size, samples, seed):
-        for name, metric in statistics.items():
-            values[name] += map(metric.score, (counts @ columns[name]).tolist())
-    return {name: np.array(scores) for name, scores in values.items()}
-
-
-def _resamples(size: int, samples: int, seed: int) -> Iterator[np.ndarray]:
-    """Yield how often each of `size` units is drawn: (resamples of a block, size)."""
     draw = np.random.default_rng(seed)
     for start in range(0, samples, BLOCK):
         drawn = draw.integers(size, size=(min(BLOCK, samples - start), size))
-        yield np.stack([np.bincount(row, minlength=size) for row in drawn]).astype(float)
+        # How often each unit is drawn: (resamples of a block, size)
+        counts = np.stack([np.bincount(row, minlength=size) for row in drawn]).astype(float)
+        for name, metric in statistics.items():
+            values[name] += map(metric.score, (counts @ columns[name]).tolist())
+    return {name: np.array(scores) for name, scores in values.items()}
 
 
 def intervals(

@@ -14,27 +14,16 @@ HIGHER, LOWER, TO_ONE = "higher", "lower", "to one"  # which values are better
 
 @dataclass(frozen=True)
 class Metric:
-    """What is said of a figure wherever it is shown.
-
-    Args:
-        label: its name.
-        unit: what it is counted in, "" for a plain number.
-        direction: which values are better: HIGHER, LOWER, TO_ONE, or "" where none is.
-        scale: its least and greatest value.
-        main: it is shown where only a few figures are.
-        interval: it has bootstrap intervals and paired tests, for it is made of sums over pairs.
-        chooses_best: it may be `metric_for_best_model`.
-        hub_type: its name in the Hub's list of metrics, None where it is not there.
-    """
+    """What is said of a figure wherever it is shown."""
 
     label: str
-    unit: str = ""
-    direction: str = ""
+    unit: str = ""  # what it is counted in; none for a plain number
+    direction: str = ""  # which values are better: HIGHER, LOWER, TO_ONE, or "" where none is
     scale: tuple[float, float] = (0, math.inf)
-    main: bool = False
-    interval: bool = False
-    chooses_best: bool = False
-    hub_type: str | None = None
+    main: bool = False  # it is shown where only a few figures are
+    interval: bool = False  # it is a sum over pairs, so has bootstrap intervals and paired tests
+    chooses_best: bool = False  # it may be `metric_for_best_model`
+    hub_type: str | None = None  # its name in the Hub's list of metrics, if it is there
 
 
 PERCENT, FROM_1 = (0, 100), (1, math.inf)

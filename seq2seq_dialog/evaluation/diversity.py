@@ -56,16 +56,12 @@ def diversity(
     the same contexts, and all of them with the references as replies, which people gave.
 
     Args:
-        replies, references: strings, one reference each.
         known: all responses of the training data, `normalised`.
         stock: what counts as generic, by default the `stock_phrases` of these replies.
 
     Returns:
-        `distinct_1` to `distinct_3`, `entropy_4`, `self_bleu` and `repetition`, see there;
-        `copied`, percent of replies that say the same as a training reply (one without letters and
-        digits is not copied); `generic`, percent that are stock phrases (those without letters and
-        digits all say the same); `length_ratio`, words of all replies over words of all references
-        (0 without any); `reply_words`, their mean. All are 0 for no replies.
+        Figures by key of the catalogue; all are 0 for no replies. A reply without letters and
+        digits is not `copied`; as to `generic`, all such replies say the same.
     """
     normal = [normalised(reply) for reply in replies]
     stock = stock_phrases(normal) if stock is None else stock
@@ -99,8 +95,6 @@ def by_size(
     Args:
         kind: `turns` or `words`, of `LIMITS`.
         sizes: of each pair, turns of its context or white-space words of its reference.
-        replies, references, known: as for `diversity`.
-        statistics: of the pairs, by `pair_statistics`.
 
     Returns:
         For each group that has a pair its name, under `kind`, `pairs`, `diversity` (with the stock

@@ -98,13 +98,13 @@ def evaluate(
                 "signature": signature,
             }
             if (system, protocol) == (MODEL, "default"):
-                drawn_from = [dialogues[i] for i in chosen]
-                result["intervals"] = intervals(of_subset, drawn_from, seed=seed)
+                drawn = [dialogues[i] for i in chosen]
+                result["intervals"] = intervals(of_subset, drawn, seed=seed)
             results.append(result)
     statistics = scored[MODEL, "default"][0]
     quality = _quality(replies, references, train["response"], subsets, turns, statistics)
-    about = {"split": split, "decoding": decoding}
-    return about | {"results": results, "quality": quality, "verdict": verdict(results)}
+    shown = {"results": results, "quality": quality, "verdict": verdict(results)}
+    return {"split": split, "decoding": decoding, **shown}
 
 
 def _score(
