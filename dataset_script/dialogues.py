@@ -80,8 +80,7 @@ def make_dialogue(
 ) -> Dialogue:
     """Make a pair of every utterance but the first and all that was said before it.
 
-    Args:
-        labels: a class for each utterance, or None where the labels are not usable.
+    Labels have a class for each utterance, or None where they are not usable.
     """
     usable = {label: classes for label, classes in labels.items() if classes}
     pairs = [
@@ -122,9 +121,8 @@ def scan(
 ) -> dict[str, Any]:
     """Count what a source holds and what is odd in it; add its pairs to `pairs`, by split.
 
-    Args:
-        reader: yields the dialogues, and calls its argument for each problem.
-        split: the one of all dialogues, or None: each goes where its hash says.
+    The reader calls its argument for each problem. Without `split`, dialogues go where their hash
+    says.
     """
     total = {"dialogues": 0, "utterances": 0, "pairs": 0}
     problems: dict[str, dict[str, Any]] = {}
@@ -146,11 +144,9 @@ def scan(
 def make_rows(
     dialogues: Iterable[Dialogue], split: str, is_official: bool, natural: bool
 ) -> Iterator[dict[str, Any]]:
-    """The rows of a split.
+    """The rows of a split: of all dialogues if it `is_official`, else of those whose hash says so.
 
-    Args:
-        is_official: all dialogues belong to the split; else those whose hash says so.
-        natural: write natural text (`detokenize`).
+    `natural` text is written by `detokenize`.
     """
     # An utterance comes again in every context after it.
     written = lru_cache(1 << 14)(detokenize) if natural else str
@@ -246,11 +242,7 @@ def _label_row(
 
 
 def scan_text(source: Source, pairs: Counter) -> dict[str, Any]:
-    """Check a text, see `scan`.
-
-    Raises:
-        ValueError: the file is empty, has no ` __eou__`, is not UTF-8 or cannot be unpacked.
-    """
+    """`scan` a text; refuse one that is empty or has no ` __eou__`."""
     counts = scan(partial(read, source), source.split, pairs)
     place = " > ".join(source.text)
     if not counts["dialogues"]:
