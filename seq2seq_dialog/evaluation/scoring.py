@@ -17,7 +17,7 @@ from .baselines import most_frequent_reply, nearest_replies, random_replies
 from .bootstrap import intervals
 from .catalogue import METRICS
 from .diversity import by_size, diversity
-from .metrics import PairStatistics, figures
+from .metrics import figures
 from .protocols import Scored, default, multiref, plato, second_human
 from .text import normalised, words
 
@@ -63,8 +63,8 @@ def evaluate(
         multireference: references of each pair, for the protocols `multiref` and `multiref-4`.
 
     Returns:
-        `split`, `decoding`; `results`, a dict per system, protocol and subset, with 95 %
-        `intervals` for the model; `quality`, see `_quality`; `verdict`, sentences.
+        `split`, `decoding`, `quality`, `verdict` (sentences), and `results`, a dict per system,
+        protocol and subset, with 95 % `intervals` for the model.
     """
     references, model_replies, nll, tokens, turns, dialogues = (
         [row[key] for row in predictions]
@@ -98,11 +98,9 @@ def evaluate(
                 "signature": signature,
             }
             if (system, protocol) == (MODEL, "default"):
-                drawn = [dialogues[i] for i in chosen]
-                result["intervals"] = intervals(of_subset, drawn, seed=seed)
+                result["intervals"] = intervals(of_subset, np.array(dialogues)[chosen], seed=seed)
             results.append(result)
-    statistics = scored[MODEL, "default"][0]
-    quality = _quality(replies, references, train["response"], subsets, turns, statistics)
+    quality = _quality(replies, references, train["response"], subsets, turns, scored)
     shown = {"results": results, "quality": quality, "verdict": verdict(results)}
     return {"split": split, "decoding": decoding, **shown}
 
@@ -140,7 +138,7 @@ def _quality(
     training_replies: Iterable[str],
     subsets: dict[str, np.ndarray],
     turns: Sequence[int],
-    statistics: dict[str, PairStatistics],
+    scored: dict[tuple[str, str], Scored],
 ) -> dict:
     """Measure diversity by system and subset; of the model also by turn and by length."""
     known = {normalised(reply) for reply in training_replies}
@@ -151,6 +149,7 @@ def _quality(
         }
         for system, texts in replies.items()
     }
+    statistics, _, _ = scored[MODEL, "default"]
     lengths = [len(words(text)) for text in references]
     for key, kind, sizes in (("by_turn", "turns", turns), ("by_length", "words", lengths)):
         measured[MODEL][key] = by_size(kind, sizes, replies[MODEL], references, known, statistics)
