@@ -94,7 +94,7 @@ def read_mapping(path: Path) -> dict:
 
 
 def join_predictions(rows, outputs: list[dict], clean: Iterable[bool] | None) -> list[dict]:
-    """Put `DialogueTrainer.predict`'s replies beside the rows they answer.
+    """Put what `DialogueTrainer.predict` returns beside the rows that it is of.
 
     `clean` tells of each row whether nothing of it appears in the training set; None if not known.
     """
@@ -102,7 +102,7 @@ def join_predictions(rows, outputs: list[dict], clean: Iterable[bool] | None) ->
     lines = []
     for row, output in zip(rows.select_columns(columns), outputs, strict=True):
         row["reference"] = row.pop("response")
-        lines.append(row | {key: output[key] for key in ("reply", "nll", "tokens")})
+        lines.append(row | output)
     if clean is not None:
         for line, flag in zip(lines, clean, strict=True):
             line["clean"] = bool(flag)
@@ -113,7 +113,7 @@ def read_predictions(folder: str | Path) -> list[dict]:
     """Read the predictions of a finished run, a dict a test pair.
 
     Each has `dialogue_id`, `reference` and `reply`, texts, and `context`, a list of texts; `turn`,
-    `nll`, `tokens` and `clean` where the run knew them.
+    what `evaluate_examples` says of likelihood and `clean` where the run knew them.
     """
     path = Path(folder) / "predictions.jsonl"
     way_out = "Give the folder of a run that was finished with do_predict."

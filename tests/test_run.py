@@ -54,7 +54,8 @@ def test_metrics_and_predictions_are_kept(finished):
     (problems,) = metrics["data"]["problems"].values()
     assert problems["bom"]["count"] == 1 and problems["blank_line"]["first_lines"] == [121]
     assert set(predictions[0]) == {
-        "dialogue_id", "turn", "context", "reference", "reply", "nll", "tokens", "clean",
+        "dialogue_id", "turn", "context", "reference", "reply", "nll",
+        "exchanged_nll", "tokens", "bytes", "clean",
     }  # fmt: skip
     tokens = sum(prediction["tokens"] for prediction in predictions)
     assert tokens == metrics["test"]["target_tokens"]

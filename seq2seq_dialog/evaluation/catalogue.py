@@ -33,6 +33,8 @@ BEST = {"chooses_best": True}
 METRICS = {
     "loss": Metric("loss", "nats per token", LOWER, **BEST),
     "perplexity": Metric("perplexity", "per token", LOWER, FROM_1, **FULL, hub_type="perplexity"),
+    "bits_per_byte": Metric("bits per byte", "", LOWER, **FULL),
+    "context_gain": Metric("context gain", "nats per token", HIGHER, (-math.inf, math.inf), **FULL),
     "unigram_perplexity": Metric("unigram model", "perplexity", "", FROM_1),
     "bleu": Metric("sacreBLEU", "", HIGHER, PERCENT, **FULL, hub_type="sacrebleu"),
     "bleu_1": Metric("BLEU-1", "", HIGHER, PERCENT, **BEST, hub_type="bleu"),
@@ -65,6 +67,8 @@ METRICS = {
     "reward": Metric("reward", "0 to 1", HIGHER, (0, 1)),
     "sampled_distinct_2": Metric("Distinct-2 of samples", "%", HIGHER, PERCENT, main=True),
 }
+# What is known without replies.
+OF_LIKELIHOOD = ("loss", "perplexity", "bits_per_byte", "context_gain")
 
 
 def keys_with(trait: str) -> list[str]:

@@ -42,9 +42,13 @@ class PairStatistics(NamedTuple):
         """Return the statistics of some pairs: indices or a mask."""
         return self._replace(columns=self.columns[rows])
 
+    def sums(self) -> list[float]:
+        """Return the sum of each statistic over all pairs."""
+        return [math.fsum(column) for column in self.columns.T]
+
     def figure(self) -> float:
         """Return the metric of all pairs."""
-        return self.score([math.fsum(column) for column in self.columns.T])
+        return self.score(self.sums())
 
 
 def mean_over_pairs(values: Sequence[float], scale: float = 100) -> PairStatistics:
@@ -144,23 +148,39 @@ def length_statistics(
 PAIR_METRICS = (bleu_statistics, chrf_statistics, rouge_statistics, length_statistics)
 
 
-def pair_statistics(
-    replies: Sequence[str],
-    references: Sequence[str],
-    nll: Sequence[float] | None = None,
-    tokens: Sequence[int] | None = None,
-) -> dict[str, PairStatistics]:
-    """Read pairs once for all their figures; return statistics by the metric's key.
-
-    `nll` (in nats) and `tokens` are of each reference; without them there is no perplexity.
-    """
+def pair_statistics(replies: Sequence[str], references: Sequence[str]) -> dict[str, PairStatistics]:
+    """Read pairs of texts once for all figures of replies, by their keys in the catalogue."""
     statistics = {}
     for metric in PAIR_METRICS:
         statistics |= metric(replies, references)
-    if nll is not None:
-        columns = np.column_stack((nll, tokens))
-        statistics["perplexity"] = PairStatistics(columns, lambda sums: perplexity(*sums))
     return statistics
+
+
+def likelihood_statistics(examples: Sequence[Mapping]) -> dict[str, PairStatistics]:
+    """Collect how likely references are, for `perplexity`, `bits_per_byte` and `context_gain`.
+
+    Perplexities of models with different tokenizers do not compare, bits per byte do. The context
+    gain says how many nats a token costs more after the context of another example: 0 where a model
+    does not read its contexts.
+
+    Args:
+        examples: of each reference `nll` (nats, summed), `tokens`, `bytes` (of its text in UTF-8)
+            and `exchanged_nll`, which is `nll` after the context of another example, or None.
+    """
+    keys = ("nll", "tokens", "bytes", "exchanged_nll")
+    nll, tokens, size, exchanged = (
+        np.array([[example[key] for key in keys] for example in examples], float).reshape(-1, 4).T
+    )  # (examples,) each
+    gain = np.where(np.isnan(exchanged), 0, [exchanged - nll, tokens])  # (2, examples)
+    return {
+        "perplexity": PairStatistics(
+            np.stack([nll, tokens], 1), lambda sums: perplexity(sums[0], sums[1])
+        ),
+        "bits_per_byte": PairStatistics(
+            np.stack([nll / math.log(2), size], 1), lambda sums: sums[0] / max(1, sums[1])
+        ),
+        "context_gain": PairStatistics(gain.T, lambda sums: sums[0] / max(1, sums[1])),
+    }
 
 
 def figures(

@@ -74,13 +74,7 @@ def score(
     return figures(statistics, distinct_replies), signature
 
 
-def default(
-    replies: Sequence[str],
-    references: Sequence[str],
-    spaced: bool = False,
-    nll: Sequence[float] | None = None,
-    tokens: Sequence[int] | None = None,
-) -> Scored:
+def default(replies: Sequence[str], references: Sequence[str], spaced: bool = False) -> Scored:
     """Score as this project reports: `pair_statistics` of the text as it stands."""
     chrf = CHRF(references=[["one reference"]]).get_signature()
     signature = (
@@ -88,7 +82,7 @@ def default(
         f"ROUGE-F1|nrefs:1|case:lower|tok:letters+digits|stem:no|mean:pairs|"
         f"rouge-score:{version('rouge-score')}, Distinct|case:lower|tok:space"
     )
-    return pair_statistics(replies, references, nll, tokens), replies, signature
+    return pair_statistics(replies, references), replies, signature
 
 
 def plato(replies: Sequence[str], references: Sequence[str], spaced: bool = False) -> Scored:

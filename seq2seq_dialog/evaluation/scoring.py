@@ -17,7 +17,7 @@ from .baselines import most_frequent_reply, nearest_replies, random_replies
 from .bootstrap import intervals
 from .catalogue import METRICS
 from .diversity import by_size, diversity
-from .metrics import figures
+from .metrics import figures, likelihood_statistics
 from .protocols import Scored, default, multiref, plato, second_human
 from .text import normalised, words
 
@@ -57,7 +57,8 @@ def evaluate(
     """Score the replies of a model and of the baselines.
 
     Args:
-        predictions: of each of `rows` `turn`, `dialogue_id`, `reference`, `reply`, `nll`, `tokens`.
+        predictions: of each of `rows` `turn`, `dialogue_id`, `reference`, `reply`, and what
+            `likelihood_statistics` takes.
         clean: (pairs,), nothing of the pair appears in the training set; None if not known.
         spaced: the text is in DailyDialog's own spaced tokens.
         multireference: references of each pair, for the protocols `multiref` and `multiref-4`.
@@ -66,9 +67,8 @@ def evaluate(
         `split`, `decoding`, `quality`, `verdict` (sentences), and `results`, a dict per system,
         protocol and subset, with 95 % `intervals` for the model.
     """
-    references, model_replies, nll, tokens, turns, dialogues = (
-        [row[key] for row in predictions]
-        for key in ("reference", "reply", "nll", "tokens", "turn", "dialogue_id")
+    references, model_replies, turns, dialogues = (
+        [row[key] for row in predictions] for key in ("reference", "reply", "turn", "dialogue_id")
     )
     replies = {
         MODEL: model_replies,
@@ -80,7 +80,9 @@ def evaluate(
     if clean is not None and np.any(clean):
         subsets["clean"] = np.flatnonzero(clean)
 
-    scored = _score(replies, references, (nll, tokens), multireference, spaced)
+    scored = _score(replies, references, multireference, spaced)
+    statistics, *rest = scored[MODEL, "default"]
+    scored[MODEL, "default"] = likelihood_statistics(predictions) | statistics, *rest
     results = []
     for subset, chosen in subsets.items():
         for (system, protocol), (statistics, distinct_replies, signature) in scored.items():
@@ -108,19 +110,17 @@ def evaluate(
 def _score(
     replies: dict[str, Sequence[str]],
     references: Sequence[str],
-    likelihood: tuple[Sequence[float], Sequence[int]],
     multireference: Sequence[Sequence[str]] | None,
     spaced: bool,
 ) -> dict[tuple[str, str], Scored]:
-    """Score all pairs by system and protocol; `likelihood`, nll and tokens, is the model's.
+    """Score all pairs by system and protocol.
 
     With `multireference` the second human reference stands beside the systems, and all are scored
     against the other four as well.
     """
     scored = {}
     for system, texts in replies.items():
-        given = likelihood if system == MODEL else ()
-        scored[system, "default"] = default(texts, references, spaced, *given)
+        scored[system, "default"] = default(texts, references, spaced)
     for system, texts in replies.items():
         scored[system, "plato"] = plato(texts, references, spaced)
     if multireference is not None:

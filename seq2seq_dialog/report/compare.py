@@ -18,7 +18,7 @@ from rich.table import Column, Table
 from ..errors import UsageError
 from ..evaluation.bootstrap import bootstrap, with_intervals
 from ..evaluation.catalogue import LOWER, METRICS
-from ..evaluation.metrics import PairStatistics, pair_statistics
+from ..evaluation.metrics import PairStatistics, likelihood_statistics, pair_statistics
 from ..run_folder import check_writable, read_json, read_predictions, write_json
 
 LEVEL = 0.05  # of p: below it, a difference is beyond chance
@@ -131,12 +131,16 @@ def _test(runs: list[list[dict]], samples: int, seed: int) -> dict:
     count = len(set(dialogues))
     if count < 2:
         raise UsageError(f"There is {count} dialogue to resample; 2 are the least. Evaluate more.")
-    missing = _why_no_perplexity(runs)
-    columns = ["reply", "reference"] if missing else ["reply", "reference", "nll", "tokens"]
-    a, b = (pair_statistics(*([row[key] for row in rows] for key in columns)) for rows in runs)
+    left_out, missing = _incomparable(runs)
+    a, b = (
+        pair_statistics([row["reply"] for row in rows], [row["reference"] for row in rows])
+        | ({} if "bits_per_byte" in left_out else likelihood_statistics(rows))
+        for rows in runs
+    )
     metrics = {
         name: paired_bootstrap(a[name], b[name], samples, seed, dialogues)
         for name in with_intervals(a)
+        if name not in left_out
     }
     verdict = [sentence(name, test) for name, test in metrics.items()]
     verdict += [missing] if missing else []
@@ -166,16 +170,21 @@ def _clean(runs: list[list[dict]]) -> list[list[dict]]:
     return [[row for row, kept in zip(rows, both, strict=True) if kept] for rows in runs]
 
 
-def _why_no_perplexity(runs: list[list[dict]]) -> str:
-    """Say why perplexities cannot be compared; nothing where they can."""
+def _incomparable(runs: list[list[dict]]) -> tuple[tuple[str, ...], str]:
+    """Return which figures of likelihood cannot be compared, and a sentence that says why."""
+    per_token = ("perplexity", "context_gain")
     for name, rows in zip("AB", runs, strict=True):
-        figures = (row.get(key) for row in rows for key in ("nll", "tokens"))
+        figures = [row.get(key) for row in rows for key in ("nll", "tokens", "bytes")]
+        exchanged = (row.get("exchanged_nll") for row in rows)
+        figures += [nll for nll in exchanged if nll is not None]
         if not all(isinstance(figure, int | float) and math.isfinite(figure) for figure in figures):
-            return f"Perplexity is left out: {name} has pairs without a likelihood."
+            left_out = (*per_token, "bits_per_byte")
+            return left_out, f"Likelihood is left out: {name} has pairs for which it is not known."
     a, b = ([row["tokens"] for row in rows] for rows in runs)
     if a != b:
-        return "Perplexity is left out: A and B split the references into different tokens."
-    return ""
+        reason = "A and B split the references into different tokens"
+        return per_token, f"Perplexity and context gain are left out: {reason}."
+    return (), ""
 
 
 def sentence(name: str, test: dict) -> str:

@@ -6,21 +6,23 @@ and the targets go through the decoder in parts as well, which saves padding.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from accelerate.utils import gather_object
+from datasets import Dataset
 from transformers import EncoderDecoderCache
 
 from ..data.batching import IGNORE
 from ..decoding.batch_loop import cache_of_sources, decode, merge_parts, select_rows
-from ..evaluation.metrics import perplexity
+from ..evaluation.metrics import likelihood_statistics
 from .loss import token_nll
 from .sharding import forward_precision
 
 PARTS = 8  # of a batch
 SMALLEST_PART = 8  # rows
+OF_TARGET = ("labels", "decoder_input_ids")  # the other inputs are of the source
 
 
 @torch.no_grad()
@@ -29,36 +31,52 @@ def evaluate_examples(trainer, dataloader, with_replies: bool) -> list[dict]:
 
     Returns:
         A dict per example of all processes, in the order of the dataset: `nll` of the target (nats,
-        summed), `tokens` of the target, `reply` (None without replies).
+        summed), `exchanged_nll` after the context of another example of its batch (None where it is
+        alone), `tokens` of the target and `bytes` of its text, `reply` (None without replies).
     """
     model, sharded = trainer.model, trainer.is_fsdp_enabled
-    results = []  # (index, nll, tokens, reply) of each example of this process
+    names = ("nll", "exchanged_nll", "tokens", "reply")
+    results = []  # (index, *names) of each example of this process
     for indices, batch in zip(dataloader.batch_sampler, dataloader, strict=True):
         tokens = batch["labels"].ne(IGNORE).sum(-1)  # (batch,)
         inputs = trainer._prepare_inputs(batch)
         with forward_precision(trainer):
             if not sharded:  # shards are gathered for passes through the whole model alone
                 inputs |= encode_sources(model, inputs.pop("input_ids"), inputs["attention_mask"])
-            nll = target_nll(model, inputs, tokens, sharded)
+            nll = target_nll(model, inputs, tokens, sharded).tolist()
+            exchanged = target_nll(model, inputs, tokens, sharded, exchange=True).tolist()
+            exchanged = [None] if len(indices) == 1 else exchanged
             replies = [None] * len(indices)
             if with_replies:
                 seed = trainer.args.seed + indices[0]
                 replies = generate_replies(model, trainer.processing_class, inputs, seed, sharded)
-        results += zip(indices, nll.tolist(), tokens.tolist(), replies, strict=True)
+        results += zip(indices, nll, exchanged, tokens.tolist(), replies, strict=True)
         trainer.control = trainer.callback_handler.on_prediction_step(
             trainer.args, trainer.state, trainer.control
         )
     # Sorted by example, repeated ones once: sums do not depend on the number of processes.
     examples = {index: example for index, *example in gather_object(results)}
-    names = ("nll", "tokens", "reply")
-    return [dict(zip(names, examples[index], strict=True)) for index in sorted(examples)]
+    sizes = target_bytes(dataloader.dataset, trainer.processing_class)
+    return [
+        dict(zip(names, examples[index], strict=True)) | {"bytes": sizes[index]}
+        for index in sorted(examples)
+    ]
+
+
+def target_bytes(features: Dataset, tokenizer) -> list[int]:
+    """Count the UTF-8 bytes of each target's text; of a cut one, those of what is left of it."""
+    texts = [" ".join(text.split()) for text in features["response"]]
+    for i in np.flatnonzero(features["target_cut"]).tolist():
+        texts[i] = tokenizer.decode(features[i]["labels"], skip_special_tokens=True)
+    return [len(text.encode()) for text in texts]
 
 
 def likelihood(examples: Sequence[dict]) -> dict[str, float]:
-    """Sum up examples: `loss` (nats per target token), `perplexity`, `target_tokens`."""
-    nll = math.fsum(example["nll"] for example in examples)
-    tokens = sum(example["tokens"] for example in examples)
-    return {"loss": nll / tokens, "perplexity": perplexity(nll, tokens), "target_tokens": tokens}
+    """Sum up examples: `loss` (nats per target token), `target_tokens`, `likelihood_statistics`."""
+    statistics = likelihood_statistics(examples)
+    nll, tokens = statistics["perplexity"].sums()
+    figures = {key: metric.figure() for key, metric in statistics.items()}
+    return {"loss": nll / tokens, "target_tokens": int(tokens)} | figures
 
 
 def loss_by_source(examples: Sequence[dict], sources: Sequence[str]) -> dict[str, float]:
@@ -98,19 +116,27 @@ def encode_sources(model, input_ids: torch.Tensor, attention_mask: torch.Tensor)
     return inputs
 
 
-def target_nll(model, inputs: dict, tokens: torch.Tensor, sharded: bool) -> torch.Tensor:
+def target_nll(
+    model, inputs: dict, tokens: torch.Tensor, sharded: bool, exchange: bool = False
+) -> torch.Tensor:
     """Compute the negative log-likelihood of each target of a batch in nats, (batch,).
 
     Args:
         inputs: of the model, and `labels` (batch, target_len).
         tokens: of each target without padding, (batch,), on the CPU.
         sharded: the processes take each pass together, so none has more parts than another.
+        exchange: each target follows the source of the example before it.
     """
     size = len(tokens) if sharded else _part_size(len(tokens))
+    sources = torch.arange(len(tokens)).roll(1)  # (batch,)
     nll = []
     for start in range(0, len(tokens), size):
         rows = slice(start, start + size)
-        part = {name: select_rows(value, rows) for name, value in inputs.items()}
+        of_source = sources[rows] if exchange else rows
+        part = {
+            name: select_rows(value, rows if name in OF_TARGET else of_source)
+            for name, value in inputs.items()
+        }
         longest = int(tokens[rows].max())
         labels = part.pop("labels")[:, :longest]
         part["decoder_input_ids"] = part["decoder_input_ids"][:, :longest]

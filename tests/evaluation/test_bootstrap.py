@@ -12,16 +12,21 @@ from sacrebleu.metrics import BLEU, CHRF
 from seq2seq_dialog.evaluation.bootstrap import bootstrap, intervals
 from seq2seq_dialog.evaluation.catalogue import keys_with
 from seq2seq_dialog.evaluation.diversity import diversity
-from seq2seq_dialog.evaluation.metrics import ReplyMetric, pair_statistics, perplexity
+from seq2seq_dialog.evaluation.metrics import (
+    ReplyMetric,
+    likelihood_statistics,
+    pair_statistics,
+    perplexity,
+)
 
 
 def reply_metric(replies, references):
     return ReplyMetric(keep_in_memory=True).compute(predictions=replies, references=references)
 
 
-def test_figures_are_exactly_those_of_the_reply_metric(pairs):
+def test_figures_are_exactly_those_of_the_reply_metric(pairs, statistics_of):
     replies, references, nll, tokens, _ = pairs
-    metrics = pair_statistics(replies, references, nll, tokens)
+    metrics = statistics_of(replies, references, nll, tokens)
     assert set(keys_with("interval")) <= set(metrics)
     for rows in (slice(None), slice(0, 1), slice(5, 6), slice(0, 0), slice(20, 90)):
         expected = {"bleu": 0, "bleu_2": 0, "chrf": 0, "rouge_l": 0}
@@ -30,7 +35,10 @@ def test_figures_are_exactly_those_of_the_reply_metric(pairs):
             for name, metric in (("bleu", BLEU()), ("chrf", CHRF())):
                 score = metric.corpus_score(replies[rows], [references[rows]]).score
                 assert expected[name] == score
-        expected["perplexity"] = perplexity(math.fsum(nll[rows]), sum(tokens[rows]))
+        total, size = math.fsum(nll[rows]), sum(len(text.encode()) for text in references[rows])
+        expected["perplexity"] = perplexity(total, sum(tokens[rows]))
+        expected["bits_per_byte"] = pytest.approx(total / math.log(2) / max(1, size))
+        expected["context_gain"] = pytest.approx(total / 2 / max(1, sum(tokens[rows])))
         for name in keys_with("interval"):
             assert metrics[name].of(rows).figure() == expected[name], name
 
@@ -53,9 +61,9 @@ def test_resamples_are_those_of_sacrebleu(pairs, monkeypatch):
         assert low < score.score < high
 
 
-def test_other_metrics_are_resampled_as_numpy_does_it(pairs):
+def test_other_metrics_are_resampled_as_numpy_does_it(pairs, statistics_of):
     replies, references, nll, tokens, _ = pairs
-    drawn = bootstrap(pair_statistics(replies, references, nll, tokens), 130, 5)
+    drawn = bootstrap(statistics_of(replies, references, nll, tokens), 130, 5)
     indices = np.random.default_rng(5).choice(300, size=(130, 300))
     scorer = RougeScorer(["rougeL"])
     scores = [scorer.score(r, p)["rougeL"] for r, p in zip(references, replies, strict=True)]
@@ -65,27 +73,27 @@ def test_other_metrics_are_resampled_as_numpy_does_it(pairs):
     assert drawn["perplexity"] == pytest.approx(np.exp(ratio))
 
 
-def test_intervals_of_a_mean_are_those_of_the_normal_distribution(pairs):
+def test_intervals_of_a_mean_are_those_of_the_normal_distribution(pairs, statistics_of):
     replies, references, nll, _, _ = pairs
     ones = [1] * 300  # the logarithm of perplexity is a mean then
-    low, high = intervals(pair_statistics(replies, references, nll, ones))["perplexity"]
+    low, high = intervals(statistics_of(replies, references, nll, ones))["perplexity"]
     error = stdev(nll) / math.sqrt(300)
     assert math.log(low) == pytest.approx(mean(nll) - 1.96 * error, abs=0.15 * error)
     assert math.log(high) == pytest.approx(mean(nll) + 1.96 * error, abs=0.15 * error)
 
 
-def test_whole_dialogues_are_drawn(pairs):
+def test_whole_dialogues_are_drawn(pairs, statistics_of):
     replies, references, nll, tokens, dialogues = pairs
     likelihood = [int(d) % 5 + 1.0 for d in dialogues]  # the pairs of a dialogue are alike
     ones = [1] * 300
-    statistics = pair_statistics(replies, references, likelihood, ones)
+    statistics = statistics_of(replies, references, likelihood, ones)
     chosen = {"perplexity": statistics["perplexity"]}
     by_pair = intervals(chosen, samples=400)["perplexity"]
     by_dialogue = intervals(chosen, dialogues, samples=400)["perplexity"]
     width, narrow = (np.ptp(np.log(i)) for i in (by_dialogue, by_pair))
     assert width / narrow == pytest.approx(math.sqrt(6), rel=0.2)
     # Dialogues of one pair each are pairs, wherever they stand.
-    statistics = pair_statistics(replies, references, nll, tokens)
+    statistics = statistics_of(replies, references, nll, tokens)
     assert intervals(statistics, range(300), samples=50) == intervals(statistics, samples=50)
     drawn = bootstrap(statistics, 100, 3, dialogues)
     indices = np.random.default_rng(3).integers(50, size=(100, 50))
@@ -93,14 +101,14 @@ def test_whole_dialogues_are_drawn(pairs):
     assert drawn["perplexity"] == pytest.approx(np.exp(np.divide(*sums)))
 
 
-def test_intervals_hardly_depend_on_order_and_seed(pairs):
+def test_intervals_hardly_depend_on_order_and_seed(pairs, statistics_of):
     replies, references, nll, tokens, _ = pairs
-    statistics = pair_statistics(replies, references, nll, tokens)
+    statistics = statistics_of(replies, references, nll, tokens)
     one = intervals(statistics)
     assert one == intervals(statistics)
     order = random.Random(1).sample(range(300), 300)
     shuffled = ([column[i] for i in order] for column in (replies, references, nll, tokens))
-    for other in (intervals(pair_statistics(*shuffled)), intervals(statistics, seed=1)):
+    for other in (intervals(statistics_of(*shuffled)), intervals(statistics, seed=1)):
         for name, (low, high) in one.items():
             assert other[name] != [low, high]
             assert other[name] == pytest.approx([low, high], abs=0.15 * (high - low))
@@ -122,9 +130,24 @@ def test_equal_pairs_have_intervals_without_width(replies, references, figures):
 
 
 def test_refusals():
-    assert intervals({}) == intervals(pair_statistics([], [], [], [])) == {}
+    assert intervals({}) == intervals(pair_statistics([], [])) == {}
     with pytest.raises(ValueError, match=r"zip\(\) argument"):
         pair_statistics(["a"], ["a", "b"])
+
+
+def test_an_example_without_another_context_does_not_count_for_the_gain():
+    examples = [
+        {"nll": 4.0, "tokens": 2, "bytes": 8, "exchanged_nll": 5.0},
+        {"nll": 9.0, "tokens": 3, "bytes": 9, "exchanged_nll": None},
+    ]
+    figures = {key: metric.figure() for key, metric in likelihood_statistics(examples).items()}
+    assert figures == pytest.approx(
+        {
+            "perplexity": math.exp(13 / 5),
+            "bits_per_byte": 13 / math.log(2) / 17,
+            "context_gain": 0.5,
+        }
+    )
 
 
 def test_distinct_would_be_too_low_in_resamples(pairs):

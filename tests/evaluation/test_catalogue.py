@@ -51,6 +51,8 @@ def evaluated(run_folder):
             "reference": row["response"],
             "reply": " ".join(row["response"].split()[::2]),
             "nll": 6.0,
+            "exchanged_nll": 7.0,
+            "bytes": 9,
             "tokens": 3,
             "clean": True,
         }

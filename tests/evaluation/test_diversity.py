@@ -117,10 +117,10 @@ def test_diversity_does_not_depend_on_order(pairs):
     assert 0 < before["copied"] < 100 and 0 < before["generic"] < 100
 
 
-def test_groups_are_the_pairs_of_each_size(pairs):
+def test_groups_are_the_pairs_of_each_size(pairs, statistics_of):
     replies, references, nll, tokens, _ = pairs
     turns = [1 + i % 12 for i in range(300)]
-    statistics = pair_statistics(replies, references, nll, tokens)
+    statistics = statistics_of(replies, references, nll, tokens)
     groups = by_size("turns", turns, replies, references, known(references[:100]), statistics)
     assert [group["turns"] for group in groups] == ["1", "2", "3-4", "5-8", "9-"]
     assert [group["pairs"] for group in groups] == [25, 25, 50, 100, 100]

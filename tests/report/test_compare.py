@@ -32,8 +32,10 @@ def rows_of_run(seed: int = 0, kept: float = 0.3) -> list[dict]:
                     "context": turns[:t],
                     "reference": turns[t],
                     "reply": " ".join(words),
-                    "nll": (1 + len(words)) * (4 - 2 * kept) * draw.uniform(0.9, 1.1),
+                    "nll": (nll := (1 + len(words)) * (4 - 2 * kept) * draw.uniform(0.9, 1.1)),
+                    "exchanged_nll": nll + kept * len(words),
                     "tokens": 1 + len(words),
+                    "bytes": len(turns[t].encode()),
                     "clean": d % 2 == 0,
                 }
             )
@@ -72,11 +74,11 @@ def test_a_better_run_is_better_beyond_chance(run, capsys):
         predictions=[row["reply"] for row in rows], references=[row["reference"] for row in rows]
     )
     for name, test in result["metrics"].items():
-        if name != "perplexity":
+        if name in scores:
             assert test["b"] == scores[name]
         assert test["p"] == 1 / 201
         assert test["difference"] == test["b"] - test["a"]
-        assert (test["difference"] < 0) == (name == "perplexity")
+        assert (test["difference"] < 0) == (name in ("perplexity", "bits_per_byte"))
         low, high = test["interval"]
         assert low < test["difference"] < high and low * high > 0
     assert all(": B is better by " in line for line in result["verdict"])
@@ -194,19 +196,28 @@ def test_clean_pairs_alone(run, capsys):
     assert compare(*alone, samples=100)["metrics"] == result["metrics"]
 
 
-def test_perplexities_of_other_tokens_are_left_out(run):
+def test_of_other_tokens_the_bits_of_a_byte_are_compared_alone(run):
     rows, other = rows_of_run(), rows_of_run()
     other[3]["tokens"] += 1
     result = compare(run("a", rows), run("b", other), samples=100)
-    assert "perplexity" not in result["metrics"]
+    assert result["metrics"]["bits_per_byte"]["p"] == 1
+    assert not {"perplexity", "context_gain"} & result["metrics"].keys()
     assert result["verdict"][-1] == (
-        "Perplexity is left out: A and B split the references into different tokens."
+        "Perplexity and context gain are left out: A and B split the references into different "
+        "tokens."
     )
-    for value in (None, math.inf, math.nan):
-        other[3]["nll"] = value
-        result = compare(run("a", rows), run("b", other), samples=100)
-        assert "perplexity" not in result["metrics"]
-        assert result["verdict"][-1].endswith("B has pairs without a likelihood.")
+
+
+@pytest.mark.parametrize("value", [None, math.inf, math.nan])
+@pytest.mark.parametrize("key", ["nll", "bytes"])
+def test_without_a_likelihood_its_figures_are_left_out(run, key, value):
+    rows, other = rows_of_run(), rows_of_run()
+    other[3][key] = value
+    result = compare(run("a", rows), run("b", other), samples=100)
+    assert not {"perplexity", "context_gain", "bits_per_byte"} & result["metrics"].keys()
+    assert result["verdict"][-1] == (
+        "Likelihood is left out: B has pairs for which it is not known."
+    )
 
 
 def test_a_few_dialogues_are_said_to_be_few(run):

@@ -25,7 +25,7 @@ def run_folder(model, tokenizer, rows, tmp_path):
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     artifact.finish(folder)
-    outputs = [{"reply": "", "nll": 1.0, "tokens": 1}] * 24
+    outputs = [{"reply": "", "nll": 1.0, "exchanged_nll": 2.0, "tokens": 1, "bytes": 1}] * 24
     write_jsonl(
         folder / "predictions.jsonl",
         join_predictions(rows.select(range(24)), outputs, [True] * 24),

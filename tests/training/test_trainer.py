@@ -270,6 +270,7 @@ def test_predictions_are_the_replies_to_single_contexts_in_order(
         with torch.no_grad():
             loss = model(input_ids=torch.tensor([example["input_ids"]]), labels=labels).loss
         assert prediction["nll"] == pytest.approx(loss.item() * labels.numel(), rel=1e-4)
+        assert prediction["bytes"] == len(example["response"].encode())
     assert replies == [generate_response(row["context"], model, tokenizer) for row in some]
     assert sum(p["tokens"] for p in output.predictions) == output.metrics["test_target_tokens"]
     scored = ReplyMetric(keep_in_memory=True).compute(
@@ -277,6 +278,43 @@ def test_predictions_are_the_replies_to_single_contexts_in_order(
     )
     assert output.metrics["test_bleu"] == scored["bleu"]
     assert output.metrics["test_chrf"] == scored["chrf"]
+
+
+def test_the_context_gain_is_what_the_context_of_another_example_costs(
+    model, tokenizer, features, tmp_path
+):
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.normal_(0, 0.5)
+    some = features.select(range(12))
+    trainer = make_trainer(model, tokenizer, features, tmp_path, eval_tokens_per_batch=10**6)
+    output = trainer.predict(some)
+    order = list(next(iter(trainer.get_eval_dataloader(some).batch_sampler)))
+    gain = tokens = 0
+    model.eval()
+    for i, before in zip(order, [order[-1], *order[:-1]], strict=True):
+        labels, source = (
+            torch.tensor([some[j][k]]) for j, k in ((i, "labels"), (before, "input_ids"))
+        )
+        with torch.no_grad():
+            nll = model(input_ids=source, labels=labels).loss.item() * labels.numel()
+        assert output.predictions[i]["exchanged_nll"] == pytest.approx(nll, rel=1e-4)
+        gain += nll - output.predictions[i]["nll"]
+        tokens += labels.numel()
+    assert output.metrics["test_context_gain"] == pytest.approx(gain / tokens, rel=1e-3)
+    # A lone example has no other context, and so no gain.
+    lone = make_trainer(model, tokenizer, features, tmp_path, eval_tokens_per_batch=1).predict(some)
+    assert {row["exchanged_nll"] for row in lone.predictions} == {None}
+    assert lone.metrics["test_context_gain"] == 0
+
+
+def test_a_cut_target_counts_the_bytes_that_are_left(model, tokenizer, features, tmp_path):
+    labels = features[0]["labels"][:2]
+    cut = features.select([0]).remove_columns(["labels", "target_cut"])
+    cut = cut.add_column("labels", [labels]).add_column("target_cut", [True])
+    trainer = make_trainer(model, tokenizer, features, tmp_path)
+    text = tokenizer.decode(labels)
+    assert trainer.predict(cut).predictions[0]["bytes"] == len(text) < len(features[0]["response"])
 
 
 def test_the_model_replies_where_that_is_asked_for_and_nowhere_else(
