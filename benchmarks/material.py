@@ -23,6 +23,26 @@ from seq2seq_dialog.settings import DataArguments, DialogueTrainingArguments, Mo
 SAMPLES = Path(__file__).parents[1] / "samples" / "dialogues_text.txt"
 T5_SMALL = {"d_model": 512, "d_kv": 64, "d_ff": 2048, "num_layers": 6, "num_heads": 8}
 T5_BASE = {"d_model": 768, "d_kv": 64, "d_ff": 3072, "num_layers": 12, "num_heads": 12}
+# Of 4.8 million parameters with a vocabulary of 8,000, as in comparison.yaml.
+COMPARED = {
+    "T5": {
+        "model_type": "t5",
+        "d_model": 256,
+        "d_kv": 64,
+        "d_ff": 384,
+        "num_layers": 2,
+        "num_heads": 4,
+        "feed_forward_proj": "gated-gelu",
+        "dropout_rate": 0.0,
+    },
+    "GRU with attention": {
+        "model_type": "rnn_seq2seq",
+        "attention": "multiplicative",
+        "embedding_size": 256,
+        "hidden_size": 512,
+        "tie_word_embeddings": True,
+    },
+}
 SMALLER = {"d_model": 128, "d_kv": 32, "d_ff": 512, "num_layers": 2, "num_heads": 4}
 TINY = {"d_model": 32, "d_kv": 8, "d_ff": 64, "num_layers": 2, "num_heads": 4}
 ROUNDS = 20  # at most
@@ -98,11 +118,10 @@ def tokenizer(folder: Path):
     return load_tokenizer(own, DataArguments.max_source_length)
 
 
-def model(folder: Path, size: dict[str, int], seed: int = 0):
-    """Make a T5 with random weights as a run does, the same for the same seed."""
+def model(folder: Path, size: dict, seed: int = 0):
+    """Make a model with random weights as a run does, a T5 if `size` names no `model_type`."""
     set_seed(seed)
-    layers = {"num_decoder_layers": size["num_layers"], "vocab_size": VOCABULARY}
-    new = json.dumps({"model_type": "t5", **size, **layers})
+    new = json.dumps({"model_type": "t5", "vocab_size": VOCABULARY, **size})
     return load_model(ModelArguments(new_model=new), tokenizer(folder))
 
 

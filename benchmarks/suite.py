@@ -37,6 +37,10 @@ CHART = Path(__file__).parent / "ours_vs_peers.png"
 # examples' own rate, 5e-5, is for checkpoints and learns next to nothing from random weights.
 STOCK_RECIPE = {"per_device_train_batch_size": 8, "learning_rate": 4e-3}
 OUR_ADAM = {"learning_rate": 4e-3, "adam_beta2": 0.98, "warmup_steps": 0.05}
+TUNED = {  # on the same 600,000 tokens of DailyDialog: benchmarks/RESULTS.md
+    "T5": {"optim": "adamw_scaled", "learning_rate": 2e-2, "adam_beta2": 0.98},
+    "GRU with attention": {"learning_rate": 4e-3},
+}
 OUR_RECIPE = OUR_ADAM | {"tokens_per_batch": 768, "num_train_epochs": 1.1}
 
 
@@ -159,6 +163,33 @@ def measure_order(suite: Suite) -> dict:
         for name in ("four batches a step", "one batch a step")
     ]
     return part("an epoch of a smaller T5", "epochs an hour", results, ratios, checks)
+
+
+def measure_learning(suite: Suite) -> dict:
+    """What a T5 and a GRU with attention of one size learn from the same tokens, both tuned."""
+    counts = (150, 30, 5) if suite.quick else (76_000, 1000, 12) if suite.full else (6000, 256, 12)
+    options = dict(zip(("pairs", "validation", "points"), counts, strict=True))
+    recipe = {"tokens_per_batch": 1024, "gradient_accumulation_steps": 2, "warmup_steps": 0.05}
+    results = suite.measure(
+        {
+            name: (
+                training.learning,
+                options | {"folder": suite.folder, "size": size, "recipe": recipe | TUNED[name]},
+            )
+            for name, size in material.COMPARED.items()
+        }
+    )
+    checks = []
+    if all("rounds" in result for result in results.values()):
+        for name, result in results.items():
+            for label, figure in (
+                ("loss after an epoch", lambda measured: measured["curve"][-1][1]),
+                ("context gain", lambda measured: measured["context_gain"]),
+            ):
+                figures = [figure(measured) for measured in result["rounds"]]
+                checks.append(check(f"{label}, {name}", statistics.median(figures)))
+    ratios = [compare(results, *material.COMPARED)]
+    return part("an epoch of models of one size", "epochs an hour", results, ratios, checks)
 
 
 def measure_step(suite: Suite) -> dict:
@@ -332,6 +363,7 @@ PARTS = {
     "step": measure_step,
     "to_loss": measure_to_loss,
     "order": measure_order,
+    "learning": measure_learning,
     "generation": measure_generation,
     "latency": measure_latency,
     "preparation": measure_preparation,

@@ -197,6 +197,8 @@ def learning(
         trainer.remove_callback(PrinterCallback)
         trainer.train()
         measured = {"work": 3600, "seconds": curve.spent, "steps": trainer.state.global_step}
+        if trainer_class is DialogueTrainer and "tokens_per_batch" in recipe:
+            measured["context_gain"] = trainer.evaluate(held_out)["eval_context_gain"]
         turns.done(measured | {"curve": curve.curve})
 
 
