@@ -29,9 +29,6 @@ class RnnSeq2SeqConfig(PretrainedConfig):
             Ghahramani, 2016).
         tie_word_embeddings: score the vocabulary with the input embedding.
         initializer_range: standard deviation of the embedding's first values.
-
-    Raises:
-        ValueError: an unknown cell or attention, or sizes that do not fit.
     """
 
     model_type = "rnn_seq2seq"
@@ -56,23 +53,6 @@ class RnnSeq2SeqConfig(PretrainedConfig):
         decoder_start_token_id: int | None = 0,
         **kwargs,
     ):
-        if cell not in CELLS:
-            raise ValueError(f"cell is {cell!r}; it must be one of {', '.join(CELLS)}.")
-        if attention not in ATTENTIONS:
-            raise ValueError(f"attention is {attention!r}; it must be {', '.join(ATTENTIONS)}.")
-        if input_feeding and attention != "multiplicative":
-            raise ValueError(
-                f"input_feeding goes with multiplicative attention; attention is {attention!r}."
-            )
-        sizes = {"vocab_size": vocab_size, "embedding_size": embedding_size}
-        sizes |= {"hidden_size": hidden_size, "num_layers": num_layers}
-        for name, size in sizes.items():
-            if type(size) is not int or size < 1:
-                raise ValueError(f"{name} is {size!r}; it must be a whole number of at least 1.")
-        if bidirectional and hidden_size % 2:
-            raise ValueError(f"hidden_size is {hidden_size}; a bidirectional encoder halves it.")
-        if not isinstance(dropout, (int, float)) or not 0 <= dropout < 1:
-            raise ValueError(f"dropout is {dropout!r}; it must be at least 0 and below 1.")
         self.vocab_size = vocab_size
         self.embedding_size = embedding_size
         self.hidden_size = hidden_size
@@ -83,6 +63,22 @@ class RnnSeq2SeqConfig(PretrainedConfig):
         self.input_feeding = input_feeding
         self.dropout = dropout
         self.initializer_range = initializer_range
+        if cell not in CELLS:
+            raise ValueError(f"cell is {cell!r}; it must be one of {', '.join(CELLS)}.")
+        if attention not in ATTENTIONS:
+            raise ValueError(f"attention is {attention!r}; it must be {', '.join(ATTENTIONS)}.")
+        if input_feeding and attention != "multiplicative":
+            raise ValueError(
+                f"input_feeding goes with multiplicative attention; attention is {attention!r}."
+            )
+        for name in ("vocab_size", "embedding_size", "hidden_size", "num_layers"):
+            size = getattr(self, name)
+            if type(size) is not int or size < 1:
+                raise ValueError(f"{name} is {size!r}; it must be a whole number of at least 1.")
+        if bidirectional and hidden_size % 2:
+            raise ValueError(f"hidden_size is {hidden_size}; a bidirectional encoder halves it.")
+        if not isinstance(dropout, (int, float)) or not 0 <= dropout < 1:
+            raise ValueError(f"dropout is {dropout!r}; it must be at least 0 and below 1.")
         kwargs["is_encoder_decoder"] = True
         super().__init__(
             tie_word_embeddings=tie_word_embeddings,

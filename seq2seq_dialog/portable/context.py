@@ -17,18 +17,11 @@ TURN_SEPARATOR = "__eou__"
 
 
 def as_turns(context: str | Sequence[str] | Sequence[Mapping[str, str]]) -> list[str]:
-    """List the turns of a context.
+    """List the turns of a context that hold text, with single spaces for white space.
 
     Args:
         context: one string (several turns when `__eou__` stands between them), a list of turns,
             or a list of chat messages `{"role": ..., "content": ...}`; oldest first.
-
-    Returns:
-        The turns that hold text, with single spaces for white space.
-
-    Raises:
-        ValueError: nothing in the context holds text.
-        TypeError: the context is none of the three forms.
     """
     parts = [context] if isinstance(context, str) else context
     turns = []
@@ -67,15 +60,10 @@ def join_turns(
 
     Args:
         turn_ids: ids of each turn without special tokens, oldest first; at least one turn.
-        separator_id: the id of `__eou__`.
         around: the ids before and after the text, as `special_ids` returns them.
-        max_length: greatest number of ids of the result.
 
     Returns:
         The input ids, and the number of turns that did not fit whole.
-
-    Raises:
-        ValueError: `max_length` leaves no room for a single token of text.
     """
     before, after = around
     room = max_length - len(before) - len(after)
@@ -94,30 +82,20 @@ def join_turns(
     return [*before, *ids, *after], len(turn_ids) - kept
 
 
-def encode_context(context, tokenizer, max_length: int | None = None) -> list[int]:
-    """Encode a context (see `as_turns`) to input ids.
-
-    Args:
-        context: a string, a list of turns or a list of messages.
-        tokenizer: a tokenizer that knows `__eou__` (every model of this project has one).
-        max_length: greatest number of ids; the tokenizer's `model_max_length` by default.
-    """
+def encode_context(context, tokenizer) -> list[int]:
+    """Encode a context (see `as_turns`) to at most `tokenizer.model_max_length` input ids."""
     turn_ids = tokenizer(as_turns(context), add_special_tokens=False)["input_ids"]
     separator_id = tokenizer.convert_tokens_to_ids(TURN_SEPARATOR)
-    limit = max_length or tokenizer.model_max_length
-    return join_turns(turn_ids, separator_id, special_ids(tokenizer), limit)[0]
+    return join_turns(turn_ids, separator_id, special_ids(tokenizer), tokenizer.model_max_length)[0]
 
 
 def chat_template(tokenizer) -> str:
     """Write the Jinja chat template that gives the ids of `encode_context`, uncut."""
-    before, after = special_ids(tokenizer)
-    return (
-        "".join(tokenizer.convert_ids_to_tokens(before))
-        + "{% for message in messages %}"
-        + "{% if not loop.first %}"
-        + TURN_SEPARATOR
-        + "{% endif %}"
-        + "{{ message['content'].split() | join(' ') }}"
-        + "{% endfor %}"
-        + "".join(tokenizer.convert_ids_to_tokens(after))
+    before, after = map(tokenizer.convert_ids_to_tokens, special_ids(tokenizer))
+    turns = (
+        "{% for message in messages %}"
+        "{% if not loop.first %}" + TURN_SEPARATOR + "{% endif %}"
+        "{{ message['content'].split() | join(' ') }}"
+        "{% endfor %}"
     )
+    return "".join([*before, turns, *after])

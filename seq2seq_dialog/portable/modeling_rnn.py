@@ -37,17 +37,14 @@ def shift_right(labels: torch.Tensor, pad_token_id: int, start_token_id: int) ->
     return shifted.masked_fill(shifted == IGNORE, pad_token_id)
 
 
+@dataclass
 class RnnState:
-    """What decoding keeps of the target so far.
+    """What decoding keeps of the target so far."""
 
-    Args:
-        state: (batch, states, layers, hidden); one state for a GRU, hidden and cell for an LSTM.
-        feed: (batch, embedding), the last attentional vector, with input feeding only.
-        length: number of tokens read.
-    """
-
-    def __init__(self, state: torch.Tensor, feed: torch.Tensor | None, length: int):
-        self.state, self.feed, self.length = state, feed, length
+    # (batch, states, layers, hidden); one state for a GRU, hidden and cell for an LSTM
+    state: torch.Tensor
+    feed: torch.Tensor | None  # (batch, embedding), the last attentional vector; input feeding only
+    length: int  # tokens read
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
         """Return the number of tokens read."""
@@ -62,17 +59,11 @@ class RnnState:
 
 @dataclass
 class RnnEncoderOutput(ModelOutput):
-    """What the decoder needs of the source, computed once.
+    """What the decoder needs of the source, computed once."""
 
-    Args:
-        last_hidden_state: (batch, source_len, hidden), zero where there is padding.
-        state: (batch, states, layers, hidden), the decoder's first state.
-        attention_keys: (batch, source_len, hidden), what attention compares a decoder state with;
-            None without attention.
-    """
-
-    last_hidden_state: torch.Tensor | None = None
-    state: torch.Tensor | None = None
+    last_hidden_state: torch.Tensor | None = None  # (batch, source_len, hidden), 0 at padding
+    state: torch.Tensor | None = None  # (batch, states, layers, hidden), the decoder's first
+    # (batch, source_len, hidden), what attention compares a decoder state with
     attention_keys: torch.Tensor | None = None
 
 
@@ -125,11 +116,7 @@ class RnnEncoder(nn.Module):
             self.key = nn.Linear(config.hidden_size, config.hidden_size, bias=False)
 
     def forward(self, input_ids, attention_mask=None, **kwargs) -> RnnEncoderOutput:
-        """Encode (batch, source_len) ids; padding, on the right, changes no state.
-
-        Raises:
-            ValueError: padding elsewhere than on the right, or nothing but padding.
-        """
+        """Encode (batch, source_len) ids; padding, on the right, changes no state."""
         batch_size, source_len = input_ids.shape
         if attention_mask is None:
             lengths = torch.full((batch_size,), source_len)
@@ -183,13 +170,9 @@ class RnnAttention(nn.Module):
             self.energy = nn.Linear(config.hidden_size, 1, bias=False)
 
     def forward(self, states, encoded: RnnEncoderOutput, padding):
-        """Attend from (batch, target_len, hidden).
+        """Return context and weights for states (batch, target_len, hidden).
 
-        Args:
-            padding: (batch, 1, source_len), True where there is padding.
-
-        Returns:
-            context (batch, target_len, hidden), weights (batch, target_len, source_len)
+        `padding` is (batch, 1, source_len), True where there is padding.
         """
         if self.additive:
             query = self.query(states).unsqueeze(2)  # (batch, target_len, 1, hidden)
@@ -199,7 +182,7 @@ class RnnAttention(nn.Module):
             scores = states @ encoded.attention_keys.transpose(1, 2)
         # (batch, target_len, source_len)
         weights = scores.float().masked_fill(padding, -torch.inf).softmax(-1).to(scores.dtype)
-        return weights @ encoded.last_hidden_state, weights
+        return weights @ encoded.last_hidden_state, weights  # (batch, target_len, hidden)
 
 
 class RnnDecoder(nn.Module):
@@ -209,11 +192,11 @@ class RnnDecoder(nn.Module):
         super().__init__()
         self.feeds = config.input_feeding
         self.dropout = VariationalDropout(config.dropout)
-        self.by_step = config.attention == "additive" or self.feeds
+        additive = config.attention == "additive"
+        self.by_step = additive or self.feeds
         self.lstm = config.cell == "lstm"
         input_size = config.embedding_size
         if self.by_step:  # the context or the attentional vector is input as well
-            additive = config.attention == "additive"
             input_size += config.hidden_size if additive else config.embedding_size
         self.layers = _layers(config, input_size, config.hidden_size, False)
         self.attention = None if config.attention == "none" else RnnAttention(config)
@@ -223,9 +206,8 @@ class RnnDecoder(nn.Module):
     def forward(self, embedded, encoded: RnnEncoderOutput, padding, past: RnnState | None = None):
         """Decode (batch, target_len, embedding) from the source or from `past`.
 
-        Returns:
-            attentional vectors (batch, target_len, embedding), the state after the last step, and
-            attention weights (batch, target_len, source_len) or None.
+        Returns attentional vectors of that shape, the state after the last step, and attention
+        weights (batch, target_len, source_len) or None.
         """
         state = encoded.state if past is None else past.state
         states = list(state.unbind(2))  # of each layer, (batch, states, hidden)
@@ -379,26 +361,6 @@ class RnnSeq2SeqForConditionalGeneration(RnnSeq2SeqPreTrainedModel, GenerationMi
         """Return the encoder, which `generate()` runs once."""
         return self.model.encoder
 
-    def get_decoder(self, *args, **kwargs) -> RnnDecoder:
-        """Return the decoder."""
-        return self.model.decoder
-
-    def get_input_embeddings(self) -> nn.Embedding:
-        """Return the embedding of source and target."""
-        return self.model.encoder.embedding
-
-    def set_input_embeddings(self, value: nn.Embedding) -> None:
-        """Replace the embedding."""
-        self.model.encoder.embedding = value
-
-    def get_output_embeddings(self) -> nn.Linear | None:
-        """Return the language head; None where the input embedding takes its place."""
-        return self.lm_head
-
-    def set_output_embeddings(self, new_embeddings: nn.Linear) -> None:
-        """Replace the language head."""
-        self.lm_head = new_embeddings
-
     def prepare_decoder_input_ids_from_labels(self, labels: torch.Tensor) -> torch.Tensor:
         """Make decoder inputs of labels, (batch, target_len)."""
         return shift_right(labels, self.config.pad_token_id, self.config.decoder_start_token_id)
@@ -420,14 +382,9 @@ class RnnSeq2SeqForConditionalGeneration(RnnSeq2SeqPreTrainedModel, GenerationMi
         Args:
             input_ids, attention_mask: (batch, source_len), padded on the right.
             decoder_input_ids: (batch, target_len); by default the labels shifted to the right.
-            encoder_outputs: of the encoder, instead of `input_ids`.
             past_key_values: the state so far; then only the tokens after it are given.
-            labels: (batch, target_len), -100 where there is padding.
+            labels: (batch, target_len), -100 where there is padding; `loss` is the mean over them.
             output_attentions: return the attention weights, as one layer of one head.
-
-        Returns:
-            `logits` (batch, target_len, vocab); `loss`, the mean over the labels;
-            `cross_attentions`, a tuple of one (batch, 1, target_len, source_len).
         """
         if decoder_input_ids is None and labels is not None:
             decoder_input_ids = self.prepare_decoder_input_ids_from_labels(labels)
@@ -437,51 +394,33 @@ class RnnSeq2SeqForConditionalGeneration(RnnSeq2SeqPreTrainedModel, GenerationMi
         vectors = self.dropout(vectors)
         head = self.get_input_embeddings() if self.lm_head is None else self.lm_head
         logits = functional.linear(vectors, head.weight)  # (batch, target_len, vocab)
-        loss = None
+        loss, attentions = None, None
         if labels is not None:
             loss = functional.cross_entropy(logits.float().flatten(0, 1), labels.flatten())
+        if output_attentions and weights is not None:
+            attentions = (weights.unsqueeze(1),)  # (batch, 1, target_len, source_len)
         use_cache = not self.training if use_cache is None else use_cache
         output = Seq2SeqLMOutput(
             loss=loss,
             logits=logits,
             past_key_values=state if use_cache else None,
-            cross_attentions=(weights.unsqueeze(1),)
-            if output_attentions and weights is not None
-            else None,
+            cross_attentions=attentions,
             encoder_last_hidden_state=encoded.last_hidden_state,
         )
         return output.to_tuple() if return_dict is False else output
 
     # Generation
 
-    def prepare_inputs_for_generation(
-        self,
-        input_ids,
-        past_key_values=None,
-        attention_mask=None,
-        encoder_outputs=None,
-        use_cache=None,
-        output_attentions=None,
-        **kwargs,
-    ):
+    def prepare_inputs_for_generation(self, input_ids, past_key_values=None, **kwargs):
         """Give the next step the tokens that the state has not read."""
         seen = 0 if past_key_values is None else past_key_values.get_seq_length()
-        return {
-            "encoder_outputs": encoder_outputs,
-            "past_key_values": past_key_values,
-            "decoder_input_ids": input_ids[:, seen:],
-            "attention_mask": attention_mask,
-            "use_cache": use_cache,
-            "output_attentions": output_attentions,
-        }
+        names = ("encoder_outputs", "attention_mask", "use_cache", "output_attentions")
+        inputs = {name: kwargs.get(name) for name in names}
+        inputs["decoder_input_ids"] = input_ids[:, seen:]
+        return inputs | {"past_key_values": past_key_values}
 
     def _prepare_cache_for_generation(self, *args, **kwargs):
         """Make no cache beforehand: the first step returns its state."""
-
-    @staticmethod
-    def _reorder_cache(past_key_values: RnnState, beam_idx: torch.Tensor) -> RnnState:
-        past_key_values.reorder_cache(beam_idx)
-        return past_key_values
 
 
 RnnSeq2SeqForConditionalGeneration.register_for_auto_class("AutoModelForSeq2SeqLM")

@@ -20,11 +20,9 @@ from .context import encode_context
 class DialoguePipeline(Pipeline):
     """Replies to a context: a string, a list of messages, or a list of either.
 
-    A string is one turn, or several with `__eou__` between them. Options of `generate()` are passed
-    on; `return_tensors=True` returns token ids instead of text. The result has the form that
-    transformers gives: a list of `{"generated_text": ...}`, the replies to one context or one reply
-    to each context of a list. With `num_return_sequences`, a list of contexts gives a list of
-    lists.
+    Options of `generate()` are passed on; `return_tensors=True` returns token ids instead of text.
+    The result is what transformers gives: a list of `{"generated_text": ...}`, the replies to one
+    context or one reply to each of a list; with `num_return_sequences`, a list for each.
     """
 
     _load_processor = False

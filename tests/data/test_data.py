@@ -61,7 +61,7 @@ def test_encoding_in_batches_equals_encoding_one_by_one(rows, kind, request):
     tokenizer(["before"], padding="max_length", truncation=True, max_length=2)  # leaves no trace
     columns = encode(rows[:], tokenizer, 64, 24)
     for i in range(0, len(rows), 7):
-        assert columns["input_ids"][i] == encode_context(rows[i]["context"], tokenizer, 64)
+        assert columns["input_ids"][i] == encode_context(rows[i]["context"], tokenizer)
         assert columns["labels"][i] == tokenizer(rows[i]["response"])["input_ids"][:24]
 
 
