@@ -27,8 +27,7 @@ from ..evaluation.metrics import distinct
 from ..portable.configuration_rnn import RnnSeq2SeqConfig
 from ..settings import AdversarialArguments, DialogueTrainingArguments
 from .discriminator import Discriminator, at_last_token, pad_to_same_width
-from .loss import token_nll
-from .progress import Figure
+from .evaluating import token_nll
 from .resume import last_checkpoint
 from .trainer import DialogueTrainer, lengths_of
 
@@ -57,20 +56,13 @@ class AdversarialTrainer(DialogueTrainer):
     For the first `discriminator_warmup_steps` only the discriminator learns. Replies are sampled
     from the model's own distribution, whatever the decoding settings. The generator's dropout is
     switched off for good, so that the model that is improved is the one that has sampled.
-
-    Args:
-        adversarial: the settings.
-        discriminator: sizes of the discriminator.
     """
 
-    training_figures = (*DialogueTrainer.training_figures, Figure("reward", "reward", ".3f"))
-    evaluation_figures = (
-        *DialogueTrainer.evaluation_figures,
-        *(
-            Figure(f"eval_{key}", METRICS[key].label, ".1f")
-            for key in ("adversarial_success", "discriminator_accuracy", "sampled_distinct_2")
-        ),
-    )
+    training_figures = DialogueTrainer.training_figures | {"reward": ("reward", ".3f")}
+    evaluation_figures = DialogueTrainer.evaluation_figures | {
+        f"eval_{key}": (METRICS[key].label, ".1f")
+        for key in ("adversarial_success", "discriminator_accuracy", "sampled_distinct_2")
+    }
 
     def __init__(
         self,
@@ -141,12 +133,7 @@ class AdversarialTrainer(DialogueTrainer):
 
     @torch.no_grad()
     def sample(self, inputs, prefixes: torch.Tensor | None = None, count: int = 1) -> torch.Tensor:
-        """Sample replies from the generator itself.
-
-        Args:
-            inputs: `input_ids` and `attention_mask`, (batch, source_len).
-            prefixes: what the replies begin with, (batch, prefix_len).
-            count: replies to each context.
+        """Sample `count` replies to each context from the generator itself.
 
         Returns:
             (batch * count, sample_len), prefix and end token included, -100 behind it.
@@ -176,16 +163,10 @@ class AdversarialTrainer(DialogueTrainer):
 
     @torch.no_grad()
     def rewards(self, inputs, samples: torch.Tensor, humanness: torch.Tensor) -> torch.Tensor:
-        """Reward each token of sampled replies.
+        """Reward each token of sampled replies, (batch, sample_len).
 
-        Args:
-            inputs: `input_ids` and `attention_mask`, (batch, source_len).
-            samples: (batch, sample_len), -100 where there is padding.
-            humanness: (batch, sample_len), the discriminator's probability that the reply up to
-                each token is human.
-
-        Returns:
-            (batch, sample_len)
+        `humanness`, (batch, sample_len), is the discriminator's probability that the reply up to
+        each token is human.
         """
         if self.adversarial.reward == "prefixes":
             return humanness
@@ -225,8 +206,9 @@ class AdversarialTrainer(DialogueTrainer):
             of_prefixes=self.adversarial.reward == "prefixes",
         )
         self._update_discriminator(losses.mean())
-        self._add_to_log("discriminator_loss", losses.detach())
-        self._add_to_log("discriminator_accuracy", correct)
+        every = torch.ones_like(correct)
+        self._add_to_log("discriminator_loss", losses.detach(), every)
+        self._add_to_log("discriminator_accuracy", correct, every)
 
     def _update_discriminator(self, loss: torch.Tensor) -> None:
         self.discriminator_optimizer.zero_grad()
@@ -243,11 +225,8 @@ class AdversarialTrainer(DialogueTrainer):
 
     # What is reported
 
-    def _add_to_log(
-        self, name: str, values: torch.Tensor, real: torch.Tensor | None = None
-    ) -> None:
+    def _add_to_log(self, name: str, values: torch.Tensor, real: torch.Tensor) -> None:
         """Add `real` values to a mean of the next log; it stays on the device until then."""
-        real = torch.ones_like(values) if real is None else real
         total, count = self._sums_since_log.get(name, (0, 0))
         self._sums_since_log[name] = (total + (values * real).sum(), count + real.sum())
 
@@ -263,23 +242,11 @@ class AdversarialTrainer(DialogueTrainer):
 
     @torch.no_grad()
     def evaluation_loop(
-        self,
-        dataloader,
-        description,
-        prediction_loss_only=None,
-        ignore_keys=None,
-        metric_key_prefix="eval",
+        self, dataloader, *args, metric_key_prefix: str = "eval", **kwargs
     ) -> EvalLoopOutput:
-        """Evaluate; while training, add how sampled replies to held-out contexts fare.
-
-        Returns:
-            What DialogueTrainer returns. While training, `metrics` has over the first 512 pairs
-            also `discriminator_accuracy` (whole replies, human and sampled), `adversarial_success`
-            (the share of sampled replies that the discriminator takes for human), `reward` (its
-            mean probability for them), `sampled_distinct_1` and `_2`; shares in percent.
-        """
+        """Evaluate; while training, add how sampled replies to held-out contexts fare."""
         output = super().evaluation_loop(
-            dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix
+            dataloader, *args, metric_key_prefix=metric_key_prefix, **kwargs
         )
         if self.is_in_train:
             features = dataloader.dataset
@@ -289,6 +256,11 @@ class AdversarialTrainer(DialogueTrainer):
         return output
 
     def _evaluate_samples(self, features) -> dict[str, float]:
+        """Let the discriminator judge human and sampled replies, whole; shares in percent.
+
+        `adversarial_success` is the share of sampled replies that it takes for human, `reward` its
+        mean probability for them.
+        """
         batches = evaluation_batches(lengths_of(features), self.args.eval_tokens_per_batch)
         results = []  # (index, human score, score of the sampled reply, its text)
         devices = [self.args.device] if self.args.device.type == "cuda" else []

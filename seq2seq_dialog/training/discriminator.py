@@ -16,9 +16,6 @@ class Discriminator(nn.Module):
 
     A recurrent encoder-decoder reads the context, then the reply. Its vector after a token gives
     the score of the reply so far; its vector before gives the baseline of that token's reward.
-
-    Args:
-        config: sizes; `vocab_size` is that of the generator.
     """
 
     def __init__(self, config: RnnSeq2SeqConfig):
@@ -31,11 +28,7 @@ class Discriminator(nn.Module):
         nn.init.constant_(self.baseline.bias, 0.5)
 
     def forward(self, input_ids, attention_mask, replies):
-        """Score replies and all their prefixes.
-
-        Args:
-            input_ids, attention_mask: the contexts, (batch, source_len), padded on the right.
-            replies: (batch, target_len), -100 where there is padding.
+        """Score replies (batch, target_len) and all their prefixes.
 
         Returns:
             scores (batch, target_len), logits of the reply up to this token being human;
@@ -51,12 +44,7 @@ class Discriminator(nn.Module):
     def losses(
         self, input_ids, attention_mask, human, sampled, of_prefixes: bool
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Tell human replies from sampled ones, each judged once.
-
-        Args:
-            input_ids, attention_mask: the contexts, (batch, source_len).
-            human, sampled: replies to each of them, (batch, target_len).
-            of_prefixes: judge a prefix of random length, not the whole reply.
+        """Tell human replies from sampled ones, each judged once, whole or up to a random token.
 
         Returns:
             the cross-entropies (2 * batch,) of human and then of sampled replies, in nats;

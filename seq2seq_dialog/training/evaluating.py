@@ -7,18 +7,19 @@ and the targets go through the decoder in parts as well, which saves padding.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 
 import numpy as np
 import torch
 from accelerate.utils import gather_object
 from datasets import Dataset
+from torch.nn import functional
 from transformers import EncoderDecoderCache
 
 from ..data.batching import IGNORE
 from ..decoding.batch_loop import cache_of_sources, decode, merge_parts, select_rows
 from ..evaluation.metrics import likelihood_statistics
-from .loss import token_nll
-from .sharding import forward_precision
+from .sharding import UNSHARDED, sharding_of
 
 PARTS = 8  # of a batch
 SMALLEST_PART = 8  # rows
@@ -29,18 +30,19 @@ OF_TARGET = ("labels", "decoder_input_ids")  # the other inputs are of the sourc
 def evaluate_examples(trainer, dataloader, with_replies: bool) -> list[dict]:
     """Score the target of each example of an evaluation's batches, and reply to its source.
 
-    Returns:
-        A dict per example of all processes, in the order of the dataset: `nll` of the target (nats,
-        summed), `exchanged_nll` after the context of another example of its batch (None where it is
-        alone), `tokens` of the target and `bytes` of its text, `reply` (None without replies).
+    Returns a dict per example of all processes, in the order of the dataset: `nll` of the target
+    (nats, summed), `exchanged_nll` after the context of another example of its batch (None where it
+    is alone), `tokens` of the target and `bytes` of its text, `reply` (None without replies).
     """
     model, sharded = trainer.model, trainer.is_fsdp_enabled
+    # FSDP and DeepSpeed have cast the weights.
+    precision = trainer.accelerator.autocast if sharding_of(trainer) == UNSHARDED else nullcontext
     names = ("nll", "exchanged_nll", "tokens", "reply")
     results = []  # (index, *names) of each example of this process
     for indices, batch in zip(dataloader.batch_sampler, dataloader, strict=True):
         tokens = batch["labels"].ne(IGNORE).sum(-1)  # (batch,)
         inputs = trainer._prepare_inputs(batch)
-        with forward_precision(trainer):
+        with precision():
             if not sharded:  # shards are gathered for passes through the whole model alone
                 inputs |= encode_sources(model, inputs.pop("input_ids"), inputs["attention_mask"])
             nll = target_nll(model, inputs, tokens, sharded).tolist()
@@ -90,9 +92,7 @@ def loss_by_source(examples: Sequence[dict], sources: Sequence[str]) -> dict[str
 def encode_sources(model, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> dict:
     """Compute what likelihood and reply need of sources (batch, source_len), once for both.
 
-    Returns:
-        `attention_mask`, `encoder_outputs`, and of a transformer `past_key_values`, which holds the
-        keys and values of the cross-attention.
+    Of a transformer that includes `past_key_values`, with keys and values of the cross-attention.
     """
     lengths = attention_mask.sum(1).cpu()  # (batch,)
     rows_of_parts = lengths.argsort(stable=True).split(_part_size(len(lengths)))
@@ -116,17 +116,29 @@ def encode_sources(model, input_ids: torch.Tensor, attention_mask: torch.Tensor)
     return inputs
 
 
+def token_nll(logits: torch.Tensor, labels: torch.Tensor, label_smoothing: float = 0.0):
+    """Compute the negative log-likelihood of each label in nats, 0 where there is padding.
+
+    `logits` (batch, target_len, vocab) are read in fp32. The training takes its loss here, too.
+    """
+    return functional.cross_entropy(
+        logits.float().flatten(0, 1),  # (batch * target_len, vocab)
+        labels.flatten(),
+        ignore_index=IGNORE,
+        reduction="none",
+        label_smoothing=label_smoothing,
+    ).view_as(labels)  # (batch, target_len)
+
+
 def target_nll(
     model, inputs: dict, tokens: torch.Tensor, sharded: bool, exchange: bool = False
 ) -> torch.Tensor:
     """Compute the negative log-likelihood of each target of a batch in nats, (batch,).
 
-    Args:
-        inputs: of the model, and `labels` (batch, target_len).
-        tokens: of each target without padding, (batch,), on the CPU.
-        sharded: the processes take each pass together, so none has more parts than another.
-        exchange: each target follows the source of the example before it.
+    `tokens`, on the CPU, are those of each target without padding, (batch,). If `exchange`, each
+    target follows the source of the example before it.
     """
+    # Processes take each pass through shards together, so none has more parts than another.
     size = len(tokens) if sharded else _part_size(len(tokens))
     sources = torch.arange(len(tokens)).roll(1)  # (batch,)
     nll = []
@@ -148,15 +160,12 @@ def target_nll(
 def generate_replies(model, tokenizer, inputs: dict, seed: int, sharded: bool) -> list[str]:
     """Decode a reply to each source of a batch with the model's generation config.
 
-    Args:
-        inputs: `attention_mask` (batch, source_len), and `input_ids` (batch, source_len) or what
-            `encode_sources` returns.
-        seed: of sampling, which leaves the random state of the training alone.
-        sharded: the processes take each pass together, so they go on until all have ended.
+    `inputs` have `input_ids` (batch, source_len), or what `encode_sources` returns. Sampling, by
+    `seed`, leaves the random state of the training alone.
     """
     names = ("input_ids", "encoder_outputs", "attention_mask")
     options = {name: inputs[name] for name in names if name in inputs}
-    if sharded:
+    if sharded:  # the processes take each pass together, so they go on until all have ended
         options["synced_gpus"] = True
     elif model.generation_config.num_beams in (None, 1):
         options["custom_generate"] = decode

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import math
 import sys
 from collections.abc import Callable
 from functools import partial
@@ -35,14 +36,8 @@ def worst_shapes(lengths: np.ndarray, budget: int) -> list[tuple[int, int, int]]
     """Find the batches of an epoch that need the most memory.
 
     Activations grow with the tokens, logits with those of the target, attention scores with the
-    squares of the lengths. Which batch needs most depends on the model, so there may be several.
-
-    Args:
-        lengths: (source, target) tokens of each example, (examples, 2).
-        budget: greatest padded size of a batch in tokens.
-
-    Returns:
-        (examples, source tokens, target tokens) of each, padding included.
+    squares of the lengths. Which batch needs most depends on the model, so there may be several,
+    each as (examples, source tokens, target tokens), padding included.
     """
     sampler = TokenBudgetSampler(lengths, budget)
     shapes = [(len(batch), *sampler.lengths[batch].max(0).tolist()) for batch in sampler]
@@ -53,12 +48,7 @@ def worst_shapes(lengths: np.ndarray, budget: int) -> list[tuple[int, int, int]]
 
 
 def largest_budget(lengths: np.ndarray, fits: Callable[[int], bool]) -> int:
-    """Find the greatest budget that `fits`, less a margin of a tenth; by doubling and halving.
-
-    Args:
-        lengths: (source, target) tokens of each example, (examples, 2).
-        fits: tells whether a budget does; if one does, so does a smaller one.
-    """
+    """Find the greatest budget that `fits`, less a margin of a tenth; by doubling and halving."""
     low = longest = int(lengths.sum(1).max())
     everything = len(lengths) * int(lengths.max(0).sum())
     if not fits(low):
@@ -67,12 +57,9 @@ def largest_budget(lengths: np.ndarray, fits: Callable[[int], bool]) -> int:
             "set activation_checkpointing, or shard the model over several GPUs "
             "(configs/accelerate/fsdp.yaml)."
         )
-    high = None  # does not fit
-    while high is None and low < everything:
-        budget = min(2 * low, everything)
-        low, high = (budget, None) if fits(budget) else (low, budget)
-    while high is not None and high - low > PRECISION * low:
-        budget = (low + high) // 2
+    high = math.inf  # does not fit
+    while low < everything and high - low > PRECISION * low:
+        budget = int(min(2 * low, everything, (low + high) / 2))
         low, high = (budget, high) if fits(budget) else (low, budget)
     return max(longest, int(MARGIN * low))
 
@@ -80,10 +67,9 @@ def largest_budget(lengths: np.ndarray, fits: Callable[[int], bool]) -> int:
 def find_tokens_per_batch(trainer, lengths: np.ndarray) -> int:
     """Find the greatest `tokens_per_batch` whose training steps fit on the GPU, less a margin.
 
-    The trainer takes steps on batches as large as the largest of the data; `lengths` are the
-    (source, target) tokens of each example, (examples, 2). Weights and random states are restored
-    afterwards; the training makes a new optimizer. The processes agree on the least of their
-    budgets.
+    The trainer takes steps on batches as large as the largest of the data; `lengths` are those of
+    `lengths_of`. Weights and random states are restored afterwards; the training makes a new
+    optimizer. The processes agree on the least of their budgets.
     """
     args, model = trainer.args, trainer.model
     weights = {name: tensor.to("cpu", copy=True) for name, tensor in model.state_dict().items()}

@@ -22,38 +22,24 @@ def rate_factor(name: str, parameter: nn.Parameter, config) -> float:
     The factors are the standard deviations of the initial weights (Raffel et al., 2020;
     `T5PreTrainedModel._init_weights`): (d_model * d_kv)^-0.5 for query matrices, whose products
     T5 does not divide by the square root of d_kv, and (inputs of the matrix)^-0.5 for all others.
-    Relative position biases are the exception: they start small, but learn at the full rate.
-
-    Args:
-        name: as `named_parameters` says it.
-        parameter: matrices have the shape (outputs, inputs).
-        config: of the model.
-
-    Returns:
-        1 for embeddings, the output layer, norms and relative position biases.
+    Embeddings, the output layer and norms have 1. So have relative position biases, the exception:
+    they start small, but learn at the full rate.
     """
     *_, module, _ = name.split(".")
     embedding = module in ("shared", "embed_tokens", "lm_head") or "relative_attention_bias" in name
     if parameter.ndim < 2 or embedding:
         return 1.0
-    inputs = parameter.shape[-1]
+    inputs = parameter.shape[-1]  # (outputs, inputs)
     return (inputs * config.d_kv) ** -0.5 if module == "q" else inputs**-0.5
 
 
 def scaled_groups(
     model, decayed: set[str], learning_rate: float, weight_decay: float
 ) -> list[dict]:
-    """Make AdamW's parameter groups: a group for each factor, with weight decay and without.
+    """Make AdamW's parameter groups for a T5: a group for each factor, and each weight decay.
 
-    Args:
-        model: a T5 or one of its relatives.
-        decayed: names of the parameters that weight decay is for.
-        learning_rate: the rate where the factor is 1.
-        weight_decay: of `decayed`; it is multiplied by a group's rate, as in AdamW.
-
-    Returns:
-        Groups with `params`, `lr` and `weight_decay`, the largest rate first, so that the rate
-        that logs show is `learning_rate`.
+    `decayed` names the parameters that weight decay is for; it is multiplied by a group's rate, as
+    in AdamW. The largest rate comes first, so that the rate that logs show is `learning_rate`.
     """
     family = model.config.model_type
     if family not in T5_LIKE:

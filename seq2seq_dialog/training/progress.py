@@ -2,30 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple
-
 from tqdm.auto import tqdm
 from transformers.trainer_callback import ProgressCallback
-
-
-class Figure(NamedTuple):
-    """A figure to show: its key in a log, how it is called, and how its value is written."""
-
-    key: str
-    label: str
-    format: str
 
 
 class TrainingProgress(ProgressCallback):
     """A bar with figures of the training and the time left; a line per evaluation.
 
-    Args:
-        training_figures: what stands beside the bar.
-        evaluation_figures: what the line of an evaluation has; keys begin with `eval_`.
+    Figures are the keys of a log, each with its label and the format of its value.
     """
 
-    def __init__(self, training_figures: Sequence[Figure], evaluation_figures: Sequence[Figure]):
+    def __init__(self, training_figures: dict, evaluation_figures: dict):
         super().__init__()
         self.training_figures, self.evaluation_figures = training_figures, evaluation_figures
 
@@ -42,6 +29,6 @@ class TrainingProgress(ProgressCallback):
             tqdm.write("  ".join([head, *words]))
 
 
-def _formatted(logs: dict, figures: Sequence[Figure]) -> dict[str, str]:
+def _formatted(logs: dict, figures: dict[str, tuple[str, str]]) -> dict[str, str]:
     """Format the figures that a log has, by label."""
-    return {f.label: format(logs[f.key], f.format) for f in figures if f.key in logs}
+    return {label: format(logs[k], spec) for k, (label, spec) in figures.items() if k in logs}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from pathlib import Path
 
@@ -30,7 +29,7 @@ def last_checkpoint(output_dir: str | Path, world_size: int) -> str | None:
         ranks = [""] if world_size == 1 else [f"_{rank}" for rank in range(world_size)]
         random_states = [folder / f"rng_state{rank}.pth" for rank in ranks]
         try:
-            state = json.loads((folder / "trainer_state.json").read_text(encoding="utf-8"))
+            state = read_json(folder / "trainer_state.json")
         except (OSError, ValueError):
             continue
         if folder == output_dir:
@@ -41,14 +40,9 @@ def last_checkpoint(output_dir: str | Path, world_size: int) -> str | None:
 
 
 def load_ended_training(trainer, folder: Path) -> bool:
-    """Load the result of a training that had ended (all steps, or no patience left) at a place.
+    """Load the result of a training if it had ended at `folder`, of `last_checkpoint`; tell that.
 
-    Args:
-        trainer: gets the state and the weights; it stays as it is where training had not ended.
-        folder: what `last_checkpoint` returns.
-
-    Returns:
-        Whether training had ended there. Trainer itself would take a further step from it.
+    It has ended with all steps, or no patience left. Trainer would take a further step from there.
     """
     args = trainer.args
     state = TrainerState.load_from_json(str(folder / "trainer_state.json"))
@@ -65,21 +59,6 @@ def load_ended_training(trainer, folder: Path) -> bool:
     else:
         load_checkpoint_in_model(trainer.model, str(folder))
     return True
-
-
-def write_stream_position(folder: str | Path, rank: int, position: tuple[int, int]) -> None:
-    """Note in a checkpoint which batch of a stream a process has taken last."""
-    Path(folder).mkdir(parents=True, exist_ok=True)
-    _stream_position_path(folder, rank).write_text(json.dumps(position), encoding="utf-8")
-
-
-def read_stream_position(folder: str | Path, rank: int) -> tuple[int, int]:
-    """Read what `write_stream_position` has noted."""
-    return tuple(json.loads(_stream_position_path(folder, rank).read_text(encoding="utf-8")))
-
-
-def _stream_position_path(folder: str | Path, rank: int) -> Path:
-    return Path(folder) / f"stream_{rank}.json"
 
 
 # Runs: may one go on in a run folder that holds files already?
@@ -125,13 +104,7 @@ def find_checkpoint(
 ) -> tuple[Settings, str | None]:
     """Find the checkpoint at which the run in `output_dir` goes on, if there is one.
 
-    Args:
-        settings: of this start.
-        environment: of this start, as `run_folder.environment` returns it.
-
-    Returns:
-        The settings, with the batch size that `tokens_per_batch` auto has found before, and the
-        folder of the checkpoint.
+    The settings get the batch size that `tokens_per_batch` auto has found before.
     """
     training, run_dir = settings.training, Path(settings.training.output_dir)
     checkpoint = last_checkpoint(run_dir, training.world_size)
@@ -183,14 +156,8 @@ def schedule_agrees(before: dict, now: dict, step: int) -> bool:
     """Tell whether two schedules have the same rates up to a step, that of a checkpoint.
 
     So a constant rate may be ended at any time: a run under `warmup_stable_decay` goes on from a
-    checkpoint of its stable phase with more steps or with fewer.
-
-    Args:
-        before, now: settings of a run, with those of `SCHEDULE`.
-        step: the optimizer step that comes next, counted from 0.
-
-    Returns:
-        False also where a schedule goes by epochs, or cannot be made.
+    checkpoint of its stable phase with more steps or with fewer. A schedule that goes by epochs, or
+    cannot be made, agrees with none.
     """
     try:
         return _rates(before, step) == _rates(now, step)

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import os
-from contextlib import nullcontext
 from pathlib import Path
 
-import torch
 from torch.distributed.fsdp import register_fsdp_forward_method
 
 from ..errors import UsageError
@@ -69,9 +67,9 @@ def check_checkpoint(folder: Path, sharding: str) -> None:
 
 
 def share_embedding(model) -> None:
-    """Let modules that share the weight of the input embedding be one module.
+    """Let modules that share the weight of the input embedding be one: FSDP wants a single place.
 
-    T5, BART and their kin have three that do, and FSDP wants each weight in one place.
+    T5, BART and their kin have three of them.
     """
     embedding = model.get_input_embeddings()
     for name, module in list(model.named_modules()):
@@ -97,21 +95,3 @@ def prepare_for_evaluation(trainer) -> None:
     else:  # DeepSpeed shards gradients and what the optimizer knows
         config = trainer.accelerator.state.deepspeed_plugin.hf_ds_config
         trainer.model.to(trainer.args.device, config.dtype())
-
-
-def forward_precision(trainer):
-    """Return the context of a forward pass; FSDP and DeepSpeed have cast the weights."""
-    unsharded = sharding_of(trainer) == UNSHARDED
-    return trainer.accelerator.autocast() if unsharded else nullcontext()
-
-
-def saved_weights(model, gathered: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Make of gathered weights what is saved: without copies of tied ones, and in 32 bits."""
-    tied = model.all_tied_weights_keys
-    return {name: tensor.float() for name, tensor in gathered.items() if name not in tied}
-
-
-def save_config(model, output_dir: str | Path) -> None:
-    """Save the config of a model whose weights were saved in 32 bits; DeepSpeed has it say 16."""
-    model.config.dtype = "float32"
-    model.config.save_pretrained(output_dir)

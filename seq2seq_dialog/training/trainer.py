@@ -7,6 +7,7 @@ import time
 from functools import partial
 from itertools import islice
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -27,14 +28,14 @@ from ..errors import UsageError
 from ..evaluation.catalogue import METRICS
 from ..models.build import FP16_UNSAFE
 from ..portable.modeling_rnn import shift_right
+from ..run_folder import read_json, write_json
 from ..settings import DialogueTrainingArguments
 from . import sharding
-from .evaluating import evaluate_examples, likelihood, loss_by_source
-from .loss import token_nll
+from .evaluating import evaluate_examples, likelihood, loss_by_source, token_nll
 from .memory import find_tokens_per_batch
 from .optimizers import scaled_groups
-from .progress import Figure, TrainingProgress
-from .resume import load_ended_training, read_stream_position, write_stream_position
+from .progress import TrainingProgress
+from .resume import load_ended_training
 
 
 def lengths_of(features) -> np.ndarray:
@@ -78,16 +79,16 @@ class DialogueTrainer(Seq2SeqTrainer):
         compute_metrics: takes an EvalPrediction of replies and references (lists of strings).
     """
 
-    # What the progress bar and the line of an evaluation show.
-    training_figures = (
-        Figure("loss", "loss", ".3f"),
-        Figure("tokens_per_second", "tokens/s", ",.0f"),
-    )
-    evaluation_figures = (
-        Figure("eval_loss", "validation loss", ".4f"),
-        Figure("eval_perplexity", METRICS["perplexity"].label, ",.2f"),
-        Figure("eval_bleu", METRICS["bleu"].label, ".1f"),
-    )
+    # What the progress bar and the line of an evaluation show: label and format.
+    training_figures: ClassVar = {
+        "loss": ("loss", ".3f"),
+        "tokens_per_second": ("tokens/s", ",.0f"),
+    }
+    evaluation_figures: ClassVar = {
+        "eval_loss": ("validation loss", ".4f"),
+        "eval_perplexity": (METRICS["perplexity"].label, ",.2f"),
+        "eval_bleu": (METRICS["bleu"].label, ".1f"),
+    }
 
     def __init__(
         self,
@@ -164,8 +165,7 @@ class DialogueTrainer(Seq2SeqTrainer):
     def get_batch_samples(self, epoch_iterator, num_batches, device):
         """Take the batches of an optimizer step, and compute what their loss is divided by.
 
-        Returns:
-            The batches; the target tokens of as many average batches, summed over the processes.
+        That is the target tokens of as many average batches, summed over the processes.
         """
         batches, expected = list(islice(epoch_iterator, num_batches)), 0.0
         for batch in batches:
@@ -239,8 +239,7 @@ class DialogueTrainer(Seq2SeqTrainer):
     def get_eval_dataloader(self, eval_dataset=None) -> DataLoader:
         """Return the batches of this process, the longest examples first.
 
-        Processes get equally many: where the number does not divide, the last of some repeat a
-        batch that the evaluation counts once.
+        Processes get equally many: some repeat a batch, which the evaluation counts once.
         """
         features = self.eval_dataset if eval_dataset is None else eval_dataset
         budget = self.args.eval_tokens_per_batch // (self.model.generation_config.num_beams or 1)
@@ -276,12 +275,7 @@ class DialogueTrainer(Seq2SeqTrainer):
             self._predicting = False
 
     def evaluation_loop(
-        self,
-        dataloader,
-        description,
-        prediction_loss_only=None,
-        ignore_keys=None,
-        metric_key_prefix="eval",
+        self, dataloader, *args, metric_key_prefix: str = "eval", **kwargs
     ) -> EvalLoopOutput:
         """Evaluate, and reply where that is asked for.
 
@@ -324,7 +318,7 @@ class DialogueTrainer(Seq2SeqTrainer):
         if load_ended_training(self, folder):
             return TrainOutput(self.state.global_step, math.nan, {})
         if self._streams:
-            self._stream_position = read_stream_position(folder, self.args.process_index)
+            self._stream_position = tuple(read_json(self._position_path(folder)))
         return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
@@ -344,9 +338,12 @@ class DialogueTrainer(Seq2SeqTrainer):
         if state_dict is None:
             super()._save(output_dir)
             return
-        super()._save(output_dir, sharding.saved_weights(self.model, state_dict))
-        if self.args.should_save:
-            sharding.save_config(self.model, output_dir)
+        tied = self.model.all_tied_weights_keys  # gathered as well, but saved once
+        whole = {name: tensor.float() for name, tensor in state_dict.items() if name not in tied}
+        super()._save(output_dir, whole)
+        if self.args.should_save:  # DeepSpeed has the config say 16 bits
+            self.model.config.dtype = "float32"
+            self.model.config.save_pretrained(output_dir)
 
     def _issue_warnings_after_load(self, load_result) -> None:
         tied = self.model.all_tied_weights_keys  # saved once, so that they are missing by design
@@ -355,8 +352,12 @@ class DialogueTrainer(Seq2SeqTrainer):
 
     def _save_rng_state(self, output_dir: str) -> None:
         if self._streams:  # first: where random states are, a checkpoint counts as whole
-            write_stream_position(output_dir, self.args.process_index, self._stream_position)
+            Path(output_dir).mkdir(parents=True, exist_ok=True)
+            write_json(self._position_path(output_dir), self._stream_position)
         super()._save_rng_state(output_dir)
+
+    def _position_path(self, checkpoint: str | Path) -> Path:
+        return Path(checkpoint) / f"stream_{self.args.process_index}.json"
 
 
 def _check(model, args: DialogueTrainingArguments) -> None:

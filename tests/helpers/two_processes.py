@@ -13,7 +13,7 @@ from seq2seq_dialog.data.features import encode_rows
 from seq2seq_dialog.decoding.settings import generation_config
 from seq2seq_dialog.models.tokenizer import load_tokenizer
 from seq2seq_dialog.settings import DataArguments, DecodingArguments, ModelArguments
-from seq2seq_dialog.training.loss import token_nll
+from seq2seq_dialog.training.evaluating import token_nll
 from seq2seq_dialog.training.memory import find_tokens_per_batch
 from seq2seq_dialog.training.trainer import lengths_of
 

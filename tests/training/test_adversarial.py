@@ -18,7 +18,7 @@ from seq2seq_dialog.settings import DecodingArguments
 from seq2seq_dialog.train_arguments import parse
 from seq2seq_dialog.training.adversarial import AdversarialTrainer
 from seq2seq_dialog.training.discriminator import Discriminator, at_last_token
-from seq2seq_dialog.training.loss import token_nll
+from seq2seq_dialog.training.evaluating import token_nll
 from seq2seq_dialog.training.resume import last_checkpoint
 
 

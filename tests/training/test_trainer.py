@@ -31,8 +31,7 @@ from seq2seq_dialog.portable.modeling_rnn import shift_right
 from seq2seq_dialog.serve.inference import generate_response
 from seq2seq_dialog.settings import AdversarialArguments, DialogueTrainingArguments
 from seq2seq_dialog.training.adversarial import AdversarialTrainer
-from seq2seq_dialog.training.evaluating import encode_sources
-from seq2seq_dialog.training.loss import token_nll
+from seq2seq_dialog.training.evaluating import encode_sources, token_nll
 from seq2seq_dialog.training.resume import last_checkpoint
 from seq2seq_dialog.training.sharding import check_checkpoint, check_sharding, share_embedding
 
