@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import shutil
 import tempfile
 import time
 from functools import partial
@@ -17,7 +15,7 @@ from seq2seq_dialog.data.batching import DialogueCollator
 from seq2seq_dialog.decoding.settings import generation_config
 from seq2seq_dialog.models import artifact
 from seq2seq_dialog.serve.export import convert
-from seq2seq_dialog.serve.exported_model import ABOUT, FILES, ExportedModel
+from seq2seq_dialog.serve.exported_model import ExportedModel
 from seq2seq_dialog.serve.inference import generate_response, load
 from seq2seq_dialog.settings import DecodingArguments
 from seq2seq_dialog.training.memory import keep_freed_memory
@@ -131,14 +129,8 @@ def export(run: Path, folder: Path) -> ExportedModel:
     """
     if find_spec("ctranslate2") is None:
         raise Skip("ctranslate2 is missing")
-    place = Path(tempfile.mkdtemp(dir=folder))
-    model, tokenizer, _ = load(run, "cpu")
-    about = {"quantization": "int8", "parameters": model.num_parameters()}
-    (place / ABOUT).write_text(json.dumps(about), encoding="utf-8")
-    convert(run, tokenizer, place, "int8")
-    for name in FILES:
-        if (run / name).exists():
-            shutil.copyfile(run / name, place / name)
+    place = Path(tempfile.mkdtemp(dir=folder)) / "export"
+    convert(run, load(run, "cpu")[1], place, "int8")
     return ExportedModel(place)
 
 

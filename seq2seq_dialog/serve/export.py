@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import torch
 from rich.console import Console
-from rich.progress import Progress
+from rich.progress import track
 from rich.table import Table
 from sacrebleu.metrics import BLEU
 from transformers import AutoModelForSeq2SeqLM
@@ -51,8 +51,7 @@ def export(
     Args:
         folder: a run folder with predictions.
         quantization: float32, with which greedy replies stay the same, or int8.
-        output: the folder to write; `ctranslate2` in the run folder by default, where chat, web and
-            `load(..., exported=True)` find it.
+        output: the folder to write; by default that in the run folder, where `load` finds it.
         samples: number of test contexts.
     """
     if quantization not in SMALLEST_EQUAL_SHARE:
@@ -73,30 +72,11 @@ def export(
     check_writable(target)
     with TemporaryDirectory(prefix=".export-", dir=target.parent) as scratch:
         unfinished = Path(scratch) / "unfinished"
-        unfinished.mkdir()
-        about = {
-            "format": "ctranslate2",
-            "quantization": quantization,
-            "weights": run_fingerprint(folder),
-            "parameters": model.num_parameters(),
-        }
-        write_json(unfinished / ABOUT, about)
-        for name in FILES:
-            if (Path(folder) / name).is_file():
-                shutil.copyfile(Path(folder) / name, unfinished / name)
-        convert(folder, tokenizer, unfinished, quantization)
-        with Progress(console=Console(stderr=True), transient=True) as progress:
-            task = progress.add_task("comparing replies", total=len(pairs))
-            figures = measure(
-                {"pytorch": model, "export": ExportedModel(unfinished)},
-                tokenizer,
-                pairs,
-                lambda count: progress.advance(task, count),
-            )
+        about = convert(folder, tokenizer, unfinished, quantization)
+        models = {"pytorch": model, "export": ExportedModel(unfinished)}
+        figures = measure(models, tokenizer, pairs)
         print_figures(figures, quantization)
-        refusal = diverged(figures, quantization)
-        if refusal:
-            raise UsageError(refusal)
+        check_replies(figures, quantization)
         about |= {"ctranslate2": version("ctranslate2"), "threads": torch.get_num_threads()}
         write_json(unfinished / ABOUT, about | figures)
         if target.exists():
@@ -121,8 +101,11 @@ def check_convertible(model) -> None:
         )
 
 
-def convert(folder: str | Path, tokenizer, output: Path, quantization: str) -> None:
-    """Write the T5 in `folder` in CTranslate2's form to `output`, an existing folder."""
+def convert(folder: str | Path, tokenizer, output: Path, quantization: str) -> dict:
+    """Write the T5 in `folder` in CTranslate2's form to the folder `output`, which it makes.
+
+    Returns what export.json says, not yet measured.
+    """
     from ctranslate2.converters.transformers import T5Loader
     from ctranslate2.specs.model_spec import OPTIONAL
 
@@ -152,7 +135,19 @@ def convert(folder: str | Path, tokenizer, output: Path, quantization: str) -> N
         spec = Loader()(model, tokenizer)
         spec.validate()
         spec.optimize(quantization)
+        output.mkdir()
         spec.save(str(output))
+    for name in FILES:
+        if (Path(folder) / name).is_file():
+            shutil.copyfile(Path(folder) / name, output / name)
+    about = {
+        "format": "ctranslate2",
+        "quantization": quantization,
+        "weights": run_fingerprint(folder),
+        "parameters": model.num_parameters(),
+    }
+    write_json(output / ABOUT, about)
+    return about
 
 
 def answer(way: str, contexts: Sequence, model, tokenizer) -> list[str]:
@@ -166,15 +161,10 @@ def answer(way: str, contexts: Sequence, model, tokenizer) -> list[str]:
     return replies
 
 
-def measure(models: dict, tokenizer, pairs: Sequence[dict], advance: Callable[[int], None]) -> dict:
-    """Let two models answer the same contexts in turn, in both `WAYS`.
+def measure(models: dict, tokenizer, pairs: Sequence[dict]) -> dict:
+    """Let the models `pytorch` and `export` answer the same contexts in turn, in both `WAYS`.
 
     Sampling and the number of beams are set; all else is as their saved settings say.
-
-    Args:
-        models: `pytorch` and `export`.
-        pairs: dicts with `context` and `reference`.
-        advance: called with the number of contexts answered since the last call.
 
     Returns:
         `samples`; `equal_greedy`, how many greedy replies are the same in both; and for each way
@@ -184,13 +174,14 @@ def measure(models: dict, tokenizer, pairs: Sequence[dict], advance: Callable[[i
     replies, seconds = {run: [] for run in runs}, dict.fromkeys(runs, 0.0)
     for way, name in runs:  # warm up
         answer(way, [pairs[0]["context"]], models[name], tokenizer)
-    for start in range(0, len(pairs), BATCH):
+    starts = range(0, len(pairs), BATCH)
+    console = Console(stderr=True)
+    for start in track(starts, "comparing replies", console=console, transient=True):
         contexts = [pair["context"] for pair in pairs[start : start + BATCH]]
         for way, name in runs if start % (2 * BATCH) else reversed(runs):
             began = time.perf_counter()
             replies[way, name] += answer(way, contexts, models[name], tokenizer)
             seconds[way, name] += time.perf_counter() - began
-        advance(len(contexts))
     references = [pair["reference"] for pair in pairs]
     same = zip(*(replies["greedy", name] for name in models), strict=True)
     figures = {"samples": len(pairs), "equal_greedy": sum(a == b for a, b in same)}
@@ -201,8 +192,8 @@ def measure(models: dict, tokenizer, pairs: Sequence[dict], advance: Callable[[i
     return figures
 
 
-def diverged(figures: dict, quantization: str) -> str | None:
-    """Word why an export with such `figures` (of `measure`) is refused; None where it is good."""
+def check_replies(figures: dict, quantization: str) -> None:
+    """Refuse an export that, by the `figures` of `measure`, answers too differently."""
     changed = figures["samples"] - figures["equal_greedy"]
     allowed = max(1, int((1 - SMALLEST_EQUAL_SHARE[quantization]) * figures["samples"]))
     reasons = []
@@ -218,16 +209,14 @@ def diverged(figures: dict, quantization: str) -> str | None:
                 f"sacreBLEU ({label}) has fallen from {before:.2f} to {after:.2f}, below "
                 f"{least:.2f}"
             )
-    if not reasons:
-        return None
-    way_out = {
-        "float32": "Answer with the run folder itself.",
-        "int8": "Try --quantization float32.",
-    }
-    return (
-        f"The export is not kept, since it answers too differently: {'; '.join(reasons)}. "
-        f"{way_out[quantization]}"
-    )
+    way_out = "Answer with the run folder itself."
+    if quantization == "int8":
+        way_out = "Try --quantization float32."
+    if reasons:
+        raise UsageError(
+            "The export is not kept, since it answers too differently: "
+            f"{'; '.join(reasons)}. {way_out}"
+        )
 
 
 def print_figures(figures: dict, quantization: str) -> None:
@@ -239,12 +228,8 @@ def print_figures(figures: dict, quantization: str) -> None:
         table.add_column(heading, justify="right", no_wrap=True)
     for way, label in WAYS.items():
         before, after = figures[way]["pytorch"], figures[way]["export"]
-        speeds = [side["replies_per_second"] for side in (before, after)]
-        table.add_row(
-            label,
-            *(f"{speed:.2f}" for speed in speeds),
-            f"{speeds[1] / speeds[0]:.2f} x",
-            f"{before['bleu']:.2f} -> {after['bleu']:.2f}",
-        )
+        speed, faster = before["replies_per_second"], after["replies_per_second"]
+        bleu = f"{before['bleu']:.2f} -> {after['bleu']:.2f}"
+        table.add_row(label, f"{speed:.2f}", f"{faster:.2f}", f"{faster / speed:.2f} x", bleu)
     console.print(table)
     console.print(f"{figures['equal_greedy']} of {figures['samples']} greedy replies are the same.")

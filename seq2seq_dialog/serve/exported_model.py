@@ -83,13 +83,7 @@ def run_fingerprint(folder: str | Path) -> str:
 
 
 def find_export(name: str | Path, device: torch.device, wanted: bool) -> Path | None:
-    """Find the export that answers for a model: the folder itself, or the one in a run folder.
-
-    Args:
-        name: a folder, or a name on the Hub.
-        device: where the model is to answer.
-        wanted: whether an export may answer.
-    """
+    """Find the export that answers for a model: the folder itself, or the one in a run folder."""
     folder = Path(name)
     if is_export(folder):
         if device.type != "cpu" or not wanted:
@@ -116,10 +110,7 @@ class ExportedModel:
     """A model that answers by CTranslate2, on the CPU, as the transformers one does it.
 
     It has what answering needs of a transformers model: `generate`, `generation_config`, `device`,
-    `num_parameters`, `name_or_path`. Sampling is seeded here, once, from torch's seed.
-
-    Args:
-        folder: written by `export`.
+    `num_parameters`, `name_or_path`. Sampling is seeded as it is made, once, from torch's seed.
     """
 
     def __init__(self, folder: str | Path):
@@ -150,14 +141,8 @@ class ExportedModel:
         `min_new_tokens` work as with `renormalize_logits=True`, and `repetition_penalty` changes
         logits, where transformers changes their log-softmax.
 
-        Args:
-            input_ids: (batch, source_len).
-            attention_mask: (batch, source_len); all but padding by default.
-            options: those of `OPTIONS` and `SAMPLING`, `do_sample`, `early_stopping` (True or
-                False) and `max_length`; the saved settings by default.
-
-        Returns:
-            ids, from the start token to the end token, padded. (batch * replies each, target_len)
+        Options are those of `OPTIONS` and `SAMPLING`, `do_sample`, `early_stopping` (True or False)
+        and `max_length`; the saved settings by default.
         """
         pad = self.generation_config.pad_token_id
         start = self.generation_config.decoder_start_token_id
@@ -177,6 +162,7 @@ class ExportedModel:
             for result in results
             for tokens in result.hypotheses
         ]
+        # from the start token to the end token, (batch * replies each, target_len)
         return pad_sequence(replies, batch_first=True, padding_value=pad)
 
     def _ctranslate2_options(self, generate_options: dict) -> dict:

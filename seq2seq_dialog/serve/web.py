@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from contextlib import suppress
+from functools import partial
 from importlib.util import find_spec
 
 from transformers.utils.logging import disable_progress_bar
@@ -35,9 +36,7 @@ def web(
     disable_progress_bar()
     model, tokenizer, device = load(folder, device, trust_remote_code, exported)
 
-    def answer(messages: list[dict], **settings) -> str:
-        return generate_response(messages, model, tokenizer, **settings)
-
+    answer = partial(generate_response, model=model, tokenizer=tokenizer)
     demo = page(answer, model, tokenizer, str(folder))
     address = {"server_name": "127.0.0.1", "server_port": port, "share": False}
     try:
