@@ -45,13 +45,13 @@ def change_setting(assignment: str, conversation: Conversation) -> str:
     if not equals or name not in DecodingArguments.__dataclass_fields__:
         known = ", ".join(DecodingArguments.__dataclass_fields__)
         return f"There is no decoding setting {name!r}, but {known}: for example /set num_beams=4."
-    previous = dict(conversation.generate_kwargs)
     try:
         value = yaml.safe_load(text)
     except yaml.YAMLError:
         value = text
     if not isinstance(value, (bool, int, float)):
         return f"{name}={text} does not work: it takes a number, true or false."
+    previous = dict(conversation.generate_kwargs)
     conversation.generate_kwargs[name] = value
     try:
         conversation.reply_to("Hello")

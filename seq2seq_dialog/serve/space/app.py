@@ -99,12 +99,67 @@ def page(answer, model, tokenizer, name: str, openings=OPENINGS) -> gr.Blocks:
 
     Args:
         answer: returns the reply to a list of messages, given options of `generate()`.
-        model: its generation config has the first values of the options.
-        tokenizer: of the model.
         name: `user/name` on the Hub, or a folder.
         openings: first messages that visitors can choose by a click.
     """
-    config = model.generation_config
+    with gr.Blocks(title=title(name), fill_height=True, analytics_enabled=False) as demo:
+        gr.Markdown(heading(model, tokenizer, name), elem_classes="heading")
+        conversation = gr.Column(scale=1)
+        with gr.Accordion("Decoding", open=False):
+            controls = decoding_controls(model.generation_config)
+        with conversation:
+            gr.ChatInterface(
+                chat_function(answer),
+                chatbot=gr.Chatbot(
+                    show_label=False,
+                    scale=1,
+                    render_markdown=False,  # stars and hashes are shown as typed
+                    placeholder="**Say something**, or begin with one of these.",
+                    buttons=["copy_all"],
+                ),
+                textbox=gr.Textbox(
+                    elem_id="message",
+                    label="Your message",
+                    placeholder="Say something…",
+                    show_label=False,
+                    autofocus=True,
+                    submit_btn=True,
+                ),
+                additional_inputs=controls,
+                examples=[[opening] for opening in openings],
+                cache_examples=False,
+                validator=lambda message: gr.validate(bool((message or "").strip()), SAY_SOMETHING),
+                analytics_enabled=False,
+                api_name="chat",
+            )
+    # One reply at a time: a second would only share the same cores.
+    return demo.queue(default_concurrency_limit=1, max_size=32)
+
+
+def decoding_controls(config) -> list:
+    """Make the controls of decoding, in the order in which `chat` takes them."""
+    do_sample = gr.Checkbox(
+        bool(config.do_sample),
+        label="Sample",
+        info="draw each token at random, so that a reply can differ each time",
+    )
+    with gr.Row():
+        sampling = [slider(option, config, config.do_sample) for option in SAMPLING_OPTIONS]
+    with gr.Row():
+        others = [slider(option, config) for option in SLIDERS if option not in SAMPLING_OPTIONS]
+    do_sample.change(
+        lambda on: [gr.update(interactive=on) for _ in sampling],
+        do_sample,
+        sampling,
+        api_visibility="private",
+        queue=False,
+        show_progress="hidden",
+    )
+    return [do_sample, *sampling, *others]
+
+
+def chat_function(answer):
+    """Make the function behind the page."""
 
     @GPU(duration=15)  # seconds
     def generate(messages: list[dict], settings: dict) -> str:
@@ -142,58 +197,7 @@ def page(answer, model, tokenizer, name: str, openings=OPENINGS) -> gr.Blocks:
             gr.Info("The reply is empty. Say something else, or let the model sample.")
         return reply
 
-    with gr.Blocks(title=title(name), fill_height=True, analytics_enabled=False) as demo:
-        gr.Markdown(heading(model, tokenizer, name), elem_classes="heading")
-        conversation = gr.Column(scale=1)
-        with gr.Accordion("Decoding", open=False):
-            do_sample_box = gr.Checkbox(
-                bool(config.do_sample),
-                label="Sample",
-                info="draw each token at random, so that a reply can differ each time",
-            )
-            with gr.Row():
-                sampling_sliders = [
-                    slider(option, config, config.do_sample) for option in SAMPLING_OPTIONS
-                ]
-            with gr.Row():
-                other_sliders = [
-                    slider(option, config) for option in SLIDERS if option not in SAMPLING_OPTIONS
-                ]
-        with conversation:
-            gr.ChatInterface(
-                chat,
-                chatbot=gr.Chatbot(
-                    show_label=False,
-                    scale=1,
-                    render_markdown=False,  # stars and hashes are shown as typed
-                    placeholder="**Say something**, or begin with one of these.",
-                    buttons=["copy_all"],
-                ),
-                textbox=gr.Textbox(
-                    elem_id="message",
-                    label="Your message",
-                    placeholder="Say something…",
-                    show_label=False,
-                    autofocus=True,
-                    submit_btn=True,
-                ),
-                additional_inputs=[do_sample_box, *sampling_sliders, *other_sliders],
-                examples=[[opening] for opening in openings],
-                cache_examples=False,
-                validator=lambda message: gr.validate(bool((message or "").strip()), SAY_SOMETHING),
-                analytics_enabled=False,
-                api_name="chat",
-            )
-        do_sample_box.change(
-            lambda on: [gr.update(interactive=on) for _ in sampling_sliders],
-            do_sample_box,
-            sampling_sliders,
-            api_visibility="private",
-            queue=False,
-            show_progress="hidden",
-        )
-    # One reply at a time: a second would only share the same cores.
-    return demo.queue(default_concurrency_limit=1, max_size=32)
+    return chat
 
 
 def title(name: str) -> str:
