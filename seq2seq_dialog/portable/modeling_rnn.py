@@ -47,7 +47,6 @@ class RnnState:
     length: int  # tokens read
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
-        """Return the number of tokens read."""
         return self.length
 
     def reorder_cache(self, beam_idx: torch.Tensor) -> None:
@@ -221,10 +220,9 @@ class RnnDecoder(nn.Module):
                 hidden = self.dropout(hidden) if i > 0 else hidden
                 first = states[i].transpose(0, 1).contiguous()  # (states, batch, hidden)
                 first = first.to(layer.weight_ih_l0.dtype)
-                first = first.split(1) if self.lstm else first
                 hidden = hidden.to(layer.weight_ih_l0.dtype)
                 with _full_precision(hidden):
-                    hidden, final = layer(hidden, tuple(first) if self.lstm else first)
+                    hidden, final = layer(hidden, first.split(1) if self.lstm else first)
                 states[i] = (torch.cat(final) if self.lstm else final).transpose(0, 1)
             vectors, weights = self._read(hidden, encoded, padding)
         length = embedded.shape[1] + (0 if past is None else past.length)
@@ -242,28 +240,27 @@ class RnnDecoder(nn.Module):
         masks = [self.dropout.mask(batch_size, states[0].shape[-1], embedded) for _ in self.layers]
         hiddens, contexts, vectors, weights = [], [], [], []
         for step in embedded.unbind(1):
-            if self.feeds:
-                inputs = torch.cat([step, feed], dim=-1)
-            else:
+            if not self.feeds:
                 context, weight = self.attention(states[-1][:, :1], encoded, padding)
-                inputs = torch.cat([step, context[:, 0]], dim=-1)
                 contexts.append(context)
-                weights.append(weight)
+                feed = context[:, 0]
+            inputs = torch.cat([step, feed], dim=-1)
             for i, layer in enumerate(self.layers):
                 if i > 0 and masks[i] is not None:
                     inputs = inputs * masks[i]
                 inputs, states[i] = self._cell(layer, inputs, states[i])
             if self.feeds:
                 vector, weight = self._read(inputs.unsqueeze(1), encoded, padding)
-                feed = vector[:, 0]
                 vectors.append(vector)
-                weights.append(weight)
+                feed = vector[:, 0]
             else:
                 hiddens.append(inputs)
+            weights.append(weight)
+        weights = torch.cat(weights, dim=1)
         if self.feeds:
-            return torch.cat(vectors, dim=1), feed, torch.cat(weights, dim=1)
+            return torch.cat(vectors, dim=1), feed, weights
         read = torch.cat([torch.stack(hiddens, dim=1), torch.cat(contexts, dim=1)], dim=-1)
-        return torch.tanh(self.readout(read)), None, torch.cat(weights, dim=1)
+        return torch.tanh(self.readout(read)), None, weights
 
     def _cell(self, layer, inputs, state):
         """Run one step of a layer: (batch, input), (batch, states, hidden) -> hidden, state."""
@@ -314,30 +311,20 @@ class RnnSeq2SeqModel(RnnSeq2SeqPreTrainedModel):
         self.post_init()
 
     def get_input_embeddings(self) -> nn.Embedding:
-        """Return the embedding of source and target."""
         return self.encoder.embedding
 
     def set_input_embeddings(self, value: nn.Embedding) -> None:
-        """Replace the embedding."""
         self.encoder.embedding = value
 
-    def forward(
-        self,
-        input_ids=None,
-        attention_mask=None,
-        decoder_input_ids=None,
-        encoder_outputs=None,
-        past_key_values: RnnState | None = None,
-    ):
+    def forward(self, input_ids, attention_mask, decoder_input_ids, encoded=None, past=None):
         """Run both; return what `RnnDecoder.forward` does, and the encoder's output."""
-        if encoder_outputs is None:
-            encoder_outputs = self.encoder(input_ids, attention_mask)
-        encoded = encoder_outputs
+        if encoded is None:
+            encoded = self.encoder(input_ids, attention_mask)
         if attention_mask is None:
             attention_mask = encoded.last_hidden_state.new_ones(encoded.last_hidden_state.shape[:2])
         padding = attention_mask.eq(0).unsqueeze(1)
         embedded = self.encoder.embedding(decoder_input_ids)
-        return (*self.decoder(embedded, encoded, padding, past_key_values), encoded)
+        return (*self.decoder(embedded, encoded, padding, past), encoded)
 
 
 class RnnSeq2SeqForConditionalGeneration(RnnSeq2SeqPreTrainedModel, GenerationMixin):

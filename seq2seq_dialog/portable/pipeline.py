@@ -32,7 +32,6 @@ class DialoguePipeline(Pipeline):
     _pipeline_calls_generate = True
 
     def __call__(self, inputs, **kwargs):
-        """Reply to `inputs`; see the class."""
         if isinstance(inputs, list) and inputs and isinstance(inputs[0], Mapping):
             return super().__call__([inputs], **kwargs)[0]  # one list of messages is one context
         replies = super().__call__(inputs, **kwargs)

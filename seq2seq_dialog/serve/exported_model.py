@@ -130,7 +130,6 @@ class ExportedModel:
         )
 
     def num_parameters(self) -> int:
-        """Count the parameters of the model that was exported."""
         return self.about["parameters"]
 
     def generate(self, input_ids, attention_mask=None, **options) -> torch.Tensor:

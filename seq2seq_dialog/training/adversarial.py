@@ -135,8 +135,7 @@ class AdversarialTrainer(DialogueTrainer):
     def sample(self, inputs, prefixes: torch.Tensor | None = None, count: int = 1) -> torch.Tensor:
         """Sample `count` replies to each context from the generator itself.
 
-        Returns:
-            (batch * count, sample_len), prefix and end token included, -100 behind it.
+        They are (batch * count, sample_len), prefix and end token included, -100 behind it.
         """
         options = {name: inputs[name] for name in ("input_ids", "attention_mask")}
         options["num_return_sequences"] = count
@@ -199,11 +198,7 @@ class AdversarialTrainer(DialogueTrainer):
         samples = self.sample(inputs)
         self.discriminator.train()
         losses, correct = self.discriminator.losses(
-            inputs["input_ids"],
-            inputs["attention_mask"],
-            inputs["labels"],
-            samples,
-            of_prefixes=self.adversarial.reward == "prefixes",
+            inputs, samples, of_prefixes=self.adversarial.reward == "prefixes"
         )
         self._update_discriminator(losses.mean())
         every = torch.ones_like(correct)

@@ -30,10 +30,9 @@ class Discriminator(nn.Module):
     def forward(self, input_ids, attention_mask, replies):
         """Score replies (batch, target_len) and all their prefixes.
 
-        Returns:
-            scores (batch, target_len), logits of the reply up to this token being human;
-            baselines (batch, target_len), of this token's reward; their gradient does not reach
-            what the scores are computed from.
+        Returns scores (batch, target_len), logits of the reply up to a token being human, and
+        baselines (batch, target_len) of the token's reward. Their gradient does not reach what the
+        scores are computed from.
         """
         ids = functional.pad(replies, (1, 0), value=self.config.decoder_start_token_id)
         ids = ids.masked_fill(ids == IGNORE, self.config.pad_token_id)
@@ -42,21 +41,20 @@ class Discriminator(nn.Module):
         return scores, self.baseline(vectors[:, :-1].detach()).squeeze(-1)
 
     def losses(
-        self, input_ids, attention_mask, human, sampled, of_prefixes: bool
+        self, inputs: dict[str, torch.Tensor], sampled: torch.Tensor, of_prefixes: bool
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Tell human replies from sampled ones, each judged once, whole or up to a random token.
+        """Judge the human reply (`labels`) to each context and the sampled one, or a random prefix.
 
-        Returns:
-            the cross-entropies (2 * batch,) of human and then of sampled replies, in nats;
-            whether each was recognised (2 * batch,), 0 or 1.
+        Returns the cross-entropies (2 * batch,) of human and then of sampled replies, in nats, and
+        whether each was recognised (2 * batch,), 0 or 1.
         """
-        replies = torch.cat(pad_to_same_width(human, sampled))
+        replies = torch.cat(pad_to_same_width(inputs["labels"], sampled))
         lengths = replies.ne(IGNORE).sum(-1)
         last = lengths - 1
         if of_prefixes:
             last = (torch.rand(lengths.shape, device=lengths.device) * lengths).long()
-        is_human = torch.arange(len(replies), device=replies.device) < len(human)
-        contexts = (tensor.repeat(2, 1) for tensor in (input_ids, attention_mask))
+        is_human = torch.arange(len(replies), device=replies.device) < len(sampled)
+        contexts = (inputs[name].repeat(2, 1) for name in ("input_ids", "attention_mask"))
         scores = self(*contexts, replies)[0].gather(1, last[:, None]).squeeze(1)
         losses = functional.binary_cross_entropy_with_logits(
             scores, is_human.float(), reduction="none"
@@ -72,5 +70,4 @@ def at_last_token(values: torch.Tensor, replies: torch.Tensor) -> torch.Tensor:
 def pad_to_same_width(one: torch.Tensor, other: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Pad two (batch, target_len) tensors of labels to the same width."""
     width = max(one.shape[1], other.shape[1])
-    padded = (functional.pad(x, (0, width - x.shape[1]), value=IGNORE) for x in (one, other))
-    return tuple(padded)
+    return tuple(functional.pad(x, (0, width - x.shape[1]), value=IGNORE) for x in (one, other))

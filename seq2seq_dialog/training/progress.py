@@ -17,7 +17,6 @@ class TrainingProgress(ProgressCallback):
         self.training_figures, self.evaluation_figures = training_figures, evaluation_figures
 
     def on_log(self, args, state, control, logs=None, **kwargs):
-        """Show the figures of a log."""
         if not state.is_world_process_zero or self.training_bar is None:
             return
         if "loss" in logs:

@@ -44,14 +44,6 @@ def lengths_of(features) -> np.ndarray:
     return np.stack([columns["source_length"][:], columns["target_length"][:]], axis=1)
 
 
-class _EpochLoader(DataLoader):
-    """A DataLoader that tells its batch sampler the epoch."""
-
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch that comes next; Trainer calls it."""
-        self.batch_sampler.set_epoch(epoch)
-
-
 class DialogueTrainer(Seq2SeqTrainer):
     """Seq2SeqTrainer for the features that `encode_rows` makes (data/features.py).
 
@@ -212,29 +204,22 @@ class DialogueTrainer(Seq2SeqTrainer):
     def get_train_dataloader(self) -> DataLoader:
         """Return the batches of this process."""
         args = self.args
-        options = (
-            args.tokens_per_batch,
-            args.seed if args.data_seed is None else args.data_seed,
-            args.process_index,
-            args.world_size,
-        )
+        seed = args.seed if args.data_seed is None else args.data_seed
+        options = (args.tokens_per_batch, seed, args.process_index, args.world_size)
         if self._streams:
             self.train_dataset.begin(*options, after=self._stream_position)
             # A loader begins with a draw: where a run goes on, after random states were loaded.
-            generator = torch.Generator()
-            return self._loader(
-                DataLoader, self.train_dataset, batch_size=None, generator=generator
-            )
-        draw = Draw(self.train_dataset, self._weights, options[1]) if self._weights else None
+            return self._loader(self.train_dataset, batch_size=None, generator=torch.Generator())
+        draw = Draw(self.train_dataset, self._weights, seed) if self._weights else None
         try:
             sampler = TokenBudgetSampler(lengths_of(self.train_dataset), *options, draw)
         except ValueError as error:
             raise UsageError(str(error)) from error
         self._mean_targets = sampler.mean_targets
         features = self.train_dataset.select_columns(["input_ids", "labels"])
-        return self._loader(
-            _EpochLoader, features, batch_sampler=sampler, collate_fn=self.data_collator
-        )
+        loader = self._loader(features, batch_sampler=sampler, collate_fn=self.data_collator)
+        loader.set_epoch = sampler.set_epoch  # Trainer calls it
+        return loader
 
     def get_eval_dataloader(self, eval_dataset=None) -> DataLoader:
         """Return the batches of this process, the longest examples first.
@@ -247,15 +232,13 @@ class DialogueTrainer(Seq2SeqTrainer):
         rank, world_size = self.args.process_index, self.args.world_size
         numbers = range(rank, -(-len(batches) // world_size) * world_size, world_size)
         batches = [batches[i % len(batches)] for i in numbers]
-        return self._loader(
-            DataLoader, features, batch_sampler=batches, collate_fn=self.data_collator
-        )
+        return self._loader(features, batch_sampler=batches, collate_fn=self.data_collator)
 
     get_test_dataloader = get_eval_dataloader
 
-    def _loader(self, loader_class, features, **batching) -> DataLoader:
+    def _loader(self, features, **batching) -> DataLoader:
         workers = self.args.dataloader_num_workers
-        return loader_class(
+        return DataLoader(
             features,
             **batching,
             num_workers=workers,
@@ -279,10 +262,8 @@ class DialogueTrainer(Seq2SeqTrainer):
     ) -> EvalLoopOutput:
         """Evaluate, and reply where that is asked for.
 
-        Returns:
-            `predictions`, what `evaluate_examples` returns; `metrics`: `loss` (nats per target
-            token), `perplexity`, `target_tokens`, `loss_NAME` of each of several sources, and what
-            `compute_metrics` adds.
+        Returns `predictions`, those of `evaluate_examples`, and `metrics`: those of `likelihood`,
+        `loss_NAME` of each of several sources, and what `compute_metrics` adds.
         """
         started = time.perf_counter()
         sharding.prepare_for_evaluation(self)
@@ -308,10 +289,7 @@ class DialogueTrainer(Seq2SeqTrainer):
     # Checkpoints
 
     def train(self, resume_from_checkpoint: str | None = None, **kwargs) -> TrainOutput:
-        """Train, from a checkpoint where one is given.
-
-        A checkpoint at which training had come to its end is loaded, not trained on.
-        """
+        """Train, from a checkpoint if one is given; if training had ended there, only load it."""
         if resume_from_checkpoint is None:
             return super().train(**kwargs)
         folder = Path(resume_from_checkpoint)
