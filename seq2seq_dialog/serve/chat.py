@@ -9,7 +9,7 @@ import yaml
 from transformers.utils.logging import disable_progress_bar
 
 from ..settings import DecodingArguments
-from .inference import Conversation, engine, load
+from .inference import Conversation, engine, generate_response, load
 
 HELP = """\
 /reset             forget the dialogue
@@ -39,7 +39,7 @@ def change_setting(assignment: str, conversation: Conversation) -> str:
     config = conversation.model.generation_config
     if not assignment:
         saved = {k: v for k, v in config.to_diff_dict().items() if not k.endswith("version")}
-        settings = {**saved, **conversation.generate_kwargs}
+        settings = saved | conversation.generate_kwargs
         return "\n".join(f"{name}={value}" for name, value in settings.items())
     name, equals, text = (part.strip() for part in assignment.partition("="))
     if not equals or name not in DecodingArguments.__dataclass_fields__:
@@ -51,14 +51,13 @@ def change_setting(assignment: str, conversation: Conversation) -> str:
         value = text
     if not isinstance(value, (bool, int, float)):
         return f"{name}={text} does not work: it takes a number, true or false."
-    previous = dict(conversation.generate_kwargs)
-    conversation.generate_kwargs[name] = value
+    settings = conversation.generate_kwargs | {name: value}
     try:
-        conversation.reply_to("Hello")
+        generate_response("Hello", conversation.model, conversation.tokenizer, **settings)
     except (ValueError, TypeError, RuntimeError) as error:
-        conversation.generate_kwargs = previous
         return f"{name}={text} does not work: {str(error).splitlines()[0]}"
-    sampling = conversation.generate_kwargs.get("do_sample", config.do_sample)
+    conversation.generate_kwargs = settings
+    sampling = settings.get("do_sample", config.do_sample)
     if name in ("temperature", "top_p", "top_k") and not sampling:
         return f"{name}={value} (has an effect after /set do_sample=true)"
     return f"{name}={value}"

@@ -17,6 +17,7 @@ import torch
 from accelerate.utils import gather_object
 from torch import nn
 from torch.nn import functional
+from transformers.trainer_pt_utils import torch_pad_and_concatenate
 from transformers.trainer_utils import EvalLoopOutput, TrainOutput
 
 from ..data.batching import IGNORE, evaluation_batches
@@ -26,7 +27,7 @@ from ..evaluation.catalogue import METRICS
 from ..evaluation.metrics import distinct
 from ..portable.configuration_rnn import RnnSeq2SeqConfig
 from ..settings import AdversarialArguments, DialogueTrainingArguments
-from .discriminator import Discriminator, at_last_token, pad_to_same_width
+from .discriminator import Discriminator, at_last_token
 from .evaluating import token_nll
 from .resume import last_checkpoint
 from .trainer import DialogueTrainer, lengths_of
@@ -110,12 +111,11 @@ class AdversarialTrainer(DialogueTrainer):
             return torch.zeros((), device=self.args.device)
         samples = self.sample(inputs)  # (batch, sample_len)
         advantages = self.advantages(inputs, samples)
-        human, sampled = pad_to_same_width(inputs["labels"], samples)
+        human = inputs["labels"]
         forced = torch.full_like(human, self.adversarial.teacher_forcing_weight, dtype=torch.float)
-        advantages = functional.pad(advantages, (0, human.shape[1] - samples.shape[1]))
-        self._token_weights = torch.cat([forced, advantages])
+        self._token_weights = torch_pad_and_concatenate(forced, advantages, padding_index=0)
         both = {name: inputs[name].repeat(2, 1) for name in ("input_ids", "attention_mask")}
-        both["labels"] = torch.cat([human, sampled])
+        both["labels"] = torch_pad_and_concatenate(human, samples, padding_index=IGNORE)
         loss = super().training_step(model, both, num_items_in_batch)
         if not loss.isfinite():
             raise UsageError(

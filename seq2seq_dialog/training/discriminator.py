@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 from torch.nn import functional
+from transformers.trainer_pt_utils import torch_pad_and_concatenate
 
 from ..data.batching import IGNORE
 from ..portable.configuration_rnn import RnnSeq2SeqConfig
@@ -48,7 +49,7 @@ class Discriminator(nn.Module):
         Returns the cross-entropies (2 * batch,) of human and then of sampled replies, in nats, and
         whether each was recognised (2 * batch,), 0 or 1.
         """
-        replies = torch.cat(pad_to_same_width(inputs["labels"], sampled))
+        replies = torch_pad_and_concatenate(inputs["labels"], sampled, padding_index=IGNORE)
         lengths = replies.ne(IGNORE).sum(-1)
         last = lengths - 1
         if of_prefixes:
@@ -65,9 +66,3 @@ class Discriminator(nn.Module):
 def at_last_token(values: torch.Tensor, replies: torch.Tensor) -> torch.Tensor:
     """Take the value at each reply's last token: (batch, target_len), twice -> (batch,)."""
     return values.gather(1, replies.ne(IGNORE).sum(-1, keepdim=True) - 1).squeeze(1)
-
-
-def pad_to_same_width(one: torch.Tensor, other: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Pad two (batch, target_len) tensors of labels to the same width."""
-    width = max(one.shape[1], other.shape[1])
-    return tuple(functional.pad(x, (0, width - x.shape[1]), value=IGNORE) for x in (one, other))
