@@ -54,16 +54,10 @@ def join_turns(
     around: tuple[list[int], list[int]],
     max_length: int,
 ) -> tuple[list[int], int]:
-    """Join tokenised turns to one input, cut from the left at whole turns.
+    """Join tokenised turns, at least one, to one input, cut from the left at whole turns.
 
-    If the last turn alone is too long, it is cut itself, also from the left.
-
-    Args:
-        turn_ids: ids of each turn without special tokens, oldest first; at least one turn.
-        around: the ids before and after the text, as `special_ids` returns them.
-
-    Returns:
-        The input ids, and the number of turns that did not fit whole.
+    If the last turn alone is too long, it is cut itself, also from the left. `around` are the ids
+    before and after the text, of `special_ids`. Also returns how many turns did not fit whole.
     """
     before, after = around
     room = max_length - len(before) - len(after)

@@ -63,15 +63,10 @@ def change_setting(assignment: str, conversation: Conversation) -> str:
     return f"{name}={value}"
 
 
-def chat(
-    folder: str,
-    device: str | None = None,
-    trust_remote_code: bool = False,
-    exported: bool = True,
-) -> None:
-    """Talk with the model in `folder` until the input ends; for the arguments see `load`."""
+def chat(folder: str, **options) -> None:
+    """Talk with the model in `folder` until the input ends; `options` are those of `load`."""
     disable_progress_bar()
-    model, tokenizer, device = load(folder, device, trust_remote_code, exported)
+    model, tokenizer, device = load(folder, **options)
     conversation = Conversation(model, tokenizer)
     in_terminal = sys.stdin.isatty()
     if in_terminal:

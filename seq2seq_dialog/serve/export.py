@@ -54,11 +54,6 @@ def export(
         output: the folder to write; by default that in the run folder, where `load` finds it.
         samples: number of test contexts.
     """
-    if quantization not in SMALLEST_EQUAL_SHARE:
-        raise UsageError(
-            f"quantization is {quantization!r}; it must be one of "
-            f"{', '.join(SMALLEST_EQUAL_SHARE)}."
-        )
     if samples < 2:
         raise UsageError(f"samples is {samples}; it must be at least 2.")
     require_ctranslate2()
@@ -164,11 +159,9 @@ def answer(way: str, contexts: Sequence, model, tokenizer) -> list[str]:
 def measure(models: dict, tokenizer, pairs: Sequence[dict]) -> dict:
     """Let the models `pytorch` and `export` answer the same contexts in turn, in both `WAYS`.
 
-    Sampling and the number of beams are set; all else is as their saved settings say.
-
-    Returns:
-        `samples`; `equal_greedy`, how many greedy replies are the same in both; and for each way
-        and model `replies_per_second` and `bleu`.
+    Sampling and the number of beams are set; all else is as their saved settings say. Returns
+    `samples`; `equal_greedy`, how many greedy replies are the same in both; and for each way and
+    model `replies_per_second` and `bleu`.
     """
     runs = [(way, name) for way in WAYS for name in models]
     replies, seconds = {run: [] for run in runs}, dict.fromkeys(runs, 0.0)

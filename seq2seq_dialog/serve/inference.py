@@ -85,7 +85,6 @@ def generate_response(
     return reply_to_batch([ids], model, tokenizer, device, **generate_kwargs)[0]
 
 
-@torch.no_grad()
 def reply_to_batch(
     contexts: Sequence[Sequence[int]], model, tokenizer, device=None, **generate_kwargs
 ) -> list[str]:
@@ -105,9 +104,7 @@ def reply_to_batch(
 class Conversation:
     """A dialogue with a model that remembers its turns.
 
-    Args:
-        model, tokenizer: from `load`.
-        generate_kwargs: options of `model.generate()`, which may be changed between turns.
+    `generate_kwargs`, options of `model.generate()`, may be changed between turns.
     """
 
     def __init__(self, model, tokenizer, **generate_kwargs):

@@ -16,16 +16,10 @@ from ..errors import UsageError
 from .inference import engine, generate_response, load
 
 
-def web(
-    folder: str,
-    device: str | None = None,
-    trust_remote_code: bool = False,
-    exported: bool = True,
-    port: int | None = None,
-) -> None:
+def web(folder: str, port: int | None = None, **options) -> None:
     """Serve the chat page of a model on this machine, for this machine alone, until Ctrl-C.
 
-    The port is by default the first free one from 7860 on; for the other arguments see `load`.
+    The port is by default the first free one from 7860 on; `options` are those of `load`.
     """
     if find_spec("gradio") is None:
         raise UsageError("The page needs Gradio, which is not installed: pip install gradio")
@@ -34,7 +28,7 @@ def web(
     from .space.app import LAUNCH_OPTIONS, page
 
     disable_progress_bar()
-    model, tokenizer, device = load(folder, device, trust_remote_code, exported)
+    model, tokenizer, device = load(folder, **options)
 
     answer = partial(generate_response, model=model, tokenizer=tokenizer)
     demo = page(answer, model, tokenizer, str(folder))

@@ -236,18 +236,14 @@ class AdversarialTrainer(DialogueTrainer):
         super().log(logs, start_time)
 
     @torch.no_grad()
-    def evaluation_loop(
-        self, dataloader, *args, metric_key_prefix: str = "eval", **kwargs
-    ) -> EvalLoopOutput:
+    def evaluation_loop(self, dataloader, **kwargs) -> EvalLoopOutput:
         """Evaluate; while training, add how sampled replies to held-out contexts fare."""
-        output = super().evaluation_loop(
-            dataloader, *args, metric_key_prefix=metric_key_prefix, **kwargs
-        )
+        output = super().evaluation_loop(dataloader, **kwargs)
         if self.is_in_train:
             features = dataloader.dataset
             features = features.select(range(min(EVALUATED, len(features))))
             for name, value in self._evaluate_samples(features).items():
-                output.metrics[f"{metric_key_prefix}_{name}"] = value
+                output.metrics[f"{kwargs['metric_key_prefix']}_{name}"] = value
         return output
 
     def _evaluate_samples(self, features) -> dict[str, float]:

@@ -96,19 +96,14 @@ def encode_sources(model, input_ids: torch.Tensor, attention_mask: torch.Tensor)
     """
     lengths = attention_mask.sum(1).cpu()  # (batch,)
     rows_of_parts = lengths.argsort(stable=True).split(_part_size(len(lengths)))
-    encoded = []
+    encoder, parts = model.get_encoder(), []
     for rows in rows_of_parts:
         longest = int(lengths[rows].max())
         rows = rows.to(input_ids.device)
-        encoded.append(
-            model.get_encoder()(
-                input_ids=input_ids[rows, :longest], attention_mask=attention_mask[rows, :longest]
-            )
-        )
-    inputs = {
-        "attention_mask": attention_mask,
-        "encoder_outputs": merge_parts(encoded, rows_of_parts),
-    }
+        ids, mask = input_ids[rows, :longest], attention_mask[rows, :longest]
+        parts.append(encoder(input_ids=ids, attention_mask=mask))
+    encoded = merge_parts(parts, rows_of_parts)
+    inputs = {"attention_mask": attention_mask, "encoder_outputs": encoded}
     start = torch.full_like(input_ids[:, :1], model.config.decoder_start_token_id)
     cache = model(**inputs, decoder_input_ids=start, use_cache=True).past_key_values
     if isinstance(cache, EncoderDecoderCache):

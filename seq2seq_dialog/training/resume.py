@@ -24,19 +24,18 @@ def last_checkpoint(output_dir: str | Path, world_size: int) -> str | None:
     the random states of other processes. Where training is over and the model stands at the root
     of `output_dir`, that is the place.
     """
-    output_dir, whole = Path(output_dir), []
+    output_dir, whole = Path(output_dir), {}  # step: folder
+    ranks = [""] if world_size == 1 else [f"_{rank}" for rank in range(world_size)]
     for folder in (output_dir, *output_dir.glob("checkpoint-*")):
-        ranks = [""] if world_size == 1 else [f"_{rank}" for rank in range(world_size)]
-        random_states = [folder / f"rng_state{rank}.pth" for rank in ranks]
         try:
-            state = read_json(folder / "trainer_state.json")
+            step = read_json(folder / "trainer_state.json")["global_step"]
         except (OSError, ValueError):
             continue
         if folder == output_dir:
             return str(folder)
-        if all(path.exists() for path in random_states):
-            whole.append((state["global_step"], str(folder)))
-    return max(whole)[1] if whole else None
+        if all((folder / f"rng_state{rank}.pth").exists() for rank in ranks):
+            whole[step] = str(folder)
+    return whole[max(whole)] if whole else None
 
 
 def load_ended_training(trainer, folder: Path) -> bool:

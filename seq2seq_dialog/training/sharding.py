@@ -67,10 +67,7 @@ def check_checkpoint(folder: Path, sharding: str) -> None:
 
 
 def share_embedding(model) -> None:
-    """Let modules that share the weight of the input embedding be one: FSDP wants a single place.
-
-    T5, BART and their kin have three of them.
-    """
+    """Let modules that share the input embedding's weight (T5 has three) be one, as FSDP needs."""
     embedding = model.get_input_embeddings()
     for name, module in list(model.named_modules()):
         if type(module) is type(embedding) and module.weight is embedding.weight:

@@ -12,6 +12,7 @@ from typing import ClassVar
 import numpy as np
 import torch
 from torch.utils.data import DataLoader
+from tqdm.auto import tqdm
 from transformers import Seq2SeqTrainer
 from transformers.trainer_callback import ProgressCallback
 from transformers.trainer_utils import (
@@ -34,7 +35,6 @@ from . import sharding
 from .evaluating import evaluate_examples, likelihood, loss_by_source, token_nll
 from .memory import find_tokens_per_batch
 from .optimizers import scaled_groups
-from .progress import TrainingProgress
 from .resume import load_ended_training
 
 
@@ -44,15 +44,41 @@ def lengths_of(features) -> np.ndarray:
     return np.stack([columns["source_length"][:], columns["target_length"][:]], axis=1)
 
 
+class TrainingProgress(ProgressCallback):
+    """A bar with figures of the training and the time left; a line per evaluation.
+
+    Figures are the keys of a log, each with its label and the format of its value.
+    """
+
+    def __init__(self, training_figures: dict, evaluation_figures: dict):
+        super().__init__()
+        self.training_figures, self.evaluation_figures = training_figures, evaluation_figures
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        if not state.is_world_process_zero or self.training_bar is None:
+            return
+        if "loss" in logs:
+            self.training_bar.set_postfix(_formatted(logs, self.training_figures))
+        elif "eval_loss" in logs:
+            figures = _formatted(logs, self.evaluation_figures)
+            words = (f"{label} {value}" for label, value in figures.items())
+            head = f"step {state.global_step:>6}  epoch {state.epoch:6.2f}"
+            tqdm.write("  ".join([head, *words]))
+
+
+def _formatted(logs: dict, figures: dict[str, tuple[str, str]]) -> dict[str, str]:
+    """Format the figures that a log has, by label."""
+    return {label: format(logs[k], spec) for k, (label, spec) in figures.items() if k in logs}
+
+
 class DialogueTrainer(Seq2SeqTrainer):
     """Seq2SeqTrainer for the features that `encode_rows` makes (data/features.py).
 
     What differs from Seq2SeqTrainer:
     - Batches hold `args.tokens_per_batch` padded tokens (`batching`), not a number of examples.
     - Each target token of an epoch weighs the same, in whatever batch it is, however many batches
-      an optimizer step accumulates and however many processes there are. Batches have few target
-      tokens or many, so that the mean over each would weigh some tokens more than others: the sum
-      is divided by the target tokens of an average batch. Logs show the mean over the tokens seen.
+      an optimizer step accumulates and however many processes there are: the sum is divided by the
+      target tokens of an average batch, not of its own. Logs show the mean over the tokens seen.
     - `evaluate` takes the exact mean over target tokens; with `predict_with_generate`, and always
       in `predict`, it also replies, and gives texts to `compute_metrics`. Figures do not depend
       on batches or on the number of processes (`evaluating`).
@@ -65,7 +91,6 @@ class DialogueTrainer(Seq2SeqTrainer):
       without, and `save_model` writes the model whole; checkpoints hold shards (`sharding`).
 
     Args:
-        args: DialogueTrainingArguments.
         processing_class: the tokenizer.
         weights: of the sources of `train_dataset`, where it has several (`sources`).
         compute_metrics: takes an EvalPrediction of replies and references (lists of strings).
@@ -257,9 +282,7 @@ class DialogueTrainer(Seq2SeqTrainer):
         finally:
             self._predicting = False
 
-    def evaluation_loop(
-        self, dataloader, *args, metric_key_prefix: str = "eval", **kwargs
-    ) -> EvalLoopOutput:
+    def evaluation_loop(self, dataloader, *, metric_key_prefix, **ignored) -> EvalLoopOutput:
         """Evaluate, and reply where that is asked for.
 
         Returns `predictions`, those of `evaluate_examples`, and `metrics`: those of `likelihood`,

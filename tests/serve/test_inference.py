@@ -121,7 +121,7 @@ def test_chat_by_hand_shows_who_speaks(saved, monkeypatch, capsys):
             return True
 
     monkeypatch.setattr("sys.stdin", Terminal("Hello\n\n/set\n"))
-    chat.chat(saved, "cpu")
+    chat.chat(saved, device="cpu")
     out = capsys.readouterr().out
     assert "you: bot:" in out and "num_beams=1" in out and out.count("bot:") == 1
 

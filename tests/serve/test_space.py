@@ -296,7 +296,7 @@ def test_a_port_that_is_taken_is_told(t5):
         other.listen()
         port = other.getsockname()[1]
         with pytest.raises(UsageError, match=rf"Port {port} cannot be used.*--port"):
-            web(str(t5), "cpu", port=port)
+            web(str(t5), port, device="cpu")
 
 
 def test_without_gradio_it_is_said_how_to_get_it(t5, monkeypatch):
