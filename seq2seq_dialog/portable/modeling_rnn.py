@@ -41,8 +41,7 @@ def shift_right(labels: torch.Tensor, pad_token_id: int, start_token_id: int) ->
 class RnnState:
     """What decoding keeps of the target so far."""
 
-    # (batch, states, layers, hidden); one state for a GRU, hidden and cell for an LSTM
-    state: torch.Tensor
+    state: torch.Tensor  # (batch, states, layers, hidden); a GRU has one, an LSTM hidden and cell
     feed: torch.Tensor | None  # (batch, embedding), the last attentional vector; input feeding only
     length: int  # tokens read
 
@@ -62,8 +61,7 @@ class RnnEncoderOutput(ModelOutput):
 
     last_hidden_state: torch.Tensor | None = None  # (batch, source_len, hidden), 0 at padding
     state: torch.Tensor | None = None  # (batch, states, layers, hidden), the decoder's first
-    # (batch, source_len, hidden), what attention compares a decoder state with
-    attention_keys: torch.Tensor | None = None
+    attention_keys: torch.Tensor | None = None  # (batch, source_len, hidden)
 
 
 class VariationalDropout(nn.Dropout):
@@ -205,8 +203,7 @@ class RnnDecoder(nn.Module):
     def forward(self, embedded, encoded: RnnEncoderOutput, padding, past: RnnState | None = None):
         """Decode (batch, target_len, embedding) from the source or from `past`.
 
-        Returns attentional vectors of that shape, the state after the last step, and attention
-        weights (batch, target_len, source_len) or None.
+        Returns vectors of that shape, the last state, and the weights of the attention or None.
         """
         state = encoded.state if past is None else past.state
         states = list(state.unbind(2))  # of each layer, (batch, states, hidden)

@@ -47,12 +47,6 @@ def export(
 
     Replies, speed and sacreBLEU of both are compared on `samples` evenly spaced test contexts,
     printed, and kept in export.json. An earlier export is replaced only by one that passes.
-
-    Args:
-        folder: a run folder with predictions.
-        quantization: float32, with which greedy replies stay the same, or int8.
-        output: the folder to write; by default that in the run folder, where `load` finds it.
-        samples: number of test contexts.
     """
     if samples < 2:
         raise UsageError(f"samples is {samples}; it must be at least 2.")
@@ -168,8 +162,7 @@ def measure(models: dict, tokenizer, pairs: Sequence[dict]) -> dict:
     for way, name in runs:  # warm up
         answer(way, [pairs[0]["context"]], models[name], tokenizer)
     starts = range(0, len(pairs), BATCH)
-    console = Console(stderr=True)
-    for start in track(starts, "comparing replies", console=console, transient=True):
+    for start in track(starts, "comparing replies", console=Console(stderr=True), transient=True):
         contexts = [pair["context"] for pair in pairs[start : start + BATCH]]
         for way, name in runs if start % (2 * BATCH) else reversed(runs):
             began = time.perf_counter()

@@ -161,8 +161,7 @@ class ExportedModel:
             for result in results
             for tokens in result.hypotheses
         ]
-        # from the start token to the end token, (batch * replies each, target_len)
-        return pad_sequence(replies, batch_first=True, padding_value=pad)
+        return pad_sequence(replies, batch_first=True, padding_value=pad)  # (replies, target_len)
 
     def _ctranslate2_options(self, generate_options: dict) -> dict:
         """Turn options of `generate()`, over the saved settings, into those of CTranslate2."""

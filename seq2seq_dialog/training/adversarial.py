@@ -133,10 +133,7 @@ class AdversarialTrainer(DialogueTrainer):
 
     @torch.no_grad()
     def sample(self, inputs, prefixes: torch.Tensor | None = None, count: int = 1) -> torch.Tensor:
-        """Sample `count` replies to each context from the generator itself.
-
-        They are (batch * count, sample_len), prefix and end token included, -100 behind it.
-        """
+        """Sample `count` replies to each context from the generator, -100 behind the end token."""
         options = {name: inputs[name] for name in ("input_ids", "attention_mask")}
         options["num_return_sequences"] = count
         if prefixes is not None:
@@ -162,11 +159,7 @@ class AdversarialTrainer(DialogueTrainer):
 
     @torch.no_grad()
     def rewards(self, inputs, samples: torch.Tensor, humanness: torch.Tensor) -> torch.Tensor:
-        """Reward each token of sampled replies, (batch, sample_len).
-
-        `humanness`, (batch, sample_len), is the discriminator's probability that the reply up to
-        each token is human.
-        """
+        """Reward each token of samples; `humanness` is that of the reply up to it, 0 to 1."""
         if self.adversarial.reward == "prefixes":
             return humanness
         whole = at_last_token(humanness, samples)  # (batch,)
@@ -289,17 +282,14 @@ class AdversarialTrainer(DialogueTrainer):
         logs = [log for log in self.state.log_history if "eval_sampled_distinct_2" in log]
         if not logs or threshold == 0:
             return None
-        first, last = logs[0], logs[-1]
         signs = []
-        key = "eval_sampled_distinct_2"
-        if last[key] < threshold * first[key]:
-            signs.append(
-                f"Distinct-2 of sampled replies fell from {first[key]:.1f} to {last[key]:.1f}"
-            )
-        key = "eval_perplexity"
-        if last[key] > first[key] / threshold:
-            signs.append(f"perplexity rose from {first[key]:.1f} to {last[key]:.1f}")
-        return f"step {last['step']}: {', '.join(signs)}" if signs else None
+        before, now = (log["eval_sampled_distinct_2"] for log in (logs[0], logs[-1]))
+        if now < threshold * before:
+            signs.append(f"Distinct-2 of sampled replies fell from {before:.1f} to {now:.1f}")
+        before, now = (log["eval_perplexity"] for log in (logs[0], logs[-1]))
+        if now > before / threshold:
+            signs.append(f"perplexity rose from {before:.1f} to {now:.1f}")
+        return f"step {logs[-1]['step']}: {', '.join(signs)}" if signs else None
 
     def evaluate(self, *args, **kwargs) -> dict[str, float]:
         """Evaluate, and stop the training where it has collapsed."""

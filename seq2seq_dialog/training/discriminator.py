@@ -41,9 +41,7 @@ class Discriminator(nn.Module):
         scores = self.score(vectors[:, 1:]).squeeze(-1)
         return scores, self.baseline(vectors[:, :-1].detach()).squeeze(-1)
 
-    def losses(
-        self, inputs: dict[str, torch.Tensor], sampled: torch.Tensor, of_prefixes: bool
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    def losses(self, inputs, sampled, of_prefixes: bool) -> tuple[torch.Tensor, torch.Tensor]:
         """Judge the human reply (`labels`) to each context and the sampled one, or a random prefix.
 
         Returns the cross-entropies (2 * batch,) of human and then of sampled replies, in nats, and

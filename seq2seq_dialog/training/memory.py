@@ -67,9 +67,8 @@ def largest_budget(lengths: np.ndarray, fits: Callable[[int], bool]) -> int:
 def find_tokens_per_batch(trainer, lengths: np.ndarray) -> int:
     """Find the greatest `tokens_per_batch` whose training steps fit on the GPU, less a margin.
 
-    The trainer takes steps on batches as large as the largest of the data; `lengths` are those of
-    `lengths_of`. Weights and random states are restored afterwards; the training makes a new
-    optimizer. The processes agree on the least of their budgets.
+    Weights and random states are restored afterwards; the training makes a new optimizer. The
+    processes agree on the least of their budgets.
     """
     args, model = trainer.args, trainer.model
     weights = {name: tensor.to("cpu", copy=True) for name, tensor in model.state_dict().items()}

@@ -45,10 +45,7 @@ def lengths_of(features) -> np.ndarray:
 
 
 class TrainingProgress(ProgressCallback):
-    """A bar with figures of the training and the time left; a line per evaluation.
-
-    Figures are the keys of a log, each with its label and the format of its value.
-    """
+    """A bar with figures of the training and the time left; a line per evaluation."""
 
     def __init__(self, training_figures: dict, evaluation_figures: dict):
         super().__init__()
@@ -96,7 +93,7 @@ class DialogueTrainer(Seq2SeqTrainer):
         compute_metrics: takes an EvalPrediction of replies and references (lists of strings).
     """
 
-    # What the progress bar and the line of an evaluation show: label and format.
+    # What the progress bar and the line of an evaluation show of a log: label and format.
     training_figures: ClassVar = {
         "loss": ("loss", ".3f"),
         "tokens_per_second": ("tokens/s", ",.0f"),
@@ -211,10 +208,7 @@ class DialogueTrainer(Seq2SeqTrainer):
         return self._flops_per_token * inputs["input_ids"].numel()
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Add `tokens_per_second`: real source and target tokens of all processes.
-
-        `loss` becomes the mean over all target tokens since the last log.
-        """
+        """Make `loss` the mean over target tokens; add `tokens_per_second` of all, not padding."""
         if "loss" in logs:
             counts = torch.tensor(self._token_counts, dtype=torch.float32, device=self.args.device)
             tokens, targets, expected = self.accelerator.reduce(counts, "sum").tolist()

@@ -95,12 +95,10 @@ LAUNCH_OPTIONS = {
 
 
 def page(answer, model, tokenizer, name: str, openings=OPENINGS) -> gr.Blocks:
-    """Make the chat page of a model.
+    """Make the chat page of a model, `user/name` on the Hub or a folder.
 
-    Args:
-        answer: returns the reply to a list of messages, given options of `generate()`.
-        name: `user/name` on the Hub, or a folder.
-        openings: first messages that visitors can choose by a click.
+    `answer` returns the reply to a list of messages, given options of `generate()`. Visitors can
+    choose one of `openings` by a click.
     """
     with gr.Blocks(title=title(name), fill_height=True, analytics_enabled=False) as demo:
         gr.Markdown(heading(model, tokenizer, name), elem_classes="heading")
