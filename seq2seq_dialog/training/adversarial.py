@@ -159,7 +159,7 @@ class AdversarialTrainer(DialogueTrainer):
 
     @torch.no_grad()
     def rewards(self, inputs, samples: torch.Tensor, humanness: torch.Tensor) -> torch.Tensor:
-        """Reward each token of samples; `humanness` is that of the reply up to it, 0 to 1."""
+        """Reward each token; `humanness` is the probability that the reply up to it is human."""
         if self.adversarial.reward == "prefixes":
             return humanness
         whole = at_last_token(humanness, samples)  # (batch,)

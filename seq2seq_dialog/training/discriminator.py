@@ -42,7 +42,7 @@ class Discriminator(nn.Module):
         return scores, self.baseline(vectors[:, :-1].detach()).squeeze(-1)
 
     def losses(self, inputs, sampled, of_prefixes: bool) -> tuple[torch.Tensor, torch.Tensor]:
-        """Judge the human reply (`labels`) to each context and the sampled one, or a random prefix.
+        """Judge human replies (`labels`) and sampled ones once each, whole or up to a random token.
 
         Returns the cross-entropies (2 * batch,) of human and then of sampled replies, in nats, and
         whether each was recognised (2 * batch,), 0 or 1.

@@ -92,7 +92,7 @@ def loss_by_source(examples: Sequence[dict], sources: Sequence[str]) -> dict[str
 def encode_sources(model, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> dict:
     """Compute what likelihood and reply need of sources (batch, source_len), once for both.
 
-    Of a transformer that includes `past_key_values`, with keys and values of the cross-attention.
+    What a transformer needs includes `past_key_values`: keys and values of the cross-attention.
     """
     lengths = attention_mask.sum(1).cpu()  # (batch,)
     rows_of_parts = lengths.argsort(stable=True).split(_part_size(len(lengths)))

@@ -39,9 +39,9 @@ def last_checkpoint(output_dir: str | Path, world_size: int) -> str | None:
 
 
 def load_ended_training(trainer, folder: Path) -> bool:
-    """Load the result of a training if it had ended at `folder`, of `last_checkpoint`; tell that.
+    """Load the result of a training that had ended at `folder`; tell whether it had.
 
-    It has ended with all steps, or no patience left. Trainer would take a further step from there.
+    It ends after all steps, or with no patience left. Trainer would take a further step from there.
     """
     args = trainer.args
     state = TrainerState.load_from_json(str(folder / "trainer_state.json"))

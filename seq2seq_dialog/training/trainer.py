@@ -208,7 +208,7 @@ class DialogueTrainer(Seq2SeqTrainer):
         return self._flops_per_token * inputs["input_ids"].numel()
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Make `loss` the mean over target tokens; add `tokens_per_second` of all, not padding."""
+        """Make `loss` the mean over target tokens; add `tokens_per_second`, without padding."""
         if "loss" in logs:
             counts = torch.tensor(self._token_counts, dtype=torch.float32, device=self.args.device)
             tokens, targets, expected = self.accelerator.reduce(counts, "sum").tolist()
