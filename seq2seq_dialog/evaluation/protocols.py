@@ -16,8 +16,6 @@ from importlib.metadata import version
 from pathlib import Path
 
 from datasets import Dataset
-from nltk.tokenize import WhitespaceTokenizer
-from nltk.translate.bleu_score import SmoothingFunction, sentence_bleu
 from rouge_score.rouge_scorer import RougeScorer
 from sacrebleu.metrics import CHRF
 from sacrebleu.tokenizers.tokenizer_13a import Tokenizer13a
@@ -99,6 +97,8 @@ def plato(replies: Sequence[str], references: Sequence[str], spaced: bool = Fals
     split `don't`, which the files split about every other time: natural text scores up to half a
     point higher (benchmarks/RESULTS.md). Mind that before you compare with a paper.
     """
+    from nltk.translate.bleu_score import SmoothingFunction, sentence_bleu  # imports SciPy: slow
+
     tokens = "space" if spaced else f"13a|sacrebleu:{version('sacrebleu')}"
     if not spaced:
         tokenize = Tokenizer13a()
@@ -149,6 +149,9 @@ def multiref(
     Replies may have either spacing (see `multiref_tokens`), so `spaced` changes nothing; references
     are lower-cased and tokenised, as `read_references` returns them.
     """
+    from nltk.tokenize import WhitespaceTokenizer
+    from nltk.translate.bleu_score import SmoothingFunction, sentence_bleu
+
     smoothing = SmoothingFunction().method1
     scorer = RougeScorer(["rougeL"], tokenizer=WhitespaceTokenizer())
     names = ["bleu_1", "bleu_2", "bleu_3", "bleu_4", "rouge_l"]
