@@ -20,8 +20,6 @@ from typing import NamedTuple
 import datasets
 import evaluate
 import numpy as np
-from nltk.tokenize import RegexpTokenizer
-from rouge_score.rouge_scorer import RougeScorer
 from sacrebleu.metrics import BLEU
 
 from .text import ngrams, words
@@ -124,6 +122,9 @@ def rouge_statistics(
     replies: Sequence[str], references: Sequence[str]
 ) -> dict[str, PairStatistics]:
     """Compute the F1 of each pair, of lower-cased letters and digits of any script."""
+    from nltk.tokenize import RegexpTokenizer  # imports SciPy, as rouge_score does: slow
+    from rouge_score.rouge_scorer import RougeScorer
+
     scorer = RougeScorer(["rouge1", "rouge2", "rougeL"], tokenizer=RegexpTokenizer(r"[^\W_]+"))
     pairs = zip(replies, references, strict=True)
     scores = [scorer.score(reference.lower(), reply.lower()) for reply, reference in pairs]

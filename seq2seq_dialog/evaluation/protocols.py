@@ -16,7 +16,6 @@ from importlib.metadata import version
 from pathlib import Path
 
 from datasets import Dataset
-from rouge_score.rouge_scorer import RougeScorer
 from sacrebleu.metrics import CHRF
 from sacrebleu.tokenizers.tokenizer_13a import Tokenizer13a
 
@@ -151,6 +150,7 @@ def multiref(
     """
     from nltk.tokenize import WhitespaceTokenizer
     from nltk.translate.bleu_score import SmoothingFunction, sentence_bleu
+    from rouge_score.rouge_scorer import RougeScorer
 
     smoothing = SmoothingFunction().method1
     scorer = RougeScorer(["rougeL"], tokenizer=WhitespaceTokenizer())
