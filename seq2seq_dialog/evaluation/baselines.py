@@ -8,7 +8,6 @@ from collections.abc import Iterator
 
 import numpy as np
 from datasets import Dataset
-from sklearn.feature_extraction.text import TfidfVectorizer
 from tqdm.auto import tqdm
 
 from .text import normalised
@@ -48,6 +47,8 @@ def nearest_replies(train_rows: Dataset, rows: Dataset) -> list[str]:
 
     Memory grows with the vocabulary, not with the number of training rows.
     """
+    from sklearn.feature_extraction.text import TfidfVectorizer  # slow to import
+
     frequencies = Counter()
     for texts in _blocks(train_rows):
         for text in texts:
