@@ -5,7 +5,7 @@ from importlib.util import find_spec
 from typing import get_type_hints
 
 from .errors import UsageError, nearest
-from .evaluation.catalogue import keys_with
+from .evaluation.catalogue import OF_LIKELIHOOD, keys_with
 from .settings import Settings, bounds_of
 
 
@@ -100,7 +100,7 @@ def _check_metrics(settings: Settings) -> None:
     if metric not in known:
         hint = nearest(metric, known)
         raise UsageError(f"metric_for_best_model is {metric!r}, which is not computed.{hint}")
-    if metric not in ("loss", "perplexity") and not training.predict_with_generate:
+    if metric not in OF_LIKELIHOOD and not training.predict_with_generate:
         raise UsageError(f"metric_for_best_model is {metric}: set predict_with_generate as well.")
     for name in training.report_to:
         if name in ("tensorboard", "trackio", "wandb", "mlflow") and not find_spec(name):

@@ -223,7 +223,7 @@ INHERITED = {
     "activation_checkpointing": "Less memory for more time.",
     "torch_compile": "Compile the model with torch.compile.",
     "use_cpu": "Train on the CPU even where a GPU is.",
-    "greater_is_better": "Of metric_for_best_model; by default not for loss and perplexity.",
+    "greater_is_better": "Of metric_for_best_model; by default what the list of metrics says.",
     "report_to": "tensorboard, trackio, ... or none.",
     "run_name": "Name of the run there.",
     "push_to_hub": f"Publish the finished run on the Hub; later: {COMMAND} publish.",
@@ -315,7 +315,7 @@ class DialogueTrainingArguments(Seq2SeqTrainingArguments):
         True, "End with the best checkpoint instead of the last."
     )
     metric_for_best_model: str = setting(
-        "loss", "What best means: loss, perplexity, or bleu with predict_with_generate."
+        "loss", "What best means: loss, bits_per_byte, or bleu with predict_with_generate."
     )
     restore_callback_states_from_checkpoint: bool = setting(
         True, "A resumed run counts its patience on."

@@ -87,13 +87,21 @@ def test_wrong_settings_are_refused_with_a_way_out(tmp_path, text, flags, messag
     assert "\n" not in str(error.value)
 
 
-def test_best_is_the_lowest_perplexity_and_the_highest_bleu(tmp_path):
+@pytest.mark.parametrize(
+    ("metric", "greater", "needs_replies"),
+    [
+        ("loss", False, False),
+        ("perplexity", False, False),
+        ("bits_per_byte", False, False),
+        ("context_gain", True, False),
+        ("bleu", True, True),
+    ],
+)
+def test_what_best_means(tmp_path, metric, greater, needs_replies):
     path = config(tmp_path, "model_name_or_path: m\n")
-    directions = {"loss": False, "perplexity": False, "bleu": True}
-    for metric, greater in directions.items():
-        flags = ["--metric_for_best_model", metric, "--predict_with_generate", "true"]
-        training = parse([path, *flags]).training
-        assert training.greater_is_better is greater
+    flags = ["--predict_with_generate", "true"] if needs_replies else []
+    training = parse([path, "--metric_for_best_model", metric, *flags]).training
+    assert training.greater_is_better is greater
 
 
 def test_without_evaluation_there_is_no_best_and_no_patience(tmp_path):
