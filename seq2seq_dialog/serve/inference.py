@@ -51,9 +51,11 @@ def load(
     remedy = (
         "Give a run folder (the output_dir of a finished run) or the name of a model on the Hub."
     )
+    options = {"trust_remote_code": trust_remote_code}
+    dtype = torch.float32 if device.type == "cpu" else "auto"  # many CPUs only emulate bf16
     with loading(f"a model from {str(name)!r}", remedy):
-        tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=trust_remote_code)
-        model = AutoModelForSeq2SeqLM.from_pretrained(name, trust_remote_code=trust_remote_code)
+        tokenizer = AutoTokenizer.from_pretrained(name, **options)
+        model = AutoModelForSeq2SeqLM.from_pretrained(name, dtype=dtype, **options)
     return model.to(device).eval(), tokenizer, device
 
 

@@ -1,5 +1,6 @@
 """Answering: one reply, a conversation, the terminal chat."""
 
+import copy
 import io
 
 import pytest
@@ -73,6 +74,14 @@ def test_a_conversation_remembers_undoes_and_resets(model, tokenizer, monkeypatc
 def test_load_gives_a_model_in_evaluation_mode(saved):
     model, tokenizer, device = load(saved, "cpu")
     assert not model.training and device.type == "cpu" and tokenizer.truncation_side == "left"
+
+
+def test_a_cpu_computes_in_fp32_whatever_the_weights_are_saved_in(model, tokenizer, tmp_path):
+    copy.deepcopy(model).bfloat16().save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    loaded, _, _ = load(tmp_path, "cpu")
+    assert {parameter.dtype for parameter in loaded.parameters()} == {torch.float32}
+    assert torch.equal(loaded.shared.weight, model.shared.weight.bfloat16().float())
 
 
 def test_load_says_clearly_what_cannot_be_loaded():
