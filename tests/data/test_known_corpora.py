@@ -38,7 +38,7 @@ def test_the_sample_corpus_is_recognised_whole_and_in_part(detokenize):
 
 
 def test_the_hashes_are_those_of_the_sample_corpus():
-    replies = [text for turns in sample_dialogues(400) for text in turns[1:]]
+    replies = [text for turns in sample_dialogues(1000) for text in turns[1:]]
     with np.load(known_corpora.HASHES) as known:
         assert known["samples"].tolist() == sorted(set(response_hashes(replies)))
 
