@@ -12,7 +12,7 @@ import torch
 from transformers import AutoModelForSeq2SeqLM, PrinterCallback, pipeline
 
 from seq2seq_dialog.data.batching import DialogueCollator
-from seq2seq_dialog.decoding.settings import generation_config
+from seq2seq_dialog.decoding.generation_config import generation_config
 from seq2seq_dialog.models import artifact
 from seq2seq_dialog.serve.export import convert
 from seq2seq_dialog.serve.exported_model import ExportedModel

@@ -96,7 +96,7 @@ def read_mapping(path: Path) -> dict:
 def join_predictions(rows, outputs: list[dict], clean: Iterable[bool] | None) -> list[dict]:
     """Put what `DialogueTrainer.predict` returns beside the rows that it is of.
 
-    `clean` tells of each row whether nothing of it appears in the training set; None if not known.
+    `clean` tells which rows are, by `overlap.DEFINITIONS`; None if not known.
     """
     columns = ("dialogue_id", "turn", "context", "response")
     lines = []

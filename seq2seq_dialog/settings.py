@@ -1,7 +1,8 @@
 """Settings of a run: dataclasses whose fields have help, bounds and choices beside them.
 
 `train_arguments.parse` makes `Settings` of a config file and flags, and has them checked. They are
-not changed afterwards; what only the data can tell gives new ones (`Settings.with_training`).
+not changed afterwards; what only the data can tell gives new ones (`Settings.with_training`). A
+trainer alone fills in what it has to try out (`tokens_per_batch: auto`).
 """
 
 from __future__ import annotations
@@ -242,7 +243,7 @@ class DialogueTrainingArguments(Seq2SeqTrainingArguments):
 
     _argument_group_name = "training"
 
-    tokens_per_batch: Annotated[str, Bounds(1)] = setting(
+    tokens_per_batch: Annotated[str, Bounds(1)] = setting(  # an int, unless it is auto
         4096,
         "Source plus target tokens, padding included, of a batch on one device; auto finds the "
         "most that a GPU has memory for.",

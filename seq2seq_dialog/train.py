@@ -12,10 +12,10 @@ from transformers import EarlyStoppingCallback, set_seed
 from . import run_folder
 from .data.corpus import Corpus, audit_corpus, encode_corpus, read_corpus, report_sources
 from .data.known_corpora import recognise
+from .data.mixture import parse_sources
 from .data.rows import utterances
-from .data.sources import parse_sources
 from .data.streaming import Stream, StreamedBatches
-from .decoding.settings import generation_config
+from .decoding.generation_config import generation_config
 from .errors import run
 from .evaluation import scoring
 from .evaluation.metrics import ReplyMetric, unigram_perplexity

@@ -31,7 +31,7 @@ from transformers import (
 
 from seq2seq_dialog.data import known_corpora
 from seq2seq_dialog.data.features import encode_rows
-from seq2seq_dialog.decoding.settings import generation_config
+from seq2seq_dialog.decoding.generation_config import generation_config
 from seq2seq_dialog.models import artifact
 from seq2seq_dialog.models.tokenizer import load_tokenizer, train_tokenizer
 from seq2seq_dialog.portable import RnnSeq2SeqConfig, RnnSeq2SeqForConditionalGeneration

@@ -65,17 +65,17 @@ def _padded(lengths: np.ndarray, ends: list[int]) -> int:
     return int(np.diff([0, *ends]) @ widest.sum(axis=1, dtype=np.int64))
 
 
-def _spans(ends: list[int], is_enough: Callable[[int], bool]) -> list[tuple[int, int]] | None:
-    """Return where batches begin and end, the largest halved until their number `is_enough`.
-
-    None if all batches have one example before that.
-    """
+def _spans(ends: list[int], is_enough: Callable[[int], bool]) -> list[tuple[int, int]]:
+    """Return where batches begin and end, the largest halved until their number `is_enough`."""
     spans = list(zip([0, *ends[:-1]], ends, strict=True))
     while not is_enough(len(spans)):
         largest = max(range(len(spans)), key=lambda i: spans[i][1] - spans[i][0])
         start, end = spans.pop(largest)
         if end - start < 2:
-            return None
+            raise ValueError(
+                f"An epoch of {ends[-1]} batches of one example each is not enough for all "
+                "processes, or for as many batches as the first epoch had. Raise tokens_per_batch."
+            )
         middle = (start + end + 1) // 2
         spans[largest:largest] = [(start, middle), (middle, end)]
     return spans
@@ -91,7 +91,7 @@ class TokenBudgetSampler(Sampler[list[int]]):
         lengths: (source, target) tokens of each example, shape (examples, 2).
         budget: greatest padded size of a batch in tokens; a longer example is a batch of its own.
         draw: returns the examples of an epoch, (examples,), where these are not all of them once
-            (`sources.Draw`). Every epoch has as many batches as the first. If an epoch would have
+            (`mixture.Draw`). Every epoch has as many batches as the first. If an epoch would have
             more, some are left out at random; if it would have fewer, the largest are halved.
 
     Attributes:
@@ -115,7 +115,9 @@ class TokenBudgetSampler(Sampler[list[int]]):
                 f"{len(exact)} training examples are too few for {world_size} processes."
             )
         self.seed, self.rank, self.world_size, self.epoch = seed, rank, world_size, 0
-        # Without `draw` the ordered rounded lengths are the same in each epoch, so are the cuts.
+        # Without `draw` the ordered rounded lengths are the same in each epoch, so are the cuts. A
+        # finer grid serves if at least half of the examples share their lengths with as many others
+        # as a batch holds: then they meet others from epoch to epoch.
         cuts = {}
         for grid in GRIDS:
             ordered = exact[_order(exact, grid)]
@@ -125,11 +127,6 @@ class TokenBudgetSampler(Sampler[list[int]]):
                 cuts.setdefault(_padded(ordered, ends), (grid, ends))
         self.grid, ends = cuts[min(cuts)]
         self.spans = _spans(ends, lambda count: count % world_size == 0)
-        if self.spans is None:
-            raise ValueError(
-                f"{len(exact)} batches of one example each cannot be shared out to "
-                f"{world_size} processes. Raise tokens_per_batch, now {budget}."
-            )
         self.mean_targets = float(exact[:, 1].sum() / len(self.spans))
 
     def set_epoch(self, epoch: int) -> None:

@@ -13,8 +13,8 @@ from ..evaluation.protocols import read_references
 from ..settings import DataArguments
 from . import overlap
 from .features import encode_rows
+from .mixture import parse_sources
 from .rows import load_rows
-from .sources import parse_sources
 from .streaming import Stream
 
 
@@ -43,7 +43,7 @@ class Corpus:
 
     @property
     def clean(self) -> np.ndarray | None:
-        """Of each evaluated pair, whether nothing of it stands in train; None if not known."""
+        """Which evaluated pairs are clean, by `overlap.DEFINITIONS`; None if not known."""
         return self.audit["clean"][self.evaluated] if self.audit else None
 
     @property

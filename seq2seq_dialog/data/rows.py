@@ -12,8 +12,8 @@ from ..dataset_script.dialogues import Dialogues
 from ..dataset_script.sources import SPLITS
 from ..errors import UsageError
 from ..settings import DataArguments
-from .hub_rows import load_hub_rows, open_hub_rows
-from .sources import Source, expand_path, first_rows, parse_sources
+from .mixture import Source, expand_path, first_rows, parse_sources
+from .table_rows import load_table_rows, open_table_rows
 
 
 def load_rows(args: DataArguments) -> tuple[DatasetDict, dict]:
@@ -26,7 +26,7 @@ def load_rows(args: DataArguments) -> tuple[DatasetDict, dict]:
     """
     sources = parse_sources(args.data) if args.dataset_name is None else None
     if args.dataset_name is not None:
-        rows, problems = load_hub_rows(args)
+        rows, problems = load_table_rows(args)
     elif sources is not None:
         rows, problems = _load_sources(args, sources)
     else:
@@ -67,7 +67,7 @@ def open_rows(args: DataArguments) -> tuple[dict[str, Callable[[], Iterator[dict
         text; and a key that changes with the source.
     """
     if args.dataset_name is not None:
-        rows, key = open_hub_rows(args)
+        rows, key = open_table_rows(args)
         return rows, {}, key
     if parse_sources(args.data) is not None:
         raise UsageError(

@@ -1,9 +1,8 @@
 """Evaluation protocols by name: a figure compares with a paper's only if it is made the same way.
 
 Each takes replies, references and whether they are `spaced`, that is, in DailyDialog's own spaced
-tokens. It returns the statistics of pairs; the replies of which Distinct counts, or None; and a
-signature that names all that moves the figures: tools and versions, smoothing, case, tokens, how
-many references and what is averaged.
+tokens, and returns `Scored`. Its signature names all that moves the figures: tools and versions,
+smoothing, case, tokens, how many references and what is averaged.
 """
 
 from __future__ import annotations
@@ -14,6 +13,7 @@ import re
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
+from typing import NamedTuple
 
 from datasets import Dataset
 from sacrebleu.metrics import CHRF
@@ -24,7 +24,24 @@ from ..errors import UsageError, nearest
 from .metrics import PairStatistics, bleu_signature, figures, mean_over_pairs, pair_statistics
 from .text import normalised, words
 
-Scored = tuple[dict[str, PairStatistics], Sequence[str] | None, str]
+
+class Scored(NamedTuple):
+    """What a protocol makes of replies."""
+
+    statistics: dict[str, PairStatistics]
+    distinct_replies: Sequence[str] | None  # whose Distinct is a figure of the protocol
+    signature: str
+
+    def of(self, rows: Sequence[int]) -> Scored:
+        """Keep some pairs."""
+        statistics = {key: metric.of(rows) for key, metric in self.statistics.items()}
+        replies = self.distinct_replies
+        return Scored(statistics, replies and [replies[i] for i in rows], self.signature)
+
+    def figures(self) -> dict[str, float]:
+        """Compute each metric of all pairs, and Distinct."""
+        return figures(self.statistics, self.distinct_replies)
+
 
 # Weights of the authors' score_multiref.py. Those of BLEU-3 do not sum to 1 there.
 MULTIREF_WEIGHTS = [(1,), (0.5, 0.5), (0.33, 0.33, 0.33), (0.25, 0.25, 0.25, 0.25)]
@@ -67,8 +84,8 @@ def score(
             f"{len(replies)} replies came with {len(references)} references; give at least one, "
             "and for each reply what it is compared with."
         )
-    statistics, distinct_replies, signature = PROTOCOLS[protocol](replies, references, spaced)
-    return figures(statistics, distinct_replies), signature
+    scored = PROTOCOLS[protocol](replies, references, spaced)
+    return scored.figures(), scored.signature
 
 
 def default(replies: Sequence[str], references: Sequence[str], spaced: bool = False) -> Scored:
@@ -79,7 +96,7 @@ def default(replies: Sequence[str], references: Sequence[str], spaced: bool = Fa
         f"ROUGE-F1|nrefs:1|case:lower|tok:letters+digits|stem:no|mean:pairs|"
         f"rouge-score:{version('rouge-score')}, Distinct|case:lower|tok:space"
     )
-    return pair_statistics(replies, references), replies, signature
+    return Scored(pair_statistics(replies, references), replies, signature)
 
 
 def plato(replies: Sequence[str], references: Sequence[str], spaced: bool = False) -> Scored:
@@ -117,7 +134,7 @@ def plato(replies: Sequence[str], references: Sequence[str], spaced: bool = Fals
         f"plato: BLEU|nrefs:1|case:lower|tok:{tokens}|smooth:method7|mean:pairs|"
         f"nltk:{version('nltk')}, Distinct|case:lower|tok:{tokens}"
     )
-    return statistics, replies, signature
+    return Scored(statistics, replies, signature)
 
 
 def multiref_tokens(text: str) -> list[str]:
@@ -179,7 +196,8 @@ def multiref(
         f"multiref: BLEU|{shared}|smooth:method1|nltk:{version('nltk')}, "
         f"ROUGE-L|{shared}|beta:{ROUGE_BETA}|rouge-score:{version('rouge-score')}"
     )
-    return {name: mean_over_pairs(scores) for name, scores in values.items()}, None, signature
+    statistics = {name: mean_over_pairs(scores) for name, scores in values.items()}
+    return Scored(statistics, None, signature)
 
 
 def _f(precision: float, recall: float) -> float:

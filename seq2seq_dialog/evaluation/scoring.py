@@ -17,7 +17,7 @@ from .baselines import most_frequent_reply, nearest_replies, random_replies
 from .bootstrap import intervals
 from .catalogue import METRICS
 from .diversity import by_size, diversity
-from .metrics import figures, likelihood_statistics
+from .metrics import likelihood_statistics
 from .protocols import Scored, default, multiref, plato, second_human
 from .text import normalised, words
 
@@ -59,7 +59,7 @@ def evaluate(
     Args:
         predictions: of each of `rows` `turn`, `dialogue_id`, `reference`, `reply`, and what
             `likelihood_statistics` takes.
-        clean: (pairs,), nothing of the pair appears in the training set; None if not known.
+        clean: (pairs,), which are, by `overlap.DEFINITIONS`; None if not known.
         spaced: the text is in DailyDialog's own spaced tokens.
         multireference: references of each pair, for the protocols `multiref` and `multiref-4`.
 
@@ -81,14 +81,11 @@ def evaluate(
         subsets["clean"] = np.flatnonzero(clean)
 
     scored = _score(replies, references, multireference, spaced)
-    statistics, *rest = scored[MODEL, "default"]
-    scored[MODEL, "default"] = likelihood_statistics(predictions) | statistics, *rest
+    scored[MODEL, "default"].statistics.update(likelihood_statistics(predictions))
     results = []
     for subset, chosen in subsets.items():
-        for (system, protocol), (statistics, distinct_replies, signature) in scored.items():
-            of_subset = {key: metric.of(chosen) for key, metric in statistics.items()}
-            if distinct_replies is not None:
-                distinct_replies = [distinct_replies[i] for i in chosen]
+        for (system, protocol), of_all in scored.items():
+            of_subset = of_all.of(chosen)
             result = {
                 "system": system,
                 "protocol": protocol,
@@ -96,13 +93,14 @@ def evaluate(
                 "split": split,
                 "decoding": describe_decoding(decoding) if system == MODEL else "",
                 "pairs": len(chosen),
-                "metrics": figures(of_subset, distinct_replies),
-                "signature": signature,
+                "metrics": of_subset.figures(),
+                "signature": of_subset.signature,
             }
             if (system, protocol) == (MODEL, "default"):
-                result["intervals"] = intervals(of_subset, np.array(dialogues)[chosen], seed=seed)
+                drawn_from = np.array(dialogues)[chosen]
+                result["intervals"] = intervals(of_subset.statistics, drawn_from, seed=seed)
             results.append(result)
-    quality = _quality(replies, references, train["response"], subsets, turns, scored)
+    quality = _diversity(replies, references, train["response"], subsets, turns, scored)
     shown = {"results": results, "quality": quality, "verdict": verdict(results)}
     return {"split": split, "decoding": decoding, **shown}
 
@@ -132,7 +130,7 @@ def _score(
     return scored
 
 
-def _quality(
+def _diversity(
     replies: dict[str, Sequence[str]],
     references: Sequence[str],
     training_replies: Iterable[str],
@@ -149,7 +147,7 @@ def _quality(
         }
         for system, texts in replies.items()
     }
-    statistics, _, _ = scored[MODEL, "default"]
+    statistics = scored[MODEL, "default"].statistics
     lengths = [len(words(text)) for text in references]
     for key, kind, sizes in (("by_turn", "turns", turns), ("by_length", "words", lengths)):
         measured[MODEL][key] = by_size(kind, sizes, replies[MODEL], references, known, statistics)

@@ -25,7 +25,7 @@ from transformers import GenerationConfig
 from transformers.utils.logging import disable_progress_bar
 
 from ..data.batching import evaluation_batches
-from ..decoding.settings import bare_decoding
+from ..decoding.generation_config import bare_decoding
 from ..errors import UsageError
 from ..evaluation.catalogue import METRICS
 from ..evaluation.metrics import ReplyMetric, distinct, mean_words, self_bleu

@@ -21,7 +21,7 @@ from transformers.trainer_pt_utils import torch_pad_and_concatenate
 from transformers.trainer_utils import EvalLoopOutput, TrainOutput
 
 from ..data.batching import IGNORE, evaluation_batches
-from ..decoding.settings import bare_decoding
+from ..decoding.generation_config import bare_decoding
 from ..errors import UsageError
 from ..evaluation.catalogue import METRICS
 from ..evaluation.metrics import distinct

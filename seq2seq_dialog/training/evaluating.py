@@ -47,7 +47,7 @@ def evaluate_examples(trainer, dataloader, with_replies: bool) -> list[dict]:
                 inputs |= encode_sources(model, inputs.pop("input_ids"), inputs["attention_mask"])
             nll = target_nll(model, inputs, tokens, sharded).tolist()
             exchanged = target_nll(model, inputs, tokens, sharded, exchange=True).tolist()
-            exchanged = [None] if len(indices) == 1 else exchanged
+            exchanged = [None] if len(indices) == 1 else exchanged  # there is no other context
             replies = [None] * len(indices)
             if with_replies:
                 seed = trainer.args.seed + indices[0]
@@ -73,7 +73,7 @@ def target_bytes(features: Dataset, tokenizer) -> list[int]:
     return [len(text.encode()) for text in texts]
 
 
-def likelihood(examples: Sequence[dict]) -> dict[str, float]:
+def likelihood_figures(examples: Sequence[dict]) -> dict[str, float]:
     """Sum up examples: `loss` (nats per target token), `target_tokens`, `likelihood_statistics`."""
     statistics = likelihood_statistics(examples)
     nll, tokens = statistics["perplexity"].sums()
@@ -86,7 +86,7 @@ def loss_by_source(examples: Sequence[dict], sources: Sequence[str]) -> dict[str
     groups: dict[str, list[dict]] = {}
     for example, source in zip(examples, sources, strict=True):
         groups.setdefault(source, []).append(example)
-    return {f"loss_{source}": likelihood(group)["loss"] for source, group in groups.items()}
+    return {f"loss_{source}": likelihood_figures(group)["loss"] for source, group in groups.items()}
 
 
 def encode_sources(model, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> dict:

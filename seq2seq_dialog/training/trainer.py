@@ -23,7 +23,7 @@ from transformers.trainer_utils import (
 )
 
 from ..data.batching import IGNORE, DialogueCollator, TokenBudgetSampler, evaluation_batches
-from ..data.sources import Draw
+from ..data.mixture import Draw
 from ..data.streaming import StreamedBatches
 from ..errors import UsageError
 from ..evaluation.catalogue import METRICS
@@ -32,7 +32,7 @@ from ..portable.modeling_rnn import shift_right
 from ..run_folder import read_json, write_json
 from ..settings import DialogueTrainingArguments
 from . import sharding
-from .evaluating import evaluate_examples, likelihood, loss_by_source, token_nll
+from .evaluating import evaluate_examples, likelihood_figures, loss_by_source, token_nll
 from .memory import find_tokens_per_batch
 from .optimizers import scaled_groups
 from .resume import load_ended_training
@@ -89,7 +89,7 @@ class DialogueTrainer(Seq2SeqTrainer):
 
     Args:
         processing_class: the tokenizer.
-        weights: of the sources of `train_dataset`, where it has several (`sources`).
+        weights: of the sources of `train_dataset`, where it has several (`data.mixture`).
         compute_metrics: takes an EvalPrediction of replies and references (lists of strings).
     """
 
@@ -134,6 +134,7 @@ class DialogueTrainer(Seq2SeqTrainer):
         self._flops_per_token = 6 * model.num_parameters(exclude_embeddings=True)
         # Since the last log: tokens, target tokens, and those of as many average batches.
         self._token_counts, self._log_time = np.zeros(3), time.perf_counter()
+        self._mean_targets = 0.0  # target tokens of an average batch
         self._predicting = False
         self._streams = isinstance(self.train_dataset, StreamedBatches)
         self._stream_position = None  # of the last batch taken
@@ -280,7 +281,7 @@ class DialogueTrainer(Seq2SeqTrainer):
     def evaluation_loop(self, dataloader, *, metric_key_prefix, **ignored) -> EvalLoopOutput:
         """Evaluate, and reply where that is asked for.
 
-        Returns `predictions`, those of `evaluate_examples`, and `metrics`: those of `likelihood`,
+        Returns `predictions`, those of `evaluate_examples`, and `metrics`: `likelihood_figures`,
         `loss_NAME` of each of several sources, and what `compute_metrics` adds.
         """
         started = time.perf_counter()
@@ -289,7 +290,7 @@ class DialogueTrainer(Seq2SeqTrainer):
         self.callback_handler.eval_dataloader = dataloader
         with_replies = self._predicting or self.args.predict_with_generate
         examples = evaluate_examples(self, dataloader, with_replies)
-        metrics = likelihood(examples)
+        metrics = likelihood_figures(examples)
         if "source" in dataloader.dataset.column_names:
             metrics |= loss_by_source(examples, dataloader.dataset["source"])
         if with_replies and self.compute_metrics is not None:

@@ -100,7 +100,9 @@ def test_too_few_examples_are_refused(examples, world_size):
 
 
 def test_single_examples_that_do_not_divide_are_refused():
-    with pytest.raises(ValueError, match=r"cannot be shared out to 2 processes. Raise tokens_per"):
+    with pytest.raises(
+        ValueError, match=r"is not enough for all processes.* Raise tokens_per_batch"
+    ):
         TokenBudgetSampler([(600, 10)] * 5, 100, world_size=2)
 
 

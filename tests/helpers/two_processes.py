@@ -10,7 +10,7 @@ from helpers.trainers import limited, make_trainer
 from transformers import T5Config, T5ForConditionalGeneration, set_seed
 
 from seq2seq_dialog.data.features import encode_rows
-from seq2seq_dialog.decoding.settings import generation_config
+from seq2seq_dialog.decoding.generation_config import generation_config
 from seq2seq_dialog.models.tokenizer import load_tokenizer
 from seq2seq_dialog.settings import DataArguments, DecodingArguments, ModelArguments
 from seq2seq_dialog.training.evaluating import token_nll

@@ -176,7 +176,7 @@ def test_the_real_t5_tokenizer_loads_on_both_lines(
 
 @pytest.mark.legacy
 def test_a_generic_tokenizer_loads_on_both_lines(bart, home, legacy_python):
-    from seq2seq_dialog.decoding.settings import generation_config
+    from seq2seq_dialog.decoding.generation_config import generation_config
     from seq2seq_dialog.models.build import load_model
     from seq2seq_dialog.models.tokenizer import load_tokenizer
     from seq2seq_dialog.settings import DecodingArguments, ModelArguments

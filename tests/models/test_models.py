@@ -10,7 +10,7 @@ from transformers import (
 )
 
 from seq2seq_dialog.data.features import encode_rows
-from seq2seq_dialog.decoding.settings import generation_config
+from seq2seq_dialog.decoding.generation_config import generation_config
 from seq2seq_dialog.errors import UsageError
 from seq2seq_dialog.models.build import check_lengths, load_model
 from seq2seq_dialog.models.tokenizer import load_tokenizer, train_tokenizer

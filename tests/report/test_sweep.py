@@ -7,7 +7,7 @@ import pytest
 import torch
 from transformers import T5ForConditionalGeneration
 
-from seq2seq_dialog.decoding.settings import bare_decoding
+from seq2seq_dialog.decoding.generation_config import bare_decoding
 from seq2seq_dialog.errors import UsageError
 from seq2seq_dialog.models import artifact
 from seq2seq_dialog.portable.context import encode_context

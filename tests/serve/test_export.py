@@ -18,7 +18,7 @@ from transformers import (
     set_seed,
 )
 
-from seq2seq_dialog.decoding.settings import generation_config
+from seq2seq_dialog.decoding.generation_config import generation_config
 from seq2seq_dialog.errors import UsageError
 from seq2seq_dialog.models import artifact
 from seq2seq_dialog.models.tokenizer import prepare_tokenizer

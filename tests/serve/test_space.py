@@ -24,7 +24,7 @@ from helpers.hub_cards import check_card
 from huggingface_hub import HfApi
 from transformers import T5Config, T5ForConditionalGeneration, set_seed
 
-from seq2seq_dialog.decoding.settings import generation_config
+from seq2seq_dialog.decoding.generation_config import generation_config
 from seq2seq_dialog.errors import UsageError
 from seq2seq_dialog.hub.publish_model import GRADIO, PAGE, space_files
 from seq2seq_dialog.models import artifact

@@ -10,7 +10,7 @@ from helpers.corpus import ROOT
 from helpers.runs import finish, start_two
 from torch.nn import functional
 
-from seq2seq_dialog.decoding.settings import generation_config
+from seq2seq_dialog.decoding.generation_config import generation_config
 from seq2seq_dialog.errors import UsageError
 from seq2seq_dialog.models.build import discriminator_config
 from seq2seq_dialog.portable.modeling_rnn import shift_right

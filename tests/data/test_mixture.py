@@ -14,8 +14,8 @@ from rich.console import Console
 from seq2seq_dialog.data.batching import TokenBudgetSampler
 from seq2seq_dialog.data.corpus import report_sources
 from seq2seq_dialog.data.features import encode_rows
+from seq2seq_dialog.data.mixture import Draw, parse_sources
 from seq2seq_dialog.data.rows import load_rows
-from seq2seq_dialog.data.sources import Draw, parse_sources
 from seq2seq_dialog.data.streaming import Stream
 from seq2seq_dialog.errors import UsageError
 from seq2seq_dialog.settings import DataArguments

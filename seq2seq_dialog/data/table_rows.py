@@ -39,7 +39,7 @@ Splits = dict[str, Dataset]  # of a stream, IterableDataset
 Reader = Callable[[Dataset, str, Note], Iterator[Dialogue]]  # rows of a split, its name
 
 
-def load_hub_rows(args: DataArguments) -> tuple[DatasetDict, dict]:
+def load_table_rows(args: DataArguments) -> tuple[DatasetDict, dict]:
     """Read `dataset_name` to rows with the columns and types of the dataset script's.
 
     A data set with train alone is split like a single text file, by the hash of each dialogue. Rows
@@ -73,7 +73,7 @@ def load_hub_rows(args: DataArguments) -> tuple[DatasetDict, dict]:
     return DatasetDict(result), problems
 
 
-def open_hub_rows(args: DataArguments) -> tuple[dict[str, Callable[[], Iterator[dict]]], str]:
+def open_table_rows(args: DataArguments) -> tuple[dict[str, Callable[[], Iterator[dict]]], str]:
     """Open `dataset_name` as a stream: a reader of each split, and a key that changes with them."""
     name, revision = args.dataset_name, args.dataset_revision or "main"
     with _reading(name, revision):
