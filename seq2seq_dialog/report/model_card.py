@@ -27,8 +27,7 @@ from .tables import render
 
 GREETING = ["Hello! How are you?", "Fine, thanks. And you?", "Very well, thank you."]
 EXAMPLES = (1, 2, 3)  # turns of the contexts that are examples
-INDEXED = {  # the figures of each protocol that go into the metadata
-    "default": keys_with("main"),
+INDEXED = {  # what goes into the metadata besides the main figures of the default protocol
     "plato": ("plato_bleu_1", "plato_bleu_2"),
     "multiref": ("bleu_2", "rouge_l"),
 }
@@ -211,8 +210,9 @@ def measured(evaluated: dict, metrics: dict, data: DataTerms) -> list[EvalResult
         if split in metrics
     ]
     results = []
+    indexed = INDEXED | {"default": keys_with("main")}
     for row in rows:
-        for key in INDEXED.get(row["protocol"], ()):
+        for key in indexed.get(row["protocol"], ()):
             value = row["metrics"].get(key)
             if value is None or not math.isfinite(value):
                 continue

@@ -15,6 +15,7 @@ from seq2seq_dialog.data.overlap import audit
 from seq2seq_dialog.data.rows import load_rows, utterances
 from seq2seq_dialog.errors import UsageError
 from seq2seq_dialog.settings import DataArguments
+from seq2seq_dialog.train_arguments import parse
 
 SPLITS = ("train", "validation", "test")
 
@@ -267,7 +268,7 @@ def test_rows_of_a_dialogue_that_are_apart_are_refused(tmp_path):
 
 def test_wrong_sources_are_one_message(tmp_path):
     with pytest.raises(UsageError, match=r"data is 'a.txt' and dataset_name 'ann/talks'.*one of"):
-        load("ann/talks", data="a.txt")
+        parse(["demo", "--data", "a.txt", "--dataset_name", "ann/talks"])
     with pytest.raises(UsageError, match=r"talk.txt' is a file.*Give dialogue text as data"):
         load(text_file(tmp_path / "talk.txt", [["a", "b"]]))
     name = stored(tmp_path / "a", test={"dialog": [["a", "b"]]})

@@ -153,7 +153,7 @@ def test_plato_warns_of_nothing_and_counts_failures_as_0(monkeypatch):
             raise ZeroDivisionError
         return 0.5
 
-    monkeypatch.setattr("seq2seq_dialog.evaluation.protocols.sentence_bleu", fail)
+    monkeypatch.setattr("nltk.translate.bleu_score.sentence_bleu", fail)
     assert spaced_plato(["a", "b c"], ["a", "b c"])["plato_bleu_2"] == 25
 
 

@@ -33,7 +33,7 @@ def rows_of_run(seed: int = 0, kept: float = 0.3) -> list[dict]:
                     "reference": turns[t],
                     "reply": " ".join(words),
                     "nll": (nll := (1 + len(words)) * (4 - 2 * kept) * draw.uniform(0.9, 1.1)),
-                    "exchanged_nll": nll + kept * len(words),
+                    "exchanged_nll": nll + kept * len(words) * draw.uniform(0.9, 1.1),
                     "tokens": 1 + len(words),
                     "bytes": len(turns[t].encode()),
                     "clean": d % 2 == 0,

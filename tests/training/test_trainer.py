@@ -269,7 +269,8 @@ def test_predictions_are_the_replies_to_single_contexts_in_order(
         with torch.no_grad():
             loss = model(input_ids=torch.tensor([example["input_ids"]]), labels=labels).loss
         assert prediction["nll"] == pytest.approx(loss.item() * labels.numel(), rel=1e-4)
-        assert prediction["bytes"] == len(example["response"].encode())
+        if not example["target_cut"]:
+            assert prediction["bytes"] == len(example["response"].encode())
     assert replies == [generate_response(row["context"], model, tokenizer) for row in some]
     assert sum(p["tokens"] for p in output.predictions) == output.metrics["test_target_tokens"]
     scored = ReplyMetric(keep_in_memory=True).compute(
