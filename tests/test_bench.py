@@ -194,12 +194,12 @@ def test_the_exact_loss_does_not_depend_on_batches(model, features):
 
 
 def test_the_corpus_repeats_with_changed_words(tmp_path):
-    preparation.write_corpus(str(SAMPLES), 1000, tmp_path / "text")
+    preparation.write_corpus(str(SAMPLES), 1400, tmp_path / "text")
     lines = (tmp_path / "text").read_text(encoding="utf-8").split("\n")
     originals = SAMPLES.read_text(encoding="utf-8").split("\n")
-    assert len(lines) == 1001 and lines[-1] == ""
-    assert len(set(lines)) > 990 and len(set(lines) & set(originals)) < 10
-    assert lines[400].count("__eou__") == originals[0].count("__eou__")
+    assert len(lines) == 1401 and lines[-1] == ""
+    assert len(set(lines)) > 1390 and len(set(lines) & set(originals)) < 10
+    assert lines[1000].count("__eou__") == originals[0].count("__eou__")
 
 
 def test_random_features_have_the_lengths_of_dailydialog(tokenizer, tmp_path):

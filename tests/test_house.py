@@ -175,9 +175,9 @@ def test_public_names_are_there():
 def test_the_sample_corpus_is_what_it_says():
     lines = (ROOT / "samples" / "dialogues_text.txt").read_text(encoding="utf-8").split("\n")
     dialogues = [[u.strip() for u in line.split("__eou__")] for line in lines if line]
-    assert len(dialogues) >= 300 and lines[-1] == ""
+    assert len(dialogues) >= 1000 and lines[-1] == ""
     assert all(turns[-1] == "" and 3 <= len(turns) - 1 <= 12 for turns in dialogues)
     assert all(turn for turns in dialogues for turn in turns[:-1])
     assert len({tuple(turns) for turns in dialogues}) == len(dialogues)
     first = [turns[0] for turns in dialogues]
-    assert len(set(first)) > 0.95 * len(first)  # no templates
+    assert len(set(first)) > 0.9 * len(first)  # no templates, but people open alike

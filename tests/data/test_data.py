@@ -152,7 +152,7 @@ def test_limits_take_the_first_rows():
 
 def test_the_pytorch_dataset_works_with_a_plain_dataloader(tokenizer, model):
     dataset = DailyDialogDataset(tokenizer, str(SAMPLES), max_length=32)
-    assert len(dataset) == 2390
+    assert len(dataset) == 6384
     item = dataset[0]
     assert set(item) == {"input_ids", "attention_mask", "labels"}
     assert len(item["input_ids"]) == len(item["attention_mask"]) <= 32
