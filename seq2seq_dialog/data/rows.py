@@ -13,7 +13,7 @@ from ..dataset_script.sources import SPLITS
 from ..errors import UsageError
 from ..settings import DataArguments
 from .mixture import Source, expand_path, first_rows, parse_sources
-from .table_rows import load_table_rows, open_table_rows
+from .table_formats import load_table_rows, open_table_rows
 
 
 def load_rows(args: DataArguments) -> tuple[DatasetDict, dict]:

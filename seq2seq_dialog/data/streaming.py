@@ -20,7 +20,7 @@ from ..settings import DataArguments
 from .batching import DialogueCollator, TokenBudgetSampler
 from .features import encode
 from .rows import check_training_pairs, open_rows
-from .table_rows import FEATURES
+from .table_formats import FEATURES
 
 KEPT_PAIRS = 50_000  # of train: tokenizer, baselines and unigram model are made from them
 BUFFER_PAIRS = 20_000  # shuffled together

@@ -1,4 +1,4 @@
-"""Decoding settings as transformers keeps them: `GenerationConfig`."""
+"""The fields of `settings.DecodingArguments` as transformers keeps them: `GenerationConfig`."""
 
 from __future__ import annotations
 

@@ -7,6 +7,7 @@ entropy, self-BLEU and perplexity.
 
 What compares replies with references is a sum over pairs: `pair_statistics` reads the texts once,
 and `figures` of all pairs or of some, and bootstrap resamples, are made of the same statistics.
+`catalogue.py` has the label, unit and direction of each figure.
 """
 
 from __future__ import annotations

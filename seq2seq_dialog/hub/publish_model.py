@@ -21,7 +21,7 @@ from .push import Publication, RepoKind, prepare, send
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 PAGE = PORTABLE.parent / "serve" / "space"
 GRADIO = "6.31.0"  # the version in a Space
-CODE = ("configuration_rnn.py", "context.py", "modeling_rnn.py", "pipeline.py")
+CODE = tuple(sorted(path.name for path in PORTABLE.glob("[!_]*.py")))
 # What goes up where a run has it, besides weights, code and card.
 PUBLISHED = (
     "added_tokens.json",

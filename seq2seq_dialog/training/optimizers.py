@@ -1,4 +1,4 @@
-"""Rates of the optimizer, tensor by tensor.
+"""Optimizers that are not of transformers: `adamw_scaled`, AdamW with a rate for each tensor.
 
 T5's parameters start at scales that differ by orders of magnitude: embeddings with a standard
 deviation of 1, query matrices with (d_model * d_kv)^-0.5. AdamW moves every number by about the
@@ -11,6 +11,7 @@ weights: those change, and a run that goes on from a checkpoint would go on at o
 from __future__ import annotations
 
 from torch import nn
+from torch.optim import Optimizer
 
 from ..errors import UsageError
 from ..settings import SCALED, T5_LIKE
@@ -31,6 +32,15 @@ def rate_factor(name: str, parameter: nn.Parameter, config) -> float:
         return 1.0
     inputs = parameter.shape[-1]  # (outputs, inputs)
     return (inputs * config.d_kv) ** -0.5 if module == "q" else inputs**-0.5
+
+
+def scaled_adamw(trainer, model) -> Optimizer:
+    """Make the AdamW of a trainer's settings with a rate for each tensor of a model."""
+    decayed = set(trainer.get_decay_parameter_names(model))
+    adamw, options = trainer.get_optimizer_cls_and_kwargs(trainer.args, model)
+    rate = options.pop("lr")
+    groups = scaled_groups(model, decayed, rate, trainer.args.weight_decay)
+    return adamw(groups, lr=rate, **options)
 
 
 def scaled_groups(

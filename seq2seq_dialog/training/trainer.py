@@ -34,7 +34,7 @@ from ..settings import DialogueTrainingArguments
 from . import sharding
 from .evaluating import evaluate_examples, likelihood_figures, loss_by_source, token_nll
 from .memory import find_tokens_per_batch
-from .optimizers import scaled_groups
+from .optimizers import scaled_adamw
 from .resume import load_ended_training
 
 
@@ -197,12 +197,7 @@ class DialogueTrainer(Seq2SeqTrainer):
     def create_optimizer(self, model=None) -> torch.optim.Optimizer:
         """Make the optimizer; with `adamw_scaled`, AdamW with a rate for each tensor."""
         if self.optimizer is None and self.args.scaled_rates:
-            model = self.model if model is None else model
-            decayed = set(self.get_decay_parameter_names(model))
-            adamw, options = self.get_optimizer_cls_and_kwargs(self.args, model)
-            rate = options.pop("lr")
-            groups = scaled_groups(model, decayed, rate, self.args.weight_decay)
-            self.optimizer = adamw(groups, lr=rate, **options)
+            self.optimizer = scaled_adamw(self, self.model if model is None else model)
         return super().create_optimizer(model)
 
     def floating_point_ops(self, inputs) -> int:

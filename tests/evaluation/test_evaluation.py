@@ -14,6 +14,7 @@ from seq2seq_dialog.evaluation.scoring import (
     describe_decoding,
     evaluate,
 )
+from seq2seq_dialog.settings import DecodingArguments
 
 DECODING = {"num_beams": 1, "do_sample": False, "max_new_tokens": 40, "temperature": 1.0}
 
@@ -98,6 +99,11 @@ def test_several_references(pairs):
     assert {r["system"] for r in found["results"] if r["protocol"] == "multiref"} == systems - {
         HUMAN
     }
+
+
+def test_no_decoding_setting_is_left_out_of_its_name():
+    other = {"do_sample": True} | dict.fromkeys(vars(DecodingArguments()).keys() - {"do_sample"}, 7)
+    assert describe_decoding(other).count("=7") == len(other) - 1
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from datasets import Dataset, DatasetDict
 from helpers.corpus import ROOT, sample_dialogues
 from seq2seq_dialog.dataset_script.dialogues import split_of
 
-from seq2seq_dialog.data import table_rows
+from seq2seq_dialog.data import table_formats
 from seq2seq_dialog.data.overlap import audit
 from seq2seq_dialog.data.rows import load_rows, utterances
 from seq2seq_dialog.errors import UsageError
@@ -200,7 +200,7 @@ def test_labels_of_the_known_kind_are_kept(tmp_path):
     rows, _ = load(stored(tmp_path, train=rows, test=rows))
     assert rows["train"]["act"][:] == [3, None]
     assert rows["train"]["emotion"][:] == [None, None]
-    assert rows["train"].features == table_rows.FEATURES
+    assert rows["train"].features == table_formats.FEATURES
 
 
 def test_the_same_data_is_prepared_once_and_known_in_another_process(tmp_path):
@@ -230,7 +230,7 @@ def test_the_same_data_is_prepared_once_and_known_in_another_process(tmp_path):
 def test_a_change_of_this_code_prepares_anew(tmp_path, monkeypatch):
     name = stored(tmp_path / "data", train={"dialog": sample_dialogues(30)})
     before, _ = load(name)
-    monkeypatch.setattr(table_rows, "CODE", b"other code")
+    monkeypatch.setattr(table_formats, "CODE", b"other code")
     assert load(name)[0]["train"]._fingerprint != before["train"]._fingerprint
 
 
