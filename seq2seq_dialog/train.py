@@ -90,7 +90,7 @@ def main(argv: list[str] | None = None) -> None:
 
     # 10. Write the report
     write_report(run_dir, metrics, settings, console)
-    trainer.end()
+    trainer.end()  # closes trackers and the group of processes
 
     # 11. Publish
     publish_run(run_dir, repo, settings)

@@ -11,8 +11,6 @@ A step on one batch sees one length, and teaches less than a step on examples dr
 A step on several smaller batches (`gradient_accumulation_steps`, processes) teaches nearly as much.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 

@@ -1,7 +1,5 @@
 """The dialogues of a run: their rows by split, and what stands in more than one of them."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, replace
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Dialogues as a PyTorch Dataset, for a training loop of your own."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import torch

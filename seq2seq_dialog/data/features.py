@@ -1,7 +1,5 @@
 """Rows (context, response) to token ids."""
 
-from __future__ import annotations
-
 import hashlib
 import inspect
 import json

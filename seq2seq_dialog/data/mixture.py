@@ -5,8 +5,6 @@ share of the dialogues comes once more, others in each epoch. The draw depends o
 epoch alone, so a run goes on from any checkpoint as if it had not stopped.
 """
 
-from __future__ import annotations
-
 import math
 import os
 import re

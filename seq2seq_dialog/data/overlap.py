@@ -7,8 +7,6 @@ training dialogue holds half or more. Texts are compared by their 64-bit hashes.
 Validation and test are kept in memory, train is read once: most data is training data.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from itertools import chain, islice
 from typing import NamedTuple

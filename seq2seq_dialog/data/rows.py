@@ -1,7 +1,5 @@
 """The source that the settings name, to (context, response) rows: prepared, or as a stream."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace

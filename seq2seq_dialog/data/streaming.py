@@ -5,8 +5,6 @@ dialogue, fills a buffer and cuts it to batches by token budget. The batches of 
 random order, so that the rows are shuffled as far as the buffer reaches.
 """
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Callable, Iterator
 from functools import partial

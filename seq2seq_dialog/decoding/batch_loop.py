@@ -4,8 +4,6 @@
 the tokens that it computes stand behind an end. Here a row leaves the batch when its reply ends.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from copy import copy
 

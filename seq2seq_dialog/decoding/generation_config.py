@@ -1,7 +1,5 @@
 """The fields of `settings.DecodingArguments` as transformers keeps them: `GenerationConfig`."""
 
-from __future__ import annotations
-
 from transformers import GenerationConfig
 
 from ..settings import DecodingArguments

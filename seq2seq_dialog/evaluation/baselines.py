@@ -1,7 +1,5 @@
 """What a model has to beat: replies that need no model, from the training rows alone."""
 
-from __future__ import annotations
-
 import random
 from collections import Counter
 from collections.abc import Iterator

@@ -4,8 +4,6 @@ A new metric takes an entry here and a computation: in `metrics.py` where replie
 references, in `diversity.py` where they are looked at by themselves.
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """How texts are compared: what they say, however written; their words and n-grams."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator, Sequence
 

@@ -1,7 +1,5 @@
 """Models: a checkpoint to fine-tune, or a new one from a config."""
 
-from __future__ import annotations
-
 import math
 
 import yaml

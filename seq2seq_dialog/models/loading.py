@@ -1,7 +1,5 @@
 """Loading by `from_pretrained`, whose many errors become one message with the way out."""
 
-from __future__ import annotations
-
 from contextlib import contextmanager
 
 from ..errors import UsageError

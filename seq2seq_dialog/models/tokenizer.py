@@ -1,7 +1,5 @@
 """Tokenizers: a checkpoint's own, or a new one trained on the utterances."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from pathlib import Path
 

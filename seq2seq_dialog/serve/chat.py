@@ -1,7 +1,5 @@
 """Chat in the terminal, or in a pipe: each line read gives a line printed."""
 
-from __future__ import annotations
-
 import sys
 from contextlib import suppress
 

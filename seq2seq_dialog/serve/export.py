@@ -1,7 +1,5 @@
 """Export a trained T5 to CTranslate2, measured against the model it is made of."""
 
-from __future__ import annotations
-
 import shutil
 import time
 from collections.abc import Sequence

@@ -5,8 +5,6 @@ shared_vocabulary.json), the tokenizer's files, generation_config.json, and expo
 identifies the weights that were exported, and compares the export with them.
 """
 
-from __future__ import annotations
-
 import hashlib
 import logging
 from copy import deepcopy

@@ -1,7 +1,5 @@
 """Answering: load a trained folder, reply to a context, hold a conversation."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 

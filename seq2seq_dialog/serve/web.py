@@ -3,8 +3,6 @@
 The page itself is defined once, in space/app.py, which a Space runs without this package.
 """
 
-from __future__ import annotations
-
 import time
 from contextlib import suppress
 from functools import partial

@@ -7,8 +7,6 @@ learned baseline estimates the gradient of the expected reward. Human replies ar
 their advantage were constant (teacher forcing, section 3.2): the generator sees none otherwise.
 """
 
-from __future__ import annotations
-
 import logging
 import math
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The discriminator of adversarial training: it tells human replies from generated ones."""
 
-from __future__ import annotations
-
 import torch
 from torch import nn
 from torch.nn import functional

@@ -4,8 +4,6 @@ Sources of a batch have like lengths. They are encoded in parts whose lengths ar
 and the targets go through the decoder in parts as well, which saves padding.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from contextlib import nullcontext
 

@@ -1,7 +1,5 @@
 """Memory: the greatest budget of tokens whose batches fit, and reuse of freed memory on a CPU."""
 
-from __future__ import annotations
-
 import ctypes
 import gc
 import math

@@ -8,8 +8,6 @@ scale at which it starts. The factors come from the model's config and shapes, n
 weights: those change, and a run that goes on from a checkpoint would go on at other rates.
 """
 
-from __future__ import annotations
-
 from torch import nn
 from torch.optim import Optimizer
 

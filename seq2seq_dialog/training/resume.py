@@ -1,7 +1,5 @@
 """Going on with an interrupted run: whether it may, from which checkpoint, and what is loaded."""
 
-from __future__ import annotations
-
 import math
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Sharding a training over several GPUs: what FSDP and DeepSpeed can do, and what they need."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 

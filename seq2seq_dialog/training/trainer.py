@@ -1,7 +1,5 @@
 """DialogueTrainer: Seq2SeqTrainer with batches by token budget and exact evaluation."""
 
-from __future__ import annotations
-
 import math
 import time
 from functools import partial
