@@ -35,6 +35,9 @@ from .memory import find_tokens_per_batch
 from .optimizers import scaled_adamw
 from .resume import load_ended_training
 
+# Of x86 and of ARM; a CPU without them computes bf16 step by step in software.
+BF16_INSTRUCTIONS = ("avx512_bf16", "amx_bf16", "bf16", "sve_bf16")
+
 
 def lengths_of(features) -> np.ndarray:
     """Return source and target tokens of each example, (examples, 2)."""
@@ -358,6 +361,14 @@ def _check(model, args: DialogueTrainingArguments) -> None:
         raise UsageError(
             f"fp16 does not work for {model_type}: its activations exceed fp16's greatest number, "
             "65,504, and the loss becomes nan. Use bf16 or fp32."
+        )
+    # Older versions of torch do not tell; then it is not refused.
+    capabilities = getattr(torch.cpu, "get_capabilities", dict)()
+    on_cpu = args.device.type == "cpu" and precision == "bf16"
+    if on_cpu and capabilities and not any(map(capabilities.get, BF16_INSTRUCTIONS)):
+        raise UsageError(
+            "bf16 is on, but this CPU has no instructions for it: a step would take many times as "
+            "long as in fp32. Leave bf16 out, or set it to false."
         )
     if args.activation_checkpointing and not model.supports_gradient_checkpointing:
         raise UsageError(

@@ -383,6 +383,19 @@ def test_fp16_is_refused_for_t5(model, tokenizer, features, tmp_path, monkeypatc
         make_trainer(model, tokenizer, features, tmp_path)
 
 
+def test_bf16_is_refused_on_a_cpu_without_its_instructions(
+    model, tokenizer, features, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx2": True, "avx512_bf16": False})
+    with pytest.raises(UsageError, match=r"bf16 is on, but this CPU has no instructions for it"):
+        make_trainer(model, tokenizer, features, tmp_path, bf16=True)
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")  # what accelerate launch sets
+    with pytest.raises(UsageError, match=r"Leave bf16 out, or set it to false"):
+        make_trainer(model, tokenizer, features, tmp_path, bf16=None)
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"neon": True, "bf16": True})
+    make_trainer(model, tokenizer, features, tmp_path, bf16=True)
+
+
 def test_several_gpus_need_a_process_each(model, tokenizer, features, tmp_path, monkeypatch):
     monkeypatch.setattr(DialogueTrainingArguments, "n_gpu", 2)
     with pytest.raises(UsageError, match=r"There are 2 GPUs, but one process.*accelerate launch"):
@@ -575,7 +588,8 @@ def test_sampling_in_an_evaluation_does_not_disturb_the_training(
         assert tensor.equal(results[1][name]), name
 
 
-def test_bf16_trains(model, tokenizer, features, tmp_path):
+def test_bf16_trains(model, tokenizer, features, tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True})
     trainer = make_trainer(
         model, tokenizer, features, tmp_path, bf16=True, max_steps=30, learning_rate=3e-3
     )
