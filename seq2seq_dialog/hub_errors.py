@@ -1,4 +1,4 @@
-"""What went wrong on the Hub, in words, and what to do: for reading and for publishing alike."""
+"""What went wrong on the Hub, in words, and what to do: for data and for publishing alike."""
 
 import json
 from contextlib import contextmanager

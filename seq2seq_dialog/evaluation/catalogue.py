@@ -1,7 +1,7 @@
 """Every figure that is reported, described once: tables, pictures, card and settings read it here.
 
-A new metric takes an entry here and a computation: in `metrics.py` where replies are compared with
-references, in `diversity.py` where they are looked at by themselves.
+A new metric takes an entry here and a computation in `metrics.py`: a function in `PAIR_METRICS` where
+replies are compared with references, one that `diversity.py` calls where they stand by themselves.
 """
 
 import math

@@ -2,7 +2,7 @@
 
 sacreBLEU (Post, 2018) with its signature, corpus BLEU-1 to 4, chrF (Popović, 2015), ROUGE-1/2/L
 (Lin, 2004), Distinct-1/2 (Li et al., 2016) and mean lengths. Words stand apart by white space: for
-languages written without it, only chrF and perplexity say something. Beside it, as functions:
+languages written without it, only chrF and likelihood say something. Beside it, as functions:
 entropy, self-BLEU and perplexity.
 
 What compares replies with references is a sum over pairs: `pair_statistics` reads the texts once,

@@ -95,6 +95,8 @@ def compare(
     """
     output = None if output is None else Path(output)
     _check(samples, seed, output)
+    if subset not in ("full", "clean"):
+        raise UsageError(f"subset is {subset!r}; it must be one of full, clean.")
     runs = [read_predictions(folder), read_predictions(other)]
     _check_pairs(*runs)
     if subset == "clean":

@@ -46,6 +46,11 @@ def export(
     Replies, speed and sacreBLEU of both are compared on `samples` evenly spaced test contexts,
     printed, and kept in export.json. An earlier export is replaced only by one that passes.
     """
+    if quantization not in SMALLEST_EQUAL_SHARE:
+        raise UsageError(
+            f"quantization is {quantization!r}; it must be one of "
+            f"{', '.join(SMALLEST_EQUAL_SHARE)}."
+        )
     if samples < 2:
         raise UsageError(f"samples is {samples}; it must be at least 2.")
     require_ctranslate2()

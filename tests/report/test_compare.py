@@ -289,6 +289,7 @@ def test_clean_pairs_that_are_not_there_are_refused(run):
     [
         ({"samples": 99}, "samples is 99; it must be at least 100"),
         ({"seed": -1}, "seed is -1; it must be at least 0"),
+        ({"subset": "dirty"}, "subset is 'dirty'; it must be one of full, clean"),
         ({"output": "x.txt"}, r"output is 'x.txt'; it must end in \.json"),
         ({"output": "other.json"}, "'other.json' is no earlier comparison"),
         ({"output": "broken.json"}, "'broken.json' is no earlier comparison"),

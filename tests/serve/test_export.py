@@ -359,9 +359,16 @@ def test_models_that_cannot_be_exported_are_refused(make_rnn):
         check_convertible(BartForConditionalGeneration(BartConfig(**sizes)))
 
 
-def test_one_sample_is_refused(run):
-    with pytest.raises(UsageError, match="samples is 1; it must be at least 2"):
-        export(str(run), samples=1)
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"quantization": "int4"}, "quantization is 'int4'; it must be one of float32, int8"),
+        ({"samples": 1}, "samples is 1; it must be at least 2"),
+    ],
+)
+def test_wrong_settings_are_refused(run, settings, message):
+    with pytest.raises(UsageError, match=message):
+        export(str(run), **settings)
 
 
 def test_settings_of_the_run_that_an_export_has_not_are_refused(make_run, t5):
