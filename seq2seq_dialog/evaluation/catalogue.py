@@ -1,7 +1,8 @@
 """Every figure that is reported, described once: tables, pictures, card and settings read it here.
 
-A new metric takes an entry here and a computation in `metrics.py`: a function in `PAIR_METRICS` where
-replies are compared with references, one that `diversity.py` calls where they stand by themselves.
+A new metric takes an entry here and a computation in `metrics.py`: a function in `PAIR_METRICS`
+where replies are compared with references, one that `diversity.py` calls where they are looked at
+by themselves.
 """
 
 import math
