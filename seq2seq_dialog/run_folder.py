@@ -3,14 +3,18 @@
 import datetime
 import importlib.metadata
 import json
+import os
 import platform
+import socket
 import subprocess
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 import yaml
+from filelock import FileLock, Timeout
 
 from .errors import UsageError
 from .portable.context import as_turns
@@ -28,6 +32,22 @@ PACKAGES = (
     "nltk",
     "tokenizers",
 )
+
+
+@contextmanager
+def locked(run_dir: Path) -> Iterator[None]:
+    """Take a run folder for this process; the system gives it free when the process dies."""
+    check_writable(run_dir / ".lock")
+    owner = run_dir / ".lock-owner"
+    try:
+        with FileLock(run_dir / ".lock", timeout=0):
+            write_text(owner, f"process {os.getpid()} on {socket.gethostname()}")
+            yield
+    except Timeout:
+        holder = owner.read_text(encoding="utf-8") if owner.exists() else "another process"
+        raise UsageError(
+            f"{run_dir} is in use by {holder}. Wait for it, end it, or choose another --output_dir."
+        ) from None
 
 
 def environment(world_size: int, training_data: str) -> dict:
@@ -144,13 +164,14 @@ def read_pairs(folder: str | Path, samples: int) -> list[dict]:
 
 
 def write_json(path: Path, content) -> None:
-    """Write JSON so that a reader never sees half of it."""
-    write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+    """Write JSON so that a reader never sees half of it; it has no nan and no infinity."""
+    write_text(path, json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def write_jsonl(path: Path, rows: Iterable[dict]) -> None:
     """Write an object a line."""
-    write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    lines = (json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows)
+    write_text(path, "".join(lines))
 
 
 def write_yaml(path: Path, settings: dict) -> None:

@@ -310,7 +310,7 @@ class DialogueTrainingArguments(Seq2SeqTrainingArguments):
         500, "Steps between checkpoints with save_strategy steps."
     )
     save_total_limit: Annotated[int | None, Mark.FREE] = setting(
-        1, "Checkpoints to keep; the best is kept besides."
+        2, "Checkpoints to keep, the last ones; the best is always among them."
     )
     load_best_model_at_end: bool = setting(
         True, "End with the best checkpoint instead of the last."

@@ -3,9 +3,12 @@
 `run_seq2seq_dialog.py` and the verb `train` start it, on several GPUs `accelerate launch`.
 """
 
+import signal
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
+from datasets.config import HF_DATASETS_CACHE
 from rich.console import Console
 from transformers import EarlyStoppingCallback, set_seed
 
@@ -13,10 +16,10 @@ from . import run_folder
 from .data.corpus import Corpus, audit_corpus, encode_corpus, read_corpus, report_sources
 from .data.known_corpora import recognise
 from .data.mixture import parse_sources
-from .data.rows import utterances
+from .data.rows import fingerprint, utterances
 from .data.streaming import Stream, StreamedBatches
 from .decoding.generation_config import generation_config
-from .errors import run
+from .errors import Stopped, run
 from .evaluation import scoring
 from .evaluation.metrics import ReplyMetric, unigram_perplexity
 from .hub import publish_model
@@ -26,8 +29,10 @@ from .models.build import check_lengths, discriminator_config, load_model
 from .models.tokenizer import load_tokenizer, train_tokenizer
 from .report import licences, page, pictures
 from .report.console import print_run, set_up_console
+from .run_folder import check_writable
 from .settings import Settings
 from .train_arguments import parse
+from .training import checkpoints
 from .training.adversarial import AdversarialTrainer
 from .training.memory import keep_freed_memory
 from .training.resume import find_checkpoint, is_complete
@@ -36,10 +41,18 @@ from .training.trainer import DialogueTrainer
 
 def main(argv: list[str] | None = None) -> None:
     """Run the steps, by `CONFIG [--flag value ...]` or what the process was started with."""
-    # 1. Resolve the settings; see whether the run folder and the Hub will take the run
     settings = parse(sys.argv[1:] if argv is None else argv)
     run_dir = Path(settings.training.output_dir)
+    with run_folder.locked(run_dir) if settings.main_process else nullcontext():
+        execute(settings)
+
+
+def execute(settings: Settings) -> None:
+    """Run the steps by settings that are resolved."""
+    # 1. See whether the run folder, the disks and the Hub will take the run
+    run_dir = Path(settings.training.output_dir)
     console = set_up_console(settings.main_process)
+    check_writable(Path(settings.data.data_cache or HF_DATASETS_CACHE) / "any")
     repo = check_publishing(settings)
     if is_complete(run_dir, settings.as_config()):
         console.print(f"{run_dir} holds this run, complete.")
@@ -55,7 +68,7 @@ def main(argv: list[str] | None = None) -> None:
     corpus = audit_corpus(corpus, settings.data, console)
     data = {"pairs": corpus.pairs, "problems": corpus.problems}
     train = corpus.rows["train"]
-    environment = run_folder.environment(settings.training.world_size, train._fingerprint)
+    environment = run_folder.environment(settings.training.world_size, fingerprint(train))
     environment["corpus"] = recognise([train])
     if repo is not None:  # what forbids to publish is said now, not after the training
         licences.data_terms(settings.as_config(), environment)
@@ -64,7 +77,7 @@ def main(argv: list[str] | None = None) -> None:
         settings = settings.without_evaluation()
 
     # 4. See where an interrupted run goes on
-    settings, checkpoint = find_checkpoint(settings, environment, console)
+    settings, checkpoint = find_checkpoint(settings, environment)
 
     # 5. Prepare tokenizer and model
     tokenizer = load_or_train_tokenizer(settings, corpus, checkpoint is None, console)
@@ -166,14 +179,20 @@ def begin_run_folder(run_dir: Path, settings: Settings, environment: dict, train
 
 
 def train_model(
-    trainer: DialogueTrainer, settings: Settings, checkpoint: str | None, console: Console
+    trainer: DialogueTrainer, settings: Settings, checkpoint: Path | None, console: Console
 ) -> dict:
     """Train, from the checkpoint if there is one; return how far it came."""
     if not settings.training.do_train:
         return {}
     if checkpoint is not None:
         console.print(f"Going on from {checkpoint}")
-    result = trainer.train(resume_from_checkpoint=checkpoint)
+    result = trainer.train(resume_from_checkpoint=checkpoint and str(checkpoint))
+    if trainer.stop.stopped:
+        trainer.end()
+        raise Stopped(
+            f"A checkpoint holds step {result.global_step}: the same command goes on from there.",
+            trainer.stop.received or signal.SIGTERM,
+        )
     outcome = {"steps": result.global_step, "best_step": trainer.state.best_global_step}
     if settings.adversarial.adversarial:
         outcome["collapse"] = trainer.collapse
@@ -188,6 +207,7 @@ def save_model(trainer: DialogueTrainer, run_dir: Path, settings: Settings) -> N
         if settings.training.do_train:
             trainer.state.save_to_json(str(run_dir / "trainer_state.json"))
             pictures.save_curves(trainer.state.log_history, run_dir / "curves.png")
+        checkpoints.seal_run(run_dir)
 
 
 def evaluate_model(
@@ -240,6 +260,7 @@ def write_report(run_dir: Path, metrics: dict, settings: Settings, console: Cons
     if settings.main_process:
         run_folder.write_json(run_dir / "metrics.json", metrics)
         page.write(run_dir)
+        checkpoints.seal_run(run_dir)
         print_run(run_dir, console)
 
 

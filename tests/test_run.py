@@ -15,7 +15,8 @@ from helpers.runs import ENVIRONMENT, command, equal, start, weights
 
 from seq2seq_dialog.errors import UsageError
 from seq2seq_dialog.run_folder import read_json, read_jsonl, read_yaml, write_json, write_yaml
-from seq2seq_dialog.training.resume import is_complete, last_checkpoint
+from seq2seq_dialog.training.checkpoints import last_checkpoint
+from seq2seq_dialog.training.resume import is_complete
 
 
 @pytest.fixture(scope="module")
@@ -158,11 +159,11 @@ def test_killed_and_started_again_ends_with_the_same_weights(finished, run, conf
     killed = tmp_path / "killed"
     process = start(*command(config, killed))
     deadline = time.monotonic() + 120
-    while last_checkpoint(killed, 1) is None and time.monotonic() < deadline:
+    while last_checkpoint(killed) is None and time.monotonic() < deadline:
         time.sleep(0.005)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    assert last_checkpoint(killed, 1) is not None
+    assert last_checkpoint(killed) is not None
     assert not (killed / "metrics.json").exists(), "it was too quick to be killed"
     assert "Going on from" in run(config, killed).stdout
     assert equal(weights(folder), weights(killed))

@@ -273,7 +273,7 @@ def mean_words(texts: Sequence[str]) -> float:
 def perplexity(nll: float, tokens: int) -> float:
     """Return exp(nll / tokens): `nll` in nats, summed over `tokens` that are no padding."""
     mean = nll / max(1, tokens)
-    return math.exp(mean) if mean < 700 else math.inf
+    return math.exp(min(mean, 700))  # what is beyond is no number in JSON
 
 
 def unigram_perplexity(

@@ -25,9 +25,9 @@ from ..evaluation.catalogue import METRICS
 from ..evaluation.metrics import distinct
 from ..portable.configuration_rnn import RnnSeq2SeqConfig
 from ..settings import AdversarialArguments, DialogueTrainingArguments
+from .checkpoints import last_checkpoint
 from .discriminator import Discriminator, at_last_token
 from .evaluating import token_nll
-from .resume import last_checkpoint
 from .trainer import DialogueTrainer, lengths_of
 
 logger = logging.getLogger(__name__)
@@ -302,17 +302,17 @@ class AdversarialTrainer(DialogueTrainer):
             self.args.eval_on_start = False  # the first evaluation stands in the log
         result = super().train(resume_from_checkpoint, **kwargs)
         if self.collapse and Path(resume_from_checkpoint or "") != Path(self.args.output_dir):
-            folder = last_checkpoint(self.args.output_dir, self.args.world_size)
+            folder = last_checkpoint(self.args.output_dir)
             if folder is None:
                 self.model.load_state_dict(self._initial_weights)
             else:
-                self._load_from_checkpoint(folder)
+                self._load_from_checkpoint(str(folder))
             logger.warning(
                 "Training has collapsed and was stopped (%s; collapse_threshold is %s). The model "
                 "kept is that of %s. Raise teacher_forcing_weight or lower learning_rate.",
                 self.collapse,
                 self.adversarial.collapse_threshold,
-                "the beginning" if folder is None else Path(folder).name,
+                "the beginning" if folder is None else folder.name,
             )
         return result
 

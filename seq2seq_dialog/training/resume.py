@@ -1,39 +1,24 @@
 """Going on with an interrupted run: whether it may, from which checkpoint, and what is loaded."""
 
+import logging
 import math
+import os
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from accelerate import load_checkpoint_in_model
-from rich.console import Console
 from transformers import get_scheduler
 from transformers.trainer_callback import TrainerState
 
+from ..data.mixture import parse_sources
 from ..errors import UsageError
-from ..run_folder import read_json, read_yaml
+from ..run_folder import read_json, read_mapping, read_yaml
 from ..settings import DecodingArguments, Mark, Settings, marked
+from .checkpoints import MANIFEST, RESULTS, best_checkpoint, checkpoints, flaw, last_checkpoint
 from .sharding import check_checkpoint, prepare_for_evaluation, sharding_of
 
-
-def last_checkpoint(output_dir: str | Path, world_size: int) -> str | None:
-    """Find where a run can go on: its last checkpoint that was written whole, if any.
-
-    A run may be killed while it writes one; Trainer writes the state of the training last, but for
-    the random states of other processes. Where training is over and the model stands at the root
-    of `output_dir`, that is the place.
-    """
-    output_dir, whole = Path(output_dir), {}  # step: folder
-    ranks = [""] if world_size == 1 else [f"_{rank}" for rank in range(world_size)]
-    for folder in (output_dir, *output_dir.glob("checkpoint-*")):
-        try:
-            step = read_json(folder / "trainer_state.json")["global_step"]
-        except (OSError, ValueError):
-            continue
-        if folder == output_dir:
-            return str(folder)
-        if all((folder / f"rng_state{rank}.pth").exists() for rank in ranks):
-            whole[step] = str(folder)
-    return whole[max(whole)] if whole else None
+logger = logging.getLogger(__name__)
 
 
 def load_ended_training(trainer, folder: Path) -> bool:
@@ -47,8 +32,8 @@ def load_ended_training(trainer, folder: Path) -> bool:
         check_checkpoint(folder, sharding_of(trainer))
         if not state.stateful_callbacks["TrainerControl"]["args"]["should_training_stop"]:
             return False
-        if args.load_best_model_at_end and state.best_model_checkpoint:
-            folder = Path(state.best_model_checkpoint)
+        if args.load_best_model_at_end:
+            folder = best_checkpoint(args.output_dir, state.best_global_step) or folder
     trainer.state = state
     if trainer.is_fsdp_enabled and folder != Path(args.output_dir):
         prepare_for_evaluation(trainer)
@@ -72,6 +57,7 @@ FREE = marked(Mark.FREE) | {
     "report_to",
     "run_name",
 }
+PATHS = marked(Mark.PATH)
 # Settings of the schedule, which may change in steps to come (`schedule_agrees`).
 SCHEDULE = {"lr_scheduler_type", "lr_scheduler_kwargs", "warmup_steps", "max_steps"}
 
@@ -79,54 +65,81 @@ SCHEDULE = {"lr_scheduler_type", "lr_scheduler_kwargs", "warmup_steps", "max_ste
 def is_complete(run_dir: Path, config: dict) -> bool:
     """Tell whether `run_dir` holds the very run that `config` describes, complete.
 
-    Another run, or files that are no run, are refused: neither may be overwritten.
+    Another run, or files that are no run, are refused: neither may be overwritten. What is damaged
+    is named, and the run is not complete. One without a manifest is taken as it is.
     """
     if (run_dir / "metrics.json").exists():
-        changes = _changes(run_dir, config, FREE - {"do_eval", "do_predict"})
+        changes = _changes(run_dir, config, FREE - {"do_eval", "do_predict"}, _place)
         if changes:
             raise UsageError(
                 f"{run_dir} holds a complete run with other settings ({', '.join(changes)}). "
                 "Choose another --output_dir; to evaluate that model differently, add --do_train "
                 f"false --model_name_or_path {run_dir}."
             )
-        return True
+        sealed = (run_dir / MANIFEST).exists()
+        wrong = flaw(run_dir, needed=["metrics.json"]) if sealed else None
+        if wrong is not None:
+            logger.warning("%s: %s. It is made again.", run_dir, wrong)
+        return wrong is None
     is_run = any((run_dir / name).exists() for name in ("config.yaml", "tokenizer"))
-    if run_dir.is_file() or (run_dir.is_dir() and any(run_dir.iterdir()) and not is_run):
+    if not is_run and any(path.name[0] != "." for path in run_dir.glob("*")):
         raise UsageError(f"{run_dir} holds other files; choose a new --output_dir.")
     return False
 
 
-def find_checkpoint(
-    settings: Settings, environment: dict, console: Console
-) -> tuple[Settings, str | None]:
-    """Find the checkpoint at which the run in `output_dir` goes on, if there is one.
+def find_checkpoint(settings: Settings, environment: dict) -> tuple[Settings, Path | None]:
+    """Find where the run in `output_dir` goes on: its last whole checkpoint, if there is one.
 
-    The settings get the batch size that `tokens_per_batch` auto has found before.
+    Where training is over and the model stands whole at the root of `output_dir`, that is the
+    place. The settings get the batch size that `tokens_per_batch` auto has found before.
     """
     training, run_dir = settings.training, Path(settings.training.output_dir)
-    checkpoint = last_checkpoint(run_dir, training.world_size)
+    if not (run_dir / MANIFEST).exists():
+        checkpoint = last_checkpoint(run_dir)
+    elif wrong := flaw(run_dir, ignored=RESULTS):
+        logger.warning("%s: %s. The model is saved again from a checkpoint.", run_dir, wrong)
+        checkpoint = last_checkpoint(run_dir)
+    else:
+        checkpoint = run_dir
     if checkpoint is None:
-        if any(run_dir.glob("checkpoint-*")):
-            console.print(f"No checkpoint in {run_dir} is whole: training starts anew.")
+        if checkpoints(run_dir):
+            logger.warning("No checkpoint in %s is whole: training starts anew.", run_dir)
         return settings, None
-    before = read_json(run_dir / "environment.json")
+    before = read_mapping(run_dir / "environment.json")
+    if not before:
+        raise UsageError(
+            f"{run_dir / 'environment.json'} is missing, which tells what the run was made with. "
+            "Copy the run again, or choose another --output_dir."
+        )
+    check_changes(settings, checkpoint, before, environment)
+    if training.tokens_per_batch == "auto":
+        settings = settings.with_training(tokens_per_batch=before["tokens_per_batch"])
+    return settings, checkpoint
+
+
+def check_changes(settings: Settings, checkpoint: Path, before: dict, environment: dict) -> None:
+    """Refuse to go on from a checkpoint under settings that would make it another run."""
+    run_dir = Path(settings.training.output_dir)
     free, config = _free(settings), settings.as_config()
-    step = read_json(Path(checkpoint) / "trainer_state.json")["global_step"]
+    step = read_json(checkpoint / "trainer_state.json")["global_step"]
     if schedule_agrees(read_yaml(run_dir / "config.yaml"), config, step):
         free = free | SCHEDULE
-    changes = _changes(run_dir, config, free)
-    for key, what in (("processes", "processes"), ("training_data", "the training data")):
-        if before.get(key) != environment[key]:
-            changes.append(f"{what}: {before.get(key)} -> {environment[key]}")
+    changes = _changes(run_dir, config, free, _place_or_content)
+    if before.get("training_data") != environment["training_data"]:
+        changes.append("the text of the training data")
     if changes:
         raise UsageError(
             f"{run_dir} holds an unfinished run with other settings ({', '.join(changes)}). Finish "
             "it with those, or choose another --output_dir. The schedule may change only in steps "
             "to come: a constant rate can be ended, a share of warm-up cannot be moved."
         )
-    if training.tokens_per_batch == "auto":
-        settings = settings.with_training(tokens_per_batch=before["tokens_per_batch"])
-    return settings, checkpoint
+    processes = before.get("processes"), environment["processes"]
+    if processes[0] != processes[1]:
+        raise UsageError(
+            f"{run_dir} holds an unfinished run of {processes[0]} processes, and these are "
+            f"{processes[1]}: another number would draw other batches. Go on with as many "
+            f"(accelerate launch --num_processes {processes[0]}), or choose another --output_dir."
+        )
 
 
 def _free(settings: Settings) -> set[str]:
@@ -138,15 +151,32 @@ def _free(settings: Settings) -> set[str]:
     return FREE | set(DecodingArguments.__dataclass_fields__)
 
 
-def _changes(run_dir: Path, config: dict, free: set[str]) -> list[str]:
-    """List the settings in which the run in `run_dir` differs from `config`."""
+def _changes(run_dir: Path, config: dict, free: set[str], meaning: Callable) -> list[str]:
+    """List the settings in which the run in `run_dir` differs from `config`, by their meaning."""
     before = read_yaml(run_dir / "config.yaml")
     names = sorted((before.keys() | config.keys()) - free - {"output_dir"})
     return [
         f"{name}: {before.get(name)} -> {config.get(name)}"
         for name in names
-        if before.get(name) != config.get(name)
+        if meaning(name, before.get(name)) != meaning(name, config.get(name))
     ]
+
+
+def _place(name: str, value):
+    """Take a setting as it is; of a file or folder that is there, the place, however written."""
+    if isinstance(value, str) and name in PATHS:
+        path = os.path.expandvars(os.path.expanduser(value))
+        return os.path.realpath(path) if os.path.exists(path) else value
+    if isinstance(value, list) and name == "data":
+        return [source | {"path": _place(name, source["path"])} for source in value]
+    return value
+
+
+def _place_or_content(name: str, value):
+    """Leave out where the data stand, for their content is known; keep how they are weighted."""
+    if name == "data":
+        return [source[:1] + source[2:] for source in parse_sources(value) or ()]
+    return _place(name, value)
 
 
 def schedule_agrees(before: dict, now: dict, step: int) -> bool:

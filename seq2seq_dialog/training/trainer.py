@@ -1,5 +1,6 @@
 """DialogueTrainer: Seq2SeqTrainer with batches by token budget and exact evaluation."""
 
+import logging
 import math
 import time
 from functools import partial
@@ -30,10 +31,14 @@ from ..portable.modeling_rnn import shift_right
 from ..run_folder import read_json, write_json
 from ..settings import DialogueTrainingArguments
 from . import sharding
+from .checkpoints import best_checkpoint, remove, remove_old, seal
 from .evaluating import evaluate_examples, likelihood_figures, loss_by_source, token_nll
 from .memory import find_tokens_per_batch
 from .optimizers import scaled_adamw
 from .resume import load_ended_training
+from .stopping import StopAtSignal, check_finite, divergence
+
+logger = logging.getLogger(__name__)
 
 # Of x86 and of ARM; a CPU without them computes bf16 step by step in software.
 BF16_INSTRUCTIONS = ("avx512_bf16", "amx_bf16", "bf16", "sve_bf16")
@@ -140,6 +145,8 @@ class DialogueTrainer(Seq2SeqTrainer):
         self._streams = isinstance(self.train_dataset, StreamedBatches)
         self._stream_position = None  # of the last batch taken
         args.ignore_data_skip |= self._streams  # it goes on by itself, Trainer would read it all
+        self.stop = StopAtSignal()
+        self.add_callback(self.stop)
         if self.pop_callback(ProgressCallback) is not None:
             self.add_callback(TrainingProgress(self.training_figures, self.evaluation_figures))
         if args.tokens_per_batch == "auto" and args.do_train:
@@ -193,7 +200,9 @@ class DialogueTrainer(Seq2SeqTrainer):
             self._token_counts += int(source + target), int(target), self._mean_targets
             expected += self._mean_targets
         count = torch.full((), expected, dtype=torch.float32, device=device)  # no copy to wait for
-        return batches, self.accelerator.reduce(count, "sum")
+        if self.args.world_size > 1:
+            count = self.stop.vote(self.accelerator.reduce, count)
+        return batches, count
 
     def create_optimizer(self, model=None) -> torch.optim.Optimizer:
         """Make the optimizer; with `adamw_scaled`, AdamW with a rate for each tensor."""
@@ -207,14 +216,32 @@ class DialogueTrainer(Seq2SeqTrainer):
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Make `loss` the mean over target tokens; add `tokens_per_second`, without padding."""
+        if not math.isfinite(logs.get("eval_loss", 0.0)):
+            raise divergence(self, f"The validation loss is {logs['eval_loss']}")
+        if not math.isfinite(logs.get("grad_norm", 0.0)):  # fp16 skips such a step
+            del logs["grad_norm"]
+        if "train_loss" in logs:
+            logs["train_loss"] = self._mean_logged_loss(logs["train_loss"])
         if "loss" in logs:
             counts = torch.tensor(self._token_counts, dtype=torch.float32, device=self.args.device)
             tokens, targets, expected = self.accelerator.reduce(counts, "sum").tolist()
             now = time.perf_counter()
             logs["loss"] *= expected / targets
+            if not math.isfinite(logs["loss"]):
+                raise divergence(self, f"The loss is {logs['loss']}")
             logs["tokens_per_second"] = round(tokens / max(1e-9, now - self._log_time), 1)
             self._token_counts, self._log_time = np.zeros(3), now
         super().log(logs, start_time)
+
+    def _mean_logged_loss(self, since_started: float) -> float:
+        """Return the mean over the steps of the losses logged since the run began, if any was."""
+        logs = [log for log in self.state.log_history if "loss" in log]
+        steps = np.diff([log["step"] for log in logs], prepend=0)
+        return (
+            float(np.average([log["loss"] for log in logs], weights=steps))
+            if logs
+            else since_started
+        )
 
     # Batches
 
@@ -304,15 +331,18 @@ class DialogueTrainer(Seq2SeqTrainer):
     # Checkpoints
 
     def train(self, resume_from_checkpoint: str | None = None, **kwargs) -> TrainOutput:
-        """Train, from a checkpoint if one is given; if training had ended there, only load it."""
-        if resume_from_checkpoint is None:
-            return super().train(**kwargs)
-        folder = Path(resume_from_checkpoint)
-        if load_ended_training(self, folder):
-            return TrainOutput(self.state.global_step, math.nan, {})
-        if self._streams:
-            self._stream_position = tuple(read_json(self._position_path(folder)))
-        return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
+        """Train, from a checkpoint if one is given; if training had ended there, only load it.
+
+        At SIGTERM or Ctrl-C it ends after the step, with a checkpoint, and `stop.stopped` is true.
+        """
+        if resume_from_checkpoint is not None:
+            folder = Path(resume_from_checkpoint)
+            if load_ended_training(self, folder):
+                return TrainOutput(self.state.global_step, math.nan, {})
+            if self._streams:
+                self._stream_position = tuple(read_json(self._position_path(folder)))
+        with self.stop:
+            return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Save the model, whole; checkpoints (`_internal_call`) may hold shards instead."""
@@ -343,9 +373,41 @@ class DialogueTrainer(Seq2SeqTrainer):
         missing = [name for name in load_result.missing_keys if name not in tied]
         super()._issue_warnings_after_load(load_result._replace(missing_keys=missing))
 
+    def _save_checkpoint(self, model, trial) -> None:
+        """Write a checkpoint, then its manifest; only then remove what is too old."""
+        check_finite(self)
+        args, run_dir = self.args, Path(self.args.output_dir)
+        folder = run_dir / f"checkpoint-{self.state.global_step}"
+        if args.should_save and folder.exists():  # a damaged one, or one half written
+            remove(folder)
+        self.accelerator.wait_for_everyone()
+        limit, args.save_total_limit = args.save_total_limit, None
+        try:
+            super()._save_checkpoint(model, trial)
+        finally:
+            args.save_total_limit = limit
+        self.accelerator.wait_for_everyone()  # each process has written its part
+        if args.should_save:
+            seal(folder)
+            remove_old(run_dir, limit, self.state.best_global_step)
+
+    def _init_training_state(self, *args) -> tuple[int, int]:
+        progress = super()._init_training_state(*args)
+        *_, checkpoint, _ = args  # the run folder may have been moved since it was written
+        if checkpoint is not None:
+            best = best_checkpoint(Path(checkpoint).parent, self.state.best_global_step)
+            self.state.best_model_checkpoint = best and str(best)
+        return progress
+
+    def _load_best_model(self) -> None:
+        folder = Path(self.state.best_model_checkpoint)
+        if best_checkpoint(folder.parent, self.state.best_global_step) is not None:
+            super()._load_best_model()
+        else:  # it was named as damaged
+            self.state.best_global_step = self.state.global_step
+
     def _save_rng_state(self, output_dir: str) -> None:
-        if self._streams:  # first: where random states are, a checkpoint counts as whole
-            Path(output_dir).mkdir(parents=True, exist_ok=True)
+        if self._streams:
             write_json(self._position_path(output_dir), self._stream_position)
         super()._save_rng_state(output_dir)
 

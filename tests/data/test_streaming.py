@@ -17,7 +17,7 @@ from seq2seq_dialog.errors import UsageError
 from seq2seq_dialog.run_folder import read_json
 from seq2seq_dialog.settings import DataArguments
 from seq2seq_dialog.train_arguments import parse
-from seq2seq_dialog.training.resume import last_checkpoint
+from seq2seq_dialog.training.checkpoints import last_checkpoint
 
 STREAM = ("--streaming", "true", "--max_steps", "30", "--eval_steps", "10", "--save_steps", "10")
 
@@ -184,7 +184,7 @@ def test_a_streamed_run_is_killed_and_goes_on_with_the_same_weights(
     assert (whole / "report.html").exists()
 
     child = start(*command(config, killed, *STREAM))
-    while last_checkpoint(killed, 1) is None:
+    while last_checkpoint(killed) is None:
         assert child.poll() is None
         time.sleep(0.005)
     child.send_signal(signal.SIGKILL)

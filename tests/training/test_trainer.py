@@ -1,7 +1,6 @@
 """Training learns, is exact under accumulation and resuming, and evaluates exactly."""
 
 import copy
-import json
 import math
 import traceback
 from types import SimpleNamespace
@@ -32,7 +31,6 @@ from seq2seq_dialog.serve.inference import generate_response
 from seq2seq_dialog.settings import AdversarialArguments, DialogueTrainingArguments
 from seq2seq_dialog.training.adversarial import AdversarialTrainer
 from seq2seq_dialog.training.evaluating import encode_sources, token_nll
-from seq2seq_dialog.training.resume import last_checkpoint
 from seq2seq_dialog.training.sharding import check_checkpoint, check_sharding, share_embedding
 
 LABELS = torch.tensor([[3, 1, -100], [0, 2, 1]])  # (batch, target_len)
@@ -617,27 +615,6 @@ def test_activation_checkpointing_and_schedules_train(model, tokenizer, features
     assert model.is_activation_checkpointing
     rates = [log["learning_rate"] for log in trainer.state.log_history if "loss" in log]
     assert rates[1] > rates[0] and rates[-1] < max(rates)
-
-
-def test_the_last_whole_checkpoint_is_found(tmp_path):
-    for step, files in (
-        (10, ["trainer_state.json", "rng_state.pth"]),
-        (20, ["trainer_state.json", "rng_state.pth"]),
-        (30, ["trainer_state.json"]),  # killed before the random state
-        (40, ["rng_state.pth"]),  # killed before the state
-    ):
-        (tmp_path / f"checkpoint-{step}").mkdir()
-        for file in files:
-            text = json.dumps({"global_step": step})
-            (tmp_path / f"checkpoint-{step}" / file).write_text(text)
-    (tmp_path / "checkpoint-50").mkdir()
-    (tmp_path / "checkpoint-50" / "trainer_state.json").write_text('{"global_st')  # half written
-    (tmp_path / "checkpoint-50" / "rng_state.pth").touch()
-    assert last_checkpoint(tmp_path, 1) == str(tmp_path / "checkpoint-20")
-    assert last_checkpoint(tmp_path, 2) is None  # the processes' random states are not there
-    assert last_checkpoint(tmp_path / "none", 1) is None
-    (tmp_path / "trainer_state.json").write_text('{"global_step": 60}')  # training is over
-    assert last_checkpoint(tmp_path, 1) == str(tmp_path)
 
 
 def test_an_evaluation_encodes_each_source_once_with_like_ones(

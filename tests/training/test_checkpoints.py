@@ -1,0 +1,200 @@
+"""Checkpoints with a manifest: what counts, what is passed over, what is removed."""
+
+import copy
+import json
+import shutil
+
+import pytest
+from helpers.trainers import make_trainer
+from transformers import set_seed
+
+from seq2seq_dialog.training.checkpoints import (
+    MANIFEST,
+    best_checkpoint,
+    flaw,
+    flaws,
+    last_checkpoint,
+    remove_old,
+    seal,
+    seal_run,
+)
+
+
+def make(run_dir, *steps, sealed=True):
+    """Make small checkpoints; return the folder of the last."""
+    for step in steps:
+        folder = run_dir / f"checkpoint-{step}"
+        (folder / "shards").mkdir(parents=True)
+        for name in ("model.safetensors", "rng_state.pth", "shards/0.distcp"):
+            (folder / name).write_bytes(f"{name} of {step}".encode() * 10)
+        if sealed:
+            seal(folder)
+    return folder
+
+
+def names(run_dir):
+    return sorted(path.name for path in run_dir.glob("checkpoint-*"))
+
+
+DAMAGES = {
+    "removed": (lambda path: path.unlink(), "is missing"),
+    "emptied": (lambda path: path.write_bytes(b""), "has 0 bytes instead of"),
+    "truncated": (lambda path: path.write_bytes(path.read_bytes()[:20]), "has 20 bytes instead of"),
+    "flipped": (
+        lambda path: path.write_bytes(bytes([path.read_bytes()[0] ^ 1]) + path.read_bytes()[1:]),
+        "was changed",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "rng_state.pth", "shards/0.distcp"])
+@pytest.mark.parametrize("kind", DAMAGES)
+def test_any_damage_of_any_file_is_named_and_passed_over(tmp_path, name, kind, caplog):
+    make(tmp_path, 9)
+    newest = make(tmp_path, 10)
+    assert last_checkpoint(tmp_path) == newest and flaw(newest) is None
+    damage, words = DAMAGES[kind]
+    damage(newest / name)
+    assert next(flaws(newest))[0] == name
+    assert last_checkpoint(tmp_path) == tmp_path / "checkpoint-9"
+    assert f"{newest} is passed over: {name} {words}" in caplog.text
+    assert best_checkpoint(tmp_path, 10) is None and best_checkpoint(tmp_path, 9) is not None
+    damage(tmp_path / "checkpoint-9" / name)
+    assert last_checkpoint(tmp_path) is None
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"model.safetensors": 3}'])
+def test_a_damaged_manifest_counts_for_nothing(tmp_path, text, caplog):
+    (make(tmp_path, 5, 10) / MANIFEST).write_text(text)
+    assert last_checkpoint(tmp_path) == tmp_path / "checkpoint-5"
+    assert "checkpoint-10 is passed over: manifest.json is damaged" in caplog.text
+
+
+def test_what_has_no_manifest_or_no_random_state_does_not_count(tmp_path, caplog):
+    assert last_checkpoint(tmp_path / "nowhere") is None
+    make(tmp_path, 5)
+    make(tmp_path, 20, sealed=False)
+    weights_alone = make(tmp_path, 30)
+    (weights_alone / "rng_state.pth").unlink()
+    seal(weights_alone)
+    (tmp_path / "checkpoint-old").mkdir()
+    assert last_checkpoint(tmp_path) == tmp_path / "checkpoint-5"
+    assert "checkpoint-20 is passed over: manifest.json is missing, so it was not" in caplog.text
+    assert "checkpoint-30 is passed over: it holds the weights alone" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("limit", "best", "kept"),
+    [
+        (None, None, {9, 10, 11, 100}),
+        (1, None, {100}),
+        (1, 9, {9, 100}),  # the best is kept besides
+        (2, None, {11, 100}),
+        (2, 10, {10, 100}),
+        (3, 100, {10, 11, 100}),
+        (3, 7, {10, 11, 100}),  # a best one that is no longer there
+    ],
+)
+def test_the_newest_and_the_best_are_kept_and_what_is_half_written_goes(
+    tmp_path, limit, best, kept
+):
+    make(tmp_path, 9, 10, 11, 100)
+    make(tmp_path, 12, sealed=False)
+    remove_old(tmp_path, limit, best)
+    assert names(tmp_path) == sorted(f"checkpoint-{step}" for step in kept)
+
+
+def test_the_manifest_of_a_run_leaves_out_settings_and_asks_for_what_is_needed(tmp_path):
+    for name in ("model.safetensors", "config.yaml", ".lock"):
+        (tmp_path / name).write_text(name)
+    seal_run(tmp_path)
+    assert list(json.loads((tmp_path / MANIFEST).read_text())) == ["model.safetensors"]
+    assert flaw(tmp_path) is None
+    wrong = flaw(tmp_path, needed=["metrics.json"])
+    assert wrong == "metrics.json was not written to its end"
+    assert flaw(tmp_path, needed=["metrics.json"], ignored=["metrics.json"]) is None
+
+
+def train(model, tokenizer, features, folder, resume=None, **settings):
+    set_seed(42)
+    defaults = {
+        "max_steps": 12,
+        "save_strategy": "steps",
+        "save_steps": 4,
+        "eval_strategy": "steps",
+        "eval_steps": 4,
+        "save_total_limit": 2,
+    }
+    trainer = make_trainer(
+        copy.deepcopy(model), tokenizer, features, folder, **(defaults | settings)
+    )
+    trainer.train(resume_from_checkpoint=resume and str(resume))
+    return trainer
+
+
+def test_a_checkpoint_is_sealed_before_an_older_one_goes(
+    model, tokenizer, features, tmp_path, monkeypatch
+):
+    """A kill between the two must leave one that is whole."""
+    seen = []
+
+    def spy(run_dir, limit, best):
+        seen.append([flaw(folder) for folder in sorted(run_dir.glob("checkpoint-*"))])
+        remove_old(run_dir, limit, best)
+
+    monkeypatch.setattr("seq2seq_dialog.training.trainer.remove_old", spy)
+    train(model, tokenizer, features, tmp_path, save_total_limit=1, load_best_model_at_end=False)
+    assert seen == [[None], [None, None], [None, None]]
+    assert len(names(tmp_path)) == 1
+
+
+def test_the_best_checkpoint_is_found_where_a_moved_run_has_it(
+    model, tokenizer, features, tmp_path
+):
+    """The best model is that of the first evaluation: from then on the rate is far too high."""
+    old, new = tmp_path / "old", tmp_path / "new"
+    high = {"learning_rate": 3.0, "lr_scheduler_type": "constant_with_warmup", "warmup_steps": 9}
+    whole = train(model, tokenizer, features, old, **high)
+    best = whole.state.best_global_step
+    assert best < 12
+    shutil.copytree(old, new)
+    shutil.rmtree(old)
+    shutil.rmtree(new / "checkpoint-12", ignore_errors=True)
+    checkpoint = last_checkpoint(new)
+    resumed = train(model, tokenizer, features, new, resume=checkpoint, **high)
+    assert resumed.state.best_global_step == best
+    for name, tensor in whole.model.state_dict().items():
+        assert resumed.model.state_dict()[name].equal(tensor), name
+
+
+def test_a_damaged_best_checkpoint_is_told_and_the_last_model_kept(
+    model, tokenizer, features, tmp_path, caplog, monkeypatch
+):
+    whole = train(model, tokenizer, features, tmp_path / "whole", load_best_model_at_end=False)
+    original = type(whole).evaluate
+
+    def best_is_first(self, *args, **kwargs):
+        metrics = original(self, *args, **kwargs)
+        metrics["eval_loss"] = 0.001 * self.state.global_step
+        return metrics
+
+    def damage(run_dir, limit, best):
+        (run_dir / f"checkpoint-{best}" / "model.safetensors").write_bytes(b"")
+
+    monkeypatch.setattr(type(whole), "evaluate", best_is_first)
+    monkeypatch.setattr("seq2seq_dialog.training.trainer.remove_old", damage)
+    trainer = train(model, tokenizer, features, tmp_path / "run")
+    assert "checkpoint-4, the best so far, is passed over: model.safetensors has 0" in caplog.text
+    assert trainer.state.best_global_step == 12
+    for name, tensor in whole.model.state_dict().items():
+        assert trainer.model.state_dict()[name].equal(tensor), name
+
+
+def test_train_loss_is_that_of_the_whole_run(model, tokenizer, features, tmp_path):
+    whole = train(model, tokenizer, features, tmp_path / "a", logging_steps=4)
+    checkpoint = tmp_path / "a" / "checkpoint-8"
+    resumed = train(model, tokenizer, features, tmp_path / "b", resume=checkpoint, logging_steps=4)
+    first, second = (t.state.log_history[-1]["train_loss"] for t in (whole, resumed))
+    assert first == second
+    logs = [log["loss"] for log in whole.state.log_history if "loss" in log]
+    assert len(logs) == 3 and first == pytest.approx(sum(logs) / 3)
