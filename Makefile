@@ -1,7 +1,7 @@
 # Two commands: `make demo` trains and shows a small model, `make test` proves that all of it works.
 PYTHON ?= python3
 
-.PHONY: demo test check format wheel clean
+.PHONY: demo test test-faults check format wheel clean
 .DELETE_ON_ERROR:
 
 demo: .venv/.ready
@@ -10,6 +10,10 @@ demo: .venv/.ready
 test: .venv/.ready .venv-legacy/.ready
 	OMP_NUM_THREADS=1 .venv/bin/python -m pytest --numprocesses logical --maxprocesses 8 --dist loadfile \
 		--no-loadscope-reorder
+
+# What breaks runs in every way takes minutes more.
+test-faults: .venv/.ready
+	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -m faults --numprocesses logical --maxprocesses 8
 
 check: .venv/.ready
 	.venv/bin/ruff format --check .

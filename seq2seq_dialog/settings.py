@@ -105,7 +105,7 @@ class DataArguments:
         None, "Processes that tokenise."
     )
     data_cache: Annotated[str | None, Mark.FREE, Mark.PRIVATE] = setting(
-        None, "Folder for prepared data; the datasets cache by default."
+        None, "Folder for prepared data and what evaluation writes; by default caches in HF_HOME."
     )
 
 

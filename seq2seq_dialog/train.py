@@ -145,7 +145,7 @@ def build_trainer(
     """Make the trainer; on a CPU, let the process keep the memory that its steps free."""
     if settings.training.device.type == "cpu":
         keep_freed_memory()
-    metric = ReplyMetric(keep_in_memory=True)
+    metric = ReplyMetric(keep_in_memory=True, cache_dir=settings.data.data_cache)
     trainer_class, options = DialogueTrainer, {}
     if settings.adversarial.adversarial and settings.training.do_train:
         trainer_class, options["adversarial"] = AdversarialTrainer, settings.adversarial

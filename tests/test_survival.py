@@ -3,6 +3,8 @@
 import os
 import shutil
 import signal
+import subprocess
+import sys
 
 import pytest
 from datasets import Dataset
@@ -218,3 +220,15 @@ def test_places_that_cannot_be_written_are_refused_before_the_data_work(
     assert done.returncode == 2, done.stderr
     assert named in done.stderr and "Traceback" not in done.stderr
     assert "Pairs of context" not in done.stdout and done.stderr.count("error:") == 1
+
+
+@pytest.mark.faults
+def test_a_home_that_cannot_be_written_is_no_obstacle_with_a_data_cache(config, tmp_path):
+    """In processes of their own, since libraries read these variables when they are imported."""
+    env = os.environ | {"HOME": "/proc/nobody", "HF_HOME": "/proc/nobody/hf"}
+    line = [sys.executable, *command(config, tmp_path / "run", "--max_steps", "3")]
+    done = subprocess.run(line, env=env, capture_output=True, text=True)
+    assert done.returncode == 2 and "error: Cannot write to '/proc/nobody" in done.stderr
+    line += ["--data_cache", str(tmp_path / "cache")]
+    done = subprocess.run(line, env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

@@ -1,6 +1,5 @@
 """The source that the settings name, to (context, response) rows: prepared, or as a stream."""
 
-import hashlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -8,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import xxhash
 from datasets import Dataset, DatasetDict, concatenate_datasets
 
 from ..dataset_script.dialogues import Dialogues
@@ -107,7 +107,7 @@ def fingerprint(rows: Dataset) -> str:
             if name not in rows.column_names:
                 continue
             # Lengths and texts apart: so the hash does not depend on how Arrow cuts the rows.
-            turns, lengths, text = digests.setdefault(name, [hashlib.sha256() for _ in range(3)])
+            turns, lengths, text = digests.setdefault(name, [xxhash.xxh3_128() for _ in range(3)])
             for array in batch[name].chunks:
                 if pa.types.is_list(array.type):
                     turns.update(pc.list_value_length(array).to_numpy())
@@ -116,11 +116,11 @@ def fingerprint(rows: Dataset) -> str:
                 ends = np.frombuffer(ends, np.int32)[array.offset :][: len(array) + 1]
                 lengths.update(np.diff(ends))
                 text.update(memoryview(characters or b"")[ends[0] : ends[-1]])
-    whole = hashlib.sha256()
+    whole = xxhash.xxh3_128()
     for parts in digests.values():
         for digest in parts:
             whole.update(digest.digest())
-    return whole.hexdigest()[:16]
+    return whole.hexdigest()
 
 
 def utterances(rows: Dataset) -> Iterator[str]:

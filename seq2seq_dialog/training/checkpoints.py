@@ -4,11 +4,12 @@ The manifest of a folder holds the size and the checksum of each file in it, and
 what a kill left half written has none, and what was damaged later does not agree with it.
 """
 
-import hashlib
 import logging
 import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+
+import xxhash
 
 from ..run_folder import read_json, write_json
 
@@ -21,15 +22,15 @@ RESULTS = ("metrics.json", "predictions.jsonl", "evaluation.json", "report.html"
 def write_manifest(folder: Path, files: Iterable[Path]) -> None:
     """List files of a folder in its manifest, by their paths in it."""
     content = {
-        path.relative_to(folder).as_posix(): {"bytes": path.stat().st_size, "sha256": _sha256(path)}
+        path.relative_to(folder).as_posix(): {"bytes": path.stat().st_size, "xxh3_128": _hash(path)}
         for path in sorted(files)
         if path != folder / MANIFEST
     }
     write_json(folder / MANIFEST, content)
 
 
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
+def _hash(path: Path) -> str:
+    digest = xxhash.xxh3_128()  # against damage, not against malice: many times as fast as SHA
     with path.open("rb") as file:
         while block := file.read(2**20):
             digest.update(block)
@@ -43,7 +44,7 @@ def flaws(folder: Path, needed: Iterable[str] = ()) -> Iterator[tuple[str, str]]
     """
     try:
         manifest = read_json(folder / MANIFEST)
-        expected = {name: (each["bytes"], each["sha256"]) for name, each in manifest.items()}
+        expected = {name: (each["bytes"], each["xxh3_128"]) for name, each in manifest.items()}
     except FileNotFoundError:
         yield MANIFEST, "is missing, so it was not written to its end"
         return
@@ -57,7 +58,7 @@ def flaws(folder: Path, needed: Iterable[str] = ()) -> Iterator[tuple[str, str]]
             actual = (folder / name).stat().st_size
             if actual != size:
                 yield name, f"has {actual:,} bytes instead of {size:,}"
-            elif _sha256(folder / name) != checksum:
+            elif _hash(folder / name) != checksum:
                 yield name, "was changed (its checksum differs)"
         except OSError as error:
             yield name, "is missing" if isinstance(error, FileNotFoundError) else str(error)
