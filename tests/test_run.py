@@ -39,6 +39,8 @@ def test_the_run_folder_is_complete(finished):
         "evaluation.json", "report.html",
     }  # fmt: skip
     assert not [name for name in files if name.endswith(".part")]
+    for name in ("config.json", "config.5.0.0.json"):  # Trainer switches it off to train
+        assert "use_cache" not in read_json(folder / name)
     environment = read_json(folder / "environment.json")
     assert environment["versions"]["torch"] and environment["processes"] == 1
     assert re.fullmatch(r"[0-9a-f]{40}(\+changes)?", environment["git_revision"] or "0" * 40)

@@ -38,7 +38,8 @@ def finish(folder: str | Path) -> None:
         shutil.copyfile(PORTABLE / name, folder / name)
     config = read_json(folder / "config.json")
     config["custom_pipelines"] = {"text2text-generation": PIPELINE, "text-generation": PIPELINE}
-    for key in ("configuration_files", "task_specific_params"):  # of an earlier call
+    # Of an earlier call; and what Trainer switches off while it trains.
+    for key in ("configuration_files", "task_specific_params", "use_cache"):
         config.pop(key, None)
     write_json(folder / V5_CONFIG, config)
     if "auto_map" not in config:  # a model that transformers 4.57 knows without trusting any code
