@@ -9,7 +9,7 @@ import socket
 import subprocess
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import torch
@@ -36,13 +36,22 @@ PACKAGES = (
 
 @contextmanager
 def locked(run_dir: Path) -> Iterator[None]:
-    """Take a run folder for this process; the system gives it free when the process dies."""
-    check_writable(run_dir / ".lock")
-    owner = run_dir / ".lock-owner"
+    """Take a run folder for this process; the system gives it free when the process dies.
+
+    A folder that nothing was written to is removed again.
+    """
+    lock, owner = run_dir / ".lock", run_dir / ".lock-owner"
+    check_writable(lock)
     try:
-        with FileLock(run_dir / ".lock", timeout=0):
+        with FileLock(lock, timeout=0):
             write_text(owner, f"process {os.getpid()} on {socket.gethostname()}")
-            yield
+            try:
+                yield
+            finally:
+                owner.unlink(missing_ok=True)
+                lock.unlink(missing_ok=True)
+                with suppress(OSError):
+                    run_dir.rmdir()
     except Timeout:
         holder = owner.read_text(encoding="utf-8") if owner.exists() else "another process"
         raise UsageError(

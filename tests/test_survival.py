@@ -139,6 +139,7 @@ def test_a_run_folder_is_for_one_process_until_it_dies(tmp_path):
     holder.wait()
     with locked(tmp_path):
         assert str(os.getpid()) in (tmp_path / ".lock-owner").read_text()
+    assert not tmp_path.exists()  # nothing was written
 
 
 @pytest.mark.slow
