@@ -1,10 +1,12 @@
 """Runs that are damaged, moved, started twice or out of room, and the same command again."""
 
 import os
+import random
 import shutil
 import signal
 import subprocess
 import sys
+import time
 
 import pytest
 from datasets import Dataset
@@ -221,6 +223,35 @@ def test_places_that_cannot_be_written_are_refused_before_the_data_work(
     assert done.returncode == 2, done.stderr
     assert named in done.stderr and "Traceback" not in done.stderr
     assert "Pairs of context" not in done.stdout and done.stderr.count("error:") == 1
+
+
+KINDS = {
+    "T5": [],
+    "RNN": ["--new_model", "{model_type: rnn_seq2seq, embedding_size: 16, hidden_size: 32}"],
+    "adversarial": [
+        *("--adversarial", "true", "--discriminator", "{embedding_size: 8, hidden_size: 8}"),
+        *("--discriminator_warmup_steps", "3", "--max_steps", "20", "--collapse_threshold", "0"),
+    ],
+    "streaming": ["--streaming", "true", "--max_steps", "30"],
+}
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("kind", KINDS)
+def test_killed_at_any_moment_again_and_again_it_ends_with_the_same_weights(config, tmp_path, kind):
+    flags = [*KINDS[kind], "--save_steps", "4", "--eval_steps", "4"]
+    began = time.monotonic()
+    done = start(*command(config, tmp_path / "whole", *flags)).result()
+    assert done.returncode == 0, done.stderr
+    duration, moments = time.monotonic() - began, random.Random(kind)
+    for _ in range(5):
+        process = start(*command(config, tmp_path / "killed", *flags))
+        time.sleep(moments.uniform(0.1, 1) * duration)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    done = start(*command(config, tmp_path / "killed", *flags)).result()
+    assert done.returncode == 0, done.stderr
+    assert equal(weights(tmp_path / "whole"), weights(tmp_path / "killed"))
 
 
 @pytest.mark.faults

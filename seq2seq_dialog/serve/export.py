@@ -62,7 +62,10 @@ def export(
     check_convertible(model)
     pairs = read_pairs(folder, samples)
     check_writable(target)
-    with TemporaryDirectory(prefix=".export-", dir=target.parent) as scratch:
+    prefix = f".export-{target.name}-"
+    for left in target.parent.glob(f"{prefix}*"):  # by an export that was killed
+        shutil.rmtree(left, ignore_errors=True)
+    with TemporaryDirectory(prefix=prefix, dir=target.parent) as scratch:
         unfinished = Path(scratch) / "unfinished"
         about = convert(folder, tokenizer, unfinished, quantization)
         models = {"pytorch": model, "export": ExportedModel(unfinished)}

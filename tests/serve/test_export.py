@@ -271,7 +271,11 @@ def test_an_export_answers_for_its_run_on_the_cpu(run, capsys):
 def test_an_export_alone_is_enough(run, tmp_path):
     context = "How are you?"
     reply = generate_response(context, *load(run, "cpu"))
+    killed, other = (tmp_path / "elsewhere" / f".export-{name}-x1" for name in ("fast", "slow"))
+    for left in (killed, other):
+        (left / "unfinished").mkdir(parents=True)
     export(str(run), output=str(tmp_path / "elsewhere" / "fast"))
+    assert not killed.exists() and other.exists()
     assert not (run / "ctranslate2").exists()
     shutil.rmtree(run)
     model, tokenizer, device = load(tmp_path / "elsewhere" / "fast", exported=True)
