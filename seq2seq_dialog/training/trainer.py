@@ -216,6 +216,8 @@ class DialogueTrainer(Seq2SeqTrainer):
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Make `loss` the mean over target tokens; add `tokens_per_second`, without padding."""
+        if self._streams:  # Trainer counts from where this process began
+            self.state.epoch = self.state.global_step / self.state.max_steps
         if not math.isfinite(logs.get("eval_loss", 0.0)):
             raise divergence(self, f"The validation loss is {logs['eval_loss']}")
         if not math.isfinite(logs.get("grad_norm", 0.0)):  # fp16 skips such a step

@@ -193,6 +193,9 @@ def test_a_streamed_run_is_killed_and_goes_on_with_the_same_weights(
     told = run(config, killed, *STREAM, "--dataloader_num_workers", "1").stdout
     assert "Going on from" in told
     assert equal(weights(whole), weights(killed))
+    logs = [read_json(folder / "trainer_state.json")["log_history"] for folder in (whole, killed)]
+    epochs = [[log["epoch"] for log in each] for each in logs]
+    assert epochs[0] == epochs[1] and epochs[0][-1] == 1
 
 
 @pytest.mark.slow
