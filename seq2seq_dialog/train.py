@@ -82,7 +82,7 @@ def execute(settings: Settings) -> None:
     # 5. Prepare tokenizer and model
     tokenizer = load_or_train_tokenizer(settings, corpus, checkpoint is None, console)
     model = prepare_model(settings, tokenizer, console)
-    environment |= licences.describe_origin(settings, model)
+    environment |= licences.describe_origin(settings)
 
     # 6. Encode
     with settings.training.main_process_first(desc="tokenising"):

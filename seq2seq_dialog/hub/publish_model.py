@@ -145,6 +145,7 @@ def model_files(publication: Publication) -> dict[str, Path | bytes]:
         publication.revision,
         publication.language,
         publication.samples,
+        publication.private,
     )
     files["README.md"] = card.encode()
     _refuse_secrets(files, folder)

@@ -22,7 +22,7 @@ from ..portable.context import TURN_SEPARATOR
 from ..run_folder import read_mapping, read_yaml
 from ..settings import Mark, marked
 from . import page
-from .licences import DataTerms, check_terms, data_name, data_terms
+from .licences import DataTerms, check_terms, data_name, data_terms, read_origin_again
 from .tables import render
 
 GREETING = ["Hello! How are you?", "Fine, thanks. And you?", "Very well, thank you."]
@@ -61,11 +61,13 @@ def model_card(
     revision: str = "main",
     language: str | None = None,
     samples: bool = True,
+    private: bool = False,
 ) -> str:
     """Write README.md of a finished run; the other arguments are those of a `Publication`."""
     run = page.read(folder)
-    metrics, environment = run["metrics"], run["environment"]
     config = read_yaml(folder / "config.yaml")  # the page does without it
+    environment = read_origin_again(config, run["environment"], hide_private=not private)
+    metrics = run["metrics"]
     language = str(config.get("language", "en") if language is None else language)
     check_terms(license or config.get("license"), language)
     data = data_terms(config, environment, license)

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+from huggingface_hub import constants
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
@@ -165,6 +166,7 @@ def render(template: str, content: Mapping) -> str:
         lstrip_blocks=True,
         finalize=markdown if template.endswith(".md.jinja") else None,
     )
+    environment.globals["hub"] = constants.ENDPOINT
     environment.filters["figure"] = number
     environment.filters["literal"] = lambda text: Markup(json.dumps(text, ensure_ascii=False))
     return environment.get_template(template).render(content).strip()

@@ -353,13 +353,15 @@ def test_the_stricter_licence_of_a_run_it_was_begun_from_binds(folder):
 
 
 def test_what_a_run_hands_on_is_the_licence_of_its_data(folder, tmp_path):
-    assert inherited_terms(tmp_path) is None and inherited_terms(folder) is None
+    unknown = {"name": tmp_path.name, "license": None, "is_model": True}
+    assert inherited_terms(tmp_path) == unknown
+    assert inherited_terms(folder) == {"name": "dailydialog", "license": None}
     change(folder, "config.yaml", license="cc-by-4.0")
     assert inherited_terms(folder) == {"name": "dailydialog", "license": "cc-by-4.0"}
     change(folder, "config.yaml", data=None, license=None)
     assert inherited_terms(folder) == {"name": "DailyDialog", "license": "cc-by-nc-sa-4.0"}
     change(folder, "config.yaml", do_train=False)
-    assert inherited_terms(folder) is None
+    assert inherited_terms(folder) == {"name": "tiny", "license": None, "is_model": True}
     (folder / "environment.json").write_text("[]")
     with pytest.raises(UsageError, match=r"environment\.json"):
         inherited_terms(folder)
