@@ -1,7 +1,7 @@
 # Two commands: `make demo` trains and shows a small model, `make test` proves that all of it works.
 PYTHON ?= python3
 
-.PHONY: demo test test-faults check format wheel clean
+.PHONY: demo test test-faults check audit format wheel clean
 .DELETE_ON_ERROR:
 
 demo: .venv/.ready
@@ -22,6 +22,12 @@ check: .venv/.ready
 format: .venv/.ready
 	.venv/bin/ruff format .
 	.venv/bin/ruff check --fix .
+
+# Known vulnerabilities of all that is installed, by a tool in an environment of its own.
+audit: .venv/.ready
+	folder=$$(mktemp -d) && trap 'rm -rf "$$folder"' EXIT && $(PYTHON) -m venv "$$folder" && \
+	"$$folder/bin/python" -m pip install --quiet pip-audit && "$$folder/bin/pip-audit" \
+		--path "$$(.venv/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')"
 
 # An installable package in dist/: pip install dist/*.whl gives the command seq2seq-dialog.
 wheel: .venv/.ready

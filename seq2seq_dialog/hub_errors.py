@@ -1,10 +1,11 @@
 """What went wrong on the Hub, in words, and what to do: for data and for publishing alike."""
 
 import json
+import re
 from contextlib import contextmanager
 
 from datasets.exceptions import DatasetNotFoundError, DatasetsError
-from huggingface_hub import HfApi, get_token
+from huggingface_hub import constants, get_token
 from huggingface_hub.errors import (
     EntryNotFoundError,
     GatedRepoError,
@@ -18,7 +19,17 @@ from huggingface_hub.errors import (
 
 from .errors import UsageError
 
-TOKENS = "https://huggingface.co/settings/tokens"
+XET = re.compile(r"xet-\w+-token|xethub|\bCAS\b")  # in errors of hf_xet, whose types are general
+
+
+def hub_page(path: str) -> str:
+    """Give the address of a page of the Hub that is in use."""
+    return f"{constants.ENDPOINT}/{path}"
+
+
+def tokens_page() -> str:
+    """Give the address of the page where tokens are made."""
+    return hub_page("settings/tokens")
 
 
 def is_transient(error: BaseException) -> bool:
@@ -57,7 +68,8 @@ def translate_error(error: BaseException, repo: str, remedy: str, revision: str)
     if isinstance(error, HFValidationError):
         return f"{repo!r} cannot be the name of a repository. {text}. Write user/name."
     if isinstance(error, LocalTokenNotFoundError):
-        return f"Not logged in to the Hub. Run `hf auth login`, or set HF_TOKEN; tokens: {TOKENS}."
+        way = f"Run `hf auth login`, or set HF_TOKEN; tokens: {tokens_page()}."
+        return f"Not logged in to the Hub. {way}"
     if isinstance(error, OfflineModeIsEnabled):
         return f"HF_HUB_OFFLINE is set, so {repo} was not looked for: unset it. {remedy}"
     if isinstance(error, RevisionNotFoundError):
@@ -68,8 +80,13 @@ def translate_error(error: BaseException, repo: str, remedy: str, revision: str)
         return _not_found(repo, text)
     if isinstance(error, HfHubHTTPError):
         return _translate_status(error, repo, remedy)
+    if XET.search(text) and not isinstance(error, HTTPError):
+        return (
+            f"the storage service Xet does not work ({text}). Set HF_HUB_DISABLE_XET=1, which does "
+            f"without it. {remedy}"
+        )
     if isinstance(error, HTTPError | ConnectionError | TimeoutError):
-        return f"there is no connection to the Hub at {HfApi().endpoint} ({text}). {remedy}"
+        return f"there is no connection to the Hub at {constants.ENDPOINT} ({text}). {remedy}"
     if isinstance(error, UnicodeEncodeError):
         return f"The token holds {error.object[error.start]!r}, which no token has: set it anew."
     if "Dataset scripts are no longer supported" in text:
@@ -90,13 +107,13 @@ def _translate_status(error: HfHubHTTPError, repo: str, remedy: str) -> str:
     status = error.response.status_code
     message = (error.server_message or short_reason(error)).rstrip(".")
     if status == 401 and get_token():
-        return f"The Hub does not know this token. Make a new one at {TOKENS}. {remedy}"
+        return f"The Hub does not know this token. Make a new one at {tokens_page()}. {remedy}"
     if status == 401 or (status == 404 and not isinstance(error, EntryNotFoundError)):
         return _not_found(repo, message)
     if status == 402:
         return (
             f"The Hub wants to be paid for {repo}: {message}. A Space may be free on ZeroGPU: make "
-            f"it at https://huggingface.co/new-space, then the same command fills it. {remedy}"
+            f"it at {hub_page('new-space')}, then the same command fills it. {remedy}"
         )
     if status == 413 or "storage limit" in message.lower() or "quota" in message.lower():
         return (
@@ -105,8 +122,8 @@ def _translate_status(error: HfHubHTTPError, repo: str, remedy: str) -> str:
         )
     if status == 403:
         return (
-            f"The token may not write to {repo}: {message}. Use one with that right ({TOKENS}) or "
-            f"a namespace of your own. {remedy}"
+            f"The token may not write to {repo}: {message}. Use one with that right "
+            f"({tokens_page()}) or a namespace of your own. {remedy}"
         )
     if status == 429 or status >= 500:
         return f"The Hub cannot serve {repo} now ({status}: {message}). Try later. {remedy}"

@@ -56,8 +56,7 @@ def execute(settings: Settings) -> None:
     repo = check_publishing(settings)
     if is_complete(run_dir, settings.as_config()):
         console.print(f"{run_dir} holds this run, complete.")
-        print_run(run_dir, console)
-        return publish_run(run_dir, repo, settings)
+        return publish_and_print(run_dir, repo, settings, console)
     set_seed(settings.training.seed)
 
     # 2. Read the rows
@@ -102,11 +101,11 @@ def execute(settings: Settings) -> None:
     metrics |= evaluate_model(trainer, corpus, features, settings)
 
     # 10. Write the report
-    write_report(run_dir, metrics, settings, console)
+    write_report(run_dir, metrics, settings)
     trainer.end()  # closes trackers and the group of processes
 
-    # 11. Publish
-    publish_run(run_dir, repo, settings)
+    # 11. Publish, and print the figures
+    publish_and_print(run_dir, repo, settings, console)
 
 
 def check_publishing(settings: Settings) -> str | None:
@@ -255,13 +254,23 @@ def trimmed(metrics: dict, prefix: str) -> dict:
     return {new: metrics[old] for old, new in names.items() if new != "steps_per_second"}
 
 
-def write_report(run_dir: Path, metrics: dict, settings: Settings, console: Console) -> None:
-    """Write the figures, with which a run is complete, and the page; print them."""
+def write_report(run_dir: Path, metrics: dict, settings: Settings) -> None:
+    """Write the figures, with which a run is complete, and the page."""
     if settings.main_process:
         run_folder.write_json(run_dir / "metrics.json", metrics)
         page.write(run_dir)
         checkpoints.seal_run(run_dir)
-        print_run(run_dir, console)
+
+
+def publish_and_print(
+    run_dir: Path, repo: str | None, settings: Settings, console: Console
+) -> None:
+    """Publish a finished run as its settings say; print its figures, whatever the Hub says."""
+    try:
+        publish_run(run_dir, repo, settings)
+    finally:
+        if settings.main_process:
+            print_run(run_dir, console)
 
 
 def publish_run(run_dir: Path, repo: str | None, settings: Settings) -> None:

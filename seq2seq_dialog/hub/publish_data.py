@@ -7,6 +7,7 @@ into the card. The same dialogues give the same bytes, so publishing them again 
 
 import json
 import re
+import shlex
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -44,7 +45,7 @@ def publish_data(folder: str | Path, repo: str, **options) -> None:
         files = dataset_files(publication, Path(parts))
         commit = send(publication, files, DATASET, "Publish the dialogues")
     if commit is not None:
-        flag = "" if revision == "main" else f" --dataset_revision {revision}"
+        flag = "" if revision == "main" else f" --dataset_revision {shlex.quote(revision)}"
         print(
             "Load it:   from datasets import load_dataset\n"
             f'           load_dataset("{repo}"{publication.revision_argument})\n'

@@ -2,21 +2,20 @@
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import yaml
-from huggingface_hub import HfApi, ModelCard, get_token
+from huggingface_hub import ModelCard, constants, get_token
 from jinja2 import StrictUndefined, Template
 
 from ..errors import UsageError
-from ..hub_errors import translated_errors
 from ..models.artifact import PORTABLE, V5_CONFIG
 from ..portable.context import TURN_SEPARATOR
 from ..report.model_card import model_card
 from ..run_folder import read_mapping
-from .push import Publication, RepoKind, prepare, send
+from .push import Publication, RepoKind, check_target, is_private, prepare, send
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 PAGE = PORTABLE.parent / "serve" / "space"
@@ -56,6 +55,10 @@ NEEDED = (
 )
 
 
+# What the card is made of, besides.
+DESCRIBING = ("config.yaml", "environment.json", "predictions.jsonl", "trainer_state.json")
+
+
 def _is_model_file(path: str) -> bool:
     shard = path.startswith("model-") and path.endswith(".safetensors")
     return shard or path in (*PUBLISHED, *CODE, WEIGHTS, INDEX)
@@ -70,6 +73,8 @@ def publish(folder: str | Path, repo: str, **options) -> None:
     publication = prepare(folder, repo, **options)
     repo, private = publication.repo, publication.private
     files = model_files(publication)
+    if publication.space and not publication.dry_run:
+        check_target(_space_of(publication, private or is_private(repo)), SPACE)
     commit = send(publication, files, MODEL, "Publish the model")
     if commit is not None:
         print(
@@ -82,11 +87,14 @@ def publish(folder: str | Path, repo: str, **options) -> None:
         examples = ModelCard(files["README.md"].decode()).data.get("widget") or ()
         openings = [example["text"].split(TURN_SEPARATOR)[0].strip() for example in examples]
         if commit is not None:
-            with translated_errors(repo):
-                private = private or bool(HfApi().repo_info(repo).private)
-        space = replace(publication, repo=publication.space, revision="main", private=private)
+            private = private or is_private(repo)
+        space = _space_of(publication, private)
         files = space_files(repo, commit, private=private, openings=openings)
         send(space, files, SPACE, f"Serve {repo}", label="Chat:")
+
+
+def _space_of(publication: Publication, private: bool) -> Publication:
+    return replace(publication, repo=publication.space, revision="main", private=private)
 
 
 def space_files(
@@ -104,6 +112,7 @@ def space_files(
         private=private,
         title=f"Chat with {repo.split('/')[-1]}",
         gradio=GRADIO,
+        hub=constants.ENDPOINT,
     )
     model = {"model": repo, "revision": revision, "openings": list(openings)}
     return {
@@ -136,6 +145,7 @@ def model_files(publication: Publication) -> dict[str, Path | bytes]:
     missing = [name for name in names if not (folder / name).is_file()]
     if missing:
         raise UsageError(f"{str(folder)!r} has no {', '.join(missing)}: train or copy it again.")
+    _refuse_links(folder, {*names, *NEEDED, *DESCRIBING})
     files: dict[str, Path | bytes] = {name: folder / name for name in names}
     files |= {name: PORTABLE / name for name in CODE if (folder / name).is_file()}
     card = model_card(
@@ -150,6 +160,18 @@ def model_files(publication: Publication) -> dict[str, Path | bytes]:
     files["README.md"] = card.encode()
     _refuse_secrets(files, folder)
     return files
+
+
+def _refuse_links(folder: Path, names: Iterable[str]) -> None:
+    """Refuse files that lie elsewhere, of which nobody knows that they are to be published."""
+    home = folder.resolve()
+    links = [name for name in sorted(names) if not (home / name).resolve().is_relative_to(home)]
+    if links:
+        raise UsageError(
+            f"{', '.join(links)} in {str(folder)!r} is a link to a file elsewhere, and what lies "
+            "outside the run folder is not published. Put the file itself there if it belongs to "
+            "the model."
+        )
 
 
 def _refuse_foreign_code(folder: Path) -> None:

@@ -18,11 +18,11 @@ from pathlib import Path
 from typing import Literal
 
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
-from huggingface_hub.errors import HTTPError
+from huggingface_hub.errors import HfHubHTTPError, HTTPError
 from huggingface_hub.utils import validate_repo_id
 
 from ..errors import Stopped, UsageError
-from ..hub_errors import TOKENS, is_transient, short_reason, translated_errors
+from ..hub_errors import hub_page, is_transient, short_reason, tokens_page, translated_errors
 
 logger = logging.getLogger(__name__)
 ATTEMPTS = 4  # at an upload
@@ -90,7 +90,7 @@ def send(
         return None
     commit = push(publication, files, kind, message)
     tree = "" if publication.revision == "main" else f"/tree/{publication.revision}"
-    print(f"{label:10} {HfApi().endpoint}/{repo}{tree}", flush=True)
+    print(f"{label:10} {hub_page(repo)}{tree}", flush=True)
     return commit
 
 
@@ -104,8 +104,8 @@ def writable_repo(repo: str, dry_run: bool = False) -> str:
     role = user.get("auth", {}).get("accessToken", {}).get("role")
     if role == "read":
         raise UsageError(
-            f"The token of {user['name']} may only read: make one that may write at {TOKENS}, then "
-            "`hf auth login` or set HF_TOKEN."
+            f"The token of {user['name']} may only read: make one that may write at "
+            f"{tokens_page()}, then `hf auth login` or set HF_TOKEN."
         )
     namespace = repo.split("/")[0] if "/" in repo else user["name"]
     writable = [user["name"], *(org["name"] for org in user.get("orgs", ()))]
@@ -161,21 +161,10 @@ def _commit(
     repo, private, revision = publication.repo, publication.private, publication.revision
     target = {"repo_id": repo, "repo_type": kind.repo_type}
     api.create_repo(**target, private=private or None, exist_ok=True, space_sdk=kind.space_sdk)
-    if private and not api.repo_info(**target).private:
-        raise UsageError(
-            f"{repo} exists and everybody can read it: make it private in its settings on the Hub "
-            "first, or choose another name."
-        )
+    _check_privacy(target, private)
     if revision != "main":
         _make_branch(api, target, revision)
-    head = api.repo_info(**target, revision=revision).sha
-    old_paths = set(api.list_repo_files(**target, revision=head))
-    content = old_paths - {".gitattributes", "README.md"}
-    if content and not kind.is_ours(content):
-        raise UsageError(
-            f"{repo} holds something else ({', '.join(sorted(old_paths)[:5])}): choose another "
-            "name, or delete its files on the Hub first."
-        )
+    head, old_paths = _check_content(target, revision, kind)
     deletions = sorted(path for path in old_paths - set(files) if kind.is_stale(path))
     operations = [CommitOperationDelete(path) for path in deletions]
     additions = [CommitOperationAdd(path, file) for path, file in files.items()]
@@ -192,6 +181,42 @@ def _commit(
     return commit.oid
 
 
+def is_private(repo: str) -> bool:
+    """Tell whether a model's repository is there and private."""
+    with translated_errors(repo):
+        return HfApi().repo_exists(repo) and bool(HfApi().repo_info(repo).private)
+
+
+def check_target(publication: Publication, kind: RepoKind) -> None:
+    """Refuse a repository that is there and cannot take the files, before others are sent."""
+    target = {"repo_id": publication.repo, "repo_type": kind.repo_type}
+    with translated_errors(publication.repo):
+        if HfApi().repo_exists(**target):
+            _check_privacy(target, publication.private)
+            _check_content(target, publication.revision, kind)
+
+
+def _check_privacy(target: dict, private: bool) -> None:
+    if private and not HfApi().repo_info(**target).private:
+        raise UsageError(
+            f"{target['repo_id']} exists and everybody can read it: make it private in its "
+            "settings on the Hub first, or choose another name."
+        )
+
+
+def _check_content(target: dict, revision: str, kind: RepoKind) -> tuple[str, set[str]]:
+    """Refuse a repository that holds something else; return its newest commit and its paths."""
+    head = HfApi().repo_info(**target, revision=revision).sha
+    paths = set(HfApi().list_repo_files(**target, revision=head))
+    content = paths - {".gitattributes", "README.md"}
+    if content and not kind.is_ours(content):
+        raise UsageError(
+            f"{target['repo_id']} holds something else ({', '.join(sorted(paths)[:5])}): choose "
+            "another name, or delete its files on the Hub first."
+        )
+    return head, paths
+
+
 def _make_branch(api: HfApi, target: dict, revision: str) -> None:
     tags = {tag.name for tag in api.list_repo_refs(**target).tags}
     if revision in tags or revision.startswith("refs/") or re.fullmatch("[0-9a-f]{40}", revision):
@@ -199,4 +224,13 @@ def _make_branch(api: HfApi, target: dict, revision: str) -> None:
             f"revision is {revision!r}, which is a tag, a reference or a commit; it must be the "
             "name of a branch, old or new."
         )
-    api.create_branch(**target, branch=revision, exist_ok=True)
+    try:
+        api.create_branch(**target, branch=revision, exist_ok=True)
+        api.repo_info(**target, revision=revision)
+    except HfHubHTTPError as error:
+        if "/" not in revision or error.response.status_code not in (400, 404, 405):
+            raise
+        raise UsageError(
+            f"revision is {revision!r}, but {hub_page('')} knows no branch with a slash in its "
+            "name: choose one without."
+        ) from error

@@ -73,7 +73,7 @@ def model_card(
     data = data_terms(config, environment, license)
     examples = draw_examples(run["predictions"]) if samples else []
     content = run | _training_facts(folder, config, environment, metrics, data)
-    content |= _evaluation_facts(run["evaluation"], metrics, config)
+    content |= _evaluation_facts(run["evaluation"], metrics, config, run["predictions"])
     content |= {
         "name": repo.split("/")[-1],
         "repo": repo,
@@ -160,10 +160,13 @@ def _last_part(value):
     return value if shared == inner else json.dumps(shared, ensure_ascii=False)
 
 
-def _evaluation_facts(evaluated: dict, metrics: dict, config: dict) -> dict:
+def _evaluation_facts(
+    evaluated: dict, metrics: dict, config: dict, predictions: list[dict]
+) -> dict:
     """Collect for the template what was measured, besides the tables of the page."""
     sizes = {row["subset"]: row["pairs"] for row in evaluated.get("results", ())}
     split = evaluated.get("split", "test")
+    replies = [row["reply"] for row in predictions]
     return {
         "split": split,
         "likelihood": metrics.get(split) or metrics.get("validation", {}),
@@ -172,6 +175,7 @@ def _evaluation_facts(evaluated: dict, metrics: dict, config: dict) -> dict:
         # The clean pairs come first; all pairs are not shown twice.
         "shown": [s for s in reversed(sizes) if s == "full" or sizes[s] != sizes["full"]],
         "decoding": scoring.describe_decoding(config) if "do_sample" in config else None,
+        "one_reply": replies[0] if len(replies) > 1 and len(set(replies)) == 1 else None,
         "manners": evaluated.get("quality", {}).get(scoring.MODEL, {}).get("full"),
     }
 
@@ -206,6 +210,9 @@ def _metadata(
 def measured(evaluated: dict, metrics: dict, data: DataTerms) -> list[EvalResult]:
     """List the model's figures for the metadata; without an evaluation, those of metrics.json."""
     rows = [row for row in evaluated.get("results", ()) if row["system"] == scoring.MODEL]
+    sizes = {row["subset"]: row["pairs"] for row in rows}
+    if sizes.get("clean") == sizes.get("full"):  # all pairs are clean: the same figures
+        rows = [row for row in rows if row["subset"] != "clean"]
     rows = rows or [
         {"protocol": "default", "subset": "full", "split": split, "metrics": metrics[split]}
         for split in ("validation", "test")

@@ -23,6 +23,9 @@ def web(folder: str, port: int | None = None, **options) -> None:
         raise UsageError("The page needs Gradio, which is not installed: pip install gradio")
     if port is not None and not 1 <= port <= 65535:
         raise UsageError(f"port is {port}; it must be from 1 to 65535.")
+    from starlette.middleware import Middleware
+    from starlette.middleware.trustedhost import TrustedHostMiddleware
+
     from .space.app import LAUNCH_OPTIONS, page
 
     disable_progress_bar()
@@ -31,6 +34,9 @@ def web(folder: str, port: int | None = None, **options) -> None:
     answer = partial(generate_response, model=model, tokenizer=tokenizer)
     demo = page(answer, model, tokenizer, str(folder))
     address = {"server_name": "127.0.0.1", "server_port": port, "share": False}
+    # Another name for this address is a page elsewhere that wants to talk with it (DNS rebinding).
+    hosts = Middleware(TrustedHostMiddleware, allowed_hosts=["127.0.0.1", "localhost"])
+    address["app_kwargs"] = {"middleware": [hosts]}
     try:
         demo.launch(**address, prevent_thread_lock=True, quiet=True, **LAUNCH_OPTIONS)
     except OSError as error:

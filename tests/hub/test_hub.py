@@ -6,6 +6,7 @@ import signal
 import sys
 import threading
 import time
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -162,6 +163,31 @@ def test_code_of_other_repositories_is_refused(runs, tmp_path, name, key, value)
         model_files(Publication(folder, "ann/m"))
 
 
+@pytest.mark.parametrize("name", ["curves.png", "chat_template.jinja", "predictions.jsonl"])
+def test_nothing_that_lies_elsewhere_goes_up(runs, tmp_path, name):
+    folder, elsewhere = tmp_path / "run", tmp_path / "private"
+    shutil.copytree(runs / "t5", folder)
+    (folder / name).rename(elsewhere)
+    (folder / name).symlink_to(elsewhere)
+    with pytest.raises(UsageError, match=rf"{name} in .* is a link to a file elsewhere"):
+        model_files(Publication(folder, "ann/m"))
+    (folder / name).unlink()
+    elsewhere.rename(folder / "within")
+    (folder / name).symlink_to("within")
+    (tmp_path / "linked").symlink_to(folder)
+    assert model_files(Publication(tmp_path / "linked", "ann/m"))
+
+
+def test_an_index_names_no_file_elsewhere(runs, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(runs / "t5", folder)
+    (tmp_path / "private").write_text("mine")
+    index = {"weight_map": {"shared.weight": "../private"}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(UsageError, match=r"\.\./private in .* is a link to a file elsewhere"):
+        model_files(Publication(folder, "ann/m"))
+
+
 @pytest.mark.parametrize("content", ["{", "[]", "\xff"])
 def test_a_broken_file_is_named(runs, tmp_path, content):
     folder = tmp_path / "run"
@@ -231,10 +257,13 @@ def test_what_an_earlier_model_has_left_goes_and_other_files_stay(runs, ann):
 def test_a_branch_is_made_and_main_stays(runs, ann, capsys):
     publish(runs / "rnn", "ann/m")
     main = ann.files("ann/m")
-    publish(runs / "t5", "ann/m", revision="second")
+    publish(runs / "t5", "ann/m", revision="try/second")
     assert ann.files("ann/m") == main
-    assert "modeling_rnn.py" not in ann.files("ann/m", revision="second")
-    assert "/ann/m/tree/second" in capsys.readouterr().out
+    assert "modeling_rnn.py" not in ann.files("ann/m", revision="try/second")
+    assert "/ann/m/tree/try/second" in capsys.readouterr().out
+    ann.fail(status=404, message="Not found", on="%2Fthird", times=9)
+    with pytest.raises(UsageError, match=r"revision is 'try/third'.* choose one without"):
+        publish(runs / "t5", "ann/m", revision="try/third")
 
 
 def test_private_is_private_and_never_public_by_mistake(runs, ann):
@@ -269,6 +298,11 @@ def test_a_repository_of_something_else_is_not_overwritten(runs, ann):
     with pytest.raises(UsageError, match=r"ann/gallery holds something else"):
         publish(runs / "t5", "ann/m", space="ann/gallery")
     assert (ann.files("ann/llama"), ann.files("ann/gallery", "space")) == before
+    assert ("model", "ann/m") not in ann.repos  # the Space is looked at before the model goes up
+    ann.add_repo("ann/shown", {"model.json": b"{}"}, "space", sdk="gradio")
+    with pytest.raises(UsageError, match=r"ann/shown exists and everybody can read it"):
+        publish(runs / "t5", "ann/m", private=True, space="ann/shown")
+    assert ("model", "ann/m") not in ann.repos
 
 
 def test_who_publishes_at_the_same_time_does_not_leave_a_mixture(runs, ann, monkeypatch):
@@ -492,6 +526,24 @@ def test_a_missing_network_is_named(runs, ann, monkeypatch):
         publish(runs / "t5", "ann/m")
 
 
+def test_a_failure_of_xet_is_no_missing_network(runs, ann, monkeypatch):
+    """This Hub has no such storage: it knows no token for it."""
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", False)
+    with pytest.raises(UsageError, match=r"Xet does not work.*HF_HUB_DISABLE_XET=1") as error:
+        publish(runs / "t5", "ann/m")
+    assert "no connection" not in str(error.value)
+
+
+def test_hints_and_links_are_those_of_the_hub_in_use(runs, ann, monkeypatch):
+    publish(runs / "t5", "ann/m", space="ann/chat")
+    assert f"{ann.url}/ann/m" in ann.files("ann/chat", "space")["README.md"].decode()
+    monkeypatch.setenv("HF_TOKEN", "hf_nobody")
+    with pytest.raises(UsageError, match=f"{ann.url}/settings/tokens"):
+        publish(runs / "t5", "ann/m")
+
+
 # A run that publishes itself
 
 
@@ -535,6 +587,20 @@ def test_a_run_publishes_itself_and_the_same_command_does_it_again(runs, ann, tm
         assert not path.is_file() or b"hf_ann" not in path.read_bytes()
 
 
+def test_publishing_comes_before_printing_and_its_failure_hides_no_figures(monkeypatch):
+    done = []
+
+    def fail(*_):
+        done.append("publish")
+        raise UsageError("no connection")
+
+    monkeypatch.setattr(train, "publish_run", fail)
+    monkeypatch.setattr(train, "print_run", lambda *_: done.append("print"))
+    with pytest.raises(UsageError, match="no connection"):
+        train.publish_and_print("run", "ann/m", SimpleNamespace(main_process=True), None)
+    assert done == ["publish", "print"]
+
+
 def test_a_token_on_the_command_line_is_refused(runs):
     with pytest.raises(UsageError, match=r"hub_token has no effect here: .*hf auth login"):
         train.main([*settings(runs, "t5"), "--hub_token", "hf_ann"])
@@ -563,13 +629,13 @@ def in_a_clean_process(python, code, *args, server, home, token=None):
 @pytest.mark.legacy
 @pytest.mark.parametrize("kind", MODELS)
 def test_both_lines_call_the_published_model(runs, ann, tmp_path, legacy_python, kind):
-    publish(runs / kind, "ann/m", private=True)
+    publish(runs / kind, "ann/m", private=True, revision="try/first")
     expected = local(runs / kind)
     assert len(set(expected)) > 1
     for line, python in (("new", sys.executable), ("old", legacy_python)):
         home = tmp_path / line
         home.mkdir()
-        args = ("ann/m", "main", json.dumps(TEXTS), kind)
+        args = ("ann/m", "try/first", json.dumps(TEXTS), kind)
         out = in_a_clean_process(python, CALL, *args, server=ann, home=home, token="hf_ann")
         assert json.loads(out.split("RESULT")[1]) == expected
         ran = [p for p in (home / "modules").rglob("*.py") if p.name != "__init__.py"]

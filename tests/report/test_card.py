@@ -194,7 +194,8 @@ def test_the_results_stand_there_beside_the_baselines_and_the_verdict(folder):
         for value in row["metrics"].values():
             assert number(value) in shown, (row["system"], row["protocol"], value)
         assert row["signature"].replace("|", "\\|") in results
-    head = results.split("<details>")[0]
+    head, fold = results.split("<details>")
+    assert not re.search(r"</sub>\n<sub>", fold)  # each note a paragraph
     assert head.index("**Clean pairs**: 20") < head.index("**All pairs**: 30")
     assert "Decoding: greedy" not in head  # the settings of this run do not say
 
@@ -205,9 +206,11 @@ def test_where_all_pairs_are_clean_nothing_stands_there_twice(folder):
         row["pairs"] = 30
     found["overlap"] = {"pairs": 30, "clean_pairs": 30, "pairs_in_train": {"1": 0}}
     write_json(folder / "evaluation.json", found)
-    results = section(model_card(folder, "user/tiny"), "Results")
+    text = model_card(folder, "user/tiny")
+    results = section(text, "Results")
     assert "**All pairs**: 30; none appears in the training data" in results
     assert "lean pairs" not in results and "appears in the training data.**" not in results
+    assert "(clean pairs)" not in text  # in the metadata neither
 
 
 def test_the_examples_are_real_replies_to_clean_contexts(folder):
@@ -233,6 +236,15 @@ def test_the_examples_are_real_replies_to_clean_contexts(folder):
         row["clean"] = False
     write_jsonl(folder / "predictions.jsonl", rows)
     assert len(check(model_card(folder, "user/tiny"))["widget"]) == 3
+
+
+def test_one_reply_for_all_contexts_is_said(folder):
+    rows = read_jsonl(folder / "predictions.jsonl")
+    assert "one and the same reply" not in model_card(folder, "user/tiny")
+    write_jsonl(folder / "predictions.jsonl", [row | {"reply": "*I* don't know."} for row in rows])
+    text = model_card(folder, "user/tiny")
+    check(text)
+    assert "to every context of the test set**: \\*I\\* don't know.\n" in text
 
 
 def test_the_samples_are_those_of_the_rule(folder):

@@ -7,12 +7,14 @@ import signal
 import socket
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from urllib.error import URLError
 from urllib.request import urlopen
 
+import httpx
 import pytest
 import torch
 import yaml
@@ -259,7 +261,7 @@ def test_a_space_runs_the_commit_it_was_published_with(hub, t5, tmp_path, monkey
     try:
         assert say(Client(url, verbose=False), SAID[0]) == conversation(t5).say(SAID[0])
         shown = str(demo.config)
-        assert "[ann/model](https://huggingface.co/ann/model)" in shown and "Grüezi!" in shown
+        assert f"[ann/model]({hub.url}/ann/model)" in shown and "Grüezi!" in shown
     finally:
         demo.close(verbose=False)
 
@@ -288,6 +290,28 @@ def test_web_serves_a_folder_until_ctrl_c(rnn, tmp_path):
         assert done.returncode == 0
         out = done.stdout + done.stderr
     assert served.url in out and "Traceback" not in out and "Interrupt" not in out
+
+
+def test_the_page_keeps_to_its_limits_and_bears_many_visitors(rnn, tmp_path):
+    env = offline(tmp_path) | {"PYTHONPATH": str(ROOT)}
+    secret = "zanzibar " * 5
+    with serving(["-m", "seq2seq_dialog", "web", str(rnn)], tmp_path, env) as served:
+        clients = [Client(served.url, verbose=False) for _ in range(20)]
+        with ThreadPoolExecutor(len(clients)) as visitors:
+            replies = visitors.map(
+                lambda client: [say(client, f"{secret} {i}") for i in range(10)], clients
+            )
+            assert sum(len(each) for each in replies) == 200
+        with pytest.raises(AppError, match=r"too long: at most 4,000 letters"):
+            say(clients[0], secret * 500)
+        for name, status in (("evil.example", 400), ("localhost", 200)):
+            assert httpx.get(served.url, headers={"Host": name}).status_code == status
+        upload = {"files": ("a.txt", b"something")}
+        refused = httpx.post(served.url + "gradio_api/upload", files=upload)
+        assert refused.status_code == 413
+        served.process.send_signal(signal.SIGINT)
+        done = served.process.result()
+    assert "Traceback" not in done.stderr and "zanzibar" not in done.stdout + done.stderr
 
 
 def test_a_port_that_is_taken_is_told(t5):

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import gradio as gr
 import torch
+from huggingface_hub import constants
 from transformers import pipeline
 
 try:
@@ -42,6 +43,9 @@ SLIDERS = {
     "no_repeat_ngram_size": ("No repeats", "of so many tokens in a row; 0: allowed", 0, 6, 1, 0),
 }
 SAMPLING_OPTIONS = ("temperature", "top_p", "top_k")
+LONGEST_MESSAGE = 4000  # letters, far more than a model reads
+MOST_TURNS = 256  # of a dialogue that are looked at, the latest
+TOO_LONG = f"The message is too long: at most {LONGEST_MESSAGE:,} letters."
 SAY_SOMETHING = "Say something first: the message is empty."
 # The look of the page. It uses the reader's fonts and fetches none.
 LAUNCH_OPTIONS = {
@@ -91,6 +95,7 @@ LAUNCH_OPTIONS = {
     }""",
     "footer_links": ["api", "gradio", "settings"],
     "run_history": False,
+    "max_file_size": 0,  # bytes: nothing is uploaded
 }
 
 
@@ -119,6 +124,7 @@ def page(answer, model, tokenizer, name: str, openings=OPENINGS) -> gr.Blocks:
                     elem_id="message",
                     label="Your message",
                     placeholder="Say something…",
+                    max_length=LONGEST_MESSAGE,
                     show_label=False,
                     autofocus=True,
                     submit_btn=True,
@@ -188,8 +194,10 @@ def chat_function(answer):
         }
         if do_sample:  # 1 comes as an int, which generate() does not take for a temperature
             settings |= {"temperature": float(temperature), "top_p": float(top_p), "top_k": top_k}
-        turns = [*history, {"role": "user", "content": message}]
+        turns = [*history[-MOST_TURNS:], {"role": "user", "content": message}]
         messages = [{"role": turn["role"], "content": text(turn["content"])} for turn in turns]
+        if any(len(turn["content"]) > LONGEST_MESSAGE for turn in messages):
+            raise gr.Error(TOO_LONG, print_exception=False)
         reply = generate(messages, settings)
         if not reply:
             gr.Info("The reply is empty. Say something else, or let the model sample.")
@@ -206,7 +214,7 @@ def title(name: str) -> str:
 def heading(model, tokenizer, name: str) -> str:
     """Word the heading of the page: which model it is, what it reads, what it cannot do."""
     size = model.num_parameters() / 1e6
-    link = f"`{name}`" if Path(name).is_dir() else f"[{name}](https://huggingface.co/{name})"
+    link = f"`{name}`" if Path(name).is_dir() else f"[{name}]({constants.ENDPOINT}/{name})"
     return (
         f"# {title(name)}\n"
         f"{link} · {size:.{0 if size >= 10 else 1}f} million parameters · reads the last "
