@@ -5,6 +5,7 @@
 """
 
 import argparse
+import os
 import sys
 from importlib import import_module
 from typing import NamedTuple
@@ -224,10 +225,19 @@ def main() -> None:
     if sys.argv[1:2] == ["train"]:  # its flags are the settings, which another parser knows
         run(lambda: import_module(".train", __package__).main(sys.argv[2:]))
         return
-    options = vars(build_parser().parse_args())
+    options = {name: clean(value) for name, value in vars(build_parser().parse_args()).items()}
     verb, folder = VERBS[options.pop("verb")], options.pop("folder")
     module, function = verb.function.rsplit(".", 1)
     run(lambda: getattr(import_module(f".{module}", __package__), function)(folder, **options))
+
+
+def clean(value):
+    """Put the home folder in for `~`, and a mark for bytes that are no letters."""
+    if isinstance(value, list):
+        return [clean(each) for each in value]
+    if not isinstance(value, str):
+        return value
+    return os.fsencode(os.path.expanduser(value)).decode(errors="replace")
 
 
 def build_parser() -> argparse.ArgumentParser:

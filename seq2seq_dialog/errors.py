@@ -2,6 +2,7 @@
 
 import difflib
 import errno
+import io
 import os
 import re
 import signal
@@ -48,8 +49,45 @@ def is_first_process() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
+class Output(io.TextIOWrapper):
+    """Standard output that fails nobody: letters that its encoding lacks are replaced.
+
+    Once its reader has gone (`| head`), which `reader_is_gone` then says, nothing more is written.
+    """
+
+    reader_is_gone = False
+
+    def write(self, text: str) -> int:
+        try:
+            return super().write(text)
+        except BrokenPipeError:
+            self._drop()
+            return len(text)
+
+    def flush(self) -> None:
+        try:
+            super().flush()
+        except BrokenPipeError:
+            self._drop()
+
+    def _drop(self) -> None:
+        self.reader_is_gone = True
+        os.dup2(os.open(os.devnull, os.O_WRONLY), self.fileno())
+
+
+def prepare_streams() -> None:
+    """Let any bytes come in and any text go out."""
+    if type(sys.stdin) is io.TextIOWrapper:
+        sys.stdin.reconfigure(errors="replace")
+    if type(sys.stdout) is io.TextIOWrapper:
+        old = sys.stdout
+        buffered = {"line_buffering": old.line_buffering, "write_through": old.write_through}
+        sys.stdout = Output(old.buffer, old.encoding, "replace", **buffered)
+
+
 def run(main: Callable[[], None]) -> None:
     """Run an entry point; what the person can mend ends in one message and status 2."""
+    prepare_streams()
     try:
         main()
     except UsageError as error:

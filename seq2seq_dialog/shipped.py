@@ -4,6 +4,7 @@ A wheel holds `dataset_script/`, `configs/` and `samples/` inside the package; i
 stand beside it.
 """
 
+import shlex
 import sys
 from pathlib import Path
 
@@ -17,7 +18,7 @@ COMMAND = "python -m seq2seq_dialog" if IN_CHECKOUT else "seq2seq-dialog"
 def interpreter() -> str:
     """Name the running Python as a person in this folder would: `.venv/bin/python`, `python`."""
     here, python = Path.cwd(), Path(sys.executable)
-    return str(python.relative_to(here)) if python.is_relative_to(here) else "python"
+    return shlex.quote(str(python.relative_to(here))) if python.is_relative_to(here) else "python"
 
 
 def command(verb: str) -> str:

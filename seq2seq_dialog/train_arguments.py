@@ -3,6 +3,7 @@
 import argparse
 import dataclasses
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -11,8 +12,17 @@ from transformers import HfArgumentParser, Seq2SeqTrainingArguments
 from .checks import check
 from .errors import UsageError, nearest
 from .run_folder import read_yaml
-from .settings import GROUPS, INHERITED, DialogueTrainingArguments, Settings
+from .settings import GROUPS, INHERITED, DialogueTrainingArguments, Mark, Settings, marked
 from .shipped import COMMAND, CONFIGS, ROOT
+
+PATHS = marked(Mark.PATH) | {"data_cache"}  # in which ~ is the home folder
+# Settings that name one source, of dialogues or of the model: a flag for one replaces the other.
+REPLACED = {
+    "data": ("dataset_name", "dataset_revision"),
+    "dataset_name": ("data",),
+    "new_model": ("model_name_or_path",),
+    "model_name_or_path": ("new_model",),
+}
 
 
 class _HelpFormatter(argparse.HelpFormatter):
@@ -88,10 +98,13 @@ def parse(argv: list[str]) -> Settings:
     flags, path = list(argv), None
     if argv and not argv[0].startswith("-"):
         path, flags = find_config(argv[0]), argv[1:]
-    from_file = _as_flags(path, known) if path else []
-    for flag in flags:
-        name = flag[2:].split("=")[0].replace("-", "_")
-        if flag.startswith("--") and name not in known and name.removeprefix("no_") not in known:
+    names = {
+        flag: flag[2:].split("=")[0].replace("-", "_") for flag in flags if flag.startswith("--")
+    }
+    replaced = {other for name in names.values() for other in REPLACED.get(name, ())}
+    from_file = _as_flags(path, known, replaced) if path else []
+    for flag, name in names.items():
+        if name not in known and name.removeprefix("no_") not in known:
             raise UsageError(
                 f"unknown flag {flag!r}.{nearest('--' + name, {'--' + k for k in known})}"
             )
@@ -105,6 +118,10 @@ def parse(argv: list[str]) -> Settings:
     if unknown or rest.config:
         extra = " ".join(unknown or [rest.config])
         raise UsageError(f"do not know what to do with {extra!r}; a config file comes first.")
+    for group in groups:
+        for name in PATHS & vars(group).keys():
+            if isinstance(value := getattr(group, name), str):
+                setattr(group, name, os.path.expanduser(value))
     settings = Settings(*groups)
     check(settings)
     # The finished run is published, not by Trainer, which would send checkpoints as well.
@@ -114,7 +131,7 @@ def parse(argv: list[str]) -> Settings:
 def find_config(name: str) -> Path:
     """Find a config: a file by its path, a recipe by its name (`t5_small`)."""
     if "/" in name or "\\" in name or name.endswith((".yaml", ".yml")):
-        return Path(name)
+        return Path(name).expanduser()
     known = recipes()
     if name not in known:
         raise UsageError(
@@ -124,8 +141,8 @@ def find_config(name: str) -> Path:
     return known[name]
 
 
-def _as_flags(path: Path, known: set[str]) -> list[str]:
-    """Spell the settings of a config as flags, so that one parser checks both."""
+def _as_flags(path: Path, known: set[str], replaced: set[str]) -> list[str]:
+    """Spell the settings of a config as flags, so that one parser checks both; leave some out."""
     config, flags = read_yaml(path), []
     data = config.get("data")
     if path.resolve().parent == CONFIGS and isinstance(data, str) and not Path(data).exists():
@@ -133,7 +150,7 @@ def _as_flags(path: Path, known: set[str]) -> list[str]:
     for name, value in config.items():
         if name not in known:
             raise UsageError(f"{path}: unknown setting {name!r}.{nearest(str(name), known)}")
-        if value is None or value == []:
+        if value is None or value == [] or name in replaced:
             continue
         if value is False and name.endswith("_strategy"):
             value = "no"  # YAML 1.1 reads a bare no as false

@@ -1,6 +1,9 @@
 """Settings: the file as defaults, flags on top, one clear message for what is wrong."""
 
 import dataclasses
+import os
+import subprocess
+import sys
 from typing import get_type_hints
 
 import pytest
@@ -10,6 +13,7 @@ from helpers.corpus import ROOT
 from helpers.runs import finish, start
 from transformers import Seq2SeqTrainingArguments
 
+from seq2seq_dialog.__main__ import clean
 from seq2seq_dialog.errors import UsageError, run
 from seq2seq_dialog.run_folder import write_yaml
 from seq2seq_dialog.settings import GROUPS, DialogueTrainingArguments, bounds_of
@@ -22,6 +26,29 @@ def config(tmp_path, text):
     path = tmp_path / "c.yaml"
     path.write_text(text, encoding="utf-8")
     return str(path)
+
+
+@pytest.mark.parametrize(
+    ("flags", "source"),
+    [
+        (["--dataset_name", "user/talk"], ("user/talk", None, None, "new")),
+        (["--model_name_or_path=user/m"], (None, "file", "user/m", None)),
+        (["--dataset-name", "user/talk", "--data", "d.txt"], "Take the other out"),
+    ],
+)
+def test_a_flag_for_one_source_replaces_the_other_of_the_config(flags, source):
+    if isinstance(source, str):
+        with pytest.raises(UsageError, match=source):
+            parse(["demo", *flags])
+        return
+    settings = parse(["demo", *flags])
+    data, model = settings.data, settings.model
+    assert (
+        data.dataset_name,
+        data.data and "file",
+        model.model_name_or_path,
+        model.new_model and "new",
+    ) == source
 
 
 def test_flags_override_the_file(tmp_path):
@@ -207,3 +234,33 @@ def test_a_lack_of_memory_ends_with_the_way_out(capsys):
         run(main)
     assert stopped.value.code == 2
     assert "error: CUDA out of memory. Lower tokens_per_batch" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["data", "dataset_name", "model_name_or_path", "data_cache"])
+def test_the_home_folder_may_stand_in_every_path(tmp_path, monkeypatch, name):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "c.yaml").write_text("learning_rate: 1e-4\noutput_dir: ~/out\n", encoding="utf-8")
+    others = {"model_name_or_path": "m", name: "~/x y"}
+    settings = parse(["~/c.yaml", *(f"--{key}={value}" for key, value in others.items())])
+    assert settings.as_config()[name] == f"{tmp_path}/x y"
+    assert settings.training.output_dir == f"{tmp_path}/out"
+    assert clean([f"~/{name}", 3]) == [f"{tmp_path}/{name}", 3]
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
+def test_printing_fails_nobody(encoding, tmp_path):
+    code = (
+        "import sys; from seq2seq_dialog.errors import run\n"
+        "def main():\n"
+        "    for i in range(20_000): print('Grüße 🙂', i, flush=i % 1000 == 0)\n"
+        "    open('done', 'w').close()\n"
+        "run(main)\n"
+    )
+    env = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONIOENCODING": encoding}
+    line = [sys.executable, "-c", code]
+    process = subprocess.Popen(line, env=env, cwd=tmp_path, stdout=-1, stderr=-1)
+    first = process.stdout.readline()
+    process.stdout.close()
+    assert process.wait(60) == 0 and process.stderr.read() == b""
+    assert (tmp_path / "done").exists()
+    assert first == "Grüße 🙂 0\n".encode(encoding, errors="replace")

@@ -9,22 +9,21 @@ from ..errors import UsageError, nearest
 from ..portable.configuration_rnn import RnnSeq2SeqConfig
 from ..portable.context import TURN_SEPARATOR
 from ..settings import DataArguments, DecodingArguments, ModelArguments
-from .loading import loading
+from .loading import check_vocabulary, load_model_files
 
 # Training in fp16 gives inf and NaN: the activations of these models exceed 65,504.
 FP16_UNSAFE = {"t5", "mt5", "umt5", "longt5", "switch_transformers"}
 
 
-def load_pretrained(auto_class, what: str, name: str, args: ModelArguments, **options):
-    """Load a checkpoint's model or tokenizer, `what`, to train with."""
+def load_pretrained(load, what: str, name: str, args: ModelArguments, **options):
+    """Load a checkpoint to train with: its model or tokenizer, `what`, by a function `load`."""
     remedy = (
         "Give a folder with a saved model or the name of a public model on the Hub such as "
         "google-t5/t5-small, and check the network (for a private one, log in with `hf auth "
         "login`)."
     )
     options |= {"revision": args.model_revision, "trust_remote_code": args.trust_remote_code}
-    with loading(f"the {what} {name!r}", remedy):
-        return auto_class.from_pretrained(name, **options)
+    return load(name, f"the {what} {name!r}", remedy, **options)
 
 
 def load_model(args: ModelArguments, tokenizer):
@@ -44,7 +43,8 @@ def load_model(args: ModelArguments, tokenizer):
     else:
         name, what = args.model_name_or_path, "encoder-decoder checkpoint"
         # In float32 an optimizer updates the weights; autocast does the rest.
-        model = load_pretrained(AutoModelForSeq2SeqLM, what, name, args, dtype="float32")
+        model = load_pretrained(load_model_files, what, name, args, dtype="float32")
+        check_vocabulary(model, tokenizer, spare=1)  # __eou__
     if len(tokenizer) > model.get_input_embeddings().num_embeddings:
         try:
             model.resize_token_embeddings(len(tokenizer), pad_to_multiple_of=64)

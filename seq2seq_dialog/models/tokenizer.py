@@ -4,12 +4,13 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import sentencepiece
-from transformers import AddedToken, AutoTokenizer, T5Tokenizer
+from transformers import AddedToken, T5Tokenizer
 
 from ..errors import UsageError
 from ..portable.context import TURN_SEPARATOR, chat_template
 from ..settings import ModelArguments
 from .build import load_pretrained
+from .loading import load_tokenizer_files
 
 
 def train_tokenizer(utterances: Iterable[str], vocab_size: int, folder: str | Path) -> None:
@@ -46,7 +47,7 @@ def load_tokenizer(args: ModelArguments, max_source_length: int, trained: str | 
     if name is None:
         tokenizer = T5Tokenizer.from_pretrained(trained, extra_ids=0)
     else:
-        tokenizer = load_pretrained(AutoTokenizer, "tokenizer", name, args)
+        tokenizer = load_pretrained(load_tokenizer_files, "tokenizer", name, args)
     return prepare_tokenizer(tokenizer, max_source_length)
 
 

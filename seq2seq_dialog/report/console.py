@@ -1,6 +1,8 @@
 """A run's figures and samples as tables in the terminal."""
 
+import json
 import logging
+import shlex
 from pathlib import Path
 
 import datasets
@@ -77,13 +79,17 @@ def print_run(run_dir: Path, console: Console) -> None:
     print_metrics(read_json(run_dir / "metrics.json"), console)
     if (run_dir / "evaluation.json").exists():
         print_evaluation(read_json(run_dir / "evaluation.json"), console)
+    folder, page = shlex.quote(str(run_dir)), shlex.quote(f"{run_dir}/report.html")
+    call = (
+        f'from transformers import pipeline; print(pipeline("text2text-generation", '
+        f'model={json.dumps(str(run_dir))}, trust_remote_code=True)("How are you?"))'
+    )
     console.print(
         f"\nThe model, its settings, metrics, curves and replies are in {run_dir}. Next:\n"
-        f"  {command('chat')} {run_dir}\n"
-        f'  {interpreter()} -c "from transformers import pipeline; print('
-        f"pipeline('text2text-generation', model='{run_dir}', trust_remote_code=True)"
-        f"('How are you?'))\"\n"
-        f"  open {run_dir}/report.html",
+        f"  {command('chat')} {folder}\n"
+        f"  {interpreter()} -c {shlex.quote(call)}\n"
+        f"  open {page}",
         highlight=False,
+        markup=False,
         soft_wrap=True,
     )

@@ -6,9 +6,11 @@ from contextlib import suppress
 import yaml
 from transformers.utils.logging import disable_progress_bar
 
+from ..hub_errors import short_reason
 from ..settings import DecodingArguments
 from .inference import Conversation, engine, generate_response, load
 
+MOST = {"max_new_tokens": 1000, "num_beams": 100}  # more would take minutes for each reply
 HELP = """\
 /reset             forget the dialogue
 /undo              forget the last thing you said and its reply
@@ -45,15 +47,17 @@ def change_setting(assignment: str, conversation: Conversation) -> str:
         return f"There is no decoding setting {name!r}, but {known}: for example /set num_beams=4."
     try:
         value = yaml.safe_load(text)
-    except yaml.YAMLError:
+    except (yaml.YAMLError, ValueError, RecursionError):
         value = text
     if not isinstance(value, (bool, int, float)):
         return f"{name}={text} does not work: it takes a number, true or false."
+    if name in MOST and value > MOST[name]:
+        return f"{name}={text} does not work: it is at most {MOST[name]} here."
     settings = conversation.generate_kwargs | {name: value}
     try:
         generate_response("Hello", conversation.model, conversation.tokenizer, **settings)
-    except (ValueError, TypeError, RuntimeError) as error:
-        return f"{name}={text} does not work: {str(error).splitlines()[0]}"
+    except Exception as error:  # whatever a library makes of such a value
+        return f"{name}={text} does not work: {short_reason(error)}"
     conversation.generate_kwargs = settings
     sampling = settings.get("do_sample", config.do_sample)
     if name in ("temperature", "top_p", "top_k") and not sampling:
@@ -84,9 +88,11 @@ def chat(folder: str, **options) -> None:
         elif line:
             try:
                 reply = conversation.say(line)
-            except ValueError as error:
-                print(error, file=sys.stderr)
+            except Exception as error:  # a line that fails is told, and the next one is read
+                print(short_reason(error), file=sys.stderr)
                 continue
             print(f"bot: {reply}" if in_terminal else reply, flush=True)
+            if getattr(sys.stdout, "reader_is_gone", False):
+                break
     if in_terminal:
         print()

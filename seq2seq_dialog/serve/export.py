@@ -1,5 +1,6 @@
 """Export a trained T5 to CTranslate2, measured against the model it is made of."""
 
+import shlex
 import shutil
 import time
 from collections.abc import Sequence
@@ -78,7 +79,7 @@ def export(
             target.rename(Path(scratch) / "replaced")
         unfinished.rename(target)
     print(f"Written to {output or Path(folder) / EXPORT_FOLDER}. On the CPU it answers in:")
-    print(f"  {command('chat')} {output or folder}")
+    print(f"  {command('chat')} {shlex.quote(str(output or folder))}")
 
 
 def check_convertible(model) -> None:

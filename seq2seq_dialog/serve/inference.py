@@ -1,14 +1,20 @@
 """Answering: load a trained folder, reply to a context, hold a conversation."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from torch.nn.utils.rnn import pad_sequence
-from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
+from transformers import AutoTokenizer
 
 from ..errors import UsageError
-from ..models.loading import loading
+from ..models.loading import (
+    check_vocabulary,
+    load_model_files,
+    load_tokenizer_files,
+    loading,
+)
 from ..portable.context import as_turns, encode_context
 from ..shipped import command
 from .exported_model import ExportedModel, find_export, is_export
@@ -33,6 +39,7 @@ def load(
     Returns:
         (model, tokenizer, device)
     """
+    name = os.path.expanduser(name)
     if device is None:
         accelerator = None if is_export(name) else torch.accelerator.current_accelerator()
         device = accelerator or "cpu"
@@ -51,9 +58,10 @@ def load(
     )
     options = {"trust_remote_code": trust_remote_code}
     dtype = torch.float32 if device.type == "cpu" else "auto"  # many CPUs only emulate bf16
-    with loading(f"a model from {str(name)!r}", remedy):
-        tokenizer = AutoTokenizer.from_pretrained(name, **options)
-        model = AutoModelForSeq2SeqLM.from_pretrained(name, dtype=dtype, **options)
+    what = f"a model from {str(name)!r}"
+    tokenizer = load_tokenizer_files(name, what, remedy, **options)
+    model = load_model_files(name, what, remedy, dtype=dtype, **options)
+    check_vocabulary(model, tokenizer)
     return model.to(device).eval(), tokenizer, device
 
 

@@ -8,7 +8,7 @@ import textwrap
 import pytest
 import torch
 from helpers import warm
-from helpers.corpus import TEXTS
+from helpers.corpus import ROOT, TEXTS
 
 from seq2seq_dialog.models import artifact
 from seq2seq_dialog.models.tokenizer import prepare_tokenizer
@@ -213,3 +213,29 @@ def test_only_the_portable_files_travel_as_code(saved):
     assert code == ["context.py", "pipeline.py"]
     for name in code:
         assert (saved / name).read_bytes() == (artifact.PORTABLE / name).read_bytes()
+
+
+RESAVE = """
+import sys
+from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
+old, new = sys.argv[1:]
+AutoModelForSeq2SeqLM.from_pretrained(old).save_pretrained(new)
+AutoTokenizer.from_pretrained(old).save_pretrained(new)
+from seq2seq_dialog.models.artifact import finish
+finish(new)
+"""
+
+
+@pytest.mark.legacy
+def test_a_model_that_was_loaded_and_saved_again_keeps_its_pipeline(
+    saved, home, tmp_path, legacy_python
+):
+    expected = consume(sys.executable, saved, home)
+    env = os.environ | {"HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT)}
+    for line, python in (("new", sys.executable), ("old", legacy_python)):
+        again = tmp_path / line
+        done = warm.run("-c", RESAVE, saved, again, python=python, env=env)
+        assert done.returncode == 0, done.stderr
+        for reader in (sys.executable, legacy_python):
+            found = consume(reader, again, home)
+            assert found["text2text"] == expected["text2text"] == found["text"]

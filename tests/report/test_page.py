@@ -1,15 +1,19 @@
 """The report of a run: what stands in it, and what cannot break it."""
 
+import ast
 import json
 import math
 import re
+import shlex
 from html.parser import HTMLParser
 
 import pytest
 from helpers.pages import HOSTILE, SYSTEMS, evaluation
+from rich.console import Console
 
 from seq2seq_dialog.errors import UsageError
 from seq2seq_dialog.report import page
+from seq2seq_dialog.report.console import print_run
 from seq2seq_dialog.report.page import choose_samples, describe, write
 from seq2seq_dialog.report.tables import markdown, number, table
 from seq2seq_dialog.run_folder import read_jsonl, write_json, write_jsonl, write_yaml
@@ -277,3 +281,15 @@ def test_a_folder_that_is_no_run_is_refused(tmp_path):
     (tmp_path / "metrics.json").write_text('{"data"')
     with pytest.raises(UsageError, match=r"Cannot read '.*metrics\.json': Expecting"):
         page.report(str(tmp_path))
+
+
+def test_what_is_printed_can_be_pasted_where_paths_have_blanks(run_folder, tmp_path, capsys):
+    folder = tmp_path / "my 'own' [runs]"
+    run_folder.rename(folder)
+    print_run(folder, Console(width=200))
+    lines = capsys.readouterr().out.splitlines()
+    commands = [shlex.split(line) for line in lines[-3:]]
+    assert commands[0][-2:] == ["chat", str(folder)]
+    model = re.search(r"model=(.*?), trust", commands[1][-1])[1]
+    assert ast.literal_eval(model) == str(folder)
+    assert commands[2] == ["open", f"{folder}/report.html"]

@@ -296,7 +296,8 @@ def test_the_page_keeps_to_its_limits_and_bears_many_visitors(rnn, tmp_path):
     env = offline(tmp_path) | {"PYTHONPATH": str(ROOT)}
     secret = "zanzibar " * 5
     with serving(["-m", "seq2seq_dialog", "web", str(rnn)], tmp_path, env) as served:
-        clients = [Client(served.url, verbose=False) for _ in range(20)]
+        patient = {"timeout": 300}
+        clients = [Client(served.url, verbose=False, httpx_kwargs=patient) for _ in range(20)]
         with ThreadPoolExecutor(len(clients)) as visitors:
             replies = visitors.map(
                 lambda client: [say(client, f"{secret} {i}") for i in range(10)], clients

@@ -1,0 +1,127 @@
+"""Damaged and foreign model folders: one message, and nothing random or invented in its place."""
+
+import json
+import pickle
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from seq2seq_dialog.errors import UsageError
+from seq2seq_dialog.models.build import load_model
+from seq2seq_dialog.models.tokenizer import load_tokenizer
+from seq2seq_dialog.serve.inference import load
+from seq2seq_dialog.settings import ModelArguments
+
+WEIGHTS = "model.safetensors"
+
+
+class Attack:
+    def __reduce__(self):
+        return print, ("this code must not run",)
+
+
+def cut(name):
+    def damage(folder):
+        data = (folder / name).read_bytes()
+        (folder / name).write_bytes(data[: len(data) // 2])
+
+    return damage
+
+
+def write(name, data):
+    return lambda folder: (folder / name).write_bytes(data)
+
+
+def remove(*names):
+    return lambda folder: [(folder / name).unlink() for name in names if (folder / name).exists()]
+
+
+def without(part):
+    """Leave out the weights whose name holds `part`."""
+
+    def damage(folder):
+        weights = load_file(folder / WEIGHTS)
+        kept = {name: tensor for name, tensor in weights.items() if part not in name}
+        assert len(kept) < len(weights)
+        save_file(kept, folder / WEIGHTS, metadata={"format": "pt"})
+
+    return damage
+
+
+def pickled(data):
+    def damage(folder):
+        (folder / WEIGHTS).unlink()
+        (folder / "pytorch_model.bin").write_bytes(data)
+
+    return damage
+
+
+def configure(**changes):
+    def damage(folder):
+        for name in ("config.json", "config.5.0.0.json"):
+            config = json.loads((folder / name).read_text(encoding="utf-8"))
+            (folder / name).write_text(json.dumps(config | changes), encoding="utf-8")
+
+    return damage
+
+
+def with_fewer_rows(folder):
+    weights = load_file(folder / WEIGHTS)
+    save_file(
+        {name: t[:200].clone() if len(t) == 512 else t for name, t in weights.items()},
+        folder / WEIGHTS,
+        metadata={"format": "pt"},
+    )
+    configure(vocab_size=200)(folder)
+
+
+DAMAGES = {
+    "cut weights": (cut(WEIGHTS), "Cannot load"),
+    "empty weights": (write(WEIGHTS, b""), "Cannot load"),
+    "a page instead of weights": (write(WEIGHTS, b"<html>"), "Cannot load"),
+    "no weights": (remove(WEIGHTS), "Cannot load.*no file named model.safetensors"),
+    "a missing layer": (without("decoder.block.1."), r"lack 13 of its weights \(decoder.block.1"),
+    "a missing tensor": (without("encoder.final_layer_norm"), "lack 1 of its weights"),
+    "more layers in the config": (configure(num_layers=3), "lack .* of its weights"),
+    "an attack": (pickled(pickle.dumps(Attack())), "a pickle that is damaged or holds more"),
+    "no pickle": (pickled(b"\x80\x04garbage"), "a pickle that is damaged or holds more"),
+    "a pickle called safetensors": (write(WEIGHTS, pickle.dumps({})), "Cannot load"),
+    "no tokenizer": (
+        remove("tokenizer.json", "tokenizer_config.json", "spiece.model"),
+        "no file with the pieces",
+    ),
+    "no pieces": (remove("tokenizer.json"), "no file with the pieces"),
+    "a cut tokenizer": (cut("tokenizer.json"), "Cannot load"),
+    "a tokenizer of nonsense": (write("tokenizer.json", b"[]"), "Cannot load"),
+    "a larger tokenizer": (with_fewer_rows, "has 501 tokens, the model .* only 200"),
+    "a config of nonsense": (write("config.json", b"[]"), "Cannot load"),
+    "another kind of model": (configure(model_type="bert"), "Cannot load"),
+}
+
+
+@pytest.mark.parametrize("name", DAMAGES)
+def test_a_damaged_folder_is_refused_with_one_message(saved, name, capsys):
+    damage, message = DAMAGES[name]
+    damage(saved)
+    with pytest.raises(UsageError, match=message) as error:
+        load(saved, "cpu")
+    assert "\n" not in str(error.value) and "weights_only" not in str(error.value)
+    args = ModelArguments(model_name_or_path=str(saved))
+    with pytest.raises(UsageError, match=message):
+        load_model(args, load_tokenizer(args, 64))
+    assert "must not run" not in capsys.readouterr().out
+
+
+def test_an_honest_pickle_of_tensors_is_read(saved):
+    weights = load_file(saved / WEIGHTS)
+    (saved / WEIGHTS).unlink()
+    torch.save(weights, saved / "pytorch_model.bin")
+    model, _, _ = load(saved, "cpu")
+    assert model.shared.weight.equal(weights["shared.weight"])
+
+
+def test_a_checkpoint_may_lack_the_row_of_the_separator(bart):
+    args = ModelArguments(model_name_or_path=bart)
+    tokenizer = load_tokenizer(args, 64)
+    assert load_model(args, tokenizer).get_input_embeddings().num_embeddings >= len(tokenizer)
