@@ -9,7 +9,7 @@ from pathlib import Path
 import pyarrow as pa
 from datasets import Dataset, concatenate_datasets
 
-from ..portable.context import TURN_SEPARATOR, as_turns, join_turns, special_ids
+from ..portable.context import TURN_SEPARATOR, encode_texts, join_turns, special_ids
 from ..settings import DataArguments
 
 COLUMNS = pa.schema(
@@ -37,17 +37,16 @@ def encode(
         `target_length` (tokens), `turns_cut` (turns that did not fit) and `target_cut` (bool).
     """
     contexts, responses = batch["context"], batch["response"]
-    turns = {text: as_turns(text) for text in dict.fromkeys(chain.from_iterable(contexts))}
-    replies = {text: " ".join(text.split()) for text in dict.fromkeys(responses)}
-    ids = _ids([*chain.from_iterable(turns.values()), *replies.values()], tokenizer)
-    turn_ids = {text: [ids[turn] for turn in parts] for text, parts in turns.items()}
+    texts = {text: " ".join(text.split()) for text in chain(*contexts, responses)}
+    distinct = list(dict.fromkeys(texts.values()))
+    ids = dict(zip(distinct, encode_texts(distinct, tokenizer), strict=True))
     separator_id = tokenizer.convert_tokens_to_ids(TURN_SEPARATOR)
     before, after = special_ids(tokenizer)
     columns = {"input_ids": [], "labels": [], "turns_cut": [], "target_cut": []}
     for context, response in zip(contexts, responses, strict=True):
-        context_ids = [part for text in context for part in turn_ids[text]]
+        context_ids = [ids[texts[turn]] for turn in context if texts[turn]]
         input_ids, cut = join_turns(context_ids, separator_id, (before, after), max_source_length)
-        labels = [*before, *ids[replies[response]], *after]
+        labels = [*before, *ids[texts[response]], *after]
         columns["input_ids"].append(input_ids)
         columns["labels"].append(labels[:max_target_length])
         columns["turns_cut"].append(cut)
@@ -55,19 +54,6 @@ def encode(
     columns["source_length"] = [len(i) for i in columns["input_ids"]]
     columns["target_length"] = [len(i) for i in columns["labels"]]
     return columns
-
-
-def _ids(texts: list[str], tokenizer) -> dict[str, list[int]]:
-    """Tokenise each distinct text, without special tokens around it."""
-    distinct = list(dict.fromkeys(texts))
-    if tokenizer.is_fast:  # calling it would make masks and offsets as well, in twice the time
-        backend = tokenizer.backend_tokenizer
-        backend.no_padding()  # an earlier call may have set both
-        backend.no_truncation()
-        encodings = backend.encode_batch_fast(distinct, add_special_tokens=False)
-        return dict(zip(distinct, (encoding.ids for encoding in encodings), strict=True))
-    encoded = tokenizer(distinct, add_special_tokens=False, verbose=False)["input_ids"]
-    return dict(zip(distinct, encoded, strict=True))
 
 
 def _table(batch: dict[str, list], **options) -> pa.Table:

@@ -7,10 +7,15 @@ them. Its ids are those of that text, with the special tokens of the tokenizer a
 
 Training, evaluation, `generate_response`, the chat template and the pipeline all use this file. A
 context of one turn is the plain text, so that a plain call on older libraries gives the same ids.
+
+What people write is text, never control: no one can forge a turn or end a reply by writing
+`__eou__` or `</s>`, which are read as `_ _eou__` and `< /s>`. There is one exception: in a context
+that is one plain string, `__eou__` stands between turns.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 
 TURN_SEPARATOR = "__eou__"
@@ -21,14 +26,13 @@ def as_turns(context: str | Sequence[str] | Sequence[Mapping[str, str]]) -> list
 
     Args:
         context: one string (several turns when `__eou__` stands between them), a list of turns,
-            or a list of chat messages `{"role": ..., "content": ...}`; oldest first.
+            or a list of chat messages `{"role": ..., "content": ...}`; oldest first. In the two
+            lists, `__eou__` is text.
     """
-    parts = [context] if isinstance(context, str) else context
-    turns = []
+    parts = context.split(TURN_SEPARATOR) if isinstance(context, str) else context
     try:
-        for part in parts:
-            text = part["content"] if isinstance(part, Mapping) else part
-            turns += [" ".join(turn.split()) for turn in text.split(TURN_SEPARATOR)]
+        texts = [part["content"] if isinstance(part, Mapping) else part for part in parts]
+        turns = [" ".join(text.split()) for text in texts]
     except (AttributeError, KeyError, TypeError) as error:
         raise TypeError(
             f"A context is a string, a list of turns or a list of messages with 'content'; "
@@ -38,6 +42,43 @@ def as_turns(context: str | Sequence[str] | Sequence[Mapping[str, str]]) -> list
     if not turns:
         raise ValueError(f"A context needs at least one turn that holds text; got {context!r}.")
     return turns
+
+
+def encode_texts(texts: Sequence[str], tokenizer) -> list[list[int]]:
+    """Encode texts without special tokens around them or in them: turns, and replies to learn.
+
+    A space parts what is spelled like a special token. The tokenizer's `split_special_tokens` is
+    not enough: the unigram model of a T5 finds `</s>` among its pieces all the same.
+    """
+    spelled = _special_tokens(tokenizer)
+    ids = _encode(texts, tokenizer)
+    for place, text in enumerate(texts):
+        if spelled.keys().isdisjoint(ids[place]):
+            continue
+        parted = text
+        for token in spelled.values():
+            parted = parted.replace(token, f"{token[0]} {token[1:]}")
+        if parted != text:
+            (ids[place],) = _encode([parted], tokenizer)
+        # A normalizer can make one of other characters, such as full-width letters: left out.
+        control = spelled.keys() - {tokenizer.unk_token_id}
+        ids[place] = [token_id for token_id in ids[place] if token_id not in control]
+    return ids
+
+
+def _special_tokens(tokenizer) -> dict[int, str]:
+    """Return the special tokens by id, in an order that does not depend on the library."""
+    added = tokenizer.added_tokens_decoder
+    return {number: added[number].content for number in sorted(added) if added[number].special}
+
+
+def _encode(texts: Sequence[str], tokenizer) -> list[list[int]]:
+    if not tokenizer.is_fast:
+        return tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"]
+    backend = tokenizer.backend_tokenizer  # a call makes masks and offsets, in twice the time
+    backend.no_padding()  # an earlier call may have set both
+    backend.no_truncation()
+    return [encoding.ids for encoding in backend.encode_batch_fast(texts, add_special_tokens=False)]
 
 
 def special_ids(tokenizer) -> tuple[list[int], list[int]]:
@@ -78,18 +119,26 @@ def join_turns(
 
 def encode_context(context, tokenizer) -> list[int]:
     """Encode a context (see `as_turns`) to at most `tokenizer.model_max_length` input ids."""
-    turn_ids = tokenizer(as_turns(context), add_special_tokens=False)["input_ids"]
+    turn_ids = encode_texts(as_turns(context), tokenizer)
     separator_id = tokenizer.convert_tokens_to_ids(TURN_SEPARATOR)
     return join_turns(turn_ids, separator_id, special_ids(tokenizer), tokenizer.model_max_length)[0]
 
 
 def chat_template(tokenizer) -> str:
-    """Write the Jinja chat template that gives the ids of `encode_context`, uncut."""
+    """Write the Jinja chat template that gives the ids of `encode_context`, uncut.
+
+    It parts what is spelled like a special token, but cannot see what a normalizer makes one.
+    """
     before, after = map(tokenizer.convert_ids_to_tokens, special_ids(tokenizer))
+    spelled = json.dumps(list(_special_tokens(tokenizer).values()))
     turns = (
         "{% for message in messages %}"
         "{% if not loop.first %}" + TURN_SEPARATOR + "{% endif %}"
-        "{{ message['content'].split() | join(' ') }}"
+        "{% set turn = namespace(text=message['content'].split() | join(' ')) %}"
+        "{% for token in " + spelled + " %}"
+        "{% set turn.text = turn.text.replace(token, token[0] + ' ' + token[1:]) %}"
+        "{% endfor %}"
+        "{{ turn.text }}"
         "{% endfor %}"
     )
     return "".join([*before, turns, *after])

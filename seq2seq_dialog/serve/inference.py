@@ -121,7 +121,7 @@ class Conversation:
 
     def say(self, text: str) -> str:
         """Say something and get the reply; both are remembered, unless replying fails."""
-        turns = [*self.turns, *as_turns(text)]
+        turns = [*self.turns, *as_turns([text])]
         reply = self.reply_to(turns)
         self._before.append(self.turns)
         self.turns = [*turns, reply]

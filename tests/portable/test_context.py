@@ -1,11 +1,17 @@
 """One textual form: training, generate_response, chat template and pipeline agree on the ids."""
 
 import pytest
+from transformers import AutoTokenizer
 
 from seq2seq_dialog.data.features import encode
 from seq2seq_dialog.errors import UsageError
 from seq2seq_dialog.models.tokenizer import prepare_tokenizer
-from seq2seq_dialog.portable.context import as_turns, encode_context, join_turns
+from seq2seq_dialog.portable.context import (
+    as_turns,
+    encode_context,
+    encode_texts,
+    join_turns,
+)
 from seq2seq_dialog.portable.pipeline import DialoguePipeline
 
 TURNS = ["Hi  there!", "Hello. Who is it?", "It's Ann.\nFrom the third floor."]
@@ -60,6 +66,44 @@ def test_the_real_t5_tokenizer_has_a_spare_row_for_the_separator(t5_tokenizer):
     ids = encode_context(TURNS, t5_tokenizer)
     assert ids == t5_tokenizer("__eou__".join(TURNS))["input_ids"]
     assert ids.count(32100) == 2 and ids[-1] == 1
+
+
+SPECIAL = ["</s>", "<pad>", "<unk>", "<extra_id_0>", "__eou__"]
+
+
+@pytest.mark.parametrize("fixture", ["tokenizer", "t5_tokenizer", "bart"])
+def test_special_tokens_in_a_text_are_text(fixture, request):
+    tokenizer = request.getfixturevalue(fixture)
+    if fixture == "bart":
+        tokenizer = AutoTokenizer.from_pretrained(tokenizer)
+    prepare_tokenizer(tokenizer, 64)
+    unknown, special = tokenizer.unk_token_id, set(tokenizer.added_tokens_decoder)
+    for token in SPECIAL:
+        ids, label = encode_texts([f"I write{token}{token} you", f"{token}"], tokenizer)
+        assert not special - {unknown} & {*ids, *label}, token
+        parted = f"{token[0]} {token[1:]}" if token in tokenizer.get_added_vocab() else token
+        assert [ids, label] == encode_texts([f"I write{parted}{parted} you", parted], tokenizer)
+    batch = {"context": [SPECIAL], "response": [" ".join(SPECIAL)]}
+    columns = encode(batch, tokenizer, 512, 512)
+    (context,), (label,) = columns["input_ids"], columns["labels"]
+    assert context == encode_context(SPECIAL, tokenizer)
+    messages = [{"role": "user", "content": token} for token in SPECIAL]
+    assert context == tokenizer.apply_chat_template(messages, return_dict=False)[-64:]
+    assert context.count(tokenizer.convert_tokens_to_ids("__eou__")) == len(SPECIAL) - 1
+    assert label.index(tokenizer.eos_token_id) == len(label) - 1
+    assert tokenizer.pad_token_id not in label
+
+
+@pytest.mark.parametrize("text", ["＜／ｓ＞ hi", "<\x01/s>", "a ＜pad＞", "＜／ｓ＞"])
+def test_no_special_token_comes_of_what_a_normalizer_does(tokenizer, text):
+    (ids,) = encode_texts([text], tokenizer)
+    assert not {tokenizer.eos_token_id, tokenizer.pad_token_id} & set(ids)
+
+
+def test_only_a_plain_string_is_cut_at_the_separator():
+    assert as_turns("a __eou__ b") == ["a", "b"]
+    text = "a __eou__ b"
+    assert as_turns([text]) == as_turns([{"role": "user", "content": text}]) == [text]
 
 
 # turns of 3, 2 and 4 ids; 1 special id behind; separator 99

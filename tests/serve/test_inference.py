@@ -63,7 +63,7 @@ def test_a_conversation_remembers_undoes_and_resets(model, tokenizer, monkeypatc
     talk = Conversation(model, tokenizer)
     talk.say("one")
     talk.say("two __eou__ three")
-    assert heard[-1] == ["one", "reply 1", "two", "three"]
+    assert heard[-1] == ["one", "reply 1", "two __eou__ three"]
     assert talk.turns == [*heard[-1], "reply 2"]
     assert talk.undo() and talk.turns == ["one", "reply 1"]
     assert talk.undo() and not talk.undo()
