@@ -140,7 +140,9 @@ def test_chat_by_hand_shows_who_speaks(saved, monkeypatch, capsys):
 
 
 def test_chat_in_a_pipe_prints_a_reply_a_line(saved):
-    expected = [generate_response("Hello", *load(saved, "cpu")[:2])]
+    model, tokenizer, _ = load(saved, "cpu")
+    expected = [generate_response(["__eou__"], model, tokenizer)]
+    expected.append(generate_response(["__eou__", *expected, "Hello"], model, tokenizer))
     said = "__eou__\nHello\n/nonsense\n/quit\nunheard\n"
     command = ["-m", "seq2seq_dialog", "chat", saved, "--device", "cpu"]
     done = finish([start(*command, input=said)])
