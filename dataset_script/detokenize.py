@@ -43,8 +43,12 @@ _GLUED = re.compile(
     r"(?:(?<=[A-Za-z]{2}\.)|(?<=\d\.)|(?<=\.[A-Za-z]\.)|(?<=[)\"'\]]\.)|(?<=[a-z]\.{3}))"
     r"|,(?<=[A-Za-z]{2},)(?=[A-Za-z]{2})|[?!](?<=\w.)(?=[A-Za-z])"
 )
-_ADDRESS = re.compile(
-    r"www\.|@|://|\.(?:com|org|net|edu|gov|info|cn|uk|de|jp|tw|io)\b", re.IGNORECASE
+_ADDRESS = re.compile(  # of the net; of a function, foo.Bar(); of a file, Main.Java
+    r"www\.|@|://|\.(?:com|org|net|edu|gov|info|cn|uk|de|jp|tw|io)\b|\.[a-z]{2,6}(?::\d+)?/"
+    r"|\?\w+=|\w::\w|\.\w+\(|\\"
+    r"|\.(?:txt|md|pdf|docx?|xlsx?|pptx?|csv|json|ya?ml|xml|html?|css|js|ts|py|java|cpp|sh|exe"
+    r"|zip|gz|png|jpe?g|gif|svg|mp[34]|wav|log|ini|sql)\b(?=\W*$)",
+    re.IGNORECASE,
 )
 
 
@@ -113,12 +117,9 @@ def _contract(match: re.Match) -> str:
 
 def _attach_double(text: str) -> str:
     """Pairs the quotation marks that stand alone, in order; an odd one stays as it is."""
-    marks = len(_ALONE_DOUBLE.findall(text))
-    for _ in range(marks // 2):
-        start = _ALONE_DOUBLE.search(text).start()
-        end = _ALONE_DOUBLE.search(text, start + 1).start()
-        text = f'{text[: start + 1]}{text[start + 2 : end - 1]}"{text[end + 1 :]}'
-    return text
+    marks = [match.start() for match in _ALONE_DOUBLE.finditer(text)]
+    pairs = list(zip(marks[::2], marks[1::2], strict=False))
+    return _without(text, {at for start, end in pairs for at in (start + 1, end - 1)})
 
 
 def _attach_single(text: str) -> str:
@@ -130,7 +131,7 @@ def _attach_single(text: str) -> str:
     spaces = set()  # the places of the spaces to be removed
     quoting = False
     for remaining, at in zip(range(len(marks), 0, -1), marks, strict=True):
-        word = text[:at].rpartition(" ")[0].rpartition(" ")[2]
+        word = text[text.rfind(" ", 0, max(0, at - 1)) + 1 : max(0, at - 1)]
         plural = word[-3:-1].isalpha() and word[-1:] == "s" and word.lower() not in _NOT_PLURAL
         if quoting:
             spaces.add(at - 1)
@@ -142,4 +143,8 @@ def _attach_single(text: str) -> str:
             quoting = True
         elif at in (0, len(text) - 1):
             spaces.add(at + 1 if at == 0 else at - 1)
-    return "".join(character for at, character in enumerate(text) if at not in spaces)
+    return _without(text, spaces)
+
+
+def _without(text: str, places: set[int]) -> str:
+    return "".join(character for at, character in enumerate(text) if at not in places)

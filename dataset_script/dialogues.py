@@ -17,15 +17,14 @@ A text is read line by line. It is first read once to check it, before any row i
 a broken file gives one plain error. Then it is read once for each split that is made from it.
 """
 
-import codecs
 import hashlib
 import logging
 import os
 import re
+import unicodedata
 import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
@@ -34,18 +33,20 @@ from typing import Any, NamedTuple
 import datasets
 
 from .detokenize import detokenize
-from .sources import LABELS, SPLITS, WAY_OUT, Source, find_sources, open_member, unpacking
+from .sources import LABELS, SPLITS, WAY_OUT, Note, Source, find_sources, passed_over, read_lines
 
 logger = logging.getLogger(__name__)
 
 URL = "http://yanran.li/files/ijcnlp_dailydialog.zip"
 END = "__eou__"
-HARMLESS = {"bom", "crlf", "blank_line"}  # read without loss: logged, but not as a warning
+HARMLESS = {"bom", "utf_16", "crlf", "cr", "blank_line"}  # read without loss: not warned of
 FIRST_LINES = 5  # line numbers kept for each kind of problem
-MAX_LINE = 1 << 20  # bytes; keeps memory flat on a file without line ends
+MOST_TURNS = 1000  # of a dialogue, whose rows hold as many contexts, each longer than the last
 CONTROL = re.compile("[\x00-\x1f\x7f-\x9f]")
+C1 = re.compile("[\x80-\x84\x86-\x9f]")  # what curly quotes of cp1252 become in Latin-1
 _CONTROL_SPACE = re.compile("[\t-\r\x1c-\x1f\x85]")  # between words: a space, not nothing
 _NOT_ALNUM = re.compile(r"[\W_]+")  # exactly the characters for which str.isalnum() is false
+_MARKS_FROM = "\u0300"  # the first character that combines with others
 
 FILES = ("dialogues.py", "detokenize.py", "sources.py")
 # The cache is renewed when the code changes.
@@ -55,8 +56,6 @@ CODE = hashlib.sha256(
 
 # ---------------------------------------------------------------------------------- dialogues
 # Every format has a reader that yields each Dialogue; `scan` and `make_rows` do the rest.
-
-Note = Callable[[str, int], None]  # called with a kind of problem and the number of the line
 
 
 class Pair(NamedTuple):
@@ -82,6 +81,11 @@ def make_dialogue(
 
     Labels have a class for each utterance, or None where they are not usable.
     """
+    if len(utterances) > MOST_TURNS:
+        raise ValueError(
+            f"Dialogue {dialogue_id} has {len(utterances):,} utterances, but at most "
+            f"{MOST_TURNS:,} can be one dialogue. Cut it into several."
+        )
     usable = {label: classes for label, classes in labels.items() if classes}
     pairs = [
         Pair(utterances[:turn], utterances[turn], {k: usable[k][turn] for k in usable})
@@ -105,13 +109,34 @@ def without_empty(parts: list[str], number: int, note: Note) -> list[str]:
     return utterances
 
 
+def normalised(text: str) -> str:
+    """Casefold a text and leave letters, digits and the marks that combine with them (का, को).
+
+    Where there is no letter or digit, its symbols are left: an emoji says something, too.
+    """
+    text = text.casefold()
+    if text.isascii() or max(text) < _MARKS_FROM:
+        kept = _NOT_ALNUM.sub("", text)
+    else:
+        kept = "".join(filter(_is_kept, unicodedata.normalize("NFC", text)))
+        kept = kept if any(map(str.isalnum, kept)) else ""
+    return kept or "".join(c for c in text if unicodedata.category(c)[0] == "S")
+
+
+@lru_cache(1 << 12)
+def _is_kept(character: str) -> bool:
+    """Whether it is a letter, a digit or a combining mark, except those that choose a picture."""
+    is_mark = unicodedata.category(character)[0] == "M" and not "\ufe00" <= character <= "\ufe0f"
+    return character.isalnum() or is_mark
+
+
 def split_of(utterances: list[str]) -> str:
     """The split that a dialogue's words decide, 80/10/10.
 
-    It stays when lines are added to the file, and equal dialogues always fall into one split,
-    whatever their case, spacing and punctuation.
+    It stays when lines are added to the file, and dialogues that are equal `normalised`, whatever
+    their case, spacing and punctuation, always fall into one split.
     """
-    words = "\n".join(_NOT_ALNUM.sub("", utterance.casefold()) for utterance in utterances)
+    words = "\n".join(map(normalised, utterances))
     percent = int.from_bytes(hashlib.sha256(words.encode()).digest()[:8], "big") % 100
     return "train" if percent < 80 else "validation" if percent < 90 else "test"
 
@@ -167,39 +192,13 @@ def make_rows(
 # ------------------------------------------------------------------------------ reading text
 
 
-def _lines(place: tuple[str, ...], note: Note) -> Iterator[tuple[int, bytes]]:
-    """Numbered lines, cut at LF alone: `str.splitlines` cuts at form feeds, too."""
-    with ExitStack() as stack, unpacking(place):
-        stream = open_member(place, stack)
-        for number, line in enumerate(iter(lambda: stream.readline(MAX_LINE + 1), b""), 1):
-            if len(line) > MAX_LINE:
-                raise ValueError(
-                    f"{' > '.join(place)}, line {number} is longer than {MAX_LINE} bytes, but a "
-                    "line holds one dialogue. End each dialogue with a line feed."
-                )
-            if number == 1 and line.startswith(codecs.BOM_UTF8):
-                note("bom", number)
-                line = line.removeprefix(codecs.BOM_UTF8)
-            yield number, line
-
-
 def read(source: Source, note: Note = lambda kind, line: None) -> Iterator[Dialogue]:
     """The dialogues of a text, one in memory at a time; `note` is called for each problem."""
-    label_lines = {label: _lines(place, note) for label, place in source.labels.items()}
-    for number, line in _lines(source.text, note):
-        label_rows = {label: next(rows, (0, b""))[1] for label, rows in label_lines.items()}
-        try:
-            text = line.decode("utf-8").removesuffix("\n")
-        except UnicodeDecodeError as error:
-            raise ValueError(
-                f"{' > '.join(source.text)}, line {number}: byte 0x{line[error.start]:02x} is not "
-                "UTF-8, but the text has to be. Convert it: iconv -f latin1 -t utf-8 old > new."
-            ) from error
-        if text.endswith("\r"):
-            note("crlf", number)
-            text = text.removesuffix("\r")
+    label_lines = {label: read_lines(place, note) for label, place in source.labels.items()}
+    for number, text in read_lines(source.text, note):
+        label_rows = {label: next(rows, (0, ""))[1] for label, rows in label_lines.items()}
         if CONTROL.search(text):
-            note("control_character", number)
+            note("c1_character" if C1.search(text) else "control_character", number)
             text = without_control_characters(text)
         if not text.strip():
             note("blank_line", number)
@@ -222,7 +221,7 @@ def read(source: Source, note: Note = lambda kind, line: None) -> Iterator[Dialo
 
 
 def _label_row(
-    label: str, row: bytes, parts: list[str], utterances: int
+    label: str, row: str, parts: list[str], utterances: int
 ) -> tuple[list[int] | None, str | None]:
     """One class for each utterance, or None and what is wrong with the row."""
     names, first = LABELS[label]
@@ -247,6 +246,13 @@ def scan_text(source: Source, pairs: Counter) -> dict[str, Any]:
     place = " > ".join(source.text)
     if not counts["dialogues"]:
         raise ValueError(f"{place} is empty from line 1 on, but dialogues are needed. {WAY_OUT}")
+    wrong = counts.get("c1_character", {"count": 0})["count"]
+    if wrong > 2 and 100 * wrong > counts["dialogues"]:
+        raise ValueError(
+            f"{place} has C1 control characters in {wrong} lines, the first of them line "
+            f"{counts['c1_character']['first_lines'][0]}: it was converted from a wrong encoding. "
+            "Convert the original again, from cp1252 rather than latin1."
+        )
     unmarked = counts.get("missing_last_eou", {"count": 0})["count"]
     if unmarked == counts["utterances"] and "empty_utterance" not in counts:
         raise ValueError(
@@ -359,6 +365,9 @@ class Dialogues(datasets.GeneratorBasedBuilder):
         pairs: Counter = Counter()
         for source in sources:
             _log(source, scan_text(source, pairs))
+        others = passed_over(os.path.expanduser(self.config.data_dir or ""), sources)
+        if others:
+            logger.warning("Not read, though it lies beside the text: %s", ", ".join(others))
         by_split: dict[str, list[Source]] = {}
         for source in sources:
             for split in [source.split] if source.split else SPLITS:

@@ -1,16 +1,25 @@
-"""Where dialogue text lies: a file, a folder, a zip. Imports the standard library alone."""
+"""Where dialogue text lies, a file, a folder, a zip, and its lines. Standard library alone."""
 
+import bz2
+import codecs
+import errno
 import gzip
+import io
+import lzma
 import os
 import re
+import struct
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from itertools import count
 from pathlib import PurePosixPath
 from typing import BinaryIO, NamedTuple
 
 SPLITS = ("train", "validation", "test")
+# Other names of splits, of files (dialogues_dev.txt), folders and zips.
+SPLIT_NAMES = {"valid": "validation", "val": "validation", "dev": "validation"}
 # Label name -> (class names, the number that the first of them has in the label files).
 LABELS = {
     "emotion": (
@@ -26,7 +35,25 @@ LABELS = {
         1,
     ),
 }
-UNPACKING_ERRORS = (zipfile.BadZipFile, gzip.BadGzipFile, zlib.error, EOFError, RuntimeError)
+ZIP = b"PK\x03\x04"
+# By their first bytes.
+COMPRESSED = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ\x00": lzma.open}
+UNPACKING_ERRORS = (  # what damage raises, in the lists of zips, too
+    *(zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error, UnicodeDecodeError),
+    *(EOFError, RuntimeError, KeyError, OverflowError),
+)
+UNPACKED = 256 << 20  # bytes that an archive may unpack to, or `RATIO` times its own size
+RATIO = 100
+MAX_LINE = 1 << 20  # characters; keeps memory flat on a file without line ends
+BOMS = {  # UTF-32 first: its mark begins with that of UTF-16
+    codecs.BOM_UTF32_LE: "utf-32",
+    codecs.BOM_UTF32_BE: "utf-32",
+    codecs.BOM_UTF16_LE: "utf-16",
+    codecs.BOM_UTF16_BE: "utf-16",
+}
+BOM = "\ufeff"
+NOT_UTF8 = re.compile("[\udc80-\udcff]")  # what `surrogateescape` makes of other bytes
+Note = Callable[[str, int], None]  # called with a kind of problem and the number of the line
 WAY_OUT = (
     "Give data_dir= a text file (a dialogue a line, ' __eou__' after each utterance), a folder "
     "with dialogues_text.txt or with train/, validation/ and test/, or DailyDialog's zip."
@@ -53,11 +80,13 @@ def find_sources(path: str) -> list[Source]:
     """
     if not os.path.exists(path):
         raise FileNotFoundError(f"{path!r} does not exist. {WAY_OUT}")
-    if not os.path.isdir(path) and not zipfile.is_zipfile(path):
+    if not os.path.isdir(path) and not _is_zip(path):
         folder, name = os.path.split(path)
         return [_source(name, _folder(folder or ".") | {name: (path,)}, None)]
     members = _members(path)
     texts = {split: _named(f"dialogues_{split}.txt", members, path) for split in SPLITS}
+    for name, split in SPLIT_NAMES.items():
+        texts[split] = texts[split] or _named(f"dialogues_{name}.txt", members, path)
     if any(texts.values()):
         folders = {part for name in members for part in PurePosixPath(name).parts[:-1]}
         for split, text in texts.items():
@@ -79,21 +108,36 @@ def find_sources(path: str) -> list[Source]:
     return [_source(text, members, None)]
 
 
+def passed_over(path: str, sources: list[Source]) -> list[str]:
+    """Names the files of a folder that look like dialogues and are not read."""
+    if not os.path.isdir(path):
+        return []
+    known = {"dialogues_text.txt", *(f"dialogues_{label}.txt" for label in LABELS)}
+    read = {place[0] for s in sources for place in (s.text, *s.labels.values())}
+    return sorted(
+        name
+        for name, place in _folder(path).items()
+        if name not in known and not name.lower().startswith("readme") and place[0] not in read
+        if re.search(r"\.(txt|csv|tsv|jsonl?|zip|gz|bz2|xz)$", name.lower())
+    )
+
+
 def _folder(path: str, prefix: str = "") -> dict[str, tuple[str, ...]]:
-    return {prefix + name: (os.path.join(path, name),) for name in os.listdir(path)}
+    places = ((prefix + name, os.path.join(path, name)) for name in os.listdir(path))
+    return {name: (place,) for name, place in places if not os.path.isdir(place)}
 
 
 def _members(path: str) -> dict[str, tuple[str, ...]]:
     """Name -> place of each file in a zip or in a folder and its folders of splits."""
     if os.path.isdir(path):
         members = _folder(path)
-        for split in SPLITS:
+        for split in (*SPLITS, *SPLIT_NAMES):
             if os.path.isdir(os.path.join(path, split)):
                 members |= _folder(os.path.join(path, split), f"{split}/")
     else:
         members = {name: (path, name) for name in _zip_names((path,))}
     for name, place in list(members.items()):
-        if PurePosixPath(name).name in {f"{split}.zip" for split in SPLITS}:
+        if PurePosixPath(name).name in {f"{split}.zip" for split in (*SPLITS, *SPLIT_NAMES)}:
             members |= {f"{name}/{inner}": (*place, inner) for inner in _zip_names(place)}
     return members
 
@@ -127,18 +171,52 @@ def _source(name: str, members: dict[str, tuple[str, ...]], split: str | None) -
         label_file = str(path.with_name(file_name.replace("_text.txt", ".txt")))
         if label_file != name and label_file in members:
             labels[label] = members[label_file]
-    stem = path.name.removesuffix(".gz").removesuffix(".txt")
+    stem = re.sub(r"\.(gz|bz2|xz)$", "", path.name).removesuffix(".txt")
     return Source(name, stem, members[name], labels, split)
 
 
+def _is_zip(path: str) -> bool:
+    """Whether a file is a zip; one that only begins like a zip cannot be unpacked."""
+    _check_regular(path)
+    with open(path, "rb") as file:
+        begins = file.read(len(ZIP)) == ZIP
+    if begins and not zipfile.is_zipfile(path):
+        with unpacking((path,)):
+            raise zipfile.BadZipFile("its end is missing")
+    return zipfile.is_zipfile(path)
+
+
+def _check_regular(path: str) -> None:
+    """Refuse a pipe or a device, which can be read once only, or has no end."""
+    if not os.path.isfile(path):
+        raise ValueError(
+            f"{path!r} is not a regular file, but dialogues are read several times. Write them to "
+            "a file first."
+        )
+
+
 def open_member(place: tuple[str, ...], stack: ExitStack) -> BinaryIO:
-    """Open the file at a place: a path, then members of zips; a gzip file is unpacked."""
-    open_file = gzip.open if place[0].endswith(".gz") else open
-    stream = stack.enter_context(open_file(place[0], "rb"))
+    """Open the file at a place: a path, then members of zips; a compressed file is unpacked."""
+    _check_regular(place[0])
+    stream = stack.enter_context(io.BufferedReader(io.FileIO(place[0])))
     for member in place[1:]:
         archive = stack.enter_context(zipfile.ZipFile(stream))
+        _check_size(archive.getinfo(member).file_size, place)
         stream = stack.enter_context(archive.open(member))
+    head = stream.peek(8)
+    for first_bytes, open_packed in COMPRESSED.items():
+        if head.startswith(first_bytes):
+            return stack.enter_context(open_packed(stream))
     return stream
+
+
+def _check_size(size: int, place: tuple[str, ...]) -> None:
+    """Refuse what unpacks to far more than text does."""
+    if size > max(UNPACKED, RATIO * os.path.getsize(place[0])):
+        raise ValueError(
+            f"{' > '.join(place)} unpacks to over {RATIO} times its size, as text does not. Unpack "
+            "it yourself, and give the text."
+        )
 
 
 @contextmanager
@@ -146,8 +224,93 @@ def unpacking(place: tuple[str, ...]) -> Iterator[None]:
     """Word what a damaged archive raises."""
     try:
         yield
-    except UNPACKING_ERRORS as error:
+    except (*UNPACKING_ERRORS, OSError) as error:
+        if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
+            raise  # the disk's, not that of an archive: a wrong place in it, wrong data
         raise ValueError(
             f"{' > '.join(place)} cannot be unpacked ({error}), but an archive has to be whole and "
             "without password. Fetch it again, or unpack it and give the folder as data_dir=."
         ) from error
+
+
+def read_lines(place: tuple[str, ...], note: Note) -> Iterator[tuple[int, str]]:
+    """Yields numbered lines without their ends, cut at LF, or at CR where there is no LF.
+
+    The text is UTF-8, or UTF-16 or UTF-32 with its byte order mark. `str.splitlines` would cut at
+    form feeds, too.
+    """
+    with ExitStack() as stack, unpacking(place):
+        stream = open_member(place, stack)
+        head = stream.peek(1 << 13)
+        encoding = next((name for bom, name in BOMS.items() if head.startswith(bom)), "utf-8")
+        only_cr = encoding == "utf-8" and b"\r" in head and b"\n" not in head
+        errors = "surrogateescape" if encoding == "utf-8" else "strict"  # see `_check_line`
+        text = io.TextIOWrapper(stream, encoding, errors, newline=None if only_cr else "\n")
+        size = 0
+        for number in count(1):
+            try:
+                line = text.readline(MAX_LINE + 1)
+            except UnicodeDecodeError as error:
+                raise ValueError(
+                    f"{' > '.join(place)}, line {number} is not {encoding}, as its byte order mark "
+                    "says. Restore the file, or convert it to UTF-8."
+                ) from error
+            if not line:
+                return
+            size += len(line)
+            _check_size(size, place)
+            if number == 1 and encoding != "utf-8":
+                note("utf_16", number)
+            _check_line(line, f"{' > '.join(place)}, line {number}")
+            if BOM in line:
+                note("bom", number)
+                line = line.replace(BOM, "")
+            line = line.removesuffix("\n")
+            if only_cr or line.endswith("\r"):
+                note("cr" if only_cr else "crlf", number)
+                line = line.removesuffix("\r")
+            yield number, line
+
+
+def _check_line(line: str, where: str) -> None:
+    """Refuse a line that is too long, or not the text that somebody wrote."""
+    if len(line) > MAX_LINE:
+        raise ValueError(
+            f"{where} is longer than {MAX_LINE} characters, but a line holds one dialogue. End "
+            "each dialogue with a line feed."
+        )
+    escaped = NOT_UTF8.search(line)
+    nulls = 10 * line.count("\0") > len(line)
+    if not escaped and not nulls:
+        return
+    raw = line.encode("utf-8", "surrogateescape")
+    encoding = _likely_encoding(raw)
+    if encoding is None and nulls:
+        raise ValueError(
+            f"{where} is full of NUL bytes: the file is damaged, or was converted from a wrong "
+            "encoding. Restore it."
+        )
+    what = f"byte 0x{ord(escaped[0]) - 0xDC00:02x} is not UTF-8" if escaped else "this is not UTF-8"
+    remedy = "Find out in which encoding it was written, and convert it from that one"
+    if encoding:
+        remedy = f"It looks like {encoding}: convert it"
+    raise ValueError(
+        f"{where}: {what}, but the text has to be. {remedy}: "
+        f"iconv -f {encoding or 'ENCODING'} -t utf-8 old > new."
+    )
+
+
+def _likely_encoding(raw: bytes) -> str | None:
+    """Names the encoding of text that is not UTF-8, where that is as good as certain."""
+    mark = "__eou__".encode("utf-16le")[:-1]  # of big endian text, too, one byte later
+    if mark in raw:
+        return "utf-16be" if raw.index(mark) % 2 else "utf-16le"
+    if b"\0" in raw:
+        return None
+    try:
+        raw.decode("cp1252")
+    except UnicodeDecodeError:
+        return None
+    # In Western languages such bytes stand alone, as accents and quotation marks do. In Cyrillic,
+    # Greek or East Asian text they stand together.
+    return None if re.search(rb"[\x80-\xff]{2}", raw) else "cp1252"

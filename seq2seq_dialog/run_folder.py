@@ -122,6 +122,12 @@ def read_mapping(path: Path) -> dict:
     return content
 
 
+def read_language(folder: str | Path) -> str:
+    """Read from a run's config what its dialogues are written in."""
+    config = Path(folder) / "config.yaml"
+    return str((read_yaml(config) if config.is_file() else {}).get("language", "en"))
+
+
 def join_predictions(rows, outputs: list[dict], clean: Iterable[bool] | None) -> list[dict]:
     """Put what `DialogueTrainer.predict` returns beside the rows that it is of.
 

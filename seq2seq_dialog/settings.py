@@ -67,7 +67,9 @@ class DataArguments:
         None, "Branch, tag or commit of dataset_name; main by default."
     )
     language: Annotated[str, Mark.FREE] = setting(
-        "en", "Language of the dialogues, for the model card: en, de."
+        "en",
+        "Language of the dialogues: en, de, zh. The metrics go by its words, and the model card "
+        "names it.",
     )
     license: Annotated[str | None, Mark.FREE] = setting(
         None,

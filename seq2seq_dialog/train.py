@@ -85,8 +85,8 @@ def execute(settings: Settings) -> None:
 
     # 6. Encode
     with settings.training.main_process_first(desc="tokenising"):
-        features, data["cut"] = encode_corpus(corpus, tokenizer, settings.data, console)
-    data |= report_sources(features["train"], settings.data, console)
+        features, counts = encode_corpus(corpus, tokenizer, settings.data, console)
+    data |= counts | report_sources(features["train"], settings.data, console)
 
     # 7. Train
     trainer = build_trainer(settings, model, tokenizer, features, corpus.stream)
@@ -158,7 +158,9 @@ def build_trainer(
         tokenizer,
         train_dataset=batches or features["train"],
         eval_dataset=features.get("validation"),
-        compute_metrics=lambda p: metric.compute(predictions=p.predictions, references=p.label_ids),
+        compute_metrics=lambda p: metric.compute(
+            predictions=p.predictions, references=p.label_ids, language=settings.data.language
+        ),
         **options,
     )
     patience = settings.training.early_stopping_patience
@@ -242,6 +244,7 @@ def compare_with_baselines(outputs: list[dict], corpus: Corpus, settings: Settin
         spaced=not settings.data.detokenize,
         multireference=corpus.references,
         seed=settings.training.seed,
+        language=settings.data.language,
     )
     if corpus.overlap_counts:
         evaluation["overlap"] = corpus.overlap_counts

@@ -15,6 +15,8 @@ from .mixture import parse_sources
 from .rows import load_rows
 from .streaming import Stream
 
+WARN_UNKNOWN = 0.01  # the share of unknown tokens from which there is a warning
+
 
 @dataclass(frozen=True)
 class Corpus:
@@ -98,12 +100,14 @@ def audit_corpus(corpus: Corpus, args: DataArguments, console: Console) -> Corpu
 def encode_corpus(
     corpus: Corpus, tokenizer, args: DataArguments, console: Console
 ) -> tuple[dict[str, Dataset], dict]:
-    """Encode the rows of each split; count and print what the length limits cut.
+    """Encode the rows of each split; count and print what is lost by it.
 
     Returns:
-        The features; and how many `contexts`, `turns` of them and `replies` are cut; by split.
+        The features by split; and, by split, `cut`: how many `contexts`, `turns` of them and
+        `replies` the length limits cut, and `unknown`: the share of tokens in `contexts` and in
+        `replies` that stand for characters that the tokenizer does not know.
     """
-    features, cuts = {}, {}
+    features, cuts, unknown = {}, {}, {}
     for name, rows in corpus.rows.items():
         features[name] = encode_rows(rows, tokenizer, args)
         columns = features[name].with_format("numpy")
@@ -114,7 +118,23 @@ def encode_corpus(
             f"{name}: {cuts[name]['contexts']:,} contexts cut to {args.max_source_length} tokens, "
             f"{cuts[name]['replies']:,} replies to {args.max_target_length}"
         )
-    return features, cuts
+        unknown[name] = {
+            text: int(columns[f"{side}_unknown"][:].sum()) / int(columns[f"{side}_length"][:].sum())
+            for text, side in (("contexts", "source"), ("replies", "target"))
+        }
+        if max(unknown[name].values()) >= WARN_UNKNOWN:
+            console.print(
+                f"Warning: the tokenizer does not know the characters of "
+                f"{100 * unknown[name]['contexts']:.1f} % of the tokens of contexts and "
+                f"{100 * unknown[name]['replies']:.1f} % of replies in {name}: they are "
+                f"{tokenizer.unk_token}, which a model can neither read nor write. Take a "
+                "checkpoint that knows the language (google/mt5-small, google/byt5-small), or a "
+                "new model with a tokenizer of its own.",
+                style="yellow",
+                markup=False,
+                highlight=False,
+            )
+    return features, {"cut": cuts, "unknown": unknown}
 
 
 def report_sources(features: Dataset, args: DataArguments, console: Console) -> dict:

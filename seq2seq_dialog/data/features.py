@@ -12,10 +12,11 @@ from datasets import Dataset, concatenate_datasets
 from ..portable.context import TURN_SEPARATOR, encode_texts, join_turns, special_ids
 from ..settings import DataArguments
 
+NUMBERS = ("source_length", "target_length", "source_unknown", "target_unknown", "turns_cut")
 COLUMNS = pa.schema(
     [
         *((name, pa.list_(pa.int32())) for name in ("input_ids", "labels")),
-        *((name, pa.int32()) for name in ("source_length", "target_length", "turns_cut")),
+        *((name, pa.int32()) for name in NUMBERS),
         ("target_cut", pa.bool_()),
     ]
 )
@@ -34,7 +35,9 @@ def encode(
 
     Returns:
         Columns `input_ids` and `labels` (a list of ids each row), `source_length` and
-        `target_length` (tokens), `turns_cut` (turns that did not fit) and `target_cut` (bool).
+        `target_length` (tokens), `source_unknown` and `target_unknown` (how many of them stand for
+        characters that the tokenizer does not know), `turns_cut` (turns that did not fit) and
+        `target_cut` (bool).
     """
     contexts, responses = batch["context"], batch["response"]
     texts = {text: " ".join(text.split()) for text in chain(*contexts, responses)}
@@ -53,6 +56,9 @@ def encode(
         columns["target_cut"].append(len(labels) > max_target_length)
     columns["source_length"] = [len(i) for i in columns["input_ids"]]
     columns["target_length"] = [len(i) for i in columns["labels"]]
+    unknown = tokenizer.unk_token_id
+    columns["source_unknown"] = [i.count(unknown) for i in columns["input_ids"]]
+    columns["target_unknown"] = [i.count(unknown) for i in columns["labels"]]
     return columns
 
 

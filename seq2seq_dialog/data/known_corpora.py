@@ -2,7 +2,7 @@
 
 `known_corpora.npz` holds hashes of their responses, never the text. Each has one in eight of them,
 chosen by the hash itself; of DailyDialog only long ones, which no other corpus has. A hash is that
-of the letters and digits alone, so it is the same for spaced tokens and for natural text.
+of the letters and digits (`normalised`), so it is the same for spaced tokens and for natural text.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy as np
 from datasets import Dataset
 from xxhash import xxh3_64_intdigest
 
-from ..evaluation.text import normalised
+from ..dataset_script.dialogues import normalised
 
 DAILYDIALOG = "DailyDialog"
 SAMPLES = "the sample corpus of seq2seq-dialog"

@@ -16,8 +16,8 @@ import pyarrow.compute as pc
 from datasets import Dataset, DatasetDict
 from xxhash import xxh3_64_intdigest
 
+from ..dataset_script.dialogues import normalised
 from ..errors import UsageError
-from ..evaluation.text import normalised
 
 SPLITS = ("train", "validation", "test")
 KINDS = ("exact", "normalised")  # ways in which dialogues are equal
@@ -27,8 +27,8 @@ MOST = 1000  # training dialogues that one of another split is compared with
 ROWS_READ = 10_000  # at a time
 WARN = 0.01  # the share of test pairs in train above which there is a warning
 DEFINITIONS = {
-    "normalised": "Casefolded, and of that only letters and digits (str.isalnum), utterance by "
-    "utterance.",
+    "normalised": "Casefolded, and of that only letters and digits (str.isalnum) and combining "
+    "marks, utterance by utterance. Where there is none, its symbols, such as emoji.",
     "copies": "Dialogues that equal an earlier one of the same split: exact, as the text stands, "
     "or normalised.",
     "dialogues_in": "Dialogues that stand, whole, in another split: exact or normalised.",
@@ -104,7 +104,7 @@ def _hashed(rows: Dataset) -> Iterator[_Dialogue]:
         long_utterances = {
             key
             for key, text in zip(plain, utterances, strict=True)
-            if key and len(text.split(None, WORDS - 1)) == WORDS
+            if any(map(str.isalnum, key)) and len(text.split(None, WORDS - 1)) == WORDS
         }
         responses = range(len(plain) - size, len(plain))
         pairs = {

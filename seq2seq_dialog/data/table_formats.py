@@ -21,12 +21,12 @@ from huggingface_hub.errors import HfHubHTTPError, HTTPError, OfflineModeIsEnabl
 
 from ..dataset_script import dialogues
 from ..dataset_script.dialogues import END, LABELS, SPLITS, Dialogue, Note, Pair
+from ..dataset_script.sources import SPLIT_NAMES
 from ..errors import UsageError
 from ..hub_errors import translated_errors
 from ..settings import DataArguments
 
 FEATURES: Features = dialogues.Dialogues._info(None).features
-NAMES = {"dev": "validation", "valid": "validation", "val": "validation"}
 DIALOGUES = ("dialog", "dialogue", "utterances", "turns", "messages")  # columns of whole ones
 FORMS = (
     "either rows, `context` (a list of strings) and `response` (a string), or whole dialogues, a "
@@ -141,7 +141,9 @@ def _reading(name: str, revision: str):
 
 def _source(splits: Splits, name: str) -> Splits:
     """Choose the splits that are read, under their usual names."""
-    splits = {NAMES[split]: splits[split] for split in NAMES if split in splits} | splits
+    splits = {
+        name: splits[other] for other, name in SPLIT_NAMES.items() if other in splits
+    } | splits
     if "train" not in splits:
         raise UsageError(
             f"dataset_name {name!r} has the splits {', '.join(splits)}, but one must be called "
@@ -218,7 +220,11 @@ def _read_dialogues(column: str, rows: Dataset, split: str, note: Note) -> Itera
             turns = [turn["content"] for turn in spoken]
         _note_odd(turns, number, note)
         utterances = dialogues.without_empty(list(map(_clean, turns)), number, note)
-        yield dialogues.make_dialogue(f"{split}:{number}", utterances, {})
+        try:
+            dialogue = dialogues.make_dialogue(f"{split}:{number}", utterances, {})
+        except ValueError as error:
+            raise UsageError(str(error)) from error
+        yield dialogue
 
 
 def _read_rows(rows: Dataset, split: str, note: Note) -> Iterator[Dialogue]:

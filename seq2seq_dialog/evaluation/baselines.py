@@ -8,7 +8,8 @@ import numpy as np
 from datasets import Dataset
 from tqdm.auto import tqdm
 
-from .text import normalised
+from ..dataset_script.dialogues import normalised
+from .text import segmented
 
 # Training contexts and other contexts that are compared at a time: 8 MiB of similarities.
 BLOCK, CHUNK = 8192, 256
@@ -31,24 +32,25 @@ def most_frequent_reply(train_rows: Dataset) -> str:
     counts = Counter()
     for spelling, count in spellings.items():
         counts[normalised(spelling)] += count
-    winner = max(counts, key=lambda text: (text != "", counts[text]))
+    winner = max(counts, key=lambda text: (any(map(str.isalnum, text)), counts[text]))
     return max((s for s in spellings if normalised(s) == winner), key=spellings.__getitem__)
 
 
-def nearest_replies(train_rows: Dataset, rows: Dataset) -> list[str]:
+def nearest_replies(train_rows: Dataset, rows: Dataset, language: str = "en") -> list[str]:
     """Answer each context with the reply to the nearest training context.
 
     Nearest is the greatest cosine of TF-IDF vectors of the last `TURNS` turns. Of equals the first
     wins; a context without a known word has the first of all. Words are lower-cased and stand apart
-    by white space. A word weighs its count times ln((1 + n) / (1 + d)) + 1, if d of the n training
-    contexts have it (scikit-learn's default: smoothed, and vectors of length 1).
+    by white space, or as `segmented` sets them. A word weighs its count times
+    ln((1 + n) / (1 + d)) + 1, if d of the n training contexts have it (scikit-learn's default:
+    smoothed, and vectors of length 1).
 
     Memory grows with the vocabulary, not with the number of training rows.
     """
     from sklearn.feature_extraction.text import TfidfVectorizer  # slow to import
 
     frequencies = Counter()
-    for texts in _blocks(train_rows):
+    for texts in _blocks(train_rows, language):
         for text in texts:
             frequencies.update(set(text.split()))
     vectorizer = TfidfVectorizer(
@@ -60,14 +62,14 @@ def nearest_replies(train_rows: Dataset, rows: Dataset) -> list[str]:
     )
     contexts_with = np.fromiter(frequencies.values(), np.float64, len(frequencies))
     vectorizer.idf_ = np.log((1 + len(train_rows)) / (1 + contexts_with)) + 1
-    wanted = vectorizer.transform(text for texts in _blocks(rows) for text in texts)
+    wanted = vectorizer.transform(text for texts in _blocks(rows, language) for text in texts)
     used = np.unique(wanted.indices)  # other words matter for the length of vectors alone
     wanted = wanted[:, used]
     best = np.full(len(rows), -1, np.float32)
     nearest = np.zeros(len(rows), np.int64)
     with tqdm(total=len(train_rows), desc="Nearest contexts", delay=3, leave=False) as progress:
         starts = range(0, len(train_rows), BLOCK)
-        for first, texts in zip(starts, _blocks(train_rows), strict=True):
+        for first, texts in zip(starts, _blocks(train_rows, language), strict=True):
             known = vectorizer.transform(texts)[:, used]  # (block, words)
             for start in range(0, len(rows), CHUNK):
                 part = slice(start, start + CHUNK)
@@ -81,7 +83,8 @@ def nearest_replies(train_rows: Dataset, rows: Dataset) -> list[str]:
     return train_rows.select_columns("response").select(nearest)["response"][:]
 
 
-def _blocks(rows: Dataset) -> Iterator[list[str]]:
+def _blocks(rows: Dataset, language: str) -> Iterator[list[str]]:
     """Yield the last turns of the contexts as texts, `BLOCK` at a time."""
     for batch in rows.select_columns("context").iter(BLOCK):
-        yield [" ".join(context[-TURNS:]).lower() for context in batch["context"]]
+        texts = [" ".join(context[-TURNS:]).lower() for context in batch["context"]]
+        yield segmented(texts, language)

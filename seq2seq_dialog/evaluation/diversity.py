@@ -12,8 +12,9 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
+from ..dataset_script.dialogues import normalised
 from .metrics import PairStatistics, distinct, entropy, mean_words, self_bleu
-from .text import ngrams, normalised, words
+from .text import ngrams, words
 
 # What pairs are grouped by, turns of context or words of reference: the greatest size of a group.
 LIMITS = {
@@ -51,7 +52,7 @@ def diversity(
 ) -> dict[str, float]:
     """Measure how diverse replies are, and what they are like as answers.
 
-    Two replies say the same if they have the same letters and digits in the same order, casefolded.
+    Two replies say the same if they are the same `normalised`.
     `distinct_*`, `entropy_4` and `self_bleu` move with the number of replies: compare systems on
     the same contexts, and all of them with the references as replies, which people gave.
 
@@ -61,17 +62,18 @@ def diversity(
 
     Returns:
         Figures by key of the catalogue; all are 0 for no replies. A reply without letters and
-        digits is not `copied`; as to `generic`, all such replies say the same.
+        digits is not `copied`.
     """
     normal = [normalised(reply) for reply in replies]
     stock = stock_phrases(normal) if stock is None else stock
     count = max(1, len(replies))
     lengths = [sum(len(words(text)) for text in texts) for texts in (replies, references)]
+    copied = sum(any(map(str.isalnum, text)) and text in known for text in normal)
     return {
         **{f"distinct_{n}": distinct(replies, n) for n in (1, 2, 3)},
         "entropy_4": entropy(replies, 4),
         "self_bleu": self_bleu(replies),
-        "copied": 100 * sum(text != "" and text in known for text in normal) / count,
+        "copied": 100 * copied / count,
         "generic": 100 * sum(text in stock for text in normal) / count,
         "repetition": repetition(replies),
         "length_ratio": lengths[0] / lengths[1] if lengths[1] else 0.0,

@@ -1,9 +1,9 @@
 """The metrics of replies, as one in-package `evaluate.Metric` that needs no network.
 
 sacreBLEU (Post, 2018) with its signature, corpus BLEU-1 to 4, chrF (Popović, 2015), ROUGE-1/2/L
-(Lin, 2004), Distinct-1/2 (Li et al., 2016) and mean lengths. Words stand apart by white space: for
-languages written without it, only chrF and likelihood say something. Beside it, as functions:
-entropy, self-BLEU and perplexity.
+(Lin, 2004), Distinct-1/2 (Li et al., 2016) and mean lengths. Words stand apart by white space; for
+languages written without it, `text.segmented` sets them apart. Beside it, as functions: entropy,
+self-BLEU and perplexity.
 
 What compares replies with references is a sum over pairs: `pair_statistics` reads the texts once,
 and `figures` of all pairs or of some, and bootstrap resamples, are made of the same statistics.
@@ -23,7 +23,7 @@ import evaluate
 import numpy as np
 from sacrebleu.metrics import BLEU
 
-from .text import ngrams, words
+from .text import BY_SPACES, ngrams, segmented, tokenizer_of, words
 
 CHRF_ORDER, CHRF_BETA = 6, 2  # as sacreBLEU's chrF2: characters, recall counts for more
 
@@ -56,12 +56,16 @@ def mean_over_pairs(values: Sequence[float], scale: float = 100) -> PairStatisti
     return PairStatistics(columns, lambda sums: scale * sums[0] / max(1, sums[1]))
 
 
-def bleu_statistics(replies: Sequence[str], references: Sequence[str]) -> dict[str, PairStatistics]:
+def bleu_statistics(
+    replies: Sequence[str], references: Sequence[str], tokenize: str = BY_SPACES
+) -> dict[str, PairStatistics]:
     """Count what corpus BLEU is made of: `bleu` (sacreBLEU), and geometric means up to each order.
 
     Of each pair: two lengths, then the clipped matches and the totals of n-grams of each order.
     """
-    counter = BLEU(effective_order=True)  # of its counts alone; the scores are those of the corpus
+    counter = BLEU(
+        effective_order=True, tokenize=tokenize
+    )  # of its counts alone; the scores are those of the corpus
     rows = []
     for reply, reference in zip(replies, references, strict=True):
         score = counter.sentence_score(reply, [reference])
@@ -147,12 +151,16 @@ def length_statistics(
 
 
 # Each compares replies with references, and returns statistics by the metric's key.
-PAIR_METRICS = (bleu_statistics, chrf_statistics, rouge_statistics, length_statistics)
+PAIR_METRICS = (chrf_statistics, rouge_statistics, length_statistics)
 
 
-def pair_statistics(replies: Sequence[str], references: Sequence[str]) -> dict[str, PairStatistics]:
+def pair_statistics(
+    replies: Sequence[str], references: Sequence[str], language: str = "en"
+) -> dict[str, PairStatistics]:
     """Read pairs of texts once for all figures of replies, by their keys in the catalogue."""
-    statistics = {}
+    replies, references = (segmented(texts, language) for texts in (replies, references))
+    is_plain = tokenizer_of(language) == BY_SPACES
+    statistics = bleu_statistics(replies, references, BY_SPACES if is_plain else "none")
     for metric in PAIR_METRICS:
         statistics |= metric(replies, references)
     return statistics
@@ -195,9 +203,10 @@ def figures(
     return metrics
 
 
-def bleu_signature() -> str:
+def bleu_signature(language: str = "en") -> str:
     """Name what moves the figures of sacreBLEU, in its own form."""
-    return str(BLEU(references=[["one reference"]]).get_signature())
+    tokenizer = tokenizer_of(language)
+    return str(BLEU(references=[["one reference"]], tokenize=tokenizer).get_signature())
 
 
 def distinct(replies: Iterable[str], n: int) -> float:
@@ -296,7 +305,8 @@ def unigram_perplexity(
 class ReplyMetric(evaluate.Metric):
     """Compares replies with references: `ReplyMetric().compute(predictions=..., references=...)`.
 
-    Predictions and references are strings, one reference each. The result has `bleu` (sacreBLEU),
+    Predictions and references are strings, one reference each; `language="zh"` says what they are
+    written in. The result has `bleu` (sacreBLEU),
     `bleu_signature`, `bleu_1` to `bleu_4` (geometric means up to that order), `chrf`, `rouge_1`,
     `rouge_2`, `rouge_l` (F1), `distinct_1`, `distinct_2`, `reply_words`, `reference_words` (means).
     """
@@ -311,6 +321,7 @@ class ReplyMetric(evaluate.Metric):
             ),
         )
 
-    def _compute(self, predictions: list[str], references: list[str]) -> dict:
-        scores = figures(pair_statistics(predictions, references), predictions)
-        return scores | {"bleu_signature": bleu_signature()}
+    def _compute(self, predictions: list[str], references: list[str], language: str = "en") -> dict:
+        statistics = pair_statistics(predictions, references, language)
+        scores = figures(statistics, segmented(predictions, language))
+        return scores | {"bleu_signature": bleu_signature(language)}

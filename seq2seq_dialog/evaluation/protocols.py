@@ -20,9 +20,10 @@ from sacrebleu.metrics import CHRF
 from sacrebleu.tokenizers.tokenizer_13a import Tokenizer13a
 
 from ..dataset_script.detokenize import detokenize
+from ..dataset_script.dialogues import normalised
 from ..errors import UsageError, nearest
 from .metrics import PairStatistics, bleu_signature, figures, mean_over_pairs, pair_statistics
-from .text import normalised, words
+from .text import BY_SPACES, segmented, tokenizer_of, words
 
 
 class Scored(NamedTuple):
@@ -62,6 +63,7 @@ def score(
     replies: Sequence[str],
     references: Sequence[str] | Sequence[Sequence[str]],
     spaced: bool = False,
+    language: str = "en",
 ) -> tuple[dict[str, float], str]:
     """Score replies by a protocol, one of `PROTOCOLS`.
 
@@ -70,6 +72,7 @@ def score(
         replies: one per context.
         references: one per context; for `multiref` a list per context.
         spaced: the text is in DailyDialog's own spaced tokens, not natural.
+        language: what it is written in; its words are set apart by `text.segmented`.
 
     Returns:
         The metrics, on a scale of 0 to 100 but for mean lengths, and the signature.
@@ -84,22 +87,34 @@ def score(
             f"{len(replies)} replies came with {len(references)} references; give at least one, "
             "and for each reply what it is compared with."
         )
-    scored = PROTOCOLS[protocol](replies, references, spaced)
+    scored = PROTOCOLS[protocol](replies, references, spaced, language)
     return scored.figures(), scored.signature
 
 
-def default(replies: Sequence[str], references: Sequence[str], spaced: bool = False) -> Scored:
+def default(
+    replies: Sequence[str], references: Sequence[str], spaced: bool = False, language: str = "en"
+) -> Scored:
     """Score as this project reports: `pair_statistics` of the text as it stands."""
     chrf = CHRF(references=[["one reference"]]).get_signature()
+    before = _segmentation(language)
     signature = (
-        f"default: BLEU|{bleu_signature()}, chrF2|{chrf}, "
-        f"ROUGE-F1|nrefs:1|case:lower|tok:letters+digits|stem:no|mean:pairs|"
-        f"rouge-score:{version('rouge-score')}, Distinct|case:lower|tok:space"
+        f"default: BLEU|{bleu_signature(language)}, chrF2|{chrf}, "
+        f"ROUGE-F1|nrefs:1|case:lower|tok:{before}letters+digits|stem:no|mean:pairs|"
+        f"rouge-score:{version('rouge-score')}, Distinct|case:lower|tok:{before}space"
     )
-    return Scored(pair_statistics(replies, references), replies, signature)
+    statistics = pair_statistics(replies, references, language)
+    return Scored(statistics, segmented(replies, language), signature)
 
 
-def plato(replies: Sequence[str], references: Sequence[str], spaced: bool = False) -> Scored:
+def _segmentation(language: str) -> str:
+    """Name in a signature what set the words apart before: `zh+`, or nothing."""
+    name = tokenizer_of(language)
+    return "" if name == BY_SPACES else f"{name}+"
+
+
+def plato(
+    replies: Sequence[str], references: Sequence[str], spaced: bool = False, language: str = "en"
+) -> Scored:
     """Score as PLATO (Bao et al., 2020) and those who compare with it: BLEU-1, BLEU-2, Distinct.
 
     The mean over pairs of nltk's sentence BLEU with smoothing `method7`, lower-cased words; a pair
@@ -116,6 +131,8 @@ def plato(replies: Sequence[str], references: Sequence[str], spaced: bool = Fals
     from nltk.translate.bleu_score import SmoothingFunction, sentence_bleu  # imports SciPy: slow
 
     tokens = "space" if spaced else f"13a|sacrebleu:{version('sacrebleu')}"
+    tokens = _segmentation(language) + tokens
+    replies, references = (segmented(texts, language) for texts in (replies, references))
     if not spaced:
         tokenize = Tokenizer13a()
         replies, references = (list(map(tokenize, texts)) for texts in (replies, references))
@@ -148,7 +165,10 @@ def multiref_tokens(text: str) -> list[str]:
 
 
 def multiref(
-    replies: Sequence[str], references: Sequence[Sequence[str]], spaced: bool = False
+    replies: Sequence[str],
+    references: Sequence[Sequence[str]],
+    spaced: bool = False,
+    language: str = "en",
 ) -> Scored:
     """Score against several references, as Gupta et al. (2019) do on DailyDialog.
 
@@ -162,8 +182,8 @@ def multiref(
     without tokens counts as `.`, as there. Left out: METEOR, which needs Java or WordNet's data,
     and the embedding metrics.
 
-    Replies may have either spacing (see `multiref_tokens`), so `spaced` changes nothing; references
-    are lower-cased and tokenised, as `read_references` returns them.
+    Replies may have either spacing (see `multiref_tokens`), so `spaced` changes nothing, nor does
+    `language`; references are lower-cased and tokenised, as `read_references` returns them.
     """
     from nltk.tokenize import WhitespaceTokenizer
     from nltk.translate.bleu_score import SmoothingFunction, sentence_bleu

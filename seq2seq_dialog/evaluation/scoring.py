@@ -13,13 +13,14 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 from datasets import Dataset
 
+from ..dataset_script.dialogues import normalised
 from .baselines import most_frequent_reply, nearest_replies, random_replies
 from .bootstrap import intervals
 from .catalogue import METRICS
 from .diversity import by_size, diversity
 from .metrics import likelihood_statistics
 from .protocols import Scored, default, multiref, plato, second_human
-from .text import normalised, words
+from .text import BY_CHARACTERS, segmented, tokenizer_of, words
 
 MODEL, NEAREST = "model", "nearest training context"
 RANDOM, FREQUENT = "random training reply", "most frequent reply"
@@ -53,6 +54,7 @@ def evaluate(
     spaced: bool = False,
     multireference: Sequence[Sequence[str]] | None = None,
     seed: int = 42,
+    language: str = "en",
 ) -> dict:
     """Score the replies of a model and of the baselines.
 
@@ -62,6 +64,7 @@ def evaluate(
         clean: (pairs,), which are, by `overlap.DEFINITIONS`; None if not known.
         spaced: the text is in DailyDialog's own spaced tokens.
         multireference: references of each pair, for the protocols `multiref` and `multiref-4`.
+        language: what the dialogues are written in.
 
     Returns:
         `split`, `decoding`, `quality`, `verdict` (sentences), and `results`, a dict per system,
@@ -72,7 +75,7 @@ def evaluate(
     )
     replies = {
         MODEL: model_replies,
-        NEAREST: nearest_replies(train, rows),
+        NEAREST: nearest_replies(train, rows, language),
         RANDOM: random_replies(train, len(predictions), seed),
         FREQUENT: [most_frequent_reply(train)] * len(predictions),
     }
@@ -80,7 +83,7 @@ def evaluate(
     if clean is not None and np.any(clean):
         subsets["clean"] = np.flatnonzero(clean)
 
-    scored = _score(replies, references, multireference, spaced)
+    scored = _score(replies, references, multireference, spaced, language)
     scored[MODEL, "default"].statistics.update(likelihood_statistics(predictions))
     results = []
     for subset, chosen in subsets.items():
@@ -100,8 +103,10 @@ def evaluate(
                 drawn_from = np.array(dialogues)[chosen]
                 result["intervals"] = intervals(of_subset.statistics, drawn_from, seed=seed)
             results.append(result)
+    replies = {system: segmented(texts, language) for system, texts in replies.items()}
+    references = segmented(references, language)
     quality = _diversity(replies, references, train["response"], subsets, turns, scored)
-    shown = {"results": results, "quality": quality, "verdict": verdict(results)}
+    shown = {"results": results, "quality": quality, "verdict": verdict(results, language)}
     return {"split": split, "decoding": decoding, **shown}
 
 
@@ -110,6 +115,7 @@ def _score(
     references: Sequence[str],
     multireference: Sequence[Sequence[str]] | None,
     spaced: bool,
+    language: str,
 ) -> dict[tuple[str, str], Scored]:
     """Score all pairs by system and protocol.
 
@@ -118,9 +124,9 @@ def _score(
     """
     scored = {}
     for system, texts in replies.items():
-        scored[system, "default"] = default(texts, references, spaced)
+        scored[system, "default"] = default(texts, references, spaced, language)
     for system, texts in replies.items():
-        scored[system, "plato"] = plato(texts, references, spaced)
+        scored[system, "plato"] = plato(texts, references, spaced, language)
     if multireference is not None:
         human, other_references = second_human(multireference)
         for system, texts in replies.items():
@@ -154,11 +160,12 @@ def _diversity(
     return measured
 
 
-def verdict(results: Sequence[dict]) -> list[str]:
+def verdict(results: Sequence[dict], language: str = "en") -> list[str]:
     """Say in a sentence per baseline whether the model beats it, on clean pairs if there are any.
 
     It does in a metric if its whole 95 % interval lies above the baseline's figure.
     """
+    by_characters = tokenizer_of(language) == BY_CHARACTERS
     rows = [row for row in results if row["protocol"] == "default"]
     subset = "clean" if any(row["subset"] == "clean" for row in rows) else "full"
     rows = {row["system"]: row for row in rows if row["subset"] == subset}
@@ -168,7 +175,7 @@ def verdict(results: Sequence[dict]) -> list[str]:
         if system == MODEL:
             continue
         comparisons = []
-        for name in VERDICT:
+        for name in ("chrf",) if by_characters else VERDICT:
             (low, high), other = model["intervals"][name], row["metrics"][name]
             how = "above" if low > other else "below" if high < other else "level with"
             values = f"({model['metrics'][name]:.2f} and {other:.2f})"
@@ -177,5 +184,10 @@ def verdict(results: Sequence[dict]) -> list[str]:
         sentences.append(
             f"On {where} the model {'beats' if beats else 'does not beat'} the {system}: "
             f"{', '.join(comparisons)}."
+        )
+    if by_characters:
+        sentences.append(
+            f"The verdict goes by chrF: no tokenizer for words of the language {language} is at "
+            "hand, so BLEU, ROUGE and the figures of words count characters."
         )
     return sentences

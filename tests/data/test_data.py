@@ -70,13 +70,26 @@ def test_a_reply_that_is_cut_has_no_end_token_and_is_counted(tokenizer):
     rows = rows_of([["One.", long, "Two."]])
     limits = DataArguments(max_source_length=12, max_target_length=10)
     corpus = Corpus(DatasetDict(train=rows), {})
-    features, cuts = encode_corpus(corpus, tokenizer, limits, Console(quiet=True))
+    features, counts = encode_corpus(corpus, tokenizer, limits, Console(quiet=True))
     encoded = features["train"]
     end = tokenizer.eos_token_id
     assert len(encoded[0]["labels"]) == 10 and encoded[0]["labels"][-1] != end
     assert len(encoded[1]["labels"]) < 10 and encoded[1]["labels"][-1] == end
     # The second context is "One." and the long turn: neither fits whole.
-    assert cuts == {"train": {"contexts": 1, "turns": 2, "replies": 1}}
+    assert counts["cut"] == {"train": {"contexts": 1, "turns": 2, "replies": 1}}
+    assert counts["unknown"] == {"train": {"contexts": 0, "replies": 0}}
+
+
+def test_characters_that_a_tokenizer_does_not_know_are_counted_and_warned_of(tokenizer):
+    corpus = Corpus(DatasetDict(train=rows_of([["Hi there!", "你好 Hi"]])), {})
+    with (console := Console(width=500)).capture() as printed:
+        features, counts = encode_corpus(corpus, tokenizer, DataArguments(), console)
+    (label,) = features["train"]["labels"]
+    share = label.count(tokenizer.unk_token_id) / len(label)
+    assert share > 0.01 and counts["unknown"] == {"train": {"contexts": 0, "replies": share}}
+    warning = printed.get()
+    assert f"0.0 % of the tokens of contexts and {100 * share:.1f} % of replies" in warning
+    assert "google/mt5-small" in warning and "tokenizer of its own" in warning
 
 
 def test_batches_are_padded_to_their_longest_only(tokenizer):

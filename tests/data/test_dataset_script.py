@@ -1,14 +1,19 @@
 """The dataset script: rows, splits, sources, faulty text, the cache, and both lines of datasets."""
 
+import bz2
+import codecs
 import doctest
+import gzip
 import hashlib
 import io
 import json
 import logging
+import lzma
 import os
 import random
 import subprocess
 import sys
+import timeit
 import tracemalloc
 import zipfile
 from pathlib import Path
@@ -17,7 +22,7 @@ import datasets
 import pytest
 from helpers.corpus import LEGACY_PYTHON, ROOT
 from seq2seq_dialog.dataset_script import detokenize as detokenize_module
-from seq2seq_dialog.dataset_script import dialogues
+from seq2seq_dialog.dataset_script import dialogues, sources
 from seq2seq_dialog.dataset_script.detokenize import detokenize
 from seq2seq_dialog.dataset_script.dialogues import Dialogues, read, split_of
 from seq2seq_dialog.dataset_script.sources import find_sources
@@ -29,6 +34,7 @@ Is the kiln warm ? __eou__ Almost , give it an hour . __eou__ Fine . __eou__
 Who fed the parrot ? __eou__ I did ! __eou__
 We need more tape . __eou__ How much ? __eou__ Two rolls . __eou__ OK . __eou__
 """
+EOU = "你好，你叫什么名字？Здравствуйте __eou__ Hi __eou__\n"
 LABELS = {
     "dialogues_act.txt": "2 1 1\n2 1\n3 2 1 4\n",
     "dialogues_emotion.txt": "0 0 4\n0 4\n0 6 0 0\n",
@@ -359,10 +365,31 @@ def test_a_failed_download_says_how_to_give_a_folder(build, tmp_path, monkeypatc
         (b"\n \r\n", "talk.txt is empty from line 1"),
         (b"Hello .\nHi .\n", r"talk.txt has no '__eou__' from line 1 .*Write a dialogue a line"),
         (b"Hi . __eou__ Ho . __eou__\ncaf\xe9 __eou__\n", r"talk.txt, line 2: byte 0xe9 .*iconv"),
-        (b"\xff\xfeH\x00i\x00", "line 1: byte 0xff is not UTF-8"),
+        (
+            b"Hi . __eou__ it\x92s \x93so\x94 __eou__\n",
+            "line 1: byte 0x92.* looks like cp1252.*-f cp1252",
+        ),
+        (EOU.encode("gb18030"), r"line 1: byte 0x\w\w is not UTF-8.*Find out.*-f ENCODING"),
+        (
+            "Здравствуйте __eou__ Hi __eou__\n".encode("cp1251"),
+            "not UTF-8.*Find out in which encoding",
+        ),
+        (EOU.encode("utf-16-le"), "line 1.* looks like utf-16le: .*-f utf-16le"),
+        (("Hi __eou__ Ho __eou__\n" * 3).encode("utf-16-be"), "line 1.* looks like utf-16be"),
+        (("\ufeff" + EOU).encode("utf-16")[:-1], "line 1 is not utf-16, as its byte order mark"),
+        (b"Hi . __eou__ Ho . __eou__\n\0\0\0\0a\n", "line 2 is full of NUL bytes: the file is dam"),
+        (("Hi \x93 __eou__ Ho __eou__\n" * 3).encode(), "C1 control characters in 3 lines.*line 1"),
+        (
+            gzip.compress(TEXT.encode() * 99)[:-99],
+            r"talk.txt cannot be unpacked \(.*Fetch it again",
+        ),
+        (bz2.compress(TEXT.encode() * 99)[:-9], r"talk.txt cannot be unpacked \(.*Fetch it again"),
+        (b"BZh91AY&SYno such data", r"talk.txt cannot be unpacked \(.*Fetch it again"),
+        (b"PK\x03\x04torn", r"talk.txt cannot be unpacked \(its end is missing.*Fetch it again"),
+        (b"a __eou__ " * 1001, "Dialogue talk:1 has 1,001 utterances, but at most 1,000"),
         (
             b"a __eou__\n" + b"b" * (1 + (1 << 20)),
-            r"line 2 is longer than 1048576 bytes.*line feed",
+            r"line 2 is longer than 1048576 characters.*line feed",
         ),
         (b"Alone . __eou__\n", "talk.txt: no dialogue has two utterances.*one line"),
     ],
@@ -379,6 +406,9 @@ def test_hopeless_text_is_a_plain_error_with_file_and_line(
 
 FAULTS = [
     ("bom", "\ufeffHi . __eou__ Ho . __eou__\n", [1], [["Hi."]]),
+    ("bom", "Hi . __eou__ Ho . __eou__\n\ufeffA ?\ufeff __eou__ B __eou__", [2], [["Hi."], ["A?"]]),
+    ("cr", "Hi . __eou__ Ho . __eou__\rA ? __eou__ B __eou__\r", [1, 2], [["Hi."], ["A?"]]),
+    ("c1_character", "H\x93i . __eou__ Ho\x94 . __eou__\n", [1], [["Hi."]]),
     ("crlf", "Hi . __eou__ Ho . __eou__\r\nA ? __eou__ B __eou__\r\n", [1, 2], [["Hi."], ["A?"]]),
     ("blank_line", "\nHi . __eou__ Ho . __eou__\n  \n", [1, 3], [["Hi."]]),
     ("missing_last_eou", "Hi . __eou__ Ho .\nA __eou__ B __eou__", [1], [["Hi."], ["A"]]),
@@ -398,7 +428,7 @@ def test_each_fault_is_handled_counted_and_logged_once(
     assert rows[0]["response"] in ("Ho.", "B")
     logged = [r for r in caplog.records if r.name == dialogues.__name__ and kind in r.message]
     assert len(logged) == 1 and f"lines {lines[0]}" in logged[0].message
-    harmless = kind in ("bom", "crlf", "blank_line")
+    harmless = kind in ("bom", "crlf", "cr", "blank_line")
     assert logged[0].levelno == (logging.INFO if harmless else logging.WARNING)
 
     cached = build(data_files=str(tmp_path / "talk.txt"))
@@ -406,6 +436,53 @@ def test_each_fault_is_handled_counted_and_logged_once(
     assert problems.pop(kind) == {"count": len(lines), "first_lines": lines}
     assert set(problems) == {"dialogues", "utterances", "pairs"}, "and nothing else"
     assert problems["pairs"] == len(rows)
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-32", "utf-16-le", "utf-16-be"])
+def test_utf_16_with_a_byte_order_mark_is_read(load_text, encoding):
+    text = TEXT.replace("kiln", "Ofen für 猫").encode(encoding)
+    if encoding[6:]:
+        text = (codecs.BOM_UTF16_LE if "le" in encoding else codecs.BOM_UTF16_BE) + text
+    assert load_text(text) == load_text(TEXT.replace("kiln", "Ofen für 猫"))
+
+
+@pytest.mark.parametrize("pack", [gzip.compress, bz2.compress, lzma.compress])
+def test_compressed_text_is_known_by_its_first_bytes(load_text, pack):
+    assert load_text(pack(TEXT.encode())) == load_text(TEXT)
+
+
+def test_an_archive_unpacks_to_a_limit(build, tmp_path, monkeypatch):
+    monkeypatch.setattr(sources, "UNPACKED", 1000)
+    text = TEXT.encode() * 1000
+    write(tmp_path, {"a.gz": gzip.compress(text), "a.txt": text, "z.zip": zipped({"a.txt": text})})
+    for name in ("a.gz", "z.zip"):
+        with pytest.raises(ValueError, match=f"{name}.*unpacks to over 100 times.*Unpack it"):
+            build(tmp_path / name).problems()
+    assert build(tmp_path / "a.txt").problems()["a.txt"]["dialogues"] == 3000
+
+
+def test_a_pipe_is_refused_and_does_not_hang(build, tmp_path):
+    os.mkfifo(tmp_path / "dialogues_text.txt")
+    for path in (tmp_path, tmp_path / "dialogues_text.txt", "/dev/zero"):
+        with pytest.raises(ValueError, match=r"is not a regular file.*Write them to a file first"):
+            build(path).download_and_prepare()
+
+
+@pytest.mark.parametrize("name", ["valid", "val", "dev"])
+def test_other_names_of_the_validation_split_are_known(load, tmp_path, name):
+    files = {n.replace("validation", name): c for n, c in official().items()}
+    flat = {Path(n).name: c for n, c in files.items()}
+    expected = load(write(tmp_path / "official", official()))
+    for folder in (write(tmp_path / "a", files), write(tmp_path / "b", flat)):
+        splits = load(folder)
+        assert splits.keys() == expected.keys()
+        assert [row["act"] for row in splits["validation"]] == [0]
+
+
+def test_files_of_a_folder_that_are_not_read_are_named(build, tmp_path, caplog):
+    files = {"dialogues_text.txt": TEXT, **LABELS, "README.txt": "x", "more.txt": "x", "b.csv": "x"}
+    build(write(tmp_path / "d", files)).download_and_prepare()
+    assert "Not read, though it lies beside the text: b.csv, more.txt" in caplog.text
 
 
 def test_only_the_first_lines_of_a_kind_are_kept(build, tmp_path):
@@ -584,10 +661,24 @@ def test_detokenize(tokens, natural):
         "She said: \"It's 'mine', not the boys'.\" (Really?) Yes...",
         "J. R. Smith, Ph.D., wrote a well-known book - in 1999.",
         "你好。你叫什么名字？",
+        "Call foo.Bar() or os.path.Join(a,b), then x::Y.Z and C:\\Some.Dir.",
+        "See host.tld/path?query=x or a.dev:80/A?b or page?Name=x.",
+        "Open Notes.Final.pdf, (Read.Me.txt) and Main.Java!",
     ],
 )
 def test_natural_text_stays_as_it_is(text):
     assert detokenize(text) == text
+
+
+@pytest.mark.parametrize(
+    "piece", ['"', "'", '" a ', "' boys ' ", ". ", "- ", "a.B", ", ", "( ", "10 : ", "A . "]
+)
+def test_time_grows_with_the_length_of_a_text_and_not_faster(piece):
+    def seconds(length: int) -> float:
+        text = (piece + " ") * (length // (len(piece) + 1))
+        return min(timeit.repeat(lambda: detokenize(text), number=1, repeat=3))
+
+    assert seconds(80_000) < 40 * seconds(8_000) + 0.1
 
 
 def test_detokenize_is_idempotent_on_any_tokens_and_keeps_all_letters():

@@ -2,11 +2,13 @@
 
 import random
 import sys
+import unicodedata
 
 import numpy as np
 import pytest
 from datasets import Dataset, DatasetDict
 from helpers.corpus import rows_of
+from seq2seq_dialog.dataset_script.dialogues import split_of
 
 from seq2seq_dialog.data import overlap
 from seq2seq_dialog.data.overlap import audit, warning, without_overlap
@@ -175,10 +177,34 @@ def test_the_same_words_cut_otherwise_are_another_dialogue():
     assert audit_result["splits"]["train"]["copies"] == {"exact": 0, "normalised": 0}
 
 
-def test_normalised_text_is_what_isalnum_holds_for():
-    characters = "".join(map(chr, range(sys.maxunicode + 1)))
-    expected = "".join(filter(str.isalnum, characters.casefold()))
-    assert overlap.normalised(characters) == expected
+def test_normalised_text_is_what_isalnum_holds_for_and_combining_marks():
+    for characters in (chr(code).casefold() for code in range(sys.maxunicode + 1)):
+        left = overlap.normalised(f"a{characters}")
+        composed = unicodedata.normalize("NFC", characters)
+        if not any(unicodedata.category(c)[0] == "M" for c in composed):
+            assert left == "a" + "".join(filter(str.isalnum, composed)), hex(ord(characters[0]))
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "equal"),
+    [
+        ("का", "को", False),
+        ("नमस्ते!", "नमस्ते", True),
+        ("Café", "CAFE\u0301 .", True),
+        ("Cafe", "Café", False),
+        ("👍", "👎", False),
+        ("👍 👍", "👍👍", True),
+        ("Great ❤\ufe0f", "great!", True),
+        ("?", "!", True),
+        ("👍!", "👍", True),
+        (". . .", "...", True),
+        ("مَلِك", "مِلك", False),
+        ("I don ' t .", "i DONT", True),
+    ],
+)
+def test_texts_are_the_same_by_what_they_say(one, other, equal):
+    assert (overlap.normalised(one) == overlap.normalised(other)) == equal
+    assert (split_of(["x", one]) == split_of(["x", other])) >= equal
 
 
 @pytest.mark.parametrize(

@@ -8,10 +8,10 @@ from statistics import mean
 import nltk
 import numpy as np
 import pytest
+from seq2seq_dialog.dataset_script.dialogues import normalised
 
 from seq2seq_dialog.evaluation.diversity import by_size, diversity, repetition
 from seq2seq_dialog.evaluation.metrics import ReplyMetric, pair_statistics
-from seq2seq_dialog.evaluation.text import normalised
 
 NOTHING = dict.fromkeys(diversity([], [], set()), 0)
 

@@ -12,6 +12,7 @@ import sacrebleu
 from nltk.translate.bleu_score import SmoothingFunction, sentence_bleu
 from rouge_score.rouge_scorer import RougeScorer
 
+from seq2seq_dialog.evaluation import scoring
 from seq2seq_dialog.evaluation.catalogue import METRICS, OF_LIKELIHOOD, keys_with
 from seq2seq_dialog.evaluation.metrics import (
     ReplyMetric,
@@ -210,3 +211,37 @@ def test_distinct_is_platos_corpus_level_distinct():
     for n in (1, 2):
         ngrams = [g for p in PREDICTIONS for g in nltk.ngrams(p.split(" "), n) if "" not in g]
         assert distinct(PREDICTIONS, n) == pytest.approx(100 * len(set(ngrams)) / len(ngrams))
+
+
+CHINESE = ["你好，很高兴认识你。", "我叫小明 abc 1-2"]
+
+
+@pytest.mark.parametrize("language", ["zh", "zh-TW", "ja", "ko", "th"])
+def test_perfect_replies_score_100_in_languages_without_spaces(language):
+    figures = ReplyMetric(keep_in_memory=True).compute(
+        predictions=CHINESE, references=CHINESE, language=language
+    )
+    for name in ("bleu", "bleu_4", "chrf", "rouge_l"):
+        assert figures[name] == pytest.approx(100)
+    assert "tok:13a" not in figures["bleu_signature"]
+
+
+def test_chinese_is_scored_as_sacrebleu_does():
+    other = ["你好，很高兴认识他。", "我叫小红 abc 1-2"]
+    figures = ReplyMetric(keep_in_memory=True).compute(
+        predictions=other, references=CHINESE, language="zh"
+    )
+    expected = sacrebleu.corpus_bleu(other, [CHINESE], tokenize="zh").score
+    assert 0 < expected < 100 and figures["bleu"] == pytest.approx(expected)
+    assert "tok:zh" in figures["bleu_signature"]
+
+
+def test_the_verdict_goes_by_chrf_where_words_are_not_known():
+    rows = [
+        {"protocol": "default", "subset": "full", "system": system, "metrics": {"chrf": value},
+         "intervals": {"chrf": (40.0, 60.0)}}
+        for system, value in (("model", 50.0), ("other", 20.0))
+    ]  # fmt: skip
+    first, last = scoring.verdict(rows, "th")
+    assert first == "On all pairs the model beats the other: above in chrF (50.00 and 20.00)."
+    assert last.startswith("The verdict goes by chrF: no tokenizer for words of the language th")
