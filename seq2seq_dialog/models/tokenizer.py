@@ -12,6 +12,8 @@ from ..settings import ModelArguments
 from .build import load_pretrained
 from .loading import load_tokenizer_files
 
+MAX_BYTES = 4192  # of an utterance: sentencepiece's own limit; longer ones are left out
+
 
 def train_tokenizer(utterances: Iterable[str], vocab_size: int, folder: str | Path) -> None:
     """Train a sentencepiece unigram tokenizer for T5 and save it, `spiece.model`, in `folder`.
@@ -20,24 +22,33 @@ def train_tokenizer(utterances: Iterable[str], vocab_size: int, folder: str | Pa
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / "spiece.tmp", "wb") as file:
-        sentencepiece.SentencePieceTrainer.train(
-            sentence_iterator=iter(utterances),
-            model_writer=file,
-            model_type="unigram",
-            vocab_size=vocab_size,
-            hard_vocab_limit=False,
-            character_coverage=0.9999,
-            input_sentence_size=1_000_000,
-            shuffle_input_sentence=False,
-            num_threads=1,  # more would make the pieces depend on the machine
-            pad_id=0,
-            eos_id=1,
-            unk_id=2,
-            bos_id=-1,
-            pad_piece="<pad>",
-            minloglevel=2,
-        )
+    try:
+        with open(folder / "spiece.tmp", "wb") as file:
+            sentencepiece.SentencePieceTrainer.train(
+                sentence_iterator=iter(utterances),
+                model_writer=file,
+                model_type="unigram",
+                vocab_size=vocab_size,
+                hard_vocab_limit=False,
+                character_coverage=0.9999,
+                input_sentence_size=1_000_000,
+                shuffle_input_sentence=False,
+                num_threads=1,  # more would make the pieces depend on the machine
+                pad_id=0,
+                eos_id=1,
+                unk_id=2,
+                bos_id=-1,
+                pad_piece="<pad>",
+                max_sentence_length=MAX_BYTES,
+                minloglevel=2,
+            )
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())
+        raise UsageError(
+            f"No tokenizer can be trained on these utterances ({reason}): none has text of at most "
+            f"{MAX_BYTES:,} bytes. Give shorter ones, or an existing tokenizer as "
+            "tokenizer_name_or_path."
+        ) from error
     (folder / "spiece.tmp").replace(folder / "spiece.model")
 
 

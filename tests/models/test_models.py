@@ -143,3 +143,9 @@ def test_loading_is_through_the_auto_class(model, tokenizer, tmp_path):
     with torch.no_grad():
         logits = [m.eval()(input_ids=ids, decoder_input_ids=start).logits for m in (model, same)]
     assert logits[0].equal(logits[1])
+
+
+@pytest.mark.parametrize("texts", [[], ["long " * 1000], ["\u200b", "\u3000"]])
+def test_utterances_without_text_for_a_tokenizer_are_one_message(texts, tmp_path):
+    with pytest.raises(UsageError, match=r"No tokenizer can be trained.*4,192 bytes.*existing"):
+        train_tokenizer(texts, 100, tmp_path)
