@@ -280,9 +280,8 @@ def mean_words(texts: Sequence[str]) -> float:
 
 
 def perplexity(nll: float, tokens: int) -> float:
-    """Return exp(nll / tokens): `nll` in nats, summed over `tokens` that are no padding."""
-    mean = nll / max(1, tokens)
-    return math.exp(min(mean, 700))  # what is beyond is no number in JSON
+    """Return exp(nll / tokens), at most 1e9: `nll` in nats, over `tokens` that are no padding."""
+    return min(1e9, math.exp(min(nll / max(1, tokens), 700)))  # so that JSON can hold it
 
 
 def unigram_perplexity(

@@ -141,8 +141,6 @@ def number(value: float | None) -> str:
     """Write a number: two decimals, none from 1,000 on; a dash where there is none."""
     if value is None or math.isnan(value):
         return "–"
-    if math.isinf(value):
-        return "∞"
     return f"{value:,}" if isinstance(value, int) else f"{value:,.{0 if value >= 1000 else 2}f}"
 
 

@@ -1,7 +1,5 @@
 """Files of a finished run whose figures stand nowhere else."""
 
-import math
-
 HOSTILE = 'Say <script>alert("x")</script> | or *this*\nin a line `of` [its](http://x.y) own & more'
 
 
@@ -39,7 +37,7 @@ def evaluation():
     ]
     for row in results[:2]:
         row["metrics"]["perplexity"] = 1234.5 + row["pairs"]
-        row["intervals"] = {"bleu": [2.51, 4.49], "perplexity": [1000.2, math.inf]}
+        row["intervals"] = {"bleu": [2.51, 4.49], "perplexity": [1000.2, 1e9]}
     about = {
         "distinct_1": 5.5,
         "entropy_4": 9.25,
@@ -63,7 +61,7 @@ def evaluation():
                 "clean": about,
                 "by_turn": [
                     {"turns": "1", "perplexity": 71.5, **group},
-                    {"turns": "9-", "perplexity": math.inf, **group},
+                    {"turns": "9-", **group},
                 ],
                 "by_length": [{"words": "3-4", "perplexity": 33.25, **group}],
             },

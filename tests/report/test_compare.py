@@ -208,11 +208,10 @@ def test_of_other_tokens_the_bits_of_a_byte_are_compared_alone(run):
     )
 
 
-@pytest.mark.parametrize("value", [None, math.inf, math.nan])
 @pytest.mark.parametrize("key", ["nll", "bytes"])
-def test_without_a_likelihood_its_figures_are_left_out(run, key, value):
+def test_without_a_likelihood_its_figures_are_left_out(run, key):
     rows, other = rows_of_run(), rows_of_run()
-    other[3][key] = value
+    other[3][key] = None
     result = compare(run("a", rows), run("b", other), samples=100)
     assert not {"perplexity", "context_gain", "bits_per_byte"} & result["metrics"].keys()
     assert result["verdict"][-1] == (

@@ -86,7 +86,15 @@ def test_every_figure_of_the_results_stands_there(run_folder):
             text = f"{value:,.0f}" if value >= 1000 else f"{value:.2f}"
             assert text in shown, (row, value)
         assert row["signature"] in html
-    for text in ("2.51–4.49", "1,000–∞", "greedy, max", "1,902", "4,820,224", "61.20", "0.77"):
+    for text in (
+        "2.51–4.49",
+        "1,000–1,000,000,000",
+        "greedy, max",
+        "1,902",
+        "4,820,224",
+        "61.20",
+        "0.77",
+    ):
         assert text in html, text
     assert "The model does not beat &lt;the rest&gt;." in html
     for text in ("9 (30.0 %) after the same last turn of context", "7 (23.3 %)", "20 pairs are"):
@@ -101,7 +109,7 @@ def test_systems_stand_in_lines_and_subsets_side_by_side():
     assert [column[0] for column in layout["columns"]] == ["sacreBLEU", "perplexity"]
     assert layout["rows"][0][1] == [
         [("3.03", "2.51–4.49"), ("4.04", "2.51–4.49")],
-        [("1,264", "1,000–∞"), ("1,254", "1,000–∞")],
+        [("1,264", "1,000–1,000,000,000"), ("1,254", "1,000–1,000,000,000")],
     ]
     assert layout["rows"][1][1][1] == [("–", ""), ("–", "")]
     assert table("Nothing", "system", [{"name": "model", "metrics": {"signature": "x"}}]) is None
@@ -174,8 +182,7 @@ def test_the_curves_of_an_adversarial_run(run_folder):
     metrics["train"]["collapse"] = "step 30: Distinct-2 fell"
     write_json(run_folder / "metrics.json", metrics)
     assert "Sampled replies to held-out contexts" not in page_of(run_folder)
-    log = [*adversarial_log(), {"step": 40, "eval_loss": math.nan}]
-    write_json(run_folder / "trainer_state.json", {"log_history": log})
+    write_json(run_folder / "trainer_state.json", {"log_history": adversarial_log()})
     html = page_of(run_folder)
     labels = [svg.get("aria-label", "") for svg in Checker(html).all("svg")]
     losses = next(label for label in labels if label.startswith("Loss"))
@@ -222,7 +229,7 @@ def test_whether_a_pair_is_clean_is_said_where_it_is_known(run_folder):
     assert ", clean pair" not in html and "overlaps with it" not in html
 
 
-def test_pictures_are_left_out_where_a_figure_is_infinite(run_folder):
+def test_pictures_are_left_out_where_a_figure_is_missing(run_folder):
     labels = [svg.get("aria-label", "") for svg in Checker(page_of(run_folder)).all("svg")]
     assert "BLEU-2 of the model by turns of context: 1: 1.50, 9+: 1.50." in labels
     assert "perplexity of the model by words of reference: 3-4: 33.25." in labels
@@ -238,7 +245,6 @@ def test_pictures_are_left_out_where_a_figure_is_infinite(run_folder):
         (1234.5, "1,234"),
         (6740, "6,740"),
         (0, "0"),
-        (math.inf, "∞"),
         (math.nan, "–"),
         (None, "–"),
     ],
