@@ -103,12 +103,12 @@ def test_it_prints_samples_figures_and_what_to_do_next(finished):
         assert text in printed
     python = re.findall(rf"  (\S+) -m seq2seq_dialog chat {folder}", printed)
     assert python and (python[0] == "python" or (ROOT / python[0]).exists())
-    assert "pipeline('text2text-generation'" in printed
+    assert 'pipeline("text2text-generation"' in printed
 
 
 def test_the_printed_pipeline_call_works(finished):
     _folder, printed = finished
-    (call,) = re.findall(r' -c "(.*)"', printed)
+    (call,) = re.findall(r" -c '(.*)'", printed)
     done = warm.run("-c", call)
     assert done.returncode == 0, done.stderr
     assert "generated_text" in done.stdout

@@ -398,8 +398,9 @@ def test_a_failed_download_says_how_to_give_a_folder(build, tmp_path, monkeypatc
 def test_hopeless_text_is_a_plain_error_with_file_and_line(
     build, tmp_path, text, message, streaming
 ):
-    builder = build(write(tmp_path, {"talk.txt": text}) / "talk.txt")
+    path = write(tmp_path, {"talk.txt": text}) / "talk.txt"
     with pytest.raises(ValueError, match=message) as caught:
+        builder = build(path)
         builder.as_streaming_dataset() if streaming else builder.download_and_prepare()
     assert type(caught.value) is ValueError, "not wrapped by datasets"
 

@@ -208,7 +208,7 @@ def test_wrong_sources_are_refused_with_a_way_out(data, message):
 
 
 def test_a_broken_gzip_file_is_told(tmp_path):
-    (tmp_path / "a.txt.gz").write_bytes(b"no gzip")
+    (tmp_path / "a.txt.gz").write_bytes(b"\x1f\x8bno gzip")
     with pytest.raises(UsageError, match=r"a\.txt\.gz cannot be unpacked .* Fetch it again"):
         load_rows(DataArguments(data=str(tmp_path / "a.txt.gz")))
 
