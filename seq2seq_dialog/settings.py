@@ -118,7 +118,9 @@ class ModelArguments:
     _argument_group_name = "model"
 
     model_name_or_path: Annotated[str | None, Mark.PATH] = setting(
-        None, "An AutoModelForSeq2SeqLM checkpoint (Hub name or folder) to fine-tune."
+        None,
+        "An AutoModelForSeq2SeqLM checkpoint to fine-tune: a name on the Hub, a folder, or "
+        "starter, the small model of everyday English that ships here.",
     )
     new_model: str | None = setting(
         None, "Or a new model: its config, in YAML a mapping with model_type and sizes."

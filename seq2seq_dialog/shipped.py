@@ -12,7 +12,13 @@ _PACKAGE = Path(__file__).resolve().parent
 IN_CHECKOUT = (_PACKAGE.parent / "run_seq2seq_dialog.py").is_file()
 ROOT = _PACKAGE.parent if IN_CHECKOUT else _PACKAGE
 CONFIGS = ROOT / "configs"
+STARTER = ROOT / "samples" / "starter"
 COMMAND = "python -m seq2seq_dialog" if IN_CHECKOUT else "seq2seq-dialog"
+
+
+def find_model(name: str | Path) -> str:
+    """Return the folder of the model that ships here for `starter`, any other name as it is."""
+    return str(STARTER) if str(name) == STARTER.name and not Path(name).exists() else str(name)
 
 
 def interpreter() -> str:

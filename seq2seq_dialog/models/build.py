@@ -9,6 +9,7 @@ from ..errors import UsageError, nearest
 from ..portable.configuration_rnn import RnnSeq2SeqConfig
 from ..portable.context import TURN_SEPARATOR
 from ..settings import DataArguments, DecodingArguments, ModelArguments
+from ..shipped import find_model
 from .loading import check_vocabulary, load_model_files
 
 # Training in fp16 gives inf and NaN: the activations of these models exceed 65,504.
@@ -23,7 +24,7 @@ def load_pretrained(load, what: str, name: str, args: ModelArguments, **options)
         "login`)."
     )
     options |= {"revision": args.model_revision, "trust_remote_code": args.trust_remote_code}
-    return load(name, f"the {what} {name!r}", remedy, **options)
+    return load(find_model(name), f"the {what} {name!r}", remedy, **options)
 
 
 def load_model(args: ModelArguments, tokenizer):

@@ -15,6 +15,7 @@ from ..data.mixture import expand_path, parse_sources
 from ..errors import UsageError, nearest
 from ..run_folder import read_mapping, read_yaml
 from ..settings import DataArguments, Settings
+from ..shipped import find_model
 
 DAILYDIALOG_ID = "li2017dailydialog/daily_dialog"  # its authors' own, on the Hub
 LICENSES = {DAILYDIALOG: "cc-by-nc-sa-4.0", SAMPLES: "apache-2.0"}
@@ -183,9 +184,11 @@ def describe_origin(settings: Settings) -> dict:
         return about
     about["dataset_license"] = _license_of_data(data)
     if args.model_name_or_path is not None:
-        about["inherited"] = inherited_terms(args.model_name_or_path, args.model_revision)
+        about["inherited"] = inherited_terms(
+            find_model(args.model_name_or_path), args.model_revision
+        )
     for key, (name, revision, repo_type, file) in sources.items():
-        if name is not None and not Path(name).exists():
+        if name is not None and not Path(find_model(name)).exists():
             about["from_hub"][key] = _commit_on_hub(name, revision, repo_type, file)
     return about
 

@@ -16,7 +16,7 @@ from ..models.loading import (
     loading,
 )
 from ..portable.context import as_turns, encode_context
-from ..shipped import command
+from ..shipped import command, find_model
 from .exported_model import ExportedModel, find_export, is_export
 
 
@@ -29,7 +29,8 @@ def load(
     """Load a trained model for answering.
 
     Args:
-        name: a run folder, an export, or a model repository on the Hub.
+        name: a run folder, an export, a model repository on the Hub, or `starter`, the small model
+            of everyday English that ships with this package.
         device: where the model goes; a GPU where there is one by default, the CPU for an export.
         trust_remote_code: run model code that comes with the repository.
         exported: load the export in a run folder instead of the PyTorch model, if the device is the
@@ -39,7 +40,7 @@ def load(
     Returns:
         (model, tokenizer, device)
     """
-    name = os.path.expanduser(name)
+    name = find_model(os.path.expanduser(name))
     if device is None:
         accelerator = None if is_export(name) else torch.accelerator.current_accelerator()
         device = accelerator or "cpu"

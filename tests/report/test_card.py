@@ -28,6 +28,7 @@ from seq2seq_dialog.report.model_card import model_card
 from seq2seq_dialog.report.tables import markdown, number
 from seq2seq_dialog.run_folder import read_jsonl, write_json, write_jsonl, write_yaml
 from seq2seq_dialog.serve.inference import generate_response, load
+from seq2seq_dialog.shipped import STARTER
 
 HOSTILE = [
     pages.HOSTILE,
@@ -361,6 +362,10 @@ def test_the_stricter_licence_of_a_run_it_was_begun_from_binds(folder):
     text = model_card(folder, "user/tiny")
     assert check(text)["license"] == "cc-by-nc-4.0"
     assert "trained on talk, licensed mit; keep to both" in section(text, "Data and licence")
+    change(folder, "environment.json", inherited=inherited_terms(STARTER))
+    said = section(model_card(folder, "user/tiny"), "Data and licence")
+    assert "begun from the model starter, licensed apache-2.0" in said
+    assert "samples/starter/README.md, credits the corpora" in said
 
 
 def test_what_a_run_hands_on_is_the_licence_of_its_data(folder, tmp_path):
