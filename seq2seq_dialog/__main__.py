@@ -31,7 +31,7 @@ def argument(*names: str, **options) -> tuple[tuple, dict]:
 
 # Arguments that several verbs take.
 RUN = argument("folder", help="a run folder")
-MODEL = argument("folder", help="a run folder, or the name of a model on the Hub")
+MODEL = argument("folder", help="a run folder, the name of a model on the Hub, or starter")
 DATA = argument("folder", metavar="DATA", help="dialogues, as --data of a run takes them")
 PUBLISHING = [
     argument("--repo", required=True, metavar="USER/NAME", help="its name on the Hub"),
