@@ -51,6 +51,7 @@ NEEDED = (
     "generation_config.json",
     "tokenizer_config.json",
     "context.py",
+    "options.py",
     "pipeline.py",
 )
 

@@ -26,11 +26,14 @@ def as_turns(context: str | Sequence[str] | Sequence[Mapping[str, str]]) -> list
 
     Args:
         context: one string (several turns when `__eou__` stands between them), a list of turns,
-            or a list of chat messages `{"role": ..., "content": ...}`; oldest first. In the two
-            lists, `__eou__` is text.
+            a chat message `{"role": ..., "content": ...}` or a list of such; oldest first. In lists
+            and messages, `__eou__` is text.
     """
     parts = context.split(TURN_SEPARATOR) if isinstance(context, str) else context
+    parts = [parts] if isinstance(parts, Mapping) else parts
     try:
+        if isinstance(parts, (set, frozenset)):
+            raise TypeError("a set has no order")
         texts = [part["content"] if isinstance(part, Mapping) else part for part in parts]
         turns = [" ".join(text.split()) for text in texts]
     except (AttributeError, KeyError, TypeError) as error:

@@ -15,12 +15,24 @@ import torch
 from transformers import Pipeline
 
 from .context import encode_context
+from .options import checked_options
+
+# Arguments of the pipelines that transformers 5 has removed, and what to do instead.
+REPLACED = {
+    "handle_long_generation": "a long context is always cut, from the left at whole turns",
+    "prefix": "put it into the context",
+    "return_type": "set return_tensors=True for token ids",
+    "stop_sequence": "set stop_strings, and tokenizer as well",
+}
 
 
 class DialoguePipeline(Pipeline):
     """Replies to a context: a string, a list of messages, or a list of either.
 
     Options of `generate()` are passed on; `return_tensors=True` returns token ids instead of text.
+    `clean_up_tokenization_spaces` is for decoding. `truncation`, `return_text` and
+    `return_full_text` are taken where they ask for what is done: long contexts are always cut, and
+    a reply never repeats its context.
     The result is what transformers gives: a list of `{"generated_text": ...}`, the replies to one
     context or one reply to each of a list; with `num_return_sequences`, a list for each.
     """
@@ -32,24 +44,53 @@ class DialoguePipeline(Pipeline):
     _pipeline_calls_generate = True
 
     def __call__(self, inputs, **kwargs):
-        if isinstance(inputs, list) and inputs and isinstance(inputs[0], Mapping):
+        if isinstance(inputs, list) and not inputs:
+            raise ValueError("The list of contexts is empty; give at least one.")
+        if isinstance(inputs, list) and isinstance(inputs[0], Mapping):
             return super().__call__([inputs], **kwargs)[0]  # one list of messages is one context
         replies = super().__call__(inputs, **kwargs)
         if isinstance(inputs, list) and all(len(answers) == 1 for answers in replies):
             return [answers[0] for answers in replies]
         return replies
 
-    def _sanitize_parameters(self, return_tensors=None, max_length=None, **generate_kwargs):
+    def _sanitize_parameters(
+        self,
+        return_tensors=None,
+        return_text=None,
+        return_full_text=None,
+        truncation=None,
+        clean_up_tokenization_spaces=None,
+        **generate_kwargs,
+    ):
+        instead = {name: REPLACED[name] for name in REPLACED.keys() & generate_kwargs.keys()}
+        if return_full_text:
+            instead["return_full_text"] = (
+                "a reply does not continue its context; join them yourself"
+            )
+        if truncation is False or truncation == "do_not_truncate":
+            instead["truncation"] = (
+                "a long context is always cut, from the left at whole turns, to the tokenizer's "
+                "model_max_length: set that"
+            )
+        if return_text is False and not return_tensors:
+            instead["return_text"] = "set return_tensors=True for token ids"
+        for name, reason in instead.items():
+            raise ValueError(f"{name} does not work with this pipeline: {reason}.")
+        options = checked_options(generate_kwargs)
         # max_length is the greatest length of a reply, as in the pipelines of transformers.
+        max_length = options.pop("max_length", None)
         if max_length is not None:
-            generate_kwargs.setdefault("max_new_tokens", max_length)
-        postprocess = {} if return_tensors is None else {"return_tensors": return_tensors}
-        return {}, generate_kwargs, postprocess
+            options.setdefault("max_new_tokens", max_length)
+        postprocess = {
+            "return_tensors": return_tensors,
+            "clean_up_tokenization_spaces": clean_up_tokenization_spaces,
+        }
+        return {}, options, {k: v for k, v in postprocess.items() if v is not None}
 
     def preprocess(self, inputs):
         """Encode one context. Shapes: (1, source_len)."""
         inputs = getattr(inputs, "messages", inputs)  # transformers wraps lists of messages
-        if isinstance(inputs, Mapping):  # an example of a data set
+        if isinstance(inputs, Mapping) and "context" in inputs:  # an example of a data set
             inputs = inputs["context"]
         input_ids = torch.tensor([encode_context(inputs, self.tokenizer)])
         return {"input_ids": input_ids, "attention_mask": torch.ones_like(input_ids)}
@@ -60,10 +101,10 @@ class DialoguePipeline(Pipeline):
         # (batch, replies per context, target_len)
         return {"output_ids": output_ids.reshape(batch_size, -1, output_ids.shape[-1])}
 
-    def postprocess(self, model_outputs, return_tensors=False):
+    def postprocess(self, model_outputs, return_tensors=False, **decode_options):
         """Decode the replies to one context: `[{"generated_text": ...}, ...]`."""
         replies = model_outputs["output_ids"][0]
         if return_tensors:
             return [{"generated_token_ids": ids} for ids in replies]
-        texts = self.tokenizer.batch_decode(replies, skip_special_tokens=True)
+        texts = self.tokenizer.batch_decode(replies, skip_special_tokens=True, **decode_options)
         return [{"generated_text": text.strip()} for text in texts]

@@ -16,6 +16,7 @@ from ..models.loading import (
     loading,
 )
 from ..portable.context import as_turns, encode_context
+from ..portable.options import checked_options
 from ..shipped import command, find_model
 from .exported_model import ExportedModel, find_export, is_export
 
@@ -40,16 +41,15 @@ def load(
     Returns:
         (model, tokenizer, device)
     """
+    if not isinstance(name, (str, os.PathLike)):
+        raise UsageError(
+            f"name is {name!r}; it must be a folder or the name of a model on the Hub."
+        )
     name = find_model(os.path.expanduser(name))
     if device is None:
         accelerator = None if is_export(name) else torch.accelerator.current_accelerator()
         device = accelerator or "cpu"
-    try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise UsageError(f"The device {str(device)!r} cannot be used: {reason}") from error
-    device = torch.device(device)
+    device = usable_device(device)
     export = find_export(name, device, exported)
     if export is not None:
         with loading(f"the export {str(export)!r}", f"Make it again by `{command('export')}`."):
@@ -64,6 +64,16 @@ def load(
     model = load_model_files(name, what, remedy, dtype=dtype, **options)
     check_vocabulary(model, tokenizer)
     return model.to(device).eval(), tokenizer, device
+
+
+def usable_device(device: str | torch.device) -> torch.device:
+    """Return a device on which numbers can be had."""
+    try:
+        torch.zeros(1, device=device).item()  # "meta" has none
+    except (RuntimeError, AssertionError, TypeError) as error:
+        reason = str(error).splitlines()[0]
+        raise UsageError(f"The device {str(device)!r} cannot be used: {reason}") from error
+    return torch.device(device)
 
 
 def engine(model) -> str:
@@ -82,14 +92,19 @@ def generate_response(
         generate_response(["Hi!", "Hello, who is it?", "It's Ann."], model, tokenizer, num_beams=4)
 
     Args:
-        context: a string (one turn, or several with `__eou__` between them), or a list of turns or
-            of messages, oldest first; cut from the left at whole turns where it is too long.
+        context: a string (one turn, or several with `__eou__` between them), a message, or a list
+            of turns or messages, oldest first; cut from the left at whole turns where it is long.
         device: the model's own by default.
         generate_kwargs: options of `model.generate()`; the model's saved settings by default.
 
     Raises:
-        ValueError: the context holds no text.
+        ValueError: the context holds no text, an option is out of its bounds, or there is no such
+            device.
     """
+    if not callable(getattr(model, "generate", None)):
+        raise TypeError(
+            f"model is a {type(model).__name__}; a model comes first, then its tokenizer."
+        )
     ids = encode_context(context, tokenizer)
     return reply_to_batch([ids], model, tokenizer, device, **generate_kwargs)[0]
 
@@ -98,13 +113,14 @@ def reply_to_batch(
     contexts: Sequence[Sequence[int]], model, tokenizer, device=None, **generate_kwargs
 ) -> list[str]:
     """Reply to several contexts at once, each as `encode_context` returns it."""
+    device = model.device if device is None else usable_device(device)
     ids = [torch.tensor(context) for context in contexts]
     masks = [torch.ones_like(row) for row in ids]
     input_ids = pad_sequence(ids, batch_first=True, padding_value=tokenizer.pad_token_id)
     output_ids = model.generate(
-        input_ids=input_ids.to(device or model.device),  # (batch, source_len)
-        attention_mask=pad_sequence(masks, batch_first=True).to(device or model.device),
-        **generate_kwargs,
+        input_ids=input_ids.to(device),  # (batch, source_len)
+        attention_mask=pad_sequence(masks, batch_first=True).to(device),
+        **checked_options(generate_kwargs),
     )  # (batch, target_len)
     texts = tokenizer.batch_decode(output_ids, skip_special_tokens=True)
     return [text.strip() for text in texts]

@@ -40,7 +40,9 @@ def test_a_context_without_text_is_refused(context):
         as_turns(context)
 
 
-@pytest.mark.parametrize("context", [5, None, [3], [{"role": "user"}]])
+@pytest.mark.parametrize(
+    "context", [5, None, [3], [{"role": "user"}], {}, {"role": "user"}, {"a": "b"}, {"a", "b"}]
+)
 def test_a_context_of_another_form_is_refused(context):
     with pytest.raises(TypeError, match="a string, a list of turns or a list of messages"):
         as_turns(context)
