@@ -1,33 +1,48 @@
-"""Which values a setting may have, and which settings do not go together."""
+"""Which settings do not go together, and which values nothing can be done with."""
 
 import math
-from importlib.util import find_spec
-from typing import get_type_hints
+from collections.abc import Iterator
+from contextlib import contextmanager
+from copy import copy
+
+import torch
+from torch.utils.checkpoint import checkpoint
+from transformers import Trainer, get_scheduler
+from transformers.integrations import INTEGRATION_TO_CALLBACK
 
 from .errors import UsageError, nearest
 from .evaluation.catalogue import OF_LIKELIHOOD, keys_with
-from .settings import Settings, bounds_of
+from .settings import SCALED, DialogueTrainingArguments, Settings
+
+# Optimizers that are made only with the model: of them, the package alone can be looked for.
+MADE_WITH_THE_MODEL = ("galore", "apollo", "lomo", "adalomo")
 
 
 def check(settings: Settings) -> None:
-    """Refuse values out of bounds, and settings that do not go together."""
-    for group in vars(settings).values():
-        _check_bounds(group)
+    """Refuse settings that do not go together, and values that cannot be used."""
+    _check_training(settings.training)
     _check_origin(settings)
     _check_adversarial(settings)
     _check_streaming(settings)
     _check_metrics(settings)
+    training = settings.training
+    _check_trackers(training)
+    _check_optimizer(training)
+    _check_schedule(training)
+    _check_checkpointing(training)
+    _check_sharding(training)
+    _check_compiler(training)
 
 
-def _check_bounds(group) -> None:
-    for name, hint in get_type_hints(type(group), include_extras=True).items():
-        value, bounds = getattr(group, name, None), bounds_of(hint)
-        if bounds is None or value in (None, "auto") or bounds.least <= value <= bounds.most:
-            continue
-        words = f"at least {bounds.least}"
-        if bounds.most != math.inf:
-            words = f"from {bounds.least} to {bounds.most}"
-        raise UsageError(f"{name} is {value}; it must be {words}.")
+def _check_training(training: DialogueTrainingArguments) -> None:
+    if training.output_dir is not None and not training.output_dir.strip():
+        raise UsageError("output_dir is empty; it must name the run folder.")
+    if training.max_steps == 0:
+        raise UsageError("max_steps is 0; it must be at least 1, or -1 to go by epochs.")
+    if training.warmup_steps > 1 and training.warmup_steps != int(training.warmup_steps):
+        raise UsageError(
+            f"warmup_steps is {training.warmup_steps}; above 1 it must be a whole number of steps."
+        )
 
 
 def _check_origin(settings: Settings) -> None:
@@ -37,6 +52,8 @@ def _check_origin(settings: Settings) -> None:
             f"data is {data.data!r} and dataset_name {data.dataset_name!r}, but dialogues come "
             "from one of them. Take the other out, of the config too."
         )
+    if model.new_model is not None:
+        model.new_model_sizes()
     both = model.model_name_or_path is not None and model.new_model is not None
     neither = model.model_name_or_path is None and model.new_model is None
     if neither or (both and do_train):
@@ -102,6 +119,96 @@ def _check_metrics(settings: Settings) -> None:
         raise UsageError(f"metric_for_best_model is {metric!r}, which is not computed.{hint}")
     if metric not in OF_LIKELIHOOD and not training.predict_with_generate:
         raise UsageError(f"metric_for_best_model is {metric}: set predict_with_generate as well.")
+
+
+# What a person gives to a library is tried out on it, in small: it alone knows what it takes.
+
+
+@contextmanager
+def _trying(setting: str, value) -> Iterator[None]:
+    """Turn what a library says of a setting's value into one message."""
+    try:
+        yield
+    except Exception as error:
+        reason = " ".join(str(error).split()).rstrip(".")
+        raise UsageError(f"{setting} is {value!r}, which does not work: {reason}.") from error
+
+
+def _check_trackers(training: DialogueTrainingArguments) -> None:
     for name in training.report_to:
-        if name in ("tensorboard", "trackio", "wandb", "mlflow") and not find_spec(name):
-            raise UsageError(f"report_to is {name}, which is missing: pip install {name}.")
+        if name not in INTEGRATION_TO_CALLBACK:
+            known = sorted([*INTEGRATION_TO_CALLBACK, "all", "none"])
+            hint = nearest(name, known)
+            raise UsageError(f"report_to is {name!r}; it must be one of {', '.join(known)}.{hint}")
+        with _trying("report_to", name):  # says which package is missing
+            INTEGRATION_TO_CALLBACK[name]()
+
+
+def _check_optimizer(training: DialogueTrainingArguments) -> None:
+    name = SCALED if training.scaled_rates else str(training.optim.value)
+    args = training.optim_args
+    if args is not None and not all(part.count("=") == 1 for part in args.split(",")):
+        raise UsageError(f"optim_args is {args!r}; it must be name=value, name=value, ...")
+    with _trying("optim", name) if args is None else _trying("optim_args", args):
+        try:
+            optimizer, options = Trainer.get_optimizer_cls_and_kwargs(training)
+        except (ValueError, TypeError):
+            if name.startswith(MADE_WITH_THE_MODEL):
+                return
+            raise
+        if isinstance(optimizer, type) and issubclass(optimizer, torch.optim.Optimizer):
+            optimizer([torch.nn.Parameter(torch.zeros(1))], **options)
+
+
+def _check_schedule(training: DialogueTrainingArguments) -> None:
+    kind, options = training.lr_scheduler_type, training.lr_scheduler_kwargs
+    if options and kind in ("constant", "constant_with_warmup"):
+        raise UsageError(
+            f"lr_scheduler_kwargs is {options}, but lr_scheduler_type {kind.value} takes none."
+        )
+    steps = training.max_steps if training.max_steps > 0 else 10**6
+    # Without any options, a schedule may lack some.
+    with _trying("lr_scheduler_kwargs" if options else "lr_scheduler_type", options or kind.value):
+        schedule = get_scheduler(
+            kind,
+            torch.optim.SGD([torch.zeros(1)], lr=training.learning_rate),
+            num_warmup_steps=training.get_warmup_steps(steps),
+            num_training_steps=steps,
+            scheduler_specific_kwargs=copy(options),
+        )
+        for rate in getattr(schedule, "lr_lambdas", ()):
+            factors = [rate(steps * tenth // 10) for tenth in range(11)]
+            if not all(0 <= factor < math.inf for factor in factors):
+                raise ValueError("the learning rate would be negative or no number")
+
+
+def _check_checkpointing(training: DialogueTrainingArguments) -> None:
+    given = training.activation_checkpointing_kwargs
+    older = training.given["activation_checkpointing_kwargs"] is None
+    name = "gradient_checkpointing_kwargs" if given and older else "activation_checkpointing_kwargs"
+    of_transformers = ("every_n_layers", "offload")
+    options = {k: v for k, v in (given or {}).items() if k not in of_transformers}
+
+    def layer(states):
+        return states
+
+    with _trying(name, given):
+        checkpoint(layer, torch.zeros(1), **{"use_reentrant": False} | options)
+
+
+def _check_sharding(training: DialogueTrainingArguments) -> None:
+    if training.fsdp_config and not training.fsdp:
+        raise UsageError("fsdp_config has no effect by itself: set fsdp as well, or take it out.")
+
+
+def _check_compiler(training: DialogueTrainingArguments) -> None:
+    if not training.torch_compile:
+        return
+    modes = torch._inductor.list_mode_options()
+    for name, known in (
+        ("torch_compile_backend", torch.compiler.list_backends(exclude_tags=())),
+        ("torch_compile_mode", list(modes)),
+    ):
+        value = getattr(training, name)
+        if value is not None and value not in known:
+            raise UsageError(f"{name} is {value!r}; it must be one of {', '.join(known)}.")

@@ -16,6 +16,7 @@ import torch
 import yaml
 from filelock import FileLock, Timeout
 
+from . import strict_yaml
 from .errors import UsageError
 from .portable.context import as_turns
 
@@ -101,7 +102,7 @@ def read_jsonl(path: Path) -> list[dict]:
 def read_yaml(path: str | Path) -> dict:
     """Read a config file."""
     try:
-        settings = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        settings = strict_yaml.load(Path(path).read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"Cannot read the config {str(path)!r}: {error}.") from error
     except yaml.YAMLError as error:

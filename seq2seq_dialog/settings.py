@@ -9,27 +9,21 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import math
 import os
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Annotated, Any, Literal, get_type_hints
+from functools import cache
+from typing import Annotated, Any, Literal, get_args, get_type_hints
 
 import torch
-import yaml
 from transformers import Seq2SeqTrainingArguments
+from transformers.training_args import OptimizerNames
 
-from .errors import UsageError
+from . import strict_yaml
+from .errors import UsageError, nearest
 from .evaluation.catalogue import HIGHER, METRICS
-from .shipped import COMMAND
-
-
-@dataclass(frozen=True)
-class Bounds:
-    """The least and the greatest value of a numeric setting, both allowed."""
-
-    least: float
-    most: float = math.inf
+from .inherited_settings import INHERITED, INHERITED_BOUNDS, read_inherited
+from .portable.options import DECODING, Bounds
 
 
 class Mark(Enum):
@@ -45,8 +39,15 @@ def setting(default, help: str):
     return field(default=default, metadata={"help": help})
 
 
+class _Group:
+    """Settings whose numbers lie within their bounds."""
+
+    def __post_init__(self):
+        check_bounds(self)
+
+
 @dataclass
-class DataArguments:
+class DataArguments(_Group):
     """Where the dialogues come from and how they become examples."""
 
     _argument_group_name = "data"
@@ -112,7 +113,7 @@ class DataArguments:
 
 
 @dataclass
-class ModelArguments:
+class ModelArguments(_Group):
     """A checkpoint to fine-tune, or a new model from sizes."""
 
     _argument_group_name = "model"
@@ -134,32 +135,51 @@ class ModelArguments:
     model_revision: str = setting("main", "Branch, tag or commit of the checkpoint.")
     trust_remote_code: bool = setting(False, "Run model code that comes with the checkpoint.")
 
+    def new_model_sizes(self) -> dict:
+        """Return what `new_model` says: a model_type, and values of its config."""
+        example = "{model_type: t5, d_model: 256, num_layers: 4}"
+        sizes = strict_yaml.load_mapping("new_model", self.new_model, example)
+        if not isinstance(sizes.get("model_type"), str):
+            raise UsageError(
+                f"new_model is {self.new_model!r}; it must have a known model_type, for example "
+                f"{example}."
+            )
+        return sizes
+
 
 @dataclass
-class DecodingArguments:
+class DecodingArguments(_Group):
     """How replies are decoded, in the evaluation here and by default wherever the model is used."""
 
     _argument_group_name = "decoding"
 
-    max_new_tokens: Annotated[int, Bounds(1)] = setting(128, "Greatest reply in tokens.")
-    num_beams: Annotated[int, Bounds(1)] = setting(1, "Beams; 1 is greedy (or sampling).")
+    max_new_tokens: Annotated[int, DECODING["max_new_tokens"]] = setting(
+        128, "Greatest reply in tokens."
+    )
+    num_beams: Annotated[int, DECODING["num_beams"]] = setting(
+        1, "Beams; 1 is greedy (or sampling)."
+    )
     do_sample: bool = setting(False, "Sample instead of the likeliest.")
-    temperature: Annotated[float, Bounds(1e-3)] = setting(1.0, "Sampling temperature.")
-    top_p: Annotated[float, Bounds(1e-3, 1)] = setting(
+    temperature: Annotated[float, DECODING["temperature"]] = setting(1.0, "Sampling temperature.")
+    top_p: Annotated[float, DECODING["top_p"]] = setting(
         1.0, "Nucleus of the probability to sample from."
     )
-    top_k: Annotated[int, Bounds(0)] = setting(0, "Likeliest tokens to sample from; 0 means all.")
-    no_repeat_ngram_size: Annotated[int, Bounds(0)] = setting(
+    top_k: Annotated[int, DECODING["top_k"]] = setting(
+        0, "Likeliest tokens to sample from; 0 means all."
+    )
+    no_repeat_ngram_size: Annotated[int, DECODING["no_repeat_ngram_size"]] = setting(
         0, "No n-gram of this size twice in a reply; 0 allows all."
     )
-    repetition_penalty: Annotated[float, Bounds(1e-3)] = setting(1.0, "Above 1 repeats less.")
-    length_penalty: float = setting(
+    repetition_penalty: Annotated[float, DECODING["repetition_penalty"]] = setting(
+        1.0, "Above 1 repeats less."
+    )
+    length_penalty: Annotated[float, DECODING["length_penalty"]] = setting(
         1.0, "Exponent of the length in beam scores; above 1 favours long."
     )
 
 
 @dataclass
-class AdversarialArguments:
+class AdversarialArguments(_Group):
     """Training of a generator against a discriminator (Li et al., 2017), after pre-training."""
 
     _argument_group_name = "adversarial training"
@@ -198,44 +218,6 @@ class AdversarialArguments:
 # AdamW with a rate for each tensor (`training.optimizers`), and the families it is made for.
 SCALED = "adamw_scaled"
 T5_LIKE = ("t5", "mt5", "umt5", "longt5")
-# TrainingArguments that have no effect here, and what to do or to know instead.
-REPLACED = {
-    "per_device_train_batch_size": "set tokens_per_batch instead",
-    "per_device_eval_batch_size": "set eval_tokens_per_batch instead",
-    "auto_find_batch_size": "lower tokens_per_batch instead",
-    "train_sampling_strategy": "batches always hold examples of like lengths",
-    "sortish_sampler": "batches always hold examples of like lengths",
-    "dataloader_drop_last": "every example is used",
-    "generation_max_length": "set max_new_tokens instead",
-    "generation_num_beams": "set num_beams instead",
-    "generation_config": "set num_beams, temperature, ... instead",
-    "resume_from_checkpoint": "a run goes on from the last checkpoint in output_dir by itself",
-    "save_only_model": "a run could not go on from such checkpoints",
-    "hub_strategy": "the finished run is published, in one commit",
-    "hub_always_push": "the finished run is published, in one commit",
-    "hub_token": "log in with `hf auth login` or set HF_TOKEN: others can read a command line",
-    "fp16_full_eval": "evaluation has the precision of training",
-    "bf16_full_eval": "evaluation has the precision of training",
-    "prediction_loss_only": "evaluation replies only where predict_with_generate asks for it",
-    "batch_eval_metrics": "metrics are computed once, over all replies",
-}
-# Inherited settings that --help shows as well, and their help; --help_all shows every one.
-INHERITED = {
-    "output_dir": "The run folder.",
-    "lr_scheduler_type": "linear, cosine, constant_with_warmup, ...",
-    "lr_scheduler_kwargs": "More of the schedule, a mapping in YAML: {num_decay_steps: 1000} for "
-    "warmup_stable_decay.",
-    "activation_checkpointing": "Less memory for more time.",
-    "torch_compile": "Compile the model with torch.compile.",
-    "use_cpu": "Train on the CPU even where a GPU is.",
-    "greater_is_better": "Of metric_for_best_model; by default what the list of metrics says.",
-    "report_to": "tensorboard, trackio, ... or none.",
-    "run_name": "Name of the run there.",
-    "push_to_hub": f"Publish the finished run on the Hub; later: {COMMAND} publish.",
-    "hub_model_id": "Its name there, user/name; by default that of output_dir.",
-    "hub_private_repo": "Make a new repository private.",
-    "hub_revision": "The branch it is published to.",
-}
 
 
 @dataclass
@@ -261,7 +243,9 @@ class DialogueTrainingArguments(Seq2SeqTrainingArguments):
     do_train: bool = setting(True, "Train.")
     do_eval: Annotated[bool, Mark.FREE] = setting(True, "Evaluate on validation.")
     do_predict: Annotated[bool, Mark.FREE] = setting(True, "Evaluate and reply on test.")
-    num_train_epochs: Annotated[float, Bounds(0)] = setting(3.0, "Passes over the training pairs.")
+    num_train_epochs: Annotated[float, Bounds(above=0)] = setting(
+        3.0, "Passes over the training pairs."
+    )
     max_steps: Annotated[int, Bounds(-1)] = setting(
         -1, "Optimizer steps, instead of epochs; -1 goes by epochs."
     )
@@ -284,7 +268,7 @@ class DialogueTrainingArguments(Seq2SeqTrainingArguments):
     max_grad_norm: Annotated[float, Bounds(0)] = setting(
         1.0, "Clip the gradient to this norm; 0 does not."
     )
-    label_smoothing_factor: Annotated[float, Bounds(0, 1)] = setting(
+    label_smoothing_factor: Annotated[float, Bounds(0, below=1)] = setting(
         0.0, "Label smoothing of the training loss."
     )
     seed: Annotated[int, Bounds(0, 2**32 - 1)] = setting(
@@ -294,14 +278,16 @@ class DialogueTrainingArguments(Seq2SeqTrainingArguments):
     dataloader_num_workers: Annotated[int, Bounds(0), Mark.FREE] = setting(
         0, "Processes that make batches."
     )
-    logging_steps: Annotated[float, Bounds(0), Mark.FREE] = setting(50, "Log every so many steps.")
+    logging_steps: Annotated[float, Bounds(above=0), Mark.FREE] = setting(
+        50, "Log every so many steps."
+    )
     logging_nan_inf_filter: bool = setting(
         False, "Leave nan out of the logged loss; makes the GPU wait twice a batch."
     )
     eval_strategy: Literal["no", "steps", "epoch"] = setting(
         "epoch", "Evaluate: no, steps or epoch."
     )
-    eval_steps: Annotated[float | None, Bounds(0)] = setting(
+    eval_steps: Annotated[float | None, Bounds(above=0)] = setting(
         None, "Steps between evaluations with eval_strategy steps."
     )
     predict_with_generate: bool = setting(
@@ -310,11 +296,11 @@ class DialogueTrainingArguments(Seq2SeqTrainingArguments):
     save_strategy: Literal["no", "steps", "epoch", "best"] = setting(
         "epoch", "Save: no, steps, epoch or best."
     )
-    save_steps: Annotated[float, Bounds(0)] = setting(
+    save_steps: Annotated[float, Bounds(above=0)] = setting(
         500, "Steps between checkpoints with save_strategy steps."
     )
-    save_total_limit: Annotated[int | None, Mark.FREE] = setting(
-        2, "Checkpoints to keep, the last ones; the best is always among them."
+    save_total_limit: Annotated[int | None, Bounds(0), Mark.FREE] = setting(
+        2, "Checkpoints to keep, the last ones; the best is always among them. 0 keeps all."
     )
     load_best_model_at_end: bool = setting(
         True, "End with the best checkpoint instead of the last."
@@ -334,21 +320,12 @@ class DialogueTrainingArguments(Seq2SeqTrainingArguments):
                 raise UsageError(
                     f"tokens_per_batch is {self.tokens_per_batch!r}; it must be a number or auto."
                 ) from None
+        check_bounds(self)
         self.given = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.init}
-        for name, instead in REPLACED.items():
-            if getattr(self, name) != getattr(type(self), name):
-                raise UsageError(f"{name} has no effect here: {instead}.")
+        read_inherited(self)
         metric = METRICS.get(self.metric_for_best_model.removeprefix("eval_"))
         if self.greater_is_better is None and metric is not None:
             self.greater_is_better = metric.direction == HIGHER
-        if isinstance(self.lr_scheduler_kwargs, str):  # YAML, as in new_model; JSON is a part of it
-            try:
-                self.lr_scheduler_kwargs = dict(yaml.safe_load(self.lr_scheduler_kwargs))
-            except (yaml.YAMLError, TypeError, ValueError) as error:
-                raise UsageError(
-                    f"lr_scheduler_kwargs is {self.lr_scheduler_kwargs!r}; it must be a mapping, "
-                    "for example {num_decay_steps: 1000}."
-                ) from error
         self._choose_optimizer(self.optim or "adamw_torch_fused")
         if self.eval_strategy == "no":  # nothing to choose a best checkpoint by
             self.load_best_model_at_end, self.early_stopping_patience = False, None
@@ -365,6 +342,11 @@ class DialogueTrainingArguments(Seq2SeqTrainingArguments):
     def _choose_optimizer(self, name: str) -> None:
         """Take an optimizer, and its usual learning rate where none was given."""
         self.scaled_rates = name == SCALED  # a name that the base class does not know
+        known = [SCALED, *(optimizer.value for optimizer in OptimizerNames)]
+        if name not in known:
+            raise UsageError(
+                f"optim is {name!r}; it must be one of {', '.join(known)}.{nearest(name, known)}"
+            )
         self.optim = "adamw_torch_fused" if self.scaled_rates else name
         if self.given["learning_rate"] is None:
             self.learning_rate = 3e-2 if self.scaled_rates else 5e-4
@@ -396,8 +378,7 @@ class Settings:
         """Return these settings with optimizer and rate in `given`, by default the model's."""
         training, optim = copy.copy(self.training), self.training.given["optim"]
         if optim is None:
-            sizes = yaml.safe_load(self.model.new_model or "")
-            new = sizes.get("model_type") if isinstance(sizes, dict) else None
+            new = self.model.new_model and self.model.new_model_sizes()["model_type"]
             optim = SCALED if new in T5_LIKE else "adamw_torch_fused"
             training._choose_optimizer(optim)
         training.given = training.given | {"optim": optim, "learning_rate": training.learning_rate}
@@ -429,17 +410,36 @@ class Settings:
         for name in ("new_model", "discriminator", "lr_scheduler_kwargs", "data"):
             value = config.get(name)
             if isinstance(value, str) and (name != "data" or value.lstrip().startswith("[")):
-                config[name] = yaml.safe_load(value)
+                config[name] = strict_yaml.load(value)
         return config
 
 
 GROUPS = tuple(get_type_hints(Settings).values())
 
 
-def bounds_of(hint: Any) -> Bounds | None:
-    """Return the bounds in the type of a setting."""
-    extras = getattr(hint, "__metadata__", ())
-    return next((extra for extra in extras if isinstance(extra, Bounds)), None)
+@cache
+def bounds(group: type) -> dict[str, Bounds]:
+    """Return the bounds of the numbers in a group of settings, inherited ones included."""
+    bounds = {}
+    for name, hint in get_type_hints(group, include_extras=True).items():
+        extras = getattr(hint, "__metadata__", ())
+        of_field = next((extra for extra in extras if isinstance(extra, Bounds)), None)
+        limits = of_field or INHERITED_BOUNDS.get(name)
+        if limits is not None:
+            value_type = hint.__origin__ if extras else hint
+            whole = float not in (value_type, *get_args(value_type))
+            bounds[name] = dataclasses.replace(limits, whole=whole)
+    return bounds
+
+
+def check_bounds(group) -> None:
+    """Refuse the first number out of its bounds in a group of settings."""
+    for name, limits in bounds(type(group)).items():
+        value = getattr(group, name)
+        if value in (None, "auto"):
+            continue
+        if rule := limits.broken_by(value):
+            raise UsageError(f"{name} is {value}; it must be {rule}.")
 
 
 def marked(mark: Mark) -> set[str]:

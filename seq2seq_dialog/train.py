@@ -25,7 +25,7 @@ from .evaluation.metrics import ReplyMetric, unigram_perplexity
 from .hub import publish_model
 from .hub.push import writable_repo
 from .models import artifact
-from .models.build import check_lengths, discriminator_config, load_model
+from .models.build import check_lengths, check_sizes, discriminator_config, load_model
 from .models.tokenizer import load_tokenizer, train_tokenizer
 from .report import licences, page, pictures
 from .report.console import print_run, set_up_console
@@ -42,6 +42,7 @@ from .training.trainer import DialogueTrainer
 def main(argv: list[str] | None = None) -> None:
     """Run the steps, by `CONFIG [--flag value ...]` or what the process was started with."""
     settings = parse(sys.argv[1:] if argv is None else argv)
+    check_sizes(settings)
     run_dir = Path(settings.training.output_dir)
     with run_folder.locked(run_dir) if settings.main_process else nullcontext():
         execute(settings)

@@ -2,18 +2,28 @@
 
 import argparse
 import dataclasses
-import json
 import os
+import re
 import sys
 from pathlib import Path
 
 from transformers import HfArgumentParser, Seq2SeqTrainingArguments
+from transformers.hf_argparser import string_to_bool
 
 from .checks import check
 from .errors import UsageError, nearest
+from .inherited_settings import INHERITED, MAPPINGS
 from .run_folder import read_yaml
-from .settings import GROUPS, INHERITED, DialogueTrainingArguments, Mark, Settings, marked
+from .settings import GROUPS, DialogueTrainingArguments, Mark, Settings, marked
 from .shipped import COMMAND, CONFIGS, ROOT
+from .strict_yaml import to_json
+
+# What a flag takes, by the type of its setting.
+KINDS = {int: "a whole number", float: "a number", string_to_bool: "true or false"}
+# Settings whose value is a structure, which a flag spells as JSON.
+STRUCTURES = {"new_model": dict, "discriminator": dict, "data": list}
+STRUCTURES |= dict.fromkeys(MAPPINGS, dict)
+STRUCTURE_NAMES = {dict: "a mapping", list: "a path or a list of sources", None: "a single value"}
 
 PATHS = marked(Mark.PATH) | {"data_cache"}  # in which ~ is the home folder
 # Settings that name one source, of dialogues or of the model: a flag for one replaces the other.
@@ -42,6 +52,15 @@ class _Parser(HfArgumentParser):
     def error(self, message):
         """Raise what argparse would print with its usage."""
         raise UsageError(message)
+
+    def _get_value(self, action, arg_string):
+        try:
+            return super()._get_value(action, arg_string)
+        except argparse.ArgumentError as error:
+            if action.type not in KINDS:
+                raise
+            kind = KINDS[action.type]
+            raise UsageError(f"{action.dest} is {arg_string!r}; it must be {kind}.") from error
 
     def _check_value(self, action, value):
         if action.choices is not None and value not in action.choices:
@@ -102,7 +121,7 @@ def parse(argv: list[str]) -> Settings:
         flag: flag[2:].split("=")[0].replace("-", "_") for flag in flags if flag.startswith("--")
     }
     replaced = {other for name in names.values() for other in REPLACED.get(name, ())}
-    from_file = _as_flags(path, known, replaced) if path else []
+    from_file = _as_flags(path, parser, replaced) if path else []
     for flag, name in names.items():
         if name not in known and name.removeprefix("no_") not in known:
             raise UsageError(
@@ -141,21 +160,41 @@ def find_config(name: str) -> Path:
     return known[name]
 
 
-def _as_flags(path: Path, known: set[str], replaced: set[str]) -> list[str]:
+def _as_flags(path: Path, parser: HfArgumentParser, replaced: set[str]) -> list[str]:
     """Spell the settings of a config as flags, so that one parser checks both; leave some out."""
     config, flags = read_yaml(path), []
+    # In reverse, for --no_detokenize and its like stand behind the flag itself.
+    actions = {a.dest: a for a in reversed(parser._actions) if a.option_strings}
     data = config.get("data")
     if path.resolve().parent == CONFIGS and isinstance(data, str) and not Path(data).exists():
         config["data"] = str(ROOT / data)  # of a recipe, which works from any folder
     for name, value in config.items():
-        if name not in known:
-            raise UsageError(f"{path}: unknown setting {name!r}.{nearest(str(name), known)}")
+        if name not in actions:
+            raise UsageError(f"{path}: unknown setting {name!r}.{nearest(str(name), actions)}")
         if value is None or value == [] or name in replaced:
             continue
-        if value is False and name.endswith("_strategy"):
-            value = "no"  # YAML 1.1 reads a bare no as false
-        if isinstance(value, dict) or (isinstance(value, list) and isinstance(value[0], dict)):
-            value = json.dumps(value)
-        values = value if isinstance(value, list) else [value]
-        flags += [f"--{name}", *(str(v).lower() if isinstance(v, bool) else str(v) for v in values)]
+        if actions[name].nargs in ("+", "*") and isinstance(value, list):
+            flags += [f"--{name}", *(_spelled(path, actions[name], part) for part in value)]
+        else:
+            flags.append(f"--{name}={_spelled(path, actions[name], value)}")
     return flags
+
+
+def _spelled(path: Path, action: argparse.Action, value) -> str:
+    """Spell a value as a flag has it; refuse what would mean something else there."""
+    name, problem = action.dest, ""
+    structure = STRUCTURES.get(name)
+    if isinstance(value, bool) and action.type is str and name != "fsdp":
+        problem = "YAML reads a bare no, off, yes or on as true or false: put it in quotes"
+    elif isinstance(value, dict | list) and type(value) is not structure:
+        problem = f"it must be {STRUCTURE_NAMES[structure]}"
+    elif isinstance(value, str) and re.search("[\0\ud800-\udfff]", value):
+        problem = "it must be text, which has no such characters"
+    if problem:
+        written = str(value).lower() if isinstance(value, bool) else repr(value)
+        raise UsageError(f"{path}: {name} is {written}; {problem}.")
+    if value is False and name.endswith("_strategy"):
+        return "no"  # YAML 1.1 reads a bare no as false
+    if isinstance(value, bool):
+        return str(value).lower()
+    return to_json(name, value) if isinstance(value, dict | list) else str(value)

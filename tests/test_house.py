@@ -18,7 +18,8 @@ PACKAGE = ROOT / "seq2seq_dialog"
 # folder, its own neighbours.
 LAYERS = [
     {"errors", "shipped", "portable", "dataset_script"},
-    {"evaluation"},
+    {"evaluation", "strict_yaml"},
+    {"inherited_settings"},
     {"settings", "run_folder", "hub_errors"},
     {"checks"},
     {"train_arguments"},

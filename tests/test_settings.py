@@ -4,7 +4,7 @@ import dataclasses
 import os
 import subprocess
 import sys
-from typing import get_type_hints
+from typing import get_args, get_type_hints
 
 import pytest
 import torch
@@ -15,8 +15,9 @@ from transformers import Seq2SeqTrainingArguments
 
 from seq2seq_dialog.__main__ import clean
 from seq2seq_dialog.errors import UsageError, run
+from seq2seq_dialog.inherited_settings import REPLACED
 from seq2seq_dialog.run_folder import write_yaml
-from seq2seq_dialog.settings import GROUPS, DialogueTrainingArguments, bounds_of
+from seq2seq_dialog.settings import GROUPS, DialogueTrainingArguments, bounds
 from seq2seq_dialog.train_arguments import find_config, parse, recipes
 
 CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
@@ -74,8 +75,8 @@ M = "model_name_or_path: m\n"
     [
         (M + "learnin_rate: 1\n", [], "'learnin_rate'. Did you mean 'learning_rate'?"),
         (M, ["--num_beam", "3"], "'--num_beam'. Did you mean '--num_beams'?"),
-        (M + "learning_rate: fast\n", [], "--learning_rate"),
-        (M, ["--max_steps", "x"], "invalid int value: 'x'"),
+        (M + "learning_rate: fast\n", [], "learning_rate is 'fast'; it must be a number"),
+        (M, ["--max_steps", "x"], "max_steps is 'x'; it must be a whole number"),
         (M, ["--temperature", "0"], "temperature is 0.0; it must be at least"),
         (M, ["--top_p", "1.5"], "top_p is 1.5; it must be from 0.001 to 1"),
         (M, ["--tokens_per_batch", "0"], "tokens_per_batch is 0; it must be"),
@@ -83,7 +84,7 @@ M = "model_name_or_path: m\n"
         (M + "lr_scheduler_type: up\n", [], "lr_scheduler_type is 'up'; it must be one of linear"),
         (M + "eval_strategy: epochs\n", [], "one of no, steps, epoch. Did you mean 'epoch'?"),
         (M + "save_strategy: last\n", [], "save_strategy is 'last'; it must be one of no, steps"),
-        (M + "label_smoothing_factor: 2\n", [], "is 2.0; it must be from 0 to 1"),
+        (M + "label_smoothing_factor: 2\n", [], "is 2.0; it must be at least 0 and below 1"),
         (M + "learning_rate: -1\n", [], "learning_rate is -1.0; it must be at least 0"),
         (M + "weight_decay: nan\n", [], "weight_decay is nan; it must be at least 0"),
         (M, ["--early_stopping_patience", "0"], "early_stopping_patience is 0; it must be"),
@@ -158,9 +159,19 @@ def test_the_run_is_published_and_checkpoints_are_not(tmp_path):
 @pytest.mark.parametrize("group", GROUPS, ids=lambda group: group.__name__)
 def test_defaults_lie_within_their_bounds(group):
     fields = {field.name: field for field in dataclasses.fields(group)}
-    for name, hint in get_type_hints(group, include_extras=True).items():
-        default, bounds = fields[name].default, bounds_of(hint)
-        assert None in (bounds, default) or bounds.least <= default <= bounds.most
+    for name, limits in bounds(group).items():
+        default = fields[name].default
+        assert default is None or not limits.broken_by(default), name
+
+
+@pytest.mark.parametrize("group", GROUPS, ids=lambda group: group.__name__)
+def test_every_number_has_bounds(group):
+    numbers = {
+        name
+        for name, hint in get_type_hints(group).items()
+        if {int, float} & {hint, *get_args(hint)} and name in group.__dataclass_fields__
+    }
+    assert numbers - REPLACED.keys() <= bounds(group).keys() and numbers
 
 
 def test_what_is_inherited_keeps_its_default():

@@ -7,7 +7,6 @@ A test compares the pages with what this script makes of the code.
 
 import argparse
 import dataclasses
-import math
 import sys
 from pathlib import Path
 from typing import Literal, get_args, get_origin, get_type_hints
@@ -17,13 +16,9 @@ sys.path.insert(0, str(HERE.parents[1]))
 
 from seq2seq_dialog.__main__ import build_parser
 from seq2seq_dialog.evaluation.catalogue import METRICS
-from seq2seq_dialog.settings import (
-    GROUPS,
-    INHERITED,
-    REPLACED,
-    DialogueTrainingArguments,
-    bounds_of,
-)
+from seq2seq_dialog.inherited_settings import INHERITED, REPLACED
+from seq2seq_dialog.portable.options import Bounds
+from seq2seq_dialog.settings import GROUPS, DialogueTrainingArguments, bounds
 from seq2seq_dialog.train_arguments import recipes
 
 WRITTEN = "<!-- Written by docs/reference/generate.py from the code: change it there. -->\n"
@@ -80,7 +75,12 @@ def settings_page() -> str:
         if group is DialogueTrainingArguments:
             shown |= INHERITED
         rows = [
-            [f"`{name}`", code(default(fields[name])), values(hints[name]), text]
+            [
+                f"`{name}`",
+                code(default(fields[name])),
+                values(hints[name], bounds(group).get(name)),
+                text,
+            ]
             for name, text in shown.items()
         ]
         page += f"\n## {group._argument_group_name.capitalize()}\n\n{first_sentence(group)}\n\n"
@@ -102,14 +102,11 @@ def default(field: dataclasses.Field) -> object:
     return None if value is dataclasses.MISSING else value
 
 
-def values(hint: object) -> str:
+def values(hint: object, limits: Bounds | None) -> str:
     """Say which values a setting takes, where its type has bounds or choices."""
     if get_origin(hint) is Literal:
         return ", ".join(f"`{choice}`" for choice in get_args(hint))
-    if (bounds := bounds_of(hint)) is not None:
-        most = "" if bounds.most == math.inf else f", at most {bounds.most}"
-        return f"at least {bounds.least}{most}"
-    return ""
+    return "" if limits is None else str(limits)
 
 
 def first_sentence(group: type) -> str:

@@ -15,6 +15,7 @@ import numpy as np
 import yaml
 from datasets import Dataset
 
+from .. import strict_yaml
 from ..errors import UsageError, nearest
 
 EXAMPLE = "data: [{path: mine.txt, weight: 2.0}, {path: others.txt.gz}]"
@@ -45,7 +46,7 @@ def parse_sources(data: str | list | None) -> list[Source] | None:
     if data is None or (isinstance(data, str) and not data.lstrip().startswith("[")):
         return None
     try:
-        entries = yaml.safe_load(data) if isinstance(data, str) else data
+        entries = strict_yaml.load(data) if isinstance(data, str) else data
     except yaml.YAMLError:
         entries = None
     if not isinstance(entries, list) or not all(

@@ -2,14 +2,16 @@
 
 import math
 
-import yaml
-from transformers import AutoConfig, AutoModelForSeq2SeqLM
+import torch
+from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForSeq2SeqLM
 
 from ..errors import UsageError, nearest
 from ..portable.configuration_rnn import RnnSeq2SeqConfig
 from ..portable.context import TURN_SEPARATOR
-from ..settings import DataArguments, DecodingArguments, ModelArguments
+from ..portable.options import Bounds
+from ..settings import DataArguments, DecodingArguments, ModelArguments, Settings
 from ..shipped import find_model
+from ..strict_yaml import load_mapping
 from .loading import check_vocabulary, load_model_files
 
 # Training in fp16 gives inf and NaN: the activations of these models exceed 65,504.
@@ -33,14 +35,7 @@ def load_model(args: ModelArguments, tokenizer):
     The embedding grows only where the checkpoint has no spare row for `__eou__` (T5 has 28).
     """
     if args.model_name_or_path is None:
-        config = _new_config(args.new_model, tokenizer)
-        try:
-            model = AutoModelForSeq2SeqLM.from_config(config)
-        except ValueError as error:
-            raise UsageError(
-                f"new_model: {config.model_type} is no encoder-decoder model with a language head; "
-                "take t5, bart, ..."
-            ) from error
+        model = _new_model(_new_config(args, tokenizer))
     else:
         name, what = args.model_name_or_path, "encoder-decoder checkpoint"
         # In float32 an optimizer updates the weights; autocast does the rest.
@@ -72,17 +67,36 @@ def check_lengths(model, data: DataArguments, decoding: DecodingArguments) -> No
             raise UsageError(f"{name} must be at most {most}: the model has {limit} positions.")
 
 
-def _new_config(new_model: str, tokenizer):
-    """Make the config of a new model; its vocabulary and special tokens are the tokenizer's."""
+def check_sizes(settings: Settings) -> None:
+    """Refuse sizes that make no model, before the data work; it takes no memory."""
+    if settings.model.new_model is not None:
+        sizes = settings.model.new_model_sizes()
+        with torch.device("meta"):
+            _new_model(_make_config("new_model", sizes.pop("model_type"), sizes, {}))
+    if settings.adversarial.adversarial:
+        sizes = _discriminator_sizes(settings.adversarial.discriminator)
+        _make_config("discriminator", RnnSeq2SeqConfig.model_type, sizes, {})
+
+
+def _new_model(config):
+    """Make a model with random weights, of a config that the person has set."""
     try:
-        sizes = yaml.safe_load(new_model)
-        model_type = sizes.pop("model_type")
-        AutoConfig.for_model(model_type)
-    except (yaml.YAMLError, ValueError, KeyError, AttributeError, TypeError) as error:
+        return AutoModelForSeq2SeqLM.from_config(config)
+    except Exception as error:  # of any kind, from the depth of a model's layers
         raise UsageError(
-            f"new_model is {new_model!r}; it must be a mapping with a known model_type and sizes, "
-            "for example {model_type: t5, d_model: 256, num_layers: 4}."
+            f"new_model: no {config.model_type} can be made of these values: {_reason(error)}."
         ) from error
+
+
+def _reason(error: Exception) -> str:
+    """Word an error of a library, on one line."""
+    words = " ".join(str(error).split()).rstrip(".")
+    return f"there is no {words}" if isinstance(error, KeyError) else words
+
+
+def _new_config(args: ModelArguments, tokenizer):
+    """Make the config of a new model; its vocabulary and special tokens are the tokenizer's."""
+    sizes = args.new_model_sizes()
     bos, pad = tokenizer.bos_token_id, tokenizer.pad_token_id
     from_tokenizer = {
         "vocab_size": math.ceil(len(tokenizer) / 64) * 64,  # faster matrix products
@@ -92,32 +106,57 @@ def _new_config(new_model: str, tokenizer):
         "decoder_start_token_id": pad if bos is None else bos,
     }
     fixed = {key: value for key, value in from_tokenizer.items() if key not in sizes}
-    return _make_config("new_model", model_type, sizes, fixed)
+    return _make_config("new_model", sizes.pop("model_type"), sizes, fixed)
 
 
 def discriminator_config(sizes: str | None, generator):
     """Make the config of a discriminator from YAML `sizes`, for the generator's vocabulary."""
-    try:
-        sizes = {"embedding_size": 128, "hidden_size": 256} | yaml.safe_load(sizes or "{}")
-    except (yaml.YAMLError, TypeError) as error:
-        raise UsageError(
-            f"discriminator is {sizes!r}. It takes sizes, for example "
-            "{embedding_size: 128, hidden_size: 256, num_layers: 1}."
-        ) from error
+    sizes = _discriminator_sizes(sizes)
     special = ("pad_token_id", "eos_token_id", "decoder_start_token_id")
     fixed = {key: getattr(generator.config, key) for key in special}
     fixed["vocab_size"] = generator.get_input_embeddings().num_embeddings
     return _make_config("discriminator", RnnSeq2SeqConfig.model_type, sizes, fixed)
 
 
+def _discriminator_sizes(sizes: str | None) -> dict:
+    example = "{embedding_size: 128, hidden_size: 256, num_layers: 1}"
+    given = load_mapping("discriminator", "{}" if sizes is None else sizes, example)
+    return {"embedding_size": 128, "hidden_size": 256} | given
+
+
 def _make_config(setting: str, model_type: str, sizes: dict, fixed: dict):
     """Make a config of what the person set, `sizes`, and of what must not be set, `fixed`."""
-    known = AutoConfig.for_model(model_type)
-    for key in sizes:
+    try:
+        known = AutoConfig.for_model(model_type)
+    except ValueError as error:
+        hint = nearest(model_type, CONFIG_MAPPING)
+        raise UsageError(
+            f"{setting}: there is no known model_type {model_type!r}.{hint}"
+        ) from error
+    if type(known) not in AutoModelForSeq2SeqLM._model_mapping:
+        raise UsageError(
+            f"{setting}: {model_type} is no encoder-decoder model with a language head; take t5, "
+            "bart, ..."
+        )
+    for key, value in sizes.items():
+        default = getattr(known, key, None)
         if not hasattr(known, key) or key in fixed:
             hint = nearest(key, known.to_dict().keys() - fixed)
             raise UsageError(f"{setting}: a {model_type} config has no {key!r}.{hint}")
+        if type(default) in (int, float):
+            if rule := _size_bounds(key, default).broken_by(value):
+                raise UsageError(f"{setting}: {key} is {value!r}; it must be {rule}.")
+            sizes[key] = type(default)(value)  # a config takes no 1 for 1.0
     try:
         return AutoConfig.for_model(model_type, **fixed, **sizes)
-    except (ValueError, TypeError) as error:
-        raise UsageError(f"{setting}: {error}") from error
+    except Exception as error:  # those of configs have no common kind
+        raise UsageError(f"{setting}: {_reason(error)}.") from error
+
+
+def _size_bounds(key: str, default) -> Bounds:
+    """Return what a number of a config may be, by its name and its default."""
+    if type(default) is int:
+        return Bounds(0 if key.endswith("_id") or default < 1 else 1, whole=True)
+    if "dropout" in key or "layerdrop" in key:
+        return Bounds(0, below=1)
+    return Bounds(0)

@@ -1,6 +1,7 @@
 """Tokenizers and models: checkpoints, new ones, decoding settings, clear refusals."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,10 +13,15 @@ from transformers import (
 from seq2seq_dialog.data.features import encode_rows
 from seq2seq_dialog.decoding.generation_config import generation_config
 from seq2seq_dialog.errors import UsageError
-from seq2seq_dialog.models.build import check_lengths, load_model
+from seq2seq_dialog.models.build import check_lengths, check_sizes, load_model
 from seq2seq_dialog.models.tokenizer import load_tokenizer, train_tokenizer
 from seq2seq_dialog.portable.context import encode_context, special_ids
-from seq2seq_dialog.settings import DataArguments, DecodingArguments, ModelArguments
+from seq2seq_dialog.settings import (
+    AdversarialArguments,
+    DataArguments,
+    DecodingArguments,
+    ModelArguments,
+)
 
 SIZES = {"model_type": "t5", "d_model": 32, "d_kv": 8, "d_ff": 64, "num_layers": 1, "num_heads": 2}
 
@@ -102,11 +108,42 @@ def test_a_folder_that_is_no_model_gives_one_clear_message(tmp_path):
         ("[1]", "must be a mapping"),
         ("{", "must be a mapping"),
         ('{"model_type": "t5", "d_modle": 8}', r"no 'd_modle'. Did you mean 'd_model'\?"),
+        ('{"model_type": "bert", "d_model": 8}', "bert is no encoder-decoder model"),
+        ('{"model_type": "t5", "d_model": 8, "d_model": 16}', "'d_model' is there twice"),
+        ('{"model_type": "t5", "d_model": -1}', "d_model is -1; it must be at least 1"),
+        ('{"model_type": "t5", "num_heads": 0}', "num_heads is 0; it must be at least 1"),
+        ('{"model_type": "t5", "num_layers": 0}', "num_layers is 0; it must be at least 1"),
+        ('{"model_type": "t5", "d_ff": 1.5}', "d_ff is 1.5; it must be a whole number"),
+        ('{"model_type": "t5", "d_kv": true}', "d_kv is True; it must be a whole number"),
+        ('{"model_type": "t5", "d_kv": null}', "d_kv is None; it must be a whole number"),
+        ('{"model_type": "t5", "d_model": 10000000000000}', "it must be at most 2147483647"),
+        ('{"model_type": "t5", "dropout_rate": 2}', "dropout_rate is 2; .* at least 0 and below 1"),
+        ('{"model_type": "t5", "dropout_rate": .nan}', "the numbers in it must be finite"),
+        ('{"model_type": "t5", "dropout_rate": "low"}', "dropout_rate is 'low'; .* a number"),
+        ('{"model_type": "t5", "initializer_factor": -1}', "is -1; it must be at least 0"),
+        ('{"model_type": "t5", "pad_token_id": -5}', "pad_token_id is -5; it must be at least 0"),
+        ('{"model_type": "t5", "feed_forward_proj": "x"}', "no t5 can be made of .* no 'x'"),
+        ('{"model_type": "t5", "use_cache": "x"}', "Field 'use_cache' expected bool"),
+        ('{"model_type": "t5", "dtype": "x"}', "has no attribute 'x'"),
+        ('{"model_type": "t5", "id2label": 5}', "new_model: 'int' object has no attribute"),
+        ('{"model_type": "bart", "d_model": 65}', "no bart can be made of .* divisible"),
+        ('{"model_type": "rnn_seq2seq", "hidden_size": 33}', "a bidirectional encoder halves it"),
+        ('{"model_type": "rnn_seq2seq", "dropout": 1}', "at least 0 and below 1"),
     ],
 )
 def test_a_wrong_new_model_is_refused(new_model, message, tokenizer):
     with pytest.raises(UsageError, match=message):
         load_model(ModelArguments(new_model=new_model), tokenizer)
+    early = SimpleNamespace(
+        model=ModelArguments(new_model=new_model), adversarial=AdversarialArguments()
+    )
+    with pytest.raises(UsageError, match=message):  # before the data work, too
+        check_sizes(early)
+
+
+def test_a_whole_number_is_taken_for_a_fraction(tokenizer):
+    sizes = json.dumps(SIZES | {"initializer_factor": 1, "dropout_rate": 0})
+    assert load_model(ModelArguments(new_model=sizes), tokenizer).config.dropout_rate == 0
 
 
 @pytest.mark.parametrize(

@@ -449,7 +449,7 @@ def test_a_generator_has_to_be_trained_before():
     ("sizes", "message"),
     [
         ('{"hiden_size": 3}', "no 'hiden_size'. Did you mean 'hidden_size'"),
-        ("[1]", "It takes sizes"),
+        ("[1]", "it must be a mapping"),
         ('{"vocab_size": 3}', "no 'vocab_size'"),
         ('{"cell": "x"}', "cell is 'x'"),
     ],
