@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from copy import copy
+from importlib.util import find_spec
 
 import torch
 from torch.utils.checkpoint import checkpoint
@@ -140,6 +141,9 @@ def _check_trackers(training: DialogueTrainingArguments) -> None:
             known = sorted([*INTEGRATION_TO_CALLBACK, "all", "none"])
             hint = nearest(name, known)
             raise UsageError(f"report_to is {name!r}; it must be one of {', '.join(known)}.{hint}")
+        # Their callback, half made, would fail once more as it is deleted.
+        if name in ("mlflow", "dagshub") and not find_spec("mlflow"):
+            raise UsageError(f"report_to is {name!r}, which needs mlflow: pip install mlflow.")
         with _trying("report_to", name):  # says which package is missing
             INTEGRATION_TO_CALLBACK[name]()
 
