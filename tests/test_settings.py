@@ -32,7 +32,8 @@ def config(tmp_path, text):
 @pytest.mark.parametrize(
     ("flags", "source"),
     [
-        (["--dataset_name", "user/talk"], ("user/talk", None, None, "new")),
+        (["--dataset_name", "user/talk"], ("user/talk", None, "starter", None)),
+        (["--new_model", "{model_type: t5}"], (None, "file", None, "new")),
         (["--model_name_or_path=user/m"], (None, "file", "user/m", None)),
         (["--dataset-name", "user/talk", "--data", "d.txt"], "Take the other out"),
     ],
