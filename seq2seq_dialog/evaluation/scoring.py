@@ -85,6 +85,23 @@ def evaluate(
 
     scored = _score(replies, references, multireference, spaced, language)
     scored[MODEL, "default"].statistics.update(likelihood_statistics(predictions))
+    results = _results(scored, subsets, split, describe_decoding(decoding), dialogues, seed)
+    replies = {system: segmented(texts, language) for system, texts in replies.items()}
+    references = segmented(references, language)
+    quality = _diversity(replies, references, train["response"], subsets, turns, scored)
+    shown = {"results": results, "quality": quality, "verdict": verdict(results, language)}
+    return {"split": split, "decoding": decoding, **shown}
+
+
+def _results(
+    scored: dict[tuple[str, str], Scored],
+    subsets: dict[str, np.ndarray],
+    split: str,
+    decoding: str,
+    dialogues: Sequence[str],
+    seed: int,
+) -> list[dict]:
+    """List the figures of each system, protocol and subset, with intervals for the model."""
     results = []
     for subset, chosen in subsets.items():
         for (system, protocol), of_all in scored.items():
@@ -94,7 +111,7 @@ def evaluate(
                 "protocol": protocol,
                 "subset": subset,
                 "split": split,
-                "decoding": describe_decoding(decoding) if system == MODEL else "",
+                "decoding": decoding if system == MODEL else "",
                 "pairs": len(chosen),
                 "metrics": of_subset.figures(),
                 "signature": of_subset.signature,
@@ -103,11 +120,7 @@ def evaluate(
                 drawn_from = np.array(dialogues)[chosen]
                 result["intervals"] = intervals(of_subset.statistics, drawn_from, seed=seed)
             results.append(result)
-    replies = {system: segmented(texts, language) for system, texts in replies.items()}
-    references = segmented(references, language)
-    quality = _diversity(replies, references, train["response"], subsets, turns, scored)
-    shown = {"results": results, "quality": quality, "verdict": verdict(results, language)}
-    return {"split": split, "decoding": decoding, **shown}
+    return results
 
 
 def _score(
