@@ -1,0 +1,1 @@
+"""Readers of dialogues, a format a module; `formats.READERS` lists them."""
