@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -12,7 +11,6 @@ from pathlib import PurePosixPath
 from typing import BinaryIO
 
 from ..dataset_script.sources import open_member, read_lines, unpacking
-from ..errors import UsageError
 
 HEAD = 1 << 16  # bytes by which a format is recognised
 
