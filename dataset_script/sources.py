@@ -80,10 +80,10 @@ def find_sources(path: str) -> list[Source]:
     """
     if not os.path.exists(path):
         raise FileNotFoundError(f"{path!r} does not exist. {WAY_OUT}")
-    if not os.path.isdir(path) and not _is_zip(path):
+    if not os.path.isdir(path) and not is_zip(path):
         folder, name = os.path.split(path)
         return [_source(name, _folder(folder or ".") | {name: (path,)}, None)]
-    members = _members(path)
+    members = members_of(path)
     texts = {split: _named(f"dialogues_{split}.txt", members, path) for split in SPLITS}
     for name, split in SPLIT_NAMES.items():
         texts[split] = texts[split] or _named(f"dialogues_{name}.txt", members, path)
@@ -127,7 +127,7 @@ def _folder(path: str, prefix: str = "") -> dict[str, tuple[str, ...]]:
     return {name: (place,) for name, place in places if not os.path.isdir(place)}
 
 
-def _members(path: str) -> dict[str, tuple[str, ...]]:
+def members_of(path: str) -> dict[str, tuple[str, ...]]:
     """Name -> place of each file in a zip or in a folder and its folders of splits."""
     if os.path.isdir(path):
         members = _folder(path)
@@ -175,7 +175,7 @@ def _source(name: str, members: dict[str, tuple[str, ...]], split: str | None) -
     return Source(name, stem, members[name], labels, split)
 
 
-def _is_zip(path: str) -> bool:
+def is_zip(path: str) -> bool:
     """Whether a file is a zip; one that only begins like a zip cannot be unpacked."""
     _check_regular(path)
     with open(path, "rb") as file:

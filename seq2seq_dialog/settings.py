@@ -67,6 +67,26 @@ class DataArguments(_Group):
     dataset_revision: str | None = setting(
         None, "Branch, tag or commit of dataset_name; main by default."
     )
+    columns: str | None = setting(
+        None,
+        "Names of columns that are not the usual ones, a mapping such as {text: body, speaker: "
+        "author}: of dialogue, context, response, text, speaker, conversation, time.",
+    )
+    respond_as: str | None = setting(
+        None,
+        "Whose replies to learn: a name, assistant, or everybody. By default the assistant's (the "
+        "bot's, the agent's) where messages have roles, else everybody's.",
+    )
+    max_gap: Annotated[float | None, Bounds(0)] = setting(
+        None,
+        "Hours of silence after which a chat is another dialogue; by default 6, in subtitles 20 "
+        "seconds.",
+    )
+    anonymize: bool = setting(
+        False,
+        "Put [name], [email] and [phone] for the names of speakers, e-mail addresses and phone "
+        "numbers. Other names, addresses and accounts stay.",
+    )
     language: Annotated[str, Mark.FREE] = setting(
         "en",
         "Language of the dialogues: en, de, zh. The metrics go by its words, and the model card "
@@ -110,6 +130,24 @@ class DataArguments(_Group):
     data_cache: Annotated[str | None, Mark.FREE, Mark.PRIVATE] = setting(
         None, "Folder for prepared data and what evaluation writes; by default caches in HF_HOME."
     )
+
+    def column_names(self) -> dict[str, str]:
+        """Return what `columns` says: names of columns, by what they are for."""
+        example = "{text: body, speaker: author}"
+        text = self.columns or "{}"
+        names = strict_yaml.load_mapping("columns", text, example)
+        kinds = ("dialogue", "context", "response", "text", "speaker", "conversation", "time")
+        for kind, name in names.items():
+            if kind not in kinds or not isinstance(name, str):
+                raise UsageError(
+                    f"columns has {kind!r}: {name!r}; it maps {', '.join(kinds)} to names of "
+                    f"columns, for example {example}.{nearest(str(kind), kinds)}"
+                )
+        return names
+
+    def reading(self) -> str:
+        """Return the settings by which tables and chats are read, as one text."""
+        return f"{self.columns} {self.respond_as} {self.max_gap} {self.anonymize}"
 
 
 @dataclass
@@ -407,7 +445,7 @@ class Settings:
                 shown = f.name in INHERITED or f.name in type(group).__annotations__
                 if value not in (None, []) and (shown or value != f.default):
                     config[f.name] = value
-        for name in ("new_model", "discriminator", "lr_scheduler_kwargs", "data"):
+        for name in ("columns", "new_model", "discriminator", "lr_scheduler_kwargs", "data"):
             value = config.get(name)
             if isinstance(value, str) and (name != "data" or value.lstrip().startswith("[")):
                 config[name] = strict_yaml.load(value)

@@ -21,7 +21,7 @@ from .strict_yaml import to_json
 # What a flag takes, by the type of its setting.
 KINDS = {int: "a whole number", float: "a number", string_to_bool: "true or false"}
 # Settings whose value is a structure, which a flag spells as JSON.
-STRUCTURES = {"new_model": dict, "discriminator": dict, "data": list}
+STRUCTURES = {"columns": dict, "new_model": dict, "discriminator": dict, "data": list}
 STRUCTURES |= dict.fromkeys(MAPPINGS, dict)
 STRUCTURE_NAMES = {dict: "a mapping", list: "a path or a list of sources", None: "a single value"}
 

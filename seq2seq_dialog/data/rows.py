@@ -14,6 +14,7 @@ from ..dataset_script.dialogues import Dialogues
 from ..dataset_script.sources import SPLITS
 from ..errors import UsageError
 from ..settings import DataArguments
+from . import formats
 from .mixture import Source, expand_path, first_rows, parse_sources
 from .table_formats import load_table_rows, open_table_rows
 
@@ -32,7 +33,7 @@ def load_rows(args: DataArguments) -> tuple[DatasetDict, dict]:
     elif sources is not None:
         rows, problems = _load_sources(args, sources)
     else:
-        rows, problems = _load_text(args)
+        rows, problems = _load_source(args)
     check_training_pairs(rows, args)
     for name in rows:
         limit = args.max_train_samples if name == "train" else args.max_eval_samples
@@ -41,7 +42,11 @@ def load_rows(args: DataArguments) -> tuple[DatasetDict, dict]:
     return DatasetDict({name: split for name, split in rows.items() if len(split)}), problems
 
 
-def _load_text(args: DataArguments) -> tuple[DatasetDict, dict]:
+def _load_source(args: DataArguments) -> tuple[DatasetDict, dict]:
+    with _messages_of_a_setting():
+        source = None if args.data is None else formats.recognise(expand_path(args.data), args)
+    if source is not None:
+        return formats.load_source(source, args)
     with _text_source(args) as builder:
         builder.download_and_prepare()
         return builder.as_dataset(), builder.problems()
@@ -52,7 +57,7 @@ def _load_sources(args: DataArguments, sources: list[Source]) -> tuple[dict, dic
     parts: dict[str, list[Dataset]] = {}
     problems = {}
     for source in sources:
-        rows, problems_by_file = _load_text(replace(args, data=source.path))
+        rows, problems_by_file = _load_source(replace(args, data=source.path))
         problems |= {f"{source.name}: {file}": each for file, each in problems_by_file.items()}
         for split, part in rows.items():
             labelled = part.add_column("source", [source.name] * len(part))
@@ -75,6 +80,10 @@ def open_rows(args: DataArguments) -> tuple[dict[str, Callable[[], Iterator[dict
         raise UsageError(
             "data lists several sources, which streaming does not mix. Set streaming to false."
         )
+    with _messages_of_a_setting():
+        source = None if args.data is None else formats.recognise(expand_path(args.data), args)
+    if source is not None:
+        return formats.open_source(source, args)
     with _text_source(args) as builder:
         rows = {name: split.__iter__ for name, split in builder.as_streaming_dataset().items()}
         return rows, builder.problems(), builder.config_id
@@ -82,10 +91,19 @@ def open_rows(args: DataArguments) -> tuple[dict[str, Callable[[], Iterator[dict
 
 @contextmanager
 def _text_source(args: DataArguments) -> Iterator[Dialogues]:
-    """Give the builder of `data`, and word its errors as those of a setting."""
+    """Give the builder of `data`."""
     path = None if args.data is None else expand_path(args.data)
-    try:
+    with _messages_of_a_setting():
         yield Dialogues(data_dir=path, detokenize=args.detokenize, cache_dir=args.data_cache)
+
+
+@contextmanager
+def _messages_of_a_setting() -> Iterator[None]:
+    """Word the errors of the dataset script as those of a setting."""
+    try:
+        yield
+    except UsageError:
+        raise
     except (ValueError, OSError) as error:
         raise UsageError(str(error).replace("data_dir=", "--data")) from error
 
@@ -125,7 +143,11 @@ def fingerprint(rows: Dataset) -> str:
 
 def utterances(rows: Dataset) -> Iterator[str]:
     """Yield every utterance of the dialogues behind `rows` once."""
+    last = None
     for row in rows.select_columns(["turn", "context", "response"]):
-        if row["turn"] == 1:
-            yield from row["context"]
+        context = row["context"]
+        if row["turn"] > 1 and last in context:  # what was said since the last reply
+            context = context[len(context) - context[::-1].index(last) :]
+        yield from context
         yield row["response"]
+        last = row["response"]

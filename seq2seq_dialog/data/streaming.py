@@ -18,7 +18,7 @@ from ..settings import DataArguments
 from .batching import DialogueCollator, TokenBudgetSampler
 from .features import encode
 from .rows import check_training_pairs, open_rows
-from .table_formats import FEATURES
+from .splits import FEATURES
 
 KEPT_PAIRS = 50_000  # of train: tokenizer, baselines and unigram model are made from them
 BUFFER_PAIRS = 20_000  # shuffled together

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import NamedTuple
 
 from ..dataset_script.sources import Note
 from .files import File
 
-ASSISTANT = "assistant"  # the speaker whose replies are learnt where messages have roles
+CHAT_PAUSE = timedelta(hours=6)  # after which a chat is another one
 
 
 class Message(NamedTuple):
@@ -43,3 +43,4 @@ class Reader(NamedTuple):
     recognises: Callable[[File], bool]
     # `note(kind, number)` counts what is left out and what is odd; number is a line or a message.
     read: Callable[[File, Note], Iterator[Transcript]]
+    pause: timedelta = CHAT_PAUSE  # how much time ends a dialogue

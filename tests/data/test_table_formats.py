@@ -10,7 +10,7 @@ from datasets import Dataset, DatasetDict
 from helpers.corpus import ROOT, sample_dialogues
 from seq2seq_dialog.dataset_script.dialogues import split_of
 
-from seq2seq_dialog.data import table_formats
+from seq2seq_dialog.data import splits
 from seq2seq_dialog.data.overlap import audit
 from seq2seq_dialog.data.rows import load_rows, utterances
 from seq2seq_dialog.errors import UsageError
@@ -63,7 +63,7 @@ def stored(folder: Path, **splits) -> str:
 
 
 def load(name: str, **options) -> tuple[DatasetDict, dict]:
-    return load_rows(DataArguments(dataset_name=name, **options))
+    return load_rows(DataArguments(dataset_name=name, **{"respond_as": "everybody"} | options))
 
 
 def text_file(path: Path, dialogues: list[list[str]]) -> str:
@@ -147,7 +147,7 @@ def test_empty_utterances_are_dropped_and_counted(tmp_path):
         "dialogues": 4,
         "utterances": 5,
         "pairs": 2,
-        "empty_utterance": {"count": 1, "first_lines": [1]},
+        "empty_utterance": {"count": 2, "first_lines": [1, 1]},
         "under_two_utterances": {"count": 2, "first_lines": [2, 3]},
     }
     columns = {
@@ -200,7 +200,7 @@ def test_labels_of_the_known_kind_are_kept(tmp_path):
     rows, _ = load(stored(tmp_path, train=rows, test=rows))
     assert rows["train"]["act"][:] == [3, None]
     assert rows["train"]["emotion"][:] == [None, None]
-    assert rows["train"].features == table_formats.FEATURES
+    assert rows["train"].features == splits.FEATURES
 
 
 def test_the_same_data_is_prepared_once_and_known_in_another_process(tmp_path):
@@ -210,7 +210,9 @@ def test_the_same_data_is_prepared_once_and_known_in_another_process(tmp_path):
         "import sys\n"
         "from seq2seq_dialog.data.rows import load_rows\n"
         "from seq2seq_dialog.settings import DataArguments\n"
-        "args = DataArguments(dataset_name=sys.argv[1], data_cache=sys.argv[2])\n"
+        "args = DataArguments(\n"
+        "    dataset_name=sys.argv[1], data_cache=sys.argv[2], respond_as='everybody'\n"
+        ")\n"
         "rows, _ = load_rows(args)\n"
         "print(rows['train']._fingerprint, rows['train'].cache_files[0]['filename'])\n"
     )
@@ -230,7 +232,7 @@ def test_the_same_data_is_prepared_once_and_known_in_another_process(tmp_path):
 def test_a_change_of_this_code_prepares_anew(tmp_path, monkeypatch):
     name = stored(tmp_path / "data", train={"dialog": sample_dialogues(30)})
     before, _ = load(name)
-    monkeypatch.setattr(table_formats, "CODE", b"other code")
+    monkeypatch.setattr(splits, "CODE", b"other code")
     assert load(name)[0]["train"]._fingerprint != before["train"]._fingerprint
 
 
@@ -246,17 +248,16 @@ def test_limits_take_the_first_rows(tmp_path):
 
 def test_columns_that_are_not_understood_are_named_with_those_that_are(tmp_path):
     for columns in (
-        {"question": ["a"], "answer": ["b"]},
-        {"context": ["a"], "response": ["b"]},
+        {"left": ["a"], "right": ["b"]},
+        {"text": ["a"]},
         {"dialog": ["a"]},
-        {"messages": [[{"from": "a", "value": "b"}]]},
     ):
         name = stored(tmp_path / "-".join(columns), train=columns)
         with pytest.raises(UsageError) as error:
             load(name)
         message = str(error.value)
         assert all(f"{column} (" in message for column in columns)
-        assert "`context` (a list of strings)" in message and "dialog, dialogue" in message
+        assert "pairs (context and response)" in message and "columns: {text: body" in message
 
 
 def test_rows_of_a_dialogue_that_are_apart_are_refused(tmp_path):

@@ -1,0 +1,164 @@
+"""The source that `data` names, whatever its form: found, recognised by content, read to rows."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import PurePosixPath
+from typing import NamedTuple
+
+from datasets import DatasetDict
+
+from ..dataset_script.dialogues import END, SPLITS, Dialogue, Note
+from ..dataset_script.sources import SPLIT_NAMES, is_zip, members_of
+from ..errors import UsageError
+from ..settings import DataArguments
+from .files import File
+from .readers import tables
+from .splits import CODE, prepare, stream
+from .transcripts import Reader
+from .turns import check_speakers, read_dialogues
+
+READERS: tuple[Reader, ...] = ()  # beside tables, which comes last
+NAMES = "dialogue text (__eou__ after each utterance), tables (CSV, TSV, JSON, JSON Lines, Parquet)"
+
+
+class Recognised(NamedTuple):
+    """A file and how it is read."""
+
+    file: File
+    reader: Reader
+
+
+class Source(NamedTuple):
+    """The files of a source that are read, by split, and those that are not."""
+
+    files: dict[str, list[Recognised]]  # train alone: each dialogue goes where its hash says
+    passed_over: list[str]
+
+    def describe(self) -> str:
+        """Tell how it is read: `3 files as WhatsApp chat`."""
+        every = [each for files in self.files.values() for each in files]
+        counts = {}
+        for each in every:
+            counts[each.reader.name] = counts.get(each.reader.name, 0) + 1
+        return ", ".join(
+            f"{count} {'file' if count == 1 else 'files'} as {name}"
+            for name, count in counts.items()
+        )
+
+
+def recognise(path: str, args: DataArguments) -> Source | None:
+    """Recognise a source; None where it is dialogue text, which the dataset script reads.
+
+    Raises:
+        UsageError: no file of it has a known form.
+    """
+    if not os.path.exists(path):
+        return None
+    files = find_files(path)
+    names = {PurePosixPath(file.name).name for file in files}
+    if any(f"dialogues_{name}.txt" in names for name in ("text", *SPLITS, *SPLIT_NAMES)):
+        return None
+    readers = (*READERS, tables.reader(args.column_names()))
+    recognised, others = [], []
+    for file in files:
+        reader = next((each for each in readers if each.recognises(file)), None)
+        if reader is None:
+            others.append(file)
+        else:
+            recognised.append(Recognised(file, reader))
+    if recognised:
+        return Source(_by_split(recognised), [file.name for file in others])
+    if not others or any(END in file.head or _is_odd(file.head) for file in others):
+        return None
+    raise UsageError(
+        f"{path!r} has none of the forms that are read: {NAMES}. Name the columns of a table: "
+        "--columns '{text: body, speaker: author}'; or convert it to one of these."
+    )
+
+
+def _is_odd(head: str) -> bool:
+    """Whether it is empty or not UTF-8, which the dataset script words."""
+    return not head.strip() or "\ufffd" in head or "\0" in head
+
+
+def find_files(path: str) -> list[File]:
+    """List the files of a folder with its folders, or of a zip; a file stands for itself."""
+    if os.path.isdir(path):
+        places = {}
+        for folder, folders, names in os.walk(path):
+            folders[:] = sorted(name for name in folders if not name.startswith((".", "__MACOSX")))
+            for name in sorted(names):
+                if not name.startswith(".") and os.path.isfile(os.path.join(folder, name)):
+                    place = os.path.join(folder, name)
+                    places[os.path.relpath(place, path).replace(os.sep, "/")] = (place,)
+    elif is_zip(path):
+        places = {name: p for name, p in members_of(path).items() if not name.endswith("/")}
+    else:
+        places = {os.path.basename(path): (path,)}
+    return [File(name, place, places) for name, place in places.items()]
+
+
+def _by_split(recognised: list[Recognised]) -> dict[str, list[Recognised]]:
+    """Sort files by the splits that their names or folders say; without them, all are train."""
+    by_split: dict[str, list[Recognised]] = {}
+    for each in recognised:
+        by_split.setdefault(_split_of(each.file.name), []).append(each)
+    if "train" not in by_split or None in by_split:
+        return {"train": recognised}
+    return {split: by_split[split] for split in SPLITS if split in by_split}
+
+
+def _split_of(name: str) -> str | None:
+    """The split that the name of a file says: train.csv, dialogues_dev.json, test/part1.json."""
+    path = PurePosixPath(name)
+    for part in (*path.parts[:-1], *path.name.split(".")[0].replace("-", "_").split("_")):
+        split = SPLIT_NAMES.get(part.lower(), part.lower())
+        if split in SPLITS:
+            return split
+    return None
+
+
+def load_source(source: Source, args: DataArguments) -> tuple[DatasetDict, dict]:
+    """Read a recognised source to rows on disk; see `load_rows`."""
+    rows, problems = prepare(_split_readers(source, args), _key(source, args), args)
+    return rows, {f"{split} ({source.describe()})": each for split, each in problems.items()}
+
+
+def open_source(
+    source: Source, args: DataArguments
+) -> tuple[dict[str, Callable[[], Iterator[dict]]], dict, str]:
+    """Open a recognised source as a stream; see `open_rows`."""
+    return stream(_split_readers(source, args), args), {}, _key(source, args)
+
+
+def _split_readers(source: Source, args: DataArguments) -> dict:
+    return {split: partial(_read_files, files, args) for split, files in source.files.items()}
+
+
+def _read_files(files: list[Recognised], args: DataArguments, note: Note) -> Iterator[Dialogue]:
+    speakers: Counter = Counter()
+    for file, reader in files:
+        transcripts = reader.read(file, note)
+        try:
+            for dialogue in read_dialogues(transcripts, reader.pause, args, note, speakers):
+                name = f"{PurePosixPath(file.name).stem}:{dialogue.dialogue_id}"
+                yield dialogue._replace(dialogue_id=name)
+        except UsageError:
+            raise
+        except (ValueError, OSError) as error:
+            raise UsageError(str(error).replace("data_dir=", "--data")) from error
+    check_speakers(speakers, args)
+
+
+def _key(source: Source, args: DataArguments) -> str:
+    """What changes with the files, with how they are read, and with the code."""
+    states = []
+    for files in source.files.values():
+        for file, reader in files:
+            stat = os.stat(file.place[0])
+            states.append(f"{reader.name} {file.place} {stat.st_size} {stat.st_mtime_ns}")
+    return " ".join([*states, args.reading(), CODE.hex()])

@@ -1,0 +1,376 @@
+"""Tables of dialogues, by the names of their columns: CSV, TSV, JSON, JSON Lines, Parquet.
+
+A row is a whole dialogue (a column with a list of utterances or of messages), a pair of context and
+reply, or one utterance.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack
+from datetime import UTC, datetime
+from functools import partial
+from itertools import islice
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from dateutil import parser as dates
+
+from ...dataset_script.dialogues import END, LABELS, Dialogue, Note, Pair
+from ...errors import UsageError
+from ..files import File
+from ..transcripts import Message, Reader, Transcript
+from ..turns import SYSTEM, TOOLS, clean_text, note_odd
+
+# What a column is for, and its names, without case and marks: Conversation ID is conversationid.
+COLUMNS = {
+    "dialogue": "dialog dialogue dialogues utterances turns messages conversation conversations "
+    "chat log",
+    "context": "context contexts history prompt question query instruction input source post user "
+    "human",
+    "response": "response reply answer output completion target chosen assistant bot",
+    "text": "text utterance message content body msg value comment line",
+    "speaker": "speaker author sender from user username role name agent speakerid speakeridx "
+    "authorid userid authorname sendername fromuser participant who",
+    "conversation": "conversationid dialogueid dialogid conversation convid ticketid ticket "
+    "threadid thread chatid sessionid session caseid episodeid roomid room channel",
+    "time": "time timestamp date datetime createdat sentat created senttime createdutc ts",
+}
+FORMS = (
+    "whole dialogues (a column named dialog, utterances or messages: lists of texts, or of "
+    "messages with role and content), pairs (context and response), or an utterance a row (text, "
+    "with speaker or conversation_id, and time if there is one)"
+)
+SAMPLE = 50  # rows by which a form is recognised
+DELIMITERS = ",\t;|"
+Rows = Iterable[tuple[int, dict[str, Any]]]  # numbered as in the file
+Form = Callable[[Rows, Note], Iterator[Transcript | Dialogue]]
+
+
+def reader(columns: dict[str, str]) -> Reader:
+    """The reader of tables; `columns` has names that cannot be guessed, by what they are for."""
+    return Reader(
+        "table",
+        lambda file: open_table(file, columns) is not None,
+        partial(read, columns=columns),
+    )
+
+
+def read(file: File, note: Note, columns: dict[str, str]) -> Iterator[Transcript | Dialogue]:
+    """Read a file that `reader` recognises."""
+    rows, form = open_table(file, columns)
+    yield from form(rows, note)
+
+
+def open_table(file: File, columns: dict[str, str]) -> tuple[Rows, Form] | None:
+    """The rows of a file and how they become dialogues; None where it is no such table."""
+    for open_rows in (_json_rows, _json_lines, _parquet_rows, _delimited_rows):
+        if (rows := open_rows(file, columns)) is not None:
+            form = choose_form([row for _, row in islice(rows, SAMPLE)], columns)
+            return None if form is None else (open_rows(file, columns), form)
+    return None
+
+
+# -------------------------------------------------------------------------------------- files
+
+
+def _json_rows(file: File, columns: dict[str, str]) -> Rows | None:
+    """The rows of one JSON document: a list of rows or of dialogues, or an object around it."""
+    content = file.document
+    if isinstance(content, dict):
+        lists = {name: each for name, each in content.items() if isinstance(each, list)}
+        whole = [name for name in lists if _plain(name) in COLUMNS["dialogue"].split()]
+        if whole and not _holds_rows(lists[whole[0]]):
+            content = [content]  # one dialogue
+        elif len(lists) == 1:
+            (content,) = lists.values()
+        elif content and all(isinstance(each, dict | list) for each in content.values()):
+            content = [
+                {"conversation_id": name} | (each if isinstance(each, dict) else {"dialog": each})
+                for name, each in content.items()
+            ]
+    if not isinstance(content, list) or not content:
+        return None
+    if all(isinstance(each, str) for each in content):
+        content = [content]  # the utterances of one dialogue
+    rows = [{"dialog": each} if isinstance(each, list) else each for each in content]
+    return list(enumerate(rows, 1)) if all(isinstance(row, dict) for row in rows) else None
+
+
+def _holds_rows(entries: list) -> bool:
+    """Whether a list holds whole dialogues or pairs, not the messages of one dialogue."""
+    first = entries[0] if entries else None
+    if not isinstance(first, dict):
+        return isinstance(first, list)
+    form = choose_form([first], {})
+    return form is not None and form.func is not _read_utterances
+
+
+def _json_lines(file: File, columns: dict[str, str]) -> Rows | None:
+    first = file.head.lstrip().partition("\n")[0]
+    try:
+        begins = json.loads(first)
+    except ValueError:
+        return None
+    return _parse_lines(file) if isinstance(begins, dict | list) else None
+
+
+def _parse_lines(file: File) -> Rows:
+    for number, line in file.lines():
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            raise UsageError(
+                f"{file}, line {number} is not JSON ({error}), but each line has to be one "
+                "object. Restore the line, or take it out."
+            ) from error
+        if isinstance(row, list):
+            row = {"dialog": row}
+        if not isinstance(row, dict):
+            raise UsageError(
+                f"{file}, line {number} is {line[:40]!r}, but each line has to be an object or a "
+                "list of utterances. Restore the line, or take it out."
+            )
+        yield number, row
+
+
+def _parquet_rows(file: File, columns: dict[str, str]) -> Rows | None:
+    return _parse_parquet(file) if file.head.startswith("PAR1") else None
+
+
+def _parse_parquet(file: File) -> Rows:
+    with ExitStack() as stack:
+        try:
+            batches = pq.ParquetFile(file.open(stack)).iter_batches(1000)
+            number = 0
+            for batch in batches:
+                for row in batch.to_pylist():
+                    number += 1
+                    yield number, row
+        except (OSError, pa.ArrowInvalid) as error:
+            raise UsageError(
+                f"{file} cannot be read as Parquet ({error}). Restore the file."
+            ) from error
+
+
+def _delimited_rows(file: File, columns: dict[str, str]) -> Rows | None:
+    """The rows of CSV or TSV with a line of names or, of two columns, pairs without one."""
+    lines = file.head.splitlines()
+    if not lines or "\0" in file.head:
+        return None
+    for delimiter in DELIMITERS:
+        try:
+            names, *rows = islice(csv.reader(lines, delimiter=delimiter), SAMPLE)
+        except csv.Error:
+            continue
+        sample = [dict(zip(names, cells, strict=False)) for cells in rows or [names]]
+        if len(names) > 1 and choose_form(sample, columns) is not None:
+            return _parse_delimited(file, delimiter, None)
+    whole = lines if len(lines) == 1 else lines[:-1]
+    if all(line.count("\t") == 1 and all(map(str.strip, line.split("\t"))) for line in whole):
+        return _parse_delimited(file, "\t", ["context", "response"])
+    return None
+
+
+def _parse_delimited(file: File, delimiter: str, names: list[str] | None) -> Rows:
+    lines = (f"{line}\n" for _, line in file.lines())
+    quoting = csv.QUOTE_MINIMAL if names is None else csv.QUOTE_NONE
+    rows = csv.reader(lines, delimiter=delimiter, quoting=quoting)
+    names = names or next(rows)
+    csv.field_size_limit(1 << 24)
+    try:
+        for cells in rows:
+            if cells:
+                if len(cells) > len(names):
+                    raise UsageError(
+                        f"{file}, line {rows.line_num} has {len(cells)} cells, but its first line "
+                        f"names {len(names)}. Put texts with {delimiter!r} or line ends in "
+                        "quotation marks."
+                    )
+                yield rows.line_num, dict(zip(names, cells, strict=False))
+    except csv.Error as error:
+        raise UsageError(
+            f"{file}, line {rows.line_num}: {error}. Mend the quotation marks there."
+        ) from error
+
+
+# -------------------------------------------------------------------------------------- forms
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[\W_]+", "", str(name)).lower()
+
+
+def find_columns(names: Iterable[str], columns: dict[str, str]) -> dict[str, str]:
+    """Find which column has what, by the names given in `columns` or else by the usual ones."""
+    by_name = {}
+    for name in names:
+        by_name.setdefault(_plain(name), name)
+    found = dict(columns)
+    for kind, usual in COLUMNS.items():
+        for name in usual.split():
+            if kind not in found and name in by_name and by_name[name] not in columns.values():
+                found[kind] = by_name[name]
+    return found
+
+
+def choose_form(sample: list[dict], columns: dict[str, str]) -> Form | None:
+    """Choose how rows become dialogues, by their columns; None where that cannot be told."""
+    names = list(dict.fromkeys(name for row in sample for name in row))
+    for name in columns.values():
+        if name not in names:
+            return None
+    found = find_columns(names, columns)
+    for name in [columns["dialogue"]] if "dialogue" in columns else names:
+        if name == columns.get("dialogue") or _plain(name) in COLUMNS["dialogue"].split():
+            values = [_as_list(row.get(name)) for row in sample]
+            if any(values):
+                return partial(_read_dialogues, name, found.get("conversation"))
+    if "response" in found and "context" in found:
+        return partial(_read_pairs, found)
+    if "text" in found and ("speaker" in found or "conversation" in found):
+        return partial(_read_utterances, found)
+    return None
+
+
+def _as_list(value) -> list | None:
+    """A list, also where it is written as text."""
+    if isinstance(value, str) and value.lstrip().startswith("["):
+        try:
+            value = json.loads(value)
+        except ValueError:
+            return None
+    return value if isinstance(value, list) else None
+
+
+def _read_dialogues(
+    column: str, id_column: str | None, rows: Rows, note: Note
+) -> Iterator[Transcript]:
+    """Read a column of whole dialogues: lists of utterances or of messages."""
+    for number, row in rows:
+        name = str(row.get(id_column) or number) if id_column != column else str(number)
+        entries = _as_list(row.get(column)) or []
+        messages, instruction = [], str(row.get("system") or "")
+        for entry in entries:
+            speaker, text = _message(entry)
+            if speaker is not None and speaker.casefold() in SYSTEM:
+                note("system_message", number)
+                instruction = f"{instruction} {text}".strip()
+            elif speaker is not None and speaker.casefold() in TOOLS:
+                note("tool_message", number)
+            elif text is None:
+                note("media", number)
+            else:
+                messages.append(Message(speaker, text))
+        yield Transcript(name, messages, instruction=instruction)
+
+
+def _message(entry) -> tuple[str | None, str | None]:
+    """The speaker and the text of a message; no text where it has pictures or files alone."""
+    if not isinstance(entry, dict):
+        return None, "" if entry is None else str(entry)
+    found = find_columns(entry, {})
+    speaker = entry.get(found.get("speaker"))
+    content = entry.get(found.get("text"))
+    if isinstance(content, list):  # parts
+        texts = [part if isinstance(part, str) else part.get("text") for part in content]
+        content = " ".join(text for text in texts if isinstance(text, str)) or None
+    return None if speaker is None else str(speaker), content if content is None else str(content)
+
+
+def _read_pairs(found: dict[str, str], rows: Rows, note: Note) -> Iterator[Dialogue]:
+    """Read rows of context and response, and put those of a dialogue together."""
+    dialogue = None
+    for number, row in rows:
+        labels = {
+            name: row[name]
+            for name, (classes, _) in LABELS.items()
+            if isinstance(row.get(name), int) and 0 <= row[name] < len(classes)
+        }
+        texts, reply = _context(row, found), _reply(row.get(found["response"]))
+        note_odd([*texts, reply], number, note)
+        context = [text for text in map(clean_text, texts) if text]
+        response = clean_text(reply)
+        if len(context) < len(texts):
+            note("empty_utterance", number)
+        if not context or not response:
+            note("empty_response" if context else "empty_context", number)
+            continue
+        given = row.get(found.get("conversation"))
+        if dialogue is None:
+            continues = False
+        elif given is not None:
+            continues = dialogue.dialogue_id == str(given)
+        else:
+            continues = dialogue.utterances[-len(context) :] == context
+        if not continues:
+            if dialogue is not None:
+                yield dialogue
+            dialogue = Dialogue(str(number if given is None else given), list(context), [])
+        dialogue.utterances.append(response)
+        dialogue.pairs.append(Pair(context, response, labels))
+    if dialogue is not None:
+        yield dialogue
+
+
+def _context(row: dict, found: dict[str, str]) -> list[str | None]:
+    """The turns of a context: a list of texts or messages, or a text, with `input` after it."""
+    value = row.get(found["context"])
+    entries = [] if value is None else _as_list(value)
+    if entries is not None:
+        return [_message(entry)[1] for entry in entries]
+    more = row.get("input") if found["context"] == "instruction" else None
+    return f"{value or ''} {more or ''}".split(END)
+
+
+def _reply(value) -> str | None:
+    """A reply: a text, or the last of a list of messages."""
+    entries = _as_list(value)
+    return _message(entries[-1])[1] if entries else value
+
+
+def _read_utterances(found: dict[str, str], rows: Rows, note: Note) -> Iterator[Transcript]:
+    """Read an utterance a row: those of a conversation may lie apart, the latest come first."""
+    conversations: dict[str, list[dict]] = {}
+    for _, row in rows:
+        conversations.setdefault(str(row.get(found.get("conversation"), "")), []).append(row)
+    times = (row.get(found.get("time")) for each in conversations.values() for row in each)
+    day_first = any(re.match(r"(1[3-9]|2\d|3[01])[./-]\d", str(time)) for time in times)
+    for name, each in conversations.items():
+        messages = []
+        for row in each:
+            speaker = row.get(found.get("speaker"))
+            time = parse_time(row.get(found.get("time")), day_first)
+            text = row.get(found["text"])
+            messages.append(
+                Message(
+                    None if speaker is None else str(speaker),
+                    "" if text is None else str(text),
+                    time,
+                )
+            )
+        if all(message.time is not None for message in messages):
+            messages.sort(key=lambda message: message.time)
+        yield Transcript(name, messages)
+
+
+def parse_time(value, day_first: bool = False) -> datetime | None:
+    """A time in UTC: of ISO 8601, a number of seconds or milliseconds, or as people write it."""
+    if isinstance(value, datetime):
+        time = value
+    else:
+        try:
+            number = float(value)
+            time = datetime.fromtimestamp(number / 1000 if number > 1e11 else number, UTC)
+        except (TypeError, ValueError, OverflowError, OSError):
+            try:
+                time = dates.parse(str(value), dayfirst=day_first)
+            except (ValueError, OverflowError):
+                return None
+    return time.astimezone(UTC).replace(tzinfo=None) if time.tzinfo else time

@@ -1,0 +1,193 @@
+"""Transcripts to dialogues: pauses, turns, whose replies are learnt, placeholders for names."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from datetime import timedelta
+from functools import lru_cache
+
+from ..dataset_script.dialogues import (
+    CONTROL,
+    END,
+    Dialogue,
+    Note,
+    Pair,
+    without_control_characters,
+)
+from ..errors import UsageError
+from ..settings import DataArguments
+from .transcripts import Message, Transcript
+
+EVERYBODY = "everybody"
+WINDOW = 100  # turns of a context: chats have no end, and no model reads more
+# Speakers whose replies are learnt where messages have roles, and those they answer.
+ASSISTANTS = frozenset(
+    [
+        "assistant",
+        "ai",
+        "bot",
+        "chatbot",
+        "chatgpt",
+        "gpt",
+        "model",
+        "agent",
+        "support",
+        "advisor",
+        "operator",
+        "representative",
+        "helpdesk",
+    ]
+)
+USERS = frozenset(["user", "human", "prompter", "customer", "client", "caller", "visitor", "guest"])
+SYSTEM = frozenset({"system", "developer"})
+TOOLS = frozenset({"tool", "function", "ipython", "observation", "function_call", "tool_call"})
+
+_EMAIL = re.compile(r"[\w.+-]+@[\w-]+(?:\.[\w-]+)+")
+_PHONE = re.compile(r"(?<![\w.])(?:\+|00)?\(?\d(?:[ ()/.-]{0,2}\d){6,14}(?![\w])")
+_DATE = re.compile(r"\d{1,4}([./-])\d{1,2}\1\d{1,4}|\d{1,3}(?:[., ]\d{3})+")
+
+
+def read_dialogues(
+    transcripts: Iterable[Transcript | Dialogue],
+    pause: timedelta,
+    args: DataArguments,
+    note: Note,
+    speakers: Counter,
+) -> Iterator[Dialogue]:
+    """Make dialogues of transcripts: cut at pauses, of turns, with the pairs that are learnt.
+
+    What a reader yields as a dialogue stays as it is.
+
+    Messages of one speaker in a row are one turn. A turn of a speaker whose replies are learnt
+    gives a pair with what was said before it, at most `WINDOW` turns.
+
+    Args:
+        pause: how much time ends a dialogue, unless `max_gap` says so.
+        note: called with a kind of problem and the number of the transcript.
+        speakers: counts the messages by who writes them.
+    """
+    pause = pause if args.max_gap is None else timedelta(hours=args.max_gap)
+    for number, transcript in enumerate(transcripts, 1):
+        if isinstance(transcript, Dialogue):
+            yield transcript
+            continue
+        speakers.update(m.speaker for m in transcript.messages if m.speaker is not None)
+        messages = list(_clean(transcript.messages, number, note))
+        if args.anonymize:
+            messages = _anonymous(messages)
+        learnt = _learnt_speakers(transcript, args.respond_as)
+        pieces = list(_cut(messages, pause))
+        for part, piece in enumerate(pieces, 1):
+            turns = list(_merge(piece))
+            if len(turns) < 2:
+                note("under_two_utterances", number)
+            texts = [turn.text for turn in turns]
+            pairs = [
+                Pair(texts[max(0, place - WINDOW) : place], texts[place], {})
+                for place in range(1, len(turns))
+                if learnt is None or _plain(turns[place].speaker) in learnt
+            ]
+            name = transcript.id if len(pieces) == 1 else f"{transcript.id}:{part}"
+            yield Dialogue(name, texts, pairs)
+
+
+def check_speakers(speakers: Counter, args: DataArguments) -> None:
+    """Refuse to learn the replies of who never speaks.
+
+    Args:
+        speakers: the number of messages by name, as it stands in the source.
+    """
+    wanted = None if args.respond_as is None else _named(args.respond_as)
+    if speakers and wanted is not None and wanted.isdisjoint(map(_plain, speakers)):
+        most = ", ".join(f"{name} ({count:,})" for name, count in speakers.most_common(10))
+        raise UsageError(
+            f"respond_as is {args.respond_as!r}, but the messages are by {most}. Give one of these "
+            f"names, or {EVERYBODY}."
+        )
+
+
+@lru_cache(1 << 12)
+def clean_text(text: str | None) -> str:
+    """The text of an utterance, without control characters and marks of turns."""
+    return without_control_characters((text or "").replace(END, " ")).strip()
+
+
+def note_odd(texts: Iterable[str | None], number: int, note: Note) -> None:
+    """Note what is odd in the utterances of a row, each kind once; line ends are not."""
+    text = " ".join(filter(None, texts))
+    if CONTROL.search(text.replace("\n", "").replace("\r", "")):
+        note("control_character", number)
+    if END in text:
+        note("eou_inside", number)
+
+
+def _clean(messages: list[Message], number: int, note: Note) -> Iterator[Message]:
+    note_odd((message.text for message in messages), number, note)
+    for message in messages:
+        text = clean_text(message.text)
+        if text:
+            yield message._replace(text=text)
+        else:
+            note("empty_utterance", number)
+
+
+def _cut(messages: list[Message], pause: timedelta) -> Iterator[list[Message]]:
+    """Cut where more time than `pause` lies between two messages."""
+    start = 0
+    for place in range(1, len(messages)):
+        earlier, later = messages[place - 1].time, messages[place].time
+        if earlier is not None and later is not None and later - earlier > pause:
+            yield messages[start:place]
+            start = place
+    yield messages[start:]
+
+
+def _merge(messages: list[Message]) -> Iterator[Message]:
+    """Join the messages that one speaker writes in a row."""
+    turn: list[Message] = []
+    for message in messages:
+        if turn and (message.speaker is None or message.speaker != turn[0].speaker):
+            yield turn[0]._replace(text=" ".join(each.text for each in turn))
+            turn = []
+        turn.append(message)
+    if turn:
+        yield turn[0]._replace(text=" ".join(each.text for each in turn))
+
+
+def _learnt_speakers(transcript: Transcript, respond_as: str | None) -> set[str] | None:
+    """Whose replies are learnt, by `_plain` names; None: everybody's."""
+    if respond_as is not None:
+        return _named(respond_as)
+    if transcript.learnt is not None:
+        return {_plain(transcript.learnt)}
+    speakers = {_plain(message.speaker) for message in transcript.messages}
+    has_roles = speakers <= ASSISTANTS | USERS and bool(speakers & USERS)
+    return set(ASSISTANTS) if has_roles else None
+
+
+def _named(respond_as: str) -> set[str] | None:
+    name = _plain(respond_as)
+    if name == EVERYBODY:
+        return None
+    return set(ASSISTANTS) if name == "assistant" else {name}
+
+
+def _plain(name: str | None) -> str:
+    return (name or "").strip().casefold()
+
+
+def _anonymous(messages: list[Message]) -> list[Message]:
+    """Put placeholders for e-mail addresses, phone numbers and the names of who speaks."""
+    speakers = {_plain(m.speaker) for m in messages} - ASSISTANTS - USERS
+    names = {word for name in speakers for word in [name, *name.split()] if len(word) > 1}
+    longest_first = sorted(map(re.escape, names), key=len, reverse=True)
+    pattern = re.compile(rf"(?<!\w)@?(?:{'|'.join(longest_first)})(?!\w)", re.IGNORECASE)
+
+    def replace(text: str) -> str:
+        text = _EMAIL.sub("[email]", text)
+        text = _PHONE.sub(lambda match: match[0] if _DATE.fullmatch(match[0]) else "[phone]", text)
+        return pattern.sub("[name]", text) if names else text
+
+    return [message._replace(text=replace(message.text)) for message in messages]

@@ -1,0 +1,320 @@
+"""Any source to rows: recognised by content, tables by their columns, turns, whose replies."""
+
+import gzip
+import io
+import json
+import lzma
+import zipfile
+from datetime import datetime
+
+import pytest
+from datasets import Dataset, disable_progress_bars
+
+from seq2seq_dialog.data.formats import recognise
+from seq2seq_dialog.data.readers.tables import parse_time
+from seq2seq_dialog.data.rows import load_rows, open_rows, utterances
+from seq2seq_dialog.errors import UsageError
+from seq2seq_dialog.settings import DataArguments
+
+disable_progress_bars()
+TURNS = ["Is the shop open?", "Until six.", "And on Sunday?", "No, closed."]
+PAIRS = [(TURNS[:turn], TURNS[turn]) for turn in (1, 2, 3)]
+AGENT = [(TURNS[:1], TURNS[1]), (TURNS[:3], TURNS[3])]  # what the one who is asked says
+ROLES = ["user", "assistant", "user", "assistant"]
+
+
+def messages(speaker="role", text="content", names=ROLES):
+    return [{speaker: name, text: turn} for name, turn in zip(names, TURNS, strict=True)]
+
+
+def table(names, rows, delimiter=","):
+    quoted = [
+        [f'"{cell}"' if delimiter in str(cell) else str(cell) for cell in row] for row in rows
+    ]
+    return "\n".join(delimiter.join(row) for row in [names, *quoted]) + "\n"
+
+
+def in_one_split(rows):
+    """The pairs of all splits: a single dialogue lies in one of them."""
+    return [(row["context"], row["response"]) for part in rows.values() for row in part]
+
+
+def load(path, **options):
+    """The pairs of a source of which the dialogues may fall into any split."""
+    path.parent.mkdir(exist_ok=True)
+    train = path.with_name("train") / path.name
+    train.parent.mkdir(exist_ok=True)
+    path.rename(train)
+    other = path.with_name("test")
+    other.mkdir(exist_ok=True)
+    (other / path.name).write_bytes(train.read_bytes())
+    rows, problems = load_rows(DataArguments(data=str(path.parent), detokenize=False, **options))
+    assert in_one_split({"": rows["train"]}) == in_one_split({"": rows["test"]})
+    return in_one_split({"": rows["train"]}), next(iter(problems.values()))
+
+
+SPEAKERS = ["ann", "bo", "ann", "bo"]
+UTTERANCES = [("c1", name, turn) for name, turn in zip(SPEAKERS, TURNS, strict=True)]
+TABLES = {
+    "csv.csv": (table(["conversation_id", "Speaker", "text"], UTTERANCES), PAIRS),
+    "ids-alone.csv": (
+        table(["Dialogue ID", "utterance"], [("7", turn) for turn in TURNS]),
+        PAIRS,
+    ),
+    "semicolons.csv": (
+        table(["ticket", "sender", "body"], UTTERANCES, ";")
+        .replace("ann", "customer")
+        .replace("bo", "agent"),
+        AGENT,
+    ),
+    "newest-first.tsv": (
+        table(
+            ["author", "created_at", "message"],
+            [
+                (name, f"2024-03-01T10:0{minute}:00Z", turn)
+                for minute, (_, name, turn) in enumerate(UTTERANCES)
+            ][::-1],
+            "\t",
+        ),
+        PAIRS,
+    ),
+    "pairs.csv": (
+        table(["question", "answer"], [TURNS[:2], TURNS[2:]]),
+        [
+            (TURNS[:1], TURNS[1]),
+            (TURNS[2:3], TURNS[3]),
+        ],
+    ),
+    "pairs-without-names.txt": (
+        f"{TURNS[0]}\t{TURNS[1]}\n{TURNS[2]}\t{TURNS[3]}\n",
+        [
+            (TURNS[:1], TURNS[1]),
+            (TURNS[2:3], TURNS[3]),
+        ],
+    ),
+    "list-column.csv": (
+        'id,dialog\n1,"' + json.dumps(TURNS).replace('"', '""') + '"\n',
+        PAIRS,
+    ),
+    "messages.jsonl": (
+        json.dumps({"messages": [{"role": "system", "content": "Be kind."}, *messages()]}),
+        AGENT,
+    ),
+    "parts.jsonl": (
+        json.dumps(
+            {
+                "messages": [
+                    {"role": each["role"], "content": [{"type": "text", "text": each["content"]}]}
+                    for each in messages()
+                ]
+            }
+        ),
+        AGENT,
+    ),
+    "sharegpt.json": (
+        json.dumps([{"id": "x", "conversations": messages("from", "value", ["human", "gpt"] * 2)}]),
+        AGENT,
+    ),
+    "alpaca.json": (
+        json.dumps([{"instruction": "Answer.", "input": TURNS[0], "output": TURNS[1]}]),
+        [([f"Answer. {TURNS[0]}"], TURNS[1])],
+    ),
+    "preferences.jsonl": (
+        json.dumps({"prompt": TURNS[0], "chosen": TURNS[1], "rejected": "Why?"}),
+        [(TURNS[:1], TURNS[1])],
+    ),
+    "lists.json": (json.dumps([TURNS]), PAIRS),
+    "one-dialogue.json": (json.dumps(TURNS), PAIRS),
+    "lists.jsonl": (json.dumps(TURNS), PAIRS),
+    "by-name.json": (json.dumps({"talk-1": TURNS}), PAIRS),
+    "around.json": (json.dumps({"version": 1, "data": [{"dialogue": TURNS}]}), PAIRS),
+    "object.json": (json.dumps({"messages": messages("sender", "text", SPEAKERS)}), PAIRS),
+    "rows.jsonl": (
+        "\n".join(json.dumps({"context": c, "response": r}) for c, r in PAIRS),
+        PAIRS,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_a_table_is_known_by_its_columns(name, tmp_path):
+    text, expected = TABLES[name]
+    path = tmp_path / "data" / name
+    path.parent.mkdir()
+    path.write_text(text, encoding="utf-8")
+    assert load(path)[0] == expected
+
+
+@pytest.mark.parametrize("packed", ["plain", "gz", "xz", "zip", "parquet", "utf-16", "bom"])
+def test_a_table_may_be_compressed_or_encoded(packed, tmp_path):
+    text = TABLES["csv.csv"][0]
+    content = text.encode()
+    zipped = io.BytesIO()
+    with zipfile.ZipFile(zipped, "w") as archive:
+        archive.writestr("export/talk.csv", content)
+    rows = Dataset.from_dict({"dialog": [TURNS]})
+    rows.to_parquet(tmp_path / "rows.parquet")
+    data = {
+        "plain": content,
+        "gz": gzip.compress(content),
+        "xz": lzma.compress(content),
+        "zip": zipped.getvalue(),
+        "parquet": (tmp_path / "rows.parquet").read_bytes(),
+        "utf-16": text.encode("utf-16"),
+        "bom": text.encode("utf-8-sig"),
+    }[packed]
+    source = tmp_path / "talk"
+    source.write_bytes(data)
+    assert in_one_split(_whole(source)[0]) == PAIRS
+
+
+def _whole(source):
+    """The rows of a source with one dialogue, wherever its hash puts it."""
+    args = DataArguments(data=str(source), detokenize=False)
+    readers, problems, _ = open_rows(args)
+    return {split: list(read()) for split, read in readers.items()}, problems
+
+
+def test_columns_are_named_where_they_are_unusual(tmp_path):
+    path = tmp_path / "data" / "t.csv"
+    path.parent.mkdir()
+    rows = [("c1", name, turn) for _, name, turn in UTTERANCES]
+    path.write_text(table(["group", "wer", "was"], rows), encoding="utf-8")
+    args = DataArguments(data=str(path))
+    with pytest.raises(UsageError, match=r"t.csv' has none of the forms.*--columns '\{text: body"):
+        load_rows(args)
+    columns = '{"text": "was", "speaker": "wer", "conversation": "group"}'
+    assert load(path, columns=columns)[0] == PAIRS
+    with pytest.raises(UsageError, match=r"columns has 'texts': 'was'.*Did you mean 'text'"):
+        load_rows(DataArguments(data=str(tmp_path / "data"), columns="{texts: was}"))
+
+
+@pytest.mark.parametrize(
+    ("respond_as", "expected"),
+    [
+        (None, AGENT),
+        ("assistant", AGENT),
+        ("everybody", PAIRS),
+        ("user", [(TURNS[:2], TURNS[2])]),
+        ("USER", [(TURNS[:2], TURNS[2])]),
+    ],
+)
+def test_whose_replies_are_learnt_is_a_choice(respond_as, expected, tmp_path):
+    path = tmp_path / "data" / "t.jsonl"
+    path.parent.mkdir()
+    path.write_text(json.dumps({"messages": messages()}), encoding="utf-8")
+    assert load(path, respond_as=respond_as)[0] == expected
+
+
+def test_who_never_speaks_cannot_be_learnt_from(tmp_path):
+    path = tmp_path / "t.jsonl"
+    path.write_text(json.dumps({"messages": messages()}), encoding="utf-8")
+    with pytest.raises(UsageError, match=r"respond_as is 'asistant'.*user \(2\), assistant \(2\)"):
+        load_rows(DataArguments(data=str(path), respond_as="asistant"))
+
+
+def test_every_utterance_is_read_once_where_some_replies_are_not_learnt(tmp_path):
+    path = tmp_path / "t.jsonl"
+    said = [[*TURNS, f"Thank you {number}."] for number in range(40)]
+    lines = (
+        json.dumps(
+            {"messages": [{"role": r, "content": t} for r, t in zip(ROLES, each, strict=False)]}
+        )
+        for each in said
+    )
+    path.write_text("\n".join(lines), encoding="utf-8")
+    rows, _ = load_rows(DataArguments(data=str(path), detokenize=False))
+    (part,) = rows.values()
+    assert list(utterances(part)) == TURNS * 40
+
+
+def test_turns_are_merged_and_long_pauses_cut(tmp_path):
+    path = tmp_path / "data" / "t.csv"
+    path.parent.mkdir()
+    rows = [
+        ("ann", "2024-01-01 10:00", "Hi."),
+        ("ann", "2024-01-01 10:01", "Are you in?"),
+        ("bo", "2024-01-01 10:02", "Yes."),
+        ("ann", "2024-01-02 09:00", "And now?"),
+        ("bo", "2024-01-02 09:01", "No."),
+    ]
+    path.write_text(table(["from", "date", "text"], rows), encoding="utf-8")
+    first, second = (["Hi. Are you in?"], "Yes."), (["And now?"], "No.")
+    assert load(path)[0] == [first, second]
+    path = tmp_path / "data" / "train" / "t.csv"
+    args = DataArguments(data=str(tmp_path / "data"), detokenize=False, max_gap=48)
+    rows, _ = load_rows(args)
+    assert in_one_split({"": rows["train"]})[-1] == (["Hi. Are you in?", "Yes.", "And now?"], "No.")
+
+
+def test_anonymize_replaces_names_addresses_and_numbers(tmp_path):
+    path = tmp_path / "data" / "t.csv"
+    path.parent.mkdir()
+    rows = [
+        ("Ann Mill", "Hi Bo it is Ann; write to ann@example.org or +49 (30) 123456-78"),
+        ("bo", "On 12.05.2024 for 1 000 000 Annas? @Ann"),
+    ]
+    path.write_text(table(["from", "text"], rows, "\t"), encoding="utf-8")
+    assert load(path, anonymize=True)[0] == [
+        (
+            ["Hi [name] it is [name]; write to [email] or [phone]"],
+            "On 12.05.2024 for 1 000 000 Annas? [name]",
+        )
+    ]
+
+
+DAMAGED = {
+    "a.jsonl": ('{"dialog": ["a", "b"]}\n{"dialog": ["a",\n', r"line 2 is not JSON.*Restore"),
+    "b.jsonl": ('{"dialog": ["a", "b"]}\n17\n', r"line 2 is '17'.*an object or a list"),
+    "c.csv": ("speaker,text\nann,hi\nbo,a,b\n", r"line 3 has 3 cells.*names 2.*quotation marks"),
+    "d.parquet": ("PAR1" + "x" * 40, r"none of the forms|cannot be read as Parquet"),
+}
+
+
+@pytest.mark.parametrize("name", DAMAGED)
+def test_damage_is_told_with_its_place(name, tmp_path):
+    text, message = DAMAGED[name]
+    (tmp_path / name).write_text(text, encoding="utf-8")
+    with pytest.raises(UsageError, match=message):
+        load_rows(DataArguments(data=str(tmp_path / name)))
+
+
+def test_a_folder_is_read_whole_and_tells_how(tmp_path):
+    for name in ("one.csv", "in/two.csv"):
+        path = tmp_path / "export" / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(TABLES["csv.csv"][0], encoding="utf-8")
+    (tmp_path / "export" / "photo.jpg").write_bytes(b"\xff\xd8\0\0")
+    source = recognise(str(tmp_path / "export"), DataArguments())
+    assert source.describe() == "2 files as table"
+    assert source.passed_over == ["photo.jpg"]
+    rows, _ = _whole(tmp_path / "export")
+    assert len(in_one_split(rows)) == 6
+
+
+def test_the_splits_of_a_folder_are_kept(tmp_path):
+    for name in ("train.csv", "dev.csv", "talk_test.csv"):
+        (tmp_path / name).write_text(TABLES["csv.csv"][0], encoding="utf-8")
+    rows, _ = load_rows(DataArguments(data=str(tmp_path)))
+    assert {split: len(part) for split, part in rows.items()} == {
+        "train": 3,
+        "validation": 3,
+        "test": 3,
+    }
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        ("2024-03-01T10:00:00Z", datetime(2024, 3, 1, 10)),
+        ("2024-03-01 12:00+02:00", datetime(2024, 3, 1, 10)),
+        (1709287200, datetime(2024, 3, 1, 10)),
+        ("1709287200000", datetime(2024, 3, 1, 10)),
+        ("Mar 1, 2024 10:00 AM", datetime(2024, 3, 1, 10)),
+        ("soon", None),
+        (None, None),
+        ("", None),
+    ],
+)
+def test_times_as_exports_write_them(value, expected):
+    assert parse_time(value) == expected
