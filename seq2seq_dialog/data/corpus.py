@@ -78,6 +78,7 @@ def audit_corpus(corpus: Corpus, args: DataArguments, console: Console) -> Corpu
 
     With `drop_overlap`, the training pairs in question are left out.
     """
+    print_reading(corpus.problems, console)
     if corpus.stream is None:
         audit, rows = overlap.audit(corpus.rows), corpus.rows
         warning = overlap.warning(audit)
@@ -95,6 +96,28 @@ def audit_corpus(corpus: Corpus, args: DataArguments, console: Console) -> Corpu
     counts = ", ".join(f"{name} {count:,}" for name, count in corpus.pairs.items())
     console.print(f"Pairs of context and response: {counts}")
     return corpus
+
+
+def print_reading(problems: dict, console: Console) -> None:
+    """Print as what the files of tables and chats were read, and what was left out of them."""
+    for name, counts in problems.items():
+        if "read_as" not in counts:
+            continue
+        told = f"{name}: {counts['read_as']}" if len(problems) > 1 else counts["read_as"]
+        told += ": " + ", ".join(
+            f"{counts[kind]:,} {kind}" for kind in ("dialogues", "utterances", "pairs")
+        )
+        odd = ", ".join(
+            f"{kind.replace('_', ' ')} {problem['count']:,}"
+            for kind, problem in counts.items()
+            if isinstance(problem, dict)
+        )
+        told += f"; {odd}" if odd else ""
+        others = counts.get("passed_over", [])
+        if others:
+            more = f" and {len(others) - 5} more" if len(others) > 5 else ""
+            told += f". Not read: {', '.join(others[:5])}{more}"
+        console.print(f"Read as: {told}", markup=False, highlight=False)
 
 
 def encode_corpus(

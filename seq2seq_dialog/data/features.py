@@ -9,7 +9,13 @@ from pathlib import Path
 import pyarrow as pa
 from datasets import Dataset, concatenate_datasets
 
-from ..portable.context import TURN_SEPARATOR, encode_texts, join_turns, special_ids
+from ..portable.context import (
+    TURN_SEPARATOR,
+    count_background,
+    encode_texts,
+    join_turns,
+    special_ids,
+)
 from ..settings import DataArguments
 
 NUMBERS = ("source_length", "target_length", "source_unknown", "target_unknown", "turns_cut")
@@ -47,8 +53,14 @@ def encode(
     before, after = special_ids(tokenizer)
     columns = {"input_ids": [], "labels": [], "turns_cut": [], "target_cut": []}
     for context, response in zip(contexts, responses, strict=True):
-        context_ids = [ids[texts[turn]] for turn in context if texts[turn]]
-        input_ids, cut = join_turns(context_ids, separator_id, (before, after), max_source_length)
+        turns = [texts[turn] for turn in context if texts[turn]]
+        input_ids, cut = join_turns(
+            [ids[turn] for turn in turns],
+            separator_id,
+            (before, after),
+            max_source_length,
+            count_background(turns),
+        )
         labels = [*before, *ids[texts[response]], *after]
         columns["input_ids"].append(input_ids)
         columns["labels"].append(labels[:max_target_length])

@@ -38,17 +38,6 @@ class Source(NamedTuple):
     files: dict[str, list[Recognised]]  # train alone: each dialogue goes where its hash says
     passed_over: list[str]
 
-    def describe(self) -> str:
-        """Tell how it is read: `3 files as WhatsApp chat`."""
-        every = [each for files in self.files.values() for each in files]
-        counts = {}
-        for each in every:
-            counts[each.reader.name] = counts.get(each.reader.name, 0) + 1
-        return ", ".join(
-            f"{count} {'file' if count == 1 else 'files'} as {name}"
-            for name, count in counts.items()
-        )
-
 
 def recognise(path: str, args: DataArguments) -> Source | None:
     """Recognise a source; None where it is dialogue text, which the dataset script reads.
@@ -125,7 +114,10 @@ def _split_of(name: str) -> str | None:
 def load_source(source: Source, args: DataArguments) -> tuple[DatasetDict, dict]:
     """Read a recognised source to rows on disk; see `load_rows`."""
     rows, problems = prepare(_split_readers(source, args), _key(source, args), args)
-    return rows, {f"{split} ({source.describe()})": each for split, each in problems.items()}
+    for split, counts in problems.items():
+        counts["read_as"] = _describe(source.files[split])
+    next(iter(problems.values()))["passed_over"] = source.passed_over
+    return rows, problems
 
 
 def open_source(
@@ -152,6 +144,14 @@ def _read_files(files: list[Recognised], args: DataArguments, note: Note) -> Ite
         except (ValueError, OSError) as error:
             raise UsageError(str(error).replace("data_dir=", "--data")) from error
     check_speakers(speakers, args)
+
+
+def _describe(files: list[Recognised]) -> str:
+    """Tell how files are read: `3 files as WhatsApp chat`."""
+    counts = Counter(reader.name for _, reader in files)
+    return ", ".join(
+        f"{count:,} {'file' if count == 1 else 'files'} as {name}" for name, count in counts.items()
+    )
 
 
 def _key(source: Source, args: DataArguments) -> str:

@@ -17,6 +17,7 @@ from ..dataset_script.dialogues import (
     without_control_characters,
 )
 from ..errors import UsageError
+from ..portable.context import BACKGROUND
 from ..settings import DataArguments
 from .transcripts import Message, Transcript
 
@@ -85,12 +86,32 @@ def read_dialogues(
                 note("under_two_utterances", number)
             texts = [turn.text for turn in turns]
             pairs = [
-                Pair(texts[max(0, place - WINDOW) : place], texts[place], {})
+                Pair(
+                    [
+                        *_background(transcript, turns[place].speaker),
+                        *texts[max(0, place - WINDOW) : place],
+                    ],
+                    texts[place],
+                    {},
+                )
                 for place in range(1, len(turns))
                 if learnt is None or _plain(turns[place].speaker) in learnt
             ]
             name = transcript.id if len(pieces) == 1 else f"{transcript.id}:{part}"
             yield Dialogue(name, texts, pairs)
+
+
+def _background(transcript: Transcript, speaker: str | None) -> list[str]:
+    """What stands before the dialogue for who replies: of `learnt`, who that is and knows, too."""
+    if transcript.learnt is None or _plain(speaker) == _plain(transcript.learnt):
+        return background_turns(transcript.instruction, transcript.persona, transcript.knowledge)
+    return background_turns(transcript.instruction)
+
+
+def background_turns(instruction: str = "", persona: str = "", knowledge: str = "") -> list[str]:
+    """The turns that stand before a dialogue, of those texts that say something."""
+    texts = {"system": instruction, "persona": persona, "knowledge": knowledge}
+    return [BACKGROUND[role] + clean_text(text) for role, text in texts.items() if text]
 
 
 def check_speakers(speakers: Counter, args: DataArguments) -> None:

@@ -8,6 +8,12 @@ them. Its ids are those of that text, with the special tokens of the tokenizer a
 Training, evaluation, `generate_response`, the chat template and the pipeline all use this file. A
 context of one turn is the plain text, so that a plain call on older libraries gives the same ids.
 
+What stands before a dialogue is turns of their own at its front: an instruction (a system message),
+who the model is, what it knows. They are cut last:
+
+    [{"role": "system", "content": "Be kind."}, {"role": "user", "content": "Hi!"}]
+    ->  "instruction: Be kind.__eou__Hi!"
+
 What people write is text, never control: no one can forge a turn or end a reply by writing
 `__eou__` or `</s>`, which are read as `_ _eou__` and `< /s>`. There is one exception: in a context
 that is one plain string, `__eou__` stands between turns.
@@ -19,6 +25,8 @@ import json
 from collections.abc import Mapping, Sequence
 
 TURN_SEPARATOR = "__eou__"
+# What the turns before a dialogue begin with, by the role of the message that gives them.
+BACKGROUND = {"system": "instruction: ", "persona": "persona: ", "knowledge": "knowledge: "}
 
 
 def as_turns(context: str | Sequence[str] | Sequence[Mapping[str, str]]) -> list[str]:
@@ -27,15 +35,15 @@ def as_turns(context: str | Sequence[str] | Sequence[Mapping[str, str]]) -> list
     Args:
         context: one string (several turns when `__eou__` stands between them), a list of turns,
             a chat message `{"role": ..., "content": ...}` or a list of such; oldest first. In lists
-            and messages, `__eou__` is text.
+            and messages, `__eou__` is text. Messages with a role of `BACKGROUND` stand before the
+            dialogue.
     """
     parts = context.split(TURN_SEPARATOR) if isinstance(context, str) else context
     parts = [parts] if isinstance(parts, Mapping) else parts
     try:
         if isinstance(parts, (set, frozenset)):
             raise TypeError("a set has no order")
-        texts = [part["content"] if isinstance(part, Mapping) else part for part in parts]
-        turns = [" ".join(text.split()) for text in texts]
+        turns = [" ".join(_text(part).split()) for part in parts]
     except (AttributeError, KeyError, TypeError) as error:
         raise TypeError(
             f"A context is a string, a list of turns or a list of messages with 'content'; "
@@ -45,6 +53,20 @@ def as_turns(context: str | Sequence[str] | Sequence[Mapping[str, str]]) -> list
     if not turns:
         raise ValueError(f"A context needs at least one turn that holds text; got {context!r}.")
     return turns
+
+
+def _text(part: str | Mapping[str, str]) -> str:
+    if not isinstance(part, Mapping):
+        return part
+    return BACKGROUND.get(part.get("role"), "") + part["content"]
+
+
+def count_background(turns: Sequence[str]) -> int:
+    """Count the turns at the front that stand before the dialogue."""
+    count = 0
+    while count < len(turns) - 1 and turns[count].startswith(tuple(BACKGROUND.values())):
+        count += 1
+    return count
 
 
 def encode_texts(texts: Sequence[str], tokenizer) -> list[list[int]]:
@@ -97,11 +119,13 @@ def join_turns(
     separator_id: int,
     around: tuple[list[int], list[int]],
     max_length: int,
+    background: int = 0,
 ) -> tuple[list[int], int]:
-    """Join tokenised turns, at least one, to one input, cut from the left at whole turns.
+    """Join tokenised turns, at least one, to one input, cut at whole turns, the oldest first.
 
-    If the last turn alone is too long, it is cut itself, also from the left. `around` are the ids
-    before and after the text, of `special_ids`. Also returns how many turns did not fit whole.
+    If the last turn alone is too long, it is cut itself, from the left. `around` are the ids before
+    and after the text, of `special_ids`. The first `background` turns are cut after all but the
+    last, from the right. Also returns how many turns did not fit whole.
     """
     before, after = around
     room = max_length - len(before) - len(after)
@@ -109,22 +133,35 @@ def join_turns(
         raise ValueError(
             f"max_length is {max_length}, but {len(before) + len(after) + 1} is the least."
         )
-    last = list(turn_ids[-1])
-    ids, kept = last[-room:], int(len(last) <= room)
-    if kept:
-        for turn in reversed(turn_ids[:-1]):
-            if len(ids) + 1 + len(turn) > room:
-                break
-            ids = [*turn, separator_id, *ids]
-            kept += 1
-    return [*before, *ids, *after], len(turn_ids) - kept
+    ids, front = list(turn_ids[-1][-room:]), []
+    kept = int(len(ids) == len(turn_ids[-1]))
+    room -= len(ids)
+    for turn in turn_ids[:background]:
+        if room < 2:
+            break
+        part = turn[: room - 1]
+        front += [*part, separator_id]
+        kept += len(part) == len(turn)
+        room -= len(part) + 1
+    for turn in reversed(turn_ids[background:-1]):
+        if len(turn) + 1 > room:
+            break
+        ids = [*turn, separator_id, *ids]
+        kept += 1
+        room -= len(turn) + 1
+    return [*before, *front, *ids, *after], len(turn_ids) - kept
 
 
 def encode_context(context, tokenizer) -> list[int]:
     """Encode a context (see `as_turns`) to at most `tokenizer.model_max_length` input ids."""
-    turn_ids = encode_texts(as_turns(context), tokenizer)
-    separator_id = tokenizer.convert_tokens_to_ids(TURN_SEPARATOR)
-    return join_turns(turn_ids, separator_id, special_ids(tokenizer), tokenizer.model_max_length)[0]
+    turns = as_turns(context)
+    return join_turns(
+        encode_texts(turns, tokenizer),
+        tokenizer.convert_tokens_to_ids(TURN_SEPARATOR),
+        special_ids(tokenizer),
+        tokenizer.model_max_length,
+        count_background(turns),
+    )[0]
 
 
 def chat_template(tokenizer) -> str:
@@ -138,10 +175,11 @@ def chat_template(tokenizer) -> str:
         "{% for message in messages %}"
         "{% if not loop.first %}" + TURN_SEPARATOR + "{% endif %}"
         "{% set turn = namespace(text=message['content'].split() | join(' ')) %}"
+        "{% set before = " + json.dumps(BACKGROUND) + ".get(message['role'], '') %}"
         "{% for token in " + spelled + " %}"
         "{% set turn.text = turn.text.replace(token, token[0] + ' ' + token[1:]) %}"
         "{% endfor %}"
-        "{{ turn.text }}"
+        "{{ before }}{{ turn.text }}"
         "{% endfor %}"
     )
     return "".join([*before, turns, *after])

@@ -9,7 +9,9 @@ from datetime import datetime
 
 import pytest
 from datasets import Dataset, disable_progress_bars
+from rich.console import Console
 
+from seq2seq_dialog.data.corpus import Corpus, audit_corpus
 from seq2seq_dialog.data.formats import recognise
 from seq2seq_dialog.data.readers.tables import parse_time
 from seq2seq_dialog.data.rows import load_rows, open_rows, utterances
@@ -62,9 +64,14 @@ TABLES = {
         PAIRS,
     ),
     "semicolons.csv": (
-        table(["ticket", "sender", "body"], UTTERANCES, ";")
-        .replace("ann", "customer")
-        .replace("bo", "agent"),
+        table(
+            ["ticket", "sender", "body"],
+            [
+                ("c1", name, turn)
+                for name, turn in zip(["customer", "agent"] * 2, TURNS, strict=True)
+            ],
+            ";",
+        ),
         AGENT,
     ),
     "newest-first.tsv": (
@@ -98,7 +105,7 @@ TABLES = {
     ),
     "messages.jsonl": (
         json.dumps({"messages": [{"role": "system", "content": "Be kind."}, *messages()]}),
-        AGENT,
+        [(["instruction: Be kind.", *context], response) for context, response in AGENT],
     ),
     "parts.jsonl": (
         json.dumps(
@@ -122,6 +129,16 @@ TABLES = {
     "preferences.jsonl": (
         json.dumps({"prompt": TURNS[0], "chosen": TURNS[1], "rejected": "Why?"}),
         [(TURNS[:1], TURNS[1])],
+    ),
+    "persona.jsonl": (
+        json.dumps({"personality": ["I sell.", "I am old."], "facts": "Closed.", "dialog": TURNS}),
+        [(["persona: I sell. I am old.", "knowledge: Closed.", *c], r) for c, r in PAIRS],
+    ),
+    "persona-of-pairs.jsonl": (
+        "\n".join(
+            json.dumps({"persona": "I sell.", "context": c[-2:], "response": r}) for c, r in PAIRS
+        ),
+        [(["persona: I sell.", *c[-2:]], r) for c, r in PAIRS],
     ),
     "lists.json": (json.dumps([TURNS]), PAIRS),
     "one-dialogue.json": (json.dumps(TURNS), PAIRS),
@@ -286,10 +303,20 @@ def test_a_folder_is_read_whole_and_tells_how(tmp_path):
         path.write_text(TABLES["csv.csv"][0], encoding="utf-8")
     (tmp_path / "export" / "photo.jpg").write_bytes(b"\xff\xd8\0\0")
     source = recognise(str(tmp_path / "export"), DataArguments())
-    assert source.describe() == "2 files as table"
+    assert [file.name for file, _ in source.files["train"]] == ["one.csv", "in/two.csv"]
     assert source.passed_over == ["photo.jpg"]
     rows, _ = _whole(tmp_path / "export")
     assert len(in_one_split(rows)) == 6
+    (tmp_path / "export" / "train.csv").write_text(TABLES["csv.csv"][0], encoding="utf-8")
+    console = Console(file=io.StringIO(), width=200)
+    audit_corpus(
+        Corpus(*load_rows(DataArguments(data=str(tmp_path / "export")))), DataArguments(), console
+    )
+    said = console.file.getvalue()
+    assert (
+        "Read as: 3 files as table: 3 dialogues, 12 utterances, 9 pairs. Not read: photo.jpg"
+        in said
+    )
 
 
 def test_the_splits_of_a_folder_are_kept(tmp_path):

@@ -28,10 +28,9 @@ def quiet():
 
 
 def messages(turns: list[str]) -> list[dict]:
-    """A dialogue as chat messages, after a system message."""
+    """A dialogue as chat messages."""
     roles = ("user", "assistant")
-    said = [{"role": roles[i % 2], "content": text} for i, text in enumerate(turns)]
-    return [{"role": "system", "content": "You are kind."}, *said]
+    return [{"role": roles[i % 2], "content": text} for i, text in enumerate(turns)]
 
 
 FORMS = {
@@ -88,9 +87,7 @@ def test_every_form_gives_the_rows_that_the_text_gives(form, tmp_path):
         assert len(set(rows[split]["dialogue_id"])) == len(set(part["dialogue_id"]))
     total = {"dialogues": 120, "utterances": sum(map(len, dialogues))}
     total["pairs"] = total["utterances"] - 120
-    assert problems["train"] == total | {
-        kind: entry for kind, entry in problems["train"].items() if kind == "system_message"
-    }
+    assert problems["train"] == total
 
 
 def test_rows_with_a_window_of_context_belong_to_one_dialogue(tmp_path):

@@ -1,5 +1,7 @@
 """One textual form: training, generate_response, chat template and pipeline agree on the ids."""
 
+import copy
+
 import pytest
 from transformers import AutoTokenizer
 
@@ -8,6 +10,7 @@ from seq2seq_dialog.errors import UsageError
 from seq2seq_dialog.models.tokenizer import prepare_tokenizer
 from seq2seq_dialog.portable.context import (
     as_turns,
+    count_background,
     encode_context,
     encode_texts,
     join_turns,
@@ -124,6 +127,45 @@ def test_only_a_plain_string_is_cut_at_the_separator():
 def test_the_source_is_cut_from_the_left_at_whole_turns(max_length, ids, cut):
     turn_ids = [[1, 2, 3], [4, 5], [6, 7, 8, 9]]
     assert join_turns(turn_ids, 99, ([], [0]), max_length) == (ids, cut)
+
+
+@pytest.mark.parametrize(
+    ("max_length", "ids", "cut"),
+    [
+        (12, [1, 2, 3, 99, 4, 5, 99, 6, 7, 8, 9, 0], 0),
+        (11, [1, 2, 3, 99, 6, 7, 8, 9, 0], 1),
+        (9, [1, 2, 3, 99, 6, 7, 8, 9, 0], 1),
+        (8, [1, 2, 99, 6, 7, 8, 9, 0], 2),
+        (7, [1, 99, 6, 7, 8, 9, 0], 2),
+        (6, [6, 7, 8, 9, 0], 2),
+        (4, [7, 8, 9, 0], 3),
+    ],
+)
+def test_what_stands_before_the_dialogue_is_cut_last(max_length, ids, cut):
+    turn_ids = [[1, 2, 3], [4, 5], [6, 7, 8, 9]]
+    assert join_turns(turn_ids, 99, ([], [0]), max_length, background=1) == (ids, cut)
+
+
+def test_a_system_message_stands_before_the_dialogue_on_every_way(tokenizer, model):
+    said = ["instruction: Be kind.", "persona: I sell bread.", *as_turns(TURNS)]
+    assert count_background(said) == 2
+    assert count_background(["persona: I sell bread."]) == 0  # the turn to answer
+    messages = [
+        {"role": "system", "content": "Be kind."},
+        {"role": "persona", "content": "I sell bread."},
+        *({"role": "user", "content": turn} for turn in TURNS),
+    ]
+    assert as_turns(messages) == said
+    batch = {"context": [said], "response": ["Come in!"]}
+    tokenizer = copy.deepcopy(tokenizer)
+    for length in (48, 512):
+        tokenizer.model_max_length = length
+        (trained,) = encode(batch, tokenizer, length, 24)["input_ids"]
+        assert trained == encode_context(messages, tokenizer) == encode_context(said, tokenizer)
+        assert len(trained) <= length
+        (first,) = encode_texts(said[:1], tokenizer)
+        assert trained[: len(first)] == first
+    assert trained == tokenizer.apply_chat_template(messages, return_dict=False)
 
 
 def test_no_room_for_text_is_refused():

@@ -24,7 +24,7 @@ from ...dataset_script.dialogues import END, LABELS, Dialogue, Note, Pair
 from ...errors import UsageError
 from ..files import File
 from ..transcripts import Message, Reader, Transcript
-from ..turns import SYSTEM, TOOLS, clean_text, note_odd
+from ..turns import SYSTEM, TOOLS, background_turns, clean_text, note_odd
 
 # What a column is for, and its names, without case and marks: Conversation ID is conversationid.
 COLUMNS = {
@@ -38,6 +38,9 @@ COLUMNS = {
     "authorid userid authorname sendername fromuser participant who",
     "conversation": "conversationid dialogueid dialogid conversation convid ticketid ticket "
     "threadid thread chatid sessionid session caseid episodeid roomid room channel",
+    "instruction": "system systemprompt systemmessage",
+    "persona": "persona personas personality profile",
+    "knowledge": "knowledge document passage background facts",
     "time": "time timestamp date datetime createdat sentat created senttime createdutc ts",
 }
 FORMS = (
@@ -231,7 +234,7 @@ def choose_form(sample: list[dict], columns: dict[str, str]) -> Form | None:
         if name == columns.get("dialogue") or _plain(name) in COLUMNS["dialogue"].split():
             values = [_as_list(row.get(name)) for row in sample]
             if any(values):
-                return partial(_read_dialogues, name, found.get("conversation"))
+                return partial(_read_dialogues, name, found)
     if "response" in found and "context" in found:
         return partial(_read_pairs, found)
     if "text" in found and ("speaker" in found or "conversation" in found):
@@ -250,13 +253,14 @@ def _as_list(value) -> list | None:
 
 
 def _read_dialogues(
-    column: str, id_column: str | None, rows: Rows, note: Note
+    column: str, found: dict[str, str], rows: Rows, note: Note
 ) -> Iterator[Transcript]:
     """Read a column of whole dialogues: lists of utterances or of messages."""
     for number, row in rows:
-        name = str(row.get(id_column) or number) if id_column != column else str(number)
+        given = row.get(found.get("conversation")) if found.get("conversation") != column else None
         entries = _as_list(row.get(column)) or []
-        messages, instruction = [], str(row.get("system") or "")
+        before = _background(row, found)
+        messages, instruction = [], before.pop("instruction")
         for entry in entries:
             speaker, text = _message(entry)
             if speaker is not None and speaker.casefold() in SYSTEM:
@@ -268,7 +272,17 @@ def _read_dialogues(
                 note("media", number)
             else:
                 messages.append(Message(speaker, text))
-        yield Transcript(name, messages, instruction=instruction)
+        name = str(number if given is None else given)
+        yield Transcript(name, messages, instruction=instruction, **before)
+
+
+def _background(row: dict, found: dict[str, str]) -> dict[str, str]:
+    """What stands before the dialogue of a row: lists of sentences are joined."""
+    texts = {}
+    for kind in ("instruction", "persona", "knowledge"):
+        value = row.get(found.get(kind))
+        texts[kind] = " ".join(map(str, value)) if isinstance(value, list) else str(value or "")
+    return texts
 
 
 def _message(entry) -> tuple[str | None, str | None]:
@@ -293,7 +307,8 @@ def _read_pairs(found: dict[str, str], rows: Rows, note: Note) -> Iterator[Dialo
             for name, (classes, _) in LABELS.items()
             if isinstance(row.get(name), int) and 0 <= row[name] < len(classes)
         }
-        texts, reply = _context(row, found), _reply(row.get(found["response"]))
+        before, texts = _context(row, found)
+        reply = _reply(row.get(found["response"]))
         note_odd([*texts, reply], number, note)
         context = [text for text in map(clean_text, texts) if text]
         response = clean_text(reply)
@@ -314,19 +329,24 @@ def _read_pairs(found: dict[str, str], rows: Rows, note: Note) -> Iterator[Dialo
                 yield dialogue
             dialogue = Dialogue(str(number if given is None else given), list(context), [])
         dialogue.utterances.append(response)
-        dialogue.pairs.append(Pair(context, response, labels))
+        dialogue.pairs.append(Pair([*before, *context], response, labels))
     if dialogue is not None:
         yield dialogue
 
 
-def _context(row: dict, found: dict[str, str]) -> list[str | None]:
-    """The turns of a context: a list of texts or messages, or a text, with `input` after it."""
-    value = row.get(found["context"])
+def _context(row: dict, found: dict[str, str]) -> tuple[list[str], list[str | None]]:
+    """What stands before a dialogue, and its turns: a list of texts or messages, or a text."""
+    value, background = row.get(found["context"]), _background(row, found)
     entries = [] if value is None else _as_list(value)
-    if entries is not None:
-        return [_message(entry)[1] for entry in entries]
-    more = row.get("input") if found["context"] == "instruction" else None
-    return f"{value or ''} {more or ''}".split(END)
+    if entries is None:
+        more = row.get("input") if found["context"] == "instruction" else None
+        turns = f"{value} {more or ''}".split(END)
+    else:
+        said = [_message(entry) for entry in entries]
+        turns = [text for speaker, text in said if speaker not in SYSTEM]
+        system = [text for speaker, text in said if speaker in SYSTEM and text]
+        background["instruction"] = " ".join([background["instruction"], *system]).strip()
+    return background_turns(**background), turns
 
 
 def _reply(value) -> str | None:
