@@ -19,7 +19,7 @@ from .files import File
 from .readers import tables
 from .splits import CODE, prepare, stream
 from .transcripts import Reader
-from .turns import check_speakers, read_dialogues
+from .turns import Talk, as_dialogue, check_speakers, read_talks
 
 READERS: tuple[Reader, ...] = ()  # beside tables, which comes last
 NAMES = "dialogue text (__eou__ after each utterance), tables (CSV, TSV, JSON, JSON Lines, Parquet)"
@@ -115,7 +115,7 @@ def load_source(source: Source, args: DataArguments) -> tuple[DatasetDict, dict]
     """Read a recognised source to rows on disk; see `load_rows`."""
     rows, problems = prepare(_split_readers(source, args), _key(source, args), args)
     for split, counts in problems.items():
-        counts["read_as"] = _describe(source.files[split])
+        counts["read_as"] = describe(source.files[split])
     next(iter(problems.values()))["passed_over"] = source.passed_over
     return rows, problems
 
@@ -132,13 +132,19 @@ def _split_readers(source: Source, args: DataArguments) -> dict:
 
 
 def _read_files(files: list[Recognised], args: DataArguments, note: Note) -> Iterator[Dialogue]:
+    yield from map(as_dialogue, read_talks_of(files, args, note))
+
+
+def read_talks_of(
+    files: list[Recognised], args: DataArguments, note: Note
+) -> Iterator[Talk | Dialogue]:
+    """Read files one after another, see `read_talks`; ids begin with the name of the file."""
     speakers: Counter = Counter()
     for file, reader in files:
-        transcripts = reader.read(file, note)
+        stem = PurePosixPath(file.name).stem
         try:
-            for dialogue in read_dialogues(transcripts, reader.pause, args, note, speakers):
-                name = f"{PurePosixPath(file.name).stem}:{dialogue.dialogue_id}"
-                yield dialogue._replace(dialogue_id=name)
+            for talk in read_talks(reader.read(file, note), reader.pause, args, note, speakers):
+                yield talk._replace(dialogue_id=f"{stem}:{talk.dialogue_id}")
         except UsageError:
             raise
         except (ValueError, OSError) as error:
@@ -146,7 +152,7 @@ def _read_files(files: list[Recognised], args: DataArguments, note: Note) -> Ite
     check_speakers(speakers, args)
 
 
-def _describe(files: list[Recognised]) -> str:
+def describe(files: list[Recognised]) -> str:
     """Tell how files are read: `3 files as WhatsApp chat`."""
     counts = Counter(reader.name for _, reader in files)
     return ", ".join(

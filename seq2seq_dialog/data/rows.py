@@ -43,7 +43,7 @@ def load_rows(args: DataArguments) -> tuple[DatasetDict, dict]:
 
 
 def _load_source(args: DataArguments) -> tuple[DatasetDict, dict]:
-    with _messages_of_a_setting():
+    with messages_of_a_setting():
         source = None if args.data is None else formats.recognise(expand_path(args.data), args)
     if source is not None:
         return formats.load_source(source, args)
@@ -80,7 +80,7 @@ def open_rows(args: DataArguments) -> tuple[dict[str, Callable[[], Iterator[dict
         raise UsageError(
             "data lists several sources, which streaming does not mix. Set streaming to false."
         )
-    with _messages_of_a_setting():
+    with messages_of_a_setting():
         source = None if args.data is None else formats.recognise(expand_path(args.data), args)
     if source is not None:
         return formats.open_source(source, args)
@@ -93,12 +93,12 @@ def open_rows(args: DataArguments) -> tuple[dict[str, Callable[[], Iterator[dict
 def _text_source(args: DataArguments) -> Iterator[Dialogues]:
     """Give the builder of `data`."""
     path = None if args.data is None else expand_path(args.data)
-    with _messages_of_a_setting():
+    with messages_of_a_setting():
         yield Dialogues(data_dir=path, detokenize=args.detokenize, cache_dir=args.data_cache)
 
 
 @contextmanager
-def _messages_of_a_setting() -> Iterator[None]:
+def messages_of_a_setting() -> Iterator[None]:
     """Word the errors of the dataset script as those of a setting."""
     try:
         yield

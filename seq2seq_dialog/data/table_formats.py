@@ -27,7 +27,7 @@ from ..settings import DataArguments
 from .readers.tables import FORMS, SAMPLE, choose_form
 from .splits import CODE, prepare, stream
 from .transcripts import CHAT_PAUSE
-from .turns import check_speakers, read_dialogues
+from .turns import as_dialogue, check_speakers, read_talks
 
 ROWS_READ = 1000  # rows or dialogues at a time
 Splits = dict[str, Dataset]  # of a stream, IterableDataset
@@ -143,7 +143,7 @@ def _read(
         )
     dialogue_ids, speakers = set(), Counter()
     transcripts = form(_numbered(rows), note)
-    for dialogue in read_dialogues(transcripts, CHAT_PAUSE, args, note, speakers):
+    for dialogue in map(as_dialogue, read_talks(transcripts, CHAT_PAUSE, args, note, speakers)):
         if dialogue.dialogue_id in dialogue_ids:
             raise UsageError(
                 f"dataset_name {name!r}: the {split} rows of dialogue_id {dialogue.dialogue_id!r} "

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from datetime import timedelta
 from functools import lru_cache
+from typing import NamedTuple
 
 from ..dataset_script.dialogues import (
     CONTROL,
@@ -50,19 +51,45 @@ _PHONE = re.compile(r"(?<![\w.])(?:\+|00)?\(?\d(?:[ ()/.-]{0,2}\d){6,14}(?![\w])
 _DATE = re.compile(r"\d{1,4}([./-])\d{1,2}\1\d{1,4}|\d{1,3}(?:[., ]\d{3})+")
 
 
-def read_dialogues(
+class Talk(NamedTuple):
+    """A dialogue of turns: a transcript, or its part between two pauses."""
+
+    dialogue_id: str
+    turns: list[Message]
+    transcript: Transcript
+    learnt: set[str] | None  # whose replies, by `_plain` names; None: everybody's
+
+    def pairs(self) -> Iterator[Pair]:
+        """Pair each turn that is learnt with what was said before it, at most `WINDOW` turns."""
+        texts = [turn.text for turn in self.turns]
+        for place in range(1, len(texts)):
+            speaker = self.turns[place].speaker
+            if self.learnt is None or _plain(speaker) in self.learnt:
+                context = texts[max(0, place - WINDOW) : place]
+                yield Pair([*_background(self.transcript, speaker), *context], texts[place], {})
+
+    def role(self, speaker: str) -> str:
+        """The name that a message keeps: assistant, user, where a format says whose reply it is."""
+        if self.transcript.learnt is None:
+            return speaker
+        return "assistant" if _plain(speaker) == _plain(self.transcript.learnt) else "user"
+
+
+def as_dialogue(talk: Talk | Dialogue) -> Dialogue:
+    """The dialogue with its pairs; what a reader yields as a dialogue stays."""
+    if isinstance(talk, Dialogue):
+        return talk
+    return Dialogue(talk.dialogue_id, [turn.text for turn in talk.turns], list(talk.pairs()))
+
+
+def read_talks(
     transcripts: Iterable[Transcript | Dialogue],
     pause: timedelta,
     args: DataArguments,
     note: Note,
     speakers: Counter,
-) -> Iterator[Dialogue]:
-    """Make dialogues of transcripts: cut at pauses, of turns, with the pairs that are learnt.
-
-    What a reader yields as a dialogue stays as it is.
-
-    Messages of one speaker in a row are one turn. A turn of a speaker whose replies are learnt
-    gives a pair with what was said before it, at most `WINDOW` turns.
+) -> Iterator[Talk | Dialogue]:
+    """Cut transcripts at pauses, and join the messages of one speaker in a row to a turn.
 
     Args:
         pause: how much time ends a dialogue, unless `max_gap` says so.
@@ -84,21 +111,8 @@ def read_dialogues(
             turns = list(_merge(piece))
             if len(turns) < 2:
                 note("under_two_utterances", number)
-            texts = [turn.text for turn in turns]
-            pairs = [
-                Pair(
-                    [
-                        *_background(transcript, turns[place].speaker),
-                        *texts[max(0, place - WINDOW) : place],
-                    ],
-                    texts[place],
-                    {},
-                )
-                for place in range(1, len(turns))
-                if learnt is None or _plain(turns[place].speaker) in learnt
-            ]
             name = transcript.id if len(pieces) == 1 else f"{transcript.id}:{part}"
-            yield Dialogue(name, texts, pairs)
+            yield Talk(name, turns, transcript, learnt)
 
 
 def _background(transcript: Transcript, speaker: str | None) -> list[str]:

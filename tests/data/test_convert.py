@@ -1,0 +1,92 @@
+"""`convert`: dialogue text and JSON Lines, there and back without loss."""
+
+import gzip
+import json
+
+import pytest
+from helpers.corpus import sample_dialogues
+from hypothesis import given
+from hypothesis import strategies as st
+
+from seq2seq_dialog.data.convert import convert
+from seq2seq_dialog.errors import UsageError
+
+WORD = st.text(
+    st.characters(codec="utf-8", exclude_categories=["C", "Z"]), min_size=1, max_size=8
+).filter(lambda word: "__eou__" not in word and not word.startswith("\ufeff"))
+UTTERANCE = st.lists(WORD, min_size=1, max_size=4).map(" ".join)
+DIALOGUES = st.lists(st.lists(UTTERANCE, min_size=2, max_size=5), min_size=1, max_size=4)
+
+
+def lines(path):
+    opened = gzip.open if path.suffix == ".gz" else open
+    with opened(path, "rt", encoding="utf-8") as file:
+        return file.read().splitlines()
+
+
+@given(dialogues=DIALOGUES)
+def test_text_comes_back_equal(dialogues, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("convert")
+    text = "".join(" ".join(f"{turn} __eou__" for turn in turns) + "\n" for turns in dialogues)
+    (folder / "a.txt").write_text(text, encoding="utf-8", newline="\n")
+    convert(str(folder / "a.txt"), str(folder / "b.jsonl"))
+    assert [json.loads(line)["dialog"] for line in lines(folder / "b.jsonl")] == dialogues
+    convert(str(folder / "b.jsonl"), str(folder / "c.txt"))
+    assert (folder / "c.txt").read_text(encoding="utf-8") == text
+
+
+@given(dialogues=DIALOGUES)
+def test_who_speaks_and_what_stands_before_come_back_equal(dialogues, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("convert")
+    rows = [
+        {
+            "conversation_id": f"a:{number}",
+            "messages": [
+                {"role": ["ann", "bo"][place % 2], "content": text}
+                for place, text in enumerate(turns)
+            ],
+            "system": "Be kind.",
+            "persona": "I bake.",
+        }
+        for number, turns in enumerate(dialogues)
+    ]
+    text = "\n".join(json.dumps(row) for row in rows)
+    (folder / "in.jsonl").write_text(text, encoding="utf-8")
+    convert(str(folder / "in.jsonl"), str(folder / "a.jsonl.gz"))
+    written = [json.loads(line) for line in lines(folder / "a.jsonl.gz")]
+    for row, given_row in zip(written, rows, strict=True):
+        assert row.pop("conversation_id") == f"in:{given_row.pop('conversation_id')}"
+        assert row == given_row
+
+
+def test_splits_become_a_file_each(tmp_path, capsys):
+    for split in ("train", "test"):
+        (tmp_path / split).mkdir()
+        text = "".join(
+            " ".join(f"{turn} __eou__" for turn in turns) + "\n" for turns in sample_dialogues(4)
+        )
+        (tmp_path / split / f"dialogues_{split}.txt").write_text(text, encoding="utf-8")
+    convert(str(tmp_path), str(tmp_path / "out" / "talk.jsonl"))
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        "talk_test.jsonl",
+        "talk_train.jsonl",
+    ]
+    assert len(lines(tmp_path / "out" / "talk_test.jsonl")) == 4
+    assert "Read as: train: dialogue text" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("output", ["talk", "talk.csv", ".txt", "talk.json"])
+def test_another_ending_is_refused(output):
+    with pytest.raises(UsageError, match=r"has to end in \.txt, \.jsonl"):
+        convert("none", output)
+
+
+def test_names_and_numbers_are_replaced_on_request(tmp_path):
+    rows = [
+        {"speaker": "Ann", "text": "I am Ann, ann@example.org."},
+        {"speaker": "Bo", "text": "Hi"},
+    ]
+    source = tmp_path / "a.jsonl"
+    source.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    convert(str(source), str(tmp_path / "b.txt"), anonymize=True)
+    assert lines(tmp_path / "b.txt") == ["I am [name], [email]. __eou__ Hi __eou__"]
