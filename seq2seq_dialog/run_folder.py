@@ -20,6 +20,7 @@ from . import strict_yaml
 from .errors import UsageError
 from .portable.context import as_turns
 
+PREVIEW = "data.html"  # what `dry_run` writes, before there is a run
 PACKAGES = (
     "torch",
     "transformers",

@@ -31,6 +31,7 @@ class Mark(Enum):
 
     FREE = "does not touch the weights, and so may change before an interrupted run goes on"
     PRIVATE = "is about a machine or an account, and so is not published"
+    ONCE = "is about this call alone, and so is not written down"
     PATH = "can name a file or a folder, of which only the last part is published"
 
 
@@ -278,6 +279,11 @@ class DialogueTrainingArguments(Seq2SeqTrainingArguments):
     early_stopping_patience: Annotated[int | None, Bounds(1)] = setting(
         None, "Stop after so many evaluations without a better metric_for_best_model."
     )
+    dry_run: Annotated[bool, Mark.ONCE] = setting(
+        False,
+        "Only look: describe the data, show what the model sees and has to say, measure a few "
+        "steps, write data.html into output_dir, and stop.",
+    )
     do_train: bool = setting(True, "Train.")
     do_eval: Annotated[bool, Mark.FREE] = setting(True, "Evaluate on validation.")
     do_predict: Annotated[bool, Mark.FREE] = setting(True, "Evaluate and reply on test.")
@@ -443,6 +449,8 @@ class Settings:
             for f in dataclasses.fields(group):
                 value = values.get(f.name)
                 shown = f.name in INHERITED or f.name in type(group).__annotations__
+                if f.name in marked(Mark.ONCE):
+                    continue
                 if value not in (None, []) and (shown or value != f.default):
                     config[f.name] = value
         for name in ("columns", "new_model", "discriminator", "lr_scheduler_kwargs", "data"):

@@ -7,6 +7,7 @@ import signal
 import sys
 from contextlib import nullcontext
 from pathlib import Path
+from shutil import rmtree
 
 from datasets.config import HF_DATASETS_CACHE
 from rich.console import Console
@@ -29,6 +30,7 @@ from .models.build import check_lengths, check_sizes, discriminator_config, load
 from .models.tokenizer import load_tokenizer, train_tokenizer
 from .report import licences, page, pictures
 from .report.console import print_run, set_up_console
+from .report.preview import preview
 from .run_folder import check_writable
 from .settings import Settings
 from .train_arguments import parse
@@ -55,7 +57,7 @@ def execute(settings: Settings) -> None:
     console = set_up_console(settings.main_process)
     check_writable(Path(settings.data.data_cache or HF_DATASETS_CACHE) / "any")
     repo = check_publishing(settings)
-    if is_complete(run_dir, settings.as_config()):
+    if not settings.training.dry_run and is_complete(run_dir, settings.as_config()):
         console.print(f"{run_dir} holds this run, complete.")
         return publish_and_print(run_dir, repo, settings, console)
     set_seed(settings.training.seed)
@@ -77,7 +79,9 @@ def execute(settings: Settings) -> None:
         settings = settings.without_evaluation()
 
     # 4. See where an interrupted run goes on
-    settings, checkpoint = find_checkpoint(settings, environment)
+    checkpoint = None
+    if not settings.training.dry_run:
+        settings, checkpoint = find_checkpoint(settings, environment)
 
     # 5. Prepare tokenizer and model
     tokenizer = load_or_train_tokenizer(settings, corpus, checkpoint is None, console)
@@ -91,6 +95,11 @@ def execute(settings: Settings) -> None:
 
     # 7. Train
     trainer = build_trainer(settings, model, tokenizer, features, corpus.stream)
+    if settings.training.dry_run:
+        if settings.main_process:
+            rmtree(run_dir / "tokenizer~", ignore_errors=True)
+            preview(trainer, corpus, features, settings)
+        return trainer.end()
     begin_run_folder(run_dir, settings, environment, trainer)
     metrics = {"data": data, "parameters": model.num_parameters()}
     metrics |= train_model(trainer, settings, checkpoint, console)
@@ -122,6 +131,8 @@ def load_or_train_tokenizer(settings: Settings, corpus: Corpus, begins: bool, co
     """Load the tokenizer; where none is named, train one as the run begins."""
     model_args, data_args = settings.model, settings.data
     trained = Path(settings.training.output_dir) / "tokenizer"
+    if settings.training.dry_run:  # what a run has there is its own
+        trained = trained.with_name("tokenizer~")
     named = model_args.tokenizer_name_or_path or model_args.model_name_or_path
     with settings.training.main_process_first(local=False, desc="training the tokenizer"):
         if named is None and begins and settings.main_process:

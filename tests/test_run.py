@@ -186,6 +186,22 @@ def test_an_unfinished_run_is_not_continued_under_other_settings(run, config, tm
     run(config, folder, "--num_beams", "2")  # decoding may change
 
 
+def test_a_dry_run_only_looks(run, config, tmp_path):
+    done = run(config, tmp_path / "run", "--dry_run", "true")
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["data.html"]
+    page = (tmp_path / "run" / "data.html").read_text(encoding="utf-8")
+    steps = re.search(r"([\d,]+) steps at [\d,]+ tokens a second", done.stdout)[1]
+    for said in ("Tokens of reply: median", "d_model: 32", "</s>", f"{steps} steps"):
+        assert said.replace("<", "&lt;").replace(">", "&gt;") in page
+    for said in ("Example 3, the model has to say", "Letters of the replies: Latin 100.0 %"):
+        assert said in done.stdout
+    run(config, tmp_path / "run")  # the folder is free, and the steps are as told
+    run(config, tmp_path / "run", "--dry_run", "true")
+    assert (tmp_path / "run" / "tokenizer").is_dir()
+    assert read_json(tmp_path / "run" / "metrics.json")["train"]["steps"] == int(steps)
+    assert "dry_run" not in read_yaml(tmp_path / "run" / "config.yaml")
+
+
 @pytest.mark.slow
 def test_two_processes_give_the_metrics_of_one(finished, run, config, tmp_path):
     folder, _ = finished

@@ -11,6 +11,7 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
 from markupsafe import Markup
 from matplotlib import rc_context
 from matplotlib.figure import Figure
@@ -152,6 +153,24 @@ def draw_groups(key: str, groups: Sequence[Mapping]) -> Figure:
         axes.annotate(group["group"], (x, 0), (0, -13), color=INK, **text)
         axes.annotate(number(group["pairs"]), (x, 0), (0, -26), color=SOFT, **text)
     return figure
+
+
+def histogram(values: np.ndarray, title: str) -> Markup:
+    """Draw how many examples have which length; the longest hundredth is in the last column."""
+    middle, last, most = (int(np.percentile(values, share)) for share in (50, 99, 100))
+    edges = np.linspace(0, max(1, last), min(24, max(1, last)) + 1)
+    counts, _ = np.histogram(np.minimum(values, edges[-1]), edges)
+    figure = Figure(figsize=(WIDTH, 1.75))
+    axes = figure.add_axes((0, 0.16, 1, 0.74))
+    axes.bar(edges[:-1], counts, np.diff(edges), align="edge", color=MINE, edgecolor="none")
+    axes.set(xlim=(0, edges[-1]), xticks=[], yticks=[])
+    axes.spines[["top", "left", "right"]].set_visible(False)
+    axes.spines["bottom"].set_color(SOFT)
+    text = TEXT | {"textcoords": "offset points", "color": SOFT}
+    axes.annotate("0", (0, 0), (0, -13), ha="left", **text)
+    axes.annotate(number(last), (edges[-1], 0), (0, -13), ha="right", **text)
+    axes.axvline(middle, color=SOFT, lw=1, ls=":")
+    return to_svg(figure, f"{title}: median {middle:,}, 99 % up to {last:,}, greatest {most:,}.")
 
 
 def short(value: float) -> str:

@@ -13,7 +13,7 @@ from transformers.trainer_callback import TrainerState
 
 from ..data.mixture import parse_sources
 from ..errors import UsageError
-from ..run_folder import read_json, read_mapping, read_yaml
+from ..run_folder import PREVIEW, read_json, read_mapping, read_yaml
 from ..settings import DecodingArguments, Mark, Settings, marked
 from .checkpoints import MANIFEST, RESULTS, best_checkpoint, checkpoints, flaw, last_checkpoint
 from .sharding import check_checkpoint, prepare_for_evaluation, sharding_of
@@ -82,7 +82,8 @@ def is_complete(run_dir: Path, config: dict) -> bool:
             logger.warning("%s: %s. It is made again.", run_dir, wrong)
         return wrong is None
     is_run = any((run_dir / name).exists() for name in ("config.yaml", "tokenizer"))
-    if not is_run and any(path.name[0] != "." for path in run_dir.glob("*")):
+    others = {path.name for path in run_dir.glob("[!.]*")} - {PREVIEW}
+    if others and not is_run:
         raise UsageError(f"{run_dir} holds other files; choose a new --output_dir.")
     return False
 
