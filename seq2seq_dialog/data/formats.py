@@ -16,12 +16,13 @@ from ..dataset_script.sources import SPLIT_NAMES, is_zip, members_of
 from ..errors import UsageError
 from ..settings import DataArguments
 from .files import File
-from .readers import tables
+from .readers import discord, irc, slack, tables, telegram, whatsapp
 from .splits import CODE, prepare, stream
 from .transcripts import Reader
 from .turns import Talk, as_dialogue, check_speakers, read_talks
 
-READERS: tuple[Reader, ...] = ()  # beside tables, which comes last
+# Each says no to the others' files, but tables, which comes last and takes what is left.
+READERS = tuple(module.READER for module in (whatsapp, telegram, discord, slack, irc))
 NAMES = "dialogue text (__eou__ after each utterance), tables (CSV, TSV, JSON, JSON Lines, Parquet)"
 
 

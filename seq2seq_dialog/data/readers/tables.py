@@ -11,7 +11,7 @@ import json
 import re
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
-from datetime import UTC, datetime
+from datetime import datetime, timezone
 from functools import partial
 from itertools import islice
 from typing import Any
@@ -387,10 +387,10 @@ def parse_time(value, day_first: bool = False) -> datetime | None:
     else:
         try:
             number = float(value)
-            time = datetime.fromtimestamp(number / 1000 if number > 1e11 else number, UTC)
+            time = datetime.fromtimestamp(number / 1000 if number > 1e11 else number, timezone.utc)
         except (TypeError, ValueError, OverflowError, OSError):
             try:
                 time = dates.parse(str(value), dayfirst=day_first)
             except (ValueError, OverflowError):
                 return None
-    return time.astimezone(UTC).replace(tzinfo=None) if time.tzinfo else time
+    return time.astimezone(timezone.utc).replace(tzinfo=None) if time.tzinfo else time
