@@ -125,12 +125,12 @@ DAMAGED = {
     "cut utterance": (
         convokit,
         {"u.jsonl": SAMPLES["convokit"].files["utterances.jsonl"] + '{"id": "a8", "te'},
-        r"line 8 lacks a JSON object, .* mend that line",
+        r"line 9 lacks a JSON object, .* mend that line",
     ),
     "a list for an utterance": (
         convokit,
         {"u.jsonl": SAMPLES["convokit"].files["utterances.jsonl"] + '{"id": 1}\n'},
-        r"line 8 lacks conversation_id, speaker, reply_to, text, but",
+        r"line 9 lacks conversation_id, speaker, reply_to, text, but",
     ),
     "no number": (
         parlai,

@@ -71,12 +71,14 @@ SAMPLES = {
                 utterance("a5", "a4", "bob", "Why?"),
                 utterance("a6", "a3", "ann", None),
                 utterance("a7", "gone", "dan", "Late here.", conversation_id="a7"),
+                utterance("a8", "a8", "eve", "Alone.", conversation_id="a8"),
             )
         },
         [
             ["ann: Which bike?", "bob: A green one.", "bob: Why?"],
             ["ann: Which bike?", "cat: The old one."],
             ["dan: Late here."],
+            ["eve: Alone."],
         ],
         {"deleted_message": 1, "empty_utterance": 1},
     ),
@@ -349,6 +351,7 @@ OTHERS = {
     "settings": "categories:\n- tea\nconversations: 3\nseed: 12\n",
     "table": "speaker,text\nann,hi\nbob,hello\n",
     "numbered": "1 first\n2 second\n3 third\n",
+    "fields": "time:3\ttext:hi\nhost:a\ttext:ho\n",
     "numbers": "1\tone\n2\ttwo\n",
     "messages": lines({"messages": [{"role": "user", "content": "Hi"}]}),
     "pairs": json.dumps([{"text": "Hi", "speaker": "a"}, {"text": "Hello", "speaker": "b"}]),

@@ -94,8 +94,8 @@ def _branches(conversation: list[Utterance]) -> Iterator[list[Utterance]]:
     by_id = {utterance.id: utterance for utterance in conversation}
     replies: dict[str | None, list[Utterance]] = {}
     for utterance in conversation:
-        parent = utterance.reply_to if utterance.reply_to in by_id else None
-        replies.setdefault(parent, []).append(utterance)
+        is_root = utterance.reply_to not in by_id or utterance.reply_to == utterance.id
+        replies.setdefault(None if is_root else utterance.reply_to, []).append(utterance)
     begun = [[root] for root in replies.get(None, ())]
     while begun:
         branch = begun.pop(0)

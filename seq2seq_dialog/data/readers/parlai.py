@@ -23,7 +23,8 @@ from ..transcripts import ASSISTANT, Message, Reader, Transcript
 
 USER = "user"
 NUMBERED = re.compile(r"(\d+) (.*)")
-FIELDS = re.compile(r"(?:\w+:[^\t]*\t)*?(?:text|labels|eval_labels):")
+FIELDS = re.compile(r"(?:\w+:[^\t\n]*\t)*?(?:text|labels|eval_labels):")
+LABELS = re.compile(r"(?:^|\t)(?:eval_)?labels:")
 SILENCE = {"__SILENCE__", "<SILENCE>"}
 OWN, PARTNERS = "your persona:", "partner's persona:"
 LINES = 50  # by which numbered lines are recognised
@@ -41,10 +42,10 @@ class Exchange(NamedTuple):
 def _recognises(file: File) -> bool:
     """By the form of the first line, or by the numbers and tabs of the first lines."""
     lines = [line for line in file.head.splitlines()[:LINES] if line.strip()]
-    if not lines or ("\t" in lines[0] and FIELDS.match(lines[0])):
-        return bool(lines)
+    if lines and FIELDS.match(lines[0]) and LABELS.search(lines[0]):
+        return True
     matches = list(filter(None, map(NUMBERED.fullmatch, lines)))
-    if 4 * len(matches) < 3 * len(lines):
+    if not matches or 4 * len(matches) < 3 * len(lines):
         return False
     numbers = [int(match[1]) for match in matches]
     counts_up = all(b in (a + 1, 1) for a, b in pairwise(numbers))
@@ -53,7 +54,7 @@ def _recognises(file: File) -> bool:
 
 def _read(file: File, note: Note) -> Iterator[Transcript]:
     """Read dialogues; the replies, and the persona of who gives them, are to be learnt."""
-    read_line = _read_fields if FIELDS.match(file.head.split("\n", 1)[0]) else _read_numbered
+    read_line = _read_fields if FIELDS.match(file.head.lstrip()) else _read_numbered
     dialogue: list[Exchange] = []
     for exchange in read_line(file, note):
         if exchange.begins and dialogue:
