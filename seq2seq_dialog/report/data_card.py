@@ -43,6 +43,7 @@ PROBLEMS = {
     "row_missing": "no labels",
     "row_invalid": "labels that are no known classes, left out",
     "row_extra": "labels without a dialogue, ignored",
+    "sound_description": "sounds, songs and actions described among what is said, left out",
 }
 # The Hub's names of sizes, and the number of rows that each ends before.
 SIZES = {

@@ -1,0 +1,93 @@
+"""Plain transcripts of interviews, meetings and chats: `Name: text`, a turn a line."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from ...dataset_script.sources import Note
+from ..files import File
+from ..transcripts import Message, Reader, Transcript
+
+_TIME = r"[\[(]\d[\d:.,]*[\])]"
+_WORD = r"[\w.,'’()&#/-]+"
+_NAME = rf"(?P<name>(?=[^\W\d_]){_WORD}(?: {_WORD}){{0,3}}?)"  # four words at most
+# `Ann: hi`, `Speaker 1 (00:12): hi`, `[00:12] Ann: hi`, `安：你好`.
+NAMED = re.compile(rf"(?:{_TIME} *)?{_NAME}(?: *{_TIME})? ?(?::(?=\s|$)|：)\s*(?P<text>.*)")
+RULE = re.compile(r"[-=_*~—– ]{3,}")  # between conversations
+BRACKETED = re.compile(r"\[[^\]]*\]|\([^)]*\)")
+LINES = 400  # by which the form is recognised
+
+
+def _recognises(file: File) -> bool:
+    """Most lines begin with a name, and a few names come again and again, in turns."""
+    blocks = _blocks(file)
+    names = [[name for line in block if (name := _name(line))] for block in blocks]
+    turns = [name for block in names for name in block]
+    if 2 * len(turns) <= sum(map(len, blocks)) or "__eou__" in file.head:
+        return False
+    returns = sum(
+        turns[i] in turns[: i - 1] and turns[i] != turns[i - 1] for i in range(2, len(turns))
+    )
+    if 4 * returns < len(turns):
+        return False
+    # Records of `field: value` have names as well, more than two, and each once in a block.
+    in_blocks = [block for block in names if block] if _has_blocks(blocks) else [turns]
+    repeating = [block for block in in_blocks if 2 * len(set(block)) <= len(block)]
+    return len(set(turns)) == 2 or 2 * len(repeating) > len(in_blocks)
+
+
+def _read(file: File, note: Note) -> Iterator[Transcript]:
+    """Read conversations, which a rule parts or, unless each turn has one, a blank line."""
+    blank_line_parts = _has_blocks(_blocks(file))
+    turns: list[tuple[int, Message]] = []
+    for number, line in file.lines(note):
+        line = line.strip()
+        if RULE.fullmatch(line) or (not line and blank_line_parts):
+            if turns:
+                yield _transcript(turns, note)
+            turns = []
+        elif BRACKETED.fullmatch(line):
+            note("sound_description", number)
+        elif match := NAMED.fullmatch(line):
+            turns.append((number, Message(match["name"], match["text"])))
+        elif line and turns:  # the turn goes on
+            begun, (name, text, _) = turns[-1]
+            turns[-1] = begun, Message(name, f"{text}\n{line}".strip())
+        elif line:
+            note("system_line", number)
+    if turns:
+        yield _transcript(turns, note)
+
+
+def _transcript(turns: list[tuple[int, Message]], note: Note) -> Transcript:
+    """Make a transcript of turns and the numbers of their lines."""
+    for number, message in turns:
+        if not message.text:
+            note("empty_utterance", number)
+    return Transcript(str(turns[0][0]), [message for _, message in turns if message.text])
+
+
+def _name(line: str) -> str | None:
+    match = NAMED.fullmatch(line)
+    return match["name"] if match else None
+
+
+def _blocks(file: File) -> list[list[str]]:
+    """The first lines, in blocks between which there are blank lines or rules."""
+    blocks: list[list[str]] = [[]]
+    for line in file.head.split("\n")[:LINES]:
+        if not line.strip() or RULE.fullmatch(line.strip()):
+            blocks.append([])
+        else:
+            blocks[-1].append(line.rstrip())
+    return [block for block in blocks if block]
+
+
+def _has_blocks(blocks: list[list[str]]) -> bool:
+    """Whether the blocks are conversations, rather than single turns with blank lines between."""
+    several = [block for block in blocks if sum(_name(line) is not None for line in block) > 1]
+    return 2 * len(several) > len(blocks)
+
+
+READER = Reader("transcript (Name: text)", _recognises, _read)
