@@ -142,6 +142,31 @@ VERBS = {
         description="Write report.html into a run folder, as each run does.",
         arguments=[RUN],
     ),
+    "convert": Verb(
+        "data.convert.convert",
+        help="write dialogues of any form as dialogue text or JSON Lines",
+        description="Write dialogues to a file: talk.txt, a dialogue a line with __eou__ after "
+        "each utterance, or talk.jsonl, which also says who speaks. Chats are cut at long pauses, "
+        "messages of one speaker in a row joined. Either may be packed: talk.jsonl.gz.",
+        arguments=[
+            DATA,
+            argument("output", metavar="OUT", help="the file: talk.txt or talk.jsonl"),
+            argument(
+                "--columns",
+                help="names of columns that are not guessed: '{text: body, speaker: author}'",
+            ),
+            argument(
+                "--max-gap",
+                type=float,
+                help="hours of silence after which a chat is another dialogue",
+            ),
+            argument(
+                "--anonymize",
+                action="store_true",
+                help="put [name], [email] and [phone] for speakers, addresses and numbers",
+            ),
+        ],
+    ),
     "audit": Verb(
         "report.audit.audit_data",
         help="find what stands in more than one split",

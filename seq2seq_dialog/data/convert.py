@@ -28,7 +28,7 @@ FORMS = (".txt", ".jsonl", ".txt.gz", ".jsonl.gz")
 
 
 def convert(data: str, output: str, **options) -> None:
-    """Write the dialogues of a source to `output`, of which the name ends in one of `FORMS`.
+    """Write the dialogues of a source to `output`; its name ends in one of `FORMS`.
 
     Dialogue text holds what is said alone. JSON Lines hold who says it, too, and what stands before
     a dialogue. A source with splits becomes a file each: talk.jsonl is talk_train.jsonl, ...

@@ -16,14 +16,43 @@ from ..dataset_script.sources import SPLIT_NAMES, is_zip, members_of
 from ..errors import UsageError
 from ..settings import DataArguments
 from .files import File
-from .readers import discord, irc, slack, tables, telegram, whatsapp
+from .readers import (
+    chatterbot,
+    convokit,
+    cornell,
+    discord,
+    dstc,
+    empathetic,
+    irc,
+    json_corpora,
+    named_turns,
+    parlai,
+    slack,
+    subtitles,
+    tables,
+    telegram,
+    whatsapp,
+)
 from .splits import CODE, prepare, stream
 from .transcripts import Reader
 from .turns import Talk, as_dialogue, check_speakers, read_talks
 
-# Each says no to the others' files, but tables, which comes last and takes what is left.
-READERS = tuple(module.READER for module in (whatsapp, telegram, discord, slack, irc))
-NAMES = "dialogue text (__eou__ after each utterance), tables (CSV, TSV, JSON, JSON Lines, Parquet)"
+# Each says no to the others' files, but tables, which comes after them and takes what is left.
+READERS = tuple(
+    module.READER
+    for module in (
+        *(whatsapp, telegram, discord, slack, irc),
+        *(cornell, convokit, parlai, empathetic, json_corpora, dstc, chatterbot, subtitles),
+        named_turns,
+    )
+)
+FORMS = ", ".join(
+    [
+        "dialogue text (__eou__ after each utterance)",
+        "tables (CSV, TSV, JSON, JSON Lines, Parquet)",
+        *(reader.name for reader in READERS),
+    ]
+)
 
 
 class Recognised(NamedTuple):
@@ -64,9 +93,15 @@ def recognise(path: str, args: DataArguments) -> Source | None:
         return Source(_by_split(recognised), [file.name for file in others])
     if not others or any(END in file.head or _is_odd(file.head) for file in others):
         return None
+    columns = [name for file in others for name in tables.columns_of(file)]
+    if columns:
+        found = ", ".join(map(repr, dict.fromkeys(columns)))
+        raise UsageError(
+            f"{path!r} has the columns {found}, but needs {tables.FORMS}. Say which is which, for "
+            "example --columns '{text: body, speaker: author}'."
+        )
     raise UsageError(
-        f"{path!r} has none of the forms that are read: {NAMES}. Name the columns of a table: "
-        "--columns '{text: body, speaker: author}'; or convert it to one of these."
+        f"{path!r} has none of the forms that are read: {FORMS}. Convert it to one of these."
     )
 
 

@@ -9,6 +9,7 @@ from typing import NamedTuple
 from ..dataset_script.sources import Note
 from .files import File
 
+ASSISTANT = "assistant"  # the speaker whose replies are learnt where a format has roles
 CHAT_PAUSE = timedelta(hours=6)  # after which a chat is another one
 
 
@@ -29,6 +30,7 @@ class Transcript(NamedTuple):
     instruction: str = ""  # what a system message says
     persona: str = ""  # who `learnt` is
     knowledge: str = ""  # what `learnt` knows
+    is_whole: bool = False  # one dialogue, however long its pauses are, unless `max_gap` is set
 
 
 class Reader(NamedTuple):

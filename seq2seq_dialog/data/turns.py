@@ -96,7 +96,8 @@ def read_talks(
         note: called with a kind of problem and the number of the transcript.
         speakers: counts the messages by who writes them.
     """
-    pause = pause if args.max_gap is None else timedelta(hours=args.max_gap)
+    if args.max_gap is not None:
+        pause = timedelta(hours=args.max_gap)
     for number, transcript in enumerate(transcripts, 1):
         if isinstance(transcript, Dialogue):
             yield transcript
@@ -106,7 +107,8 @@ def read_talks(
         if args.anonymize:
             messages = _anonymous(messages)
         learnt = _learnt_speakers(transcript, args.respond_as)
-        pieces = list(_cut(messages, pause))
+        is_whole = transcript.is_whole and args.max_gap is None
+        pieces = [messages] if is_whole else list(_cut(messages, pause))
         for part, piece in enumerate(pieces, 1):
             turns = list(_merge(piece))
             if len(turns) < 2:

@@ -198,7 +198,10 @@ def test_columns_are_named_where_they_are_unusual(tmp_path):
     rows = [("c1", name, turn) for _, name, turn in UTTERANCES]
     path.write_text(table(["group", "wer", "was"], rows), encoding="utf-8")
     args = DataArguments(data=str(path))
-    with pytest.raises(UsageError, match=r"t.csv' has none of the forms.*--columns '\{text: body"):
+    with pytest.raises(
+        UsageError,
+        match=r"t.csv' has the columns 'group', 'wer', 'was', but needs.*--columns '\{text",
+    ):
         load_rows(args)
     columns = '{"text": "was", "speaker": "wer", "conversation": "group"}'
     assert load(path, columns=columns)[0] == PAIRS
@@ -278,6 +281,13 @@ def test_anonymize_replaces_names_addresses_and_numbers(tmp_path):
             "On 12.05.2024 for 1 000 000 Annas? [name]",
         )
     ]
+
+
+def test_what_has_no_known_form_is_refused_with_those_that_are_read(tmp_path):
+    (tmp_path / "a.md").write_text("# Notes\n\nWe met on Monday, as agreed.\n", encoding="utf-8")
+    message = r"a.md' has none of the forms.*CSV.*WhatsApp chat.*Convert it"
+    with pytest.raises(UsageError, match=message):
+        load_rows(DataArguments(data=str(tmp_path / "a.md")))
 
 
 DAMAGED = {

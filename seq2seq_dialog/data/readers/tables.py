@@ -33,7 +33,8 @@ COLUMNS = {
     "context": "context contexts history prompt question query instruction input source post user "
     "human",
     "response": "response reply answer output completion target chosen assistant bot",
-    "text": "text utterance message content body msg value comment line",
+    "text": "text utterance message content body msg value comment line messagebody messagetext "
+    "messagecontent utterancetext",
     "speaker": "speaker author sender from user username role name agent speakerid speakeridx "
     "authorid userid authorname sendername fromuser participant who",
     "conversation": "conversationid dialogueid dialogid conversation convid ticketid ticket "
@@ -76,6 +77,19 @@ def open_table(file: File, columns: dict[str, str]) -> tuple[Rows, Form] | None:
             form = choose_form([row for _, row in islice(rows, SAMPLE)], columns)
             return None if form is None else (open_rows(file, columns), form)
     return None
+
+
+def columns_of(file: File) -> list[str]:
+    """The columns of a file that is a table of any kind; none where it is no table."""
+    for open_rows in (_json_rows, _json_lines, _parquet_rows):
+        if (rows := open_rows(file, {})) is not None:
+            return list(dict.fromkeys(name for _, row in islice(rows, SAMPLE) for name in row))
+    lines = file.head.splitlines()[:2]
+    for delimiter in DELIMITERS:
+        cells = [next(csv.reader([line], delimiter=delimiter), []) for line in lines]
+        if len(cells) == 2 and len(cells[0]) == len(cells[1]) > 1:
+            return cells[0]
+    return []
 
 
 # -------------------------------------------------------------------------------------- files
@@ -377,7 +391,7 @@ def _read_utterances(found: dict[str, str], rows: Rows, note: Note) -> Iterator[
             )
         if all(message.time is not None for message in messages):
             messages.sort(key=lambda message: message.time)
-        yield Transcript(name, messages)
+        yield Transcript(name or "1", messages, is_whole="conversation" in found)
 
 
 def parse_time(value, day_first: bool = False) -> datetime | None:
