@@ -9,6 +9,7 @@ from ..models.tokenizer import prepare_tokenizer
 from ..settings import DataArguments
 from .batching import DialogueCollator
 from .features import encode_rows
+from .formats import load_content
 from .rows import load_rows
 
 
@@ -26,7 +27,8 @@ class DailyDialogDataset(torch.utils.data.Dataset):
     Args:
         tokenizer: a T5-like tokenizer. It learns `__eou__` as a token (`prepare_tokenizer`): for a
             model without a spare embedding row, call `model.resize_token_embeddings`.
-        path: a text file, or any source that the run script takes.
+        data: a text file or any source that the run script takes; or dialogues in memory, a list
+            of lists of strings or of messages, or a pandas DataFrame with the columns of a table.
         max_length: greatest context in tokens, cut from the left at whole turns.
         max_target_length: greatest reply in tokens.
         split: `train`, `validation` or `test`; all of them by default.
@@ -36,21 +38,23 @@ class DailyDialogDataset(torch.utils.data.Dataset):
     def __init__(
         self,
         tokenizer,
-        path: str | Path,
+        data,
         max_length: int = 512,
         max_target_length: int = 128,
         split: str | None = None,
         detokenize: bool = True,
     ):
         args = DataArguments(
-            data=str(path),
+            data=str(data) if isinstance(data, str | Path) else None,
             detokenize=detokenize,
             max_source_length=max_length,
             max_target_length=max_target_length,
         )
-        rows, self.problems = load_rows(args)
+        rows, self.problems = load_rows(args) if args.data else load_content(data, args)
         if split is not None and split not in rows:
-            raise UsageError(f"{path} has no split {split!r}; it has {', '.join(rows)}.")
+            raise UsageError(
+                f"{args.data or 'data'} has no split {split!r}; it has {', '.join(rows)}."
+            )
         prepare_tokenizer(tokenizer, max_length)
         parts = [encode_rows(rows[name], tokenizer, args) for name in rows if split in (None, name)]
         self.parts = torch.utils.data.ConcatDataset(

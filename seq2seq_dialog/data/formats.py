@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -34,7 +35,7 @@ from .readers import (
     whatsapp,
 )
 from .splits import CODE, prepare, stream
-from .transcripts import Reader
+from .transcripts import CHAT_PAUSE, Reader
 from .turns import Talk, as_dialogue, check_speakers, read_talks
 
 # Each says no to the others' files, but tables, which comes after them and takes what is left.
@@ -154,6 +155,29 @@ def load_source(source: Source, args: DataArguments) -> tuple[DatasetDict, dict]
         counts["read_as"] = describe(source.files[split])
     next(iter(problems.values()))["passed_over"] = source.passed_over
     return rows, problems
+
+
+def load_content(content, args: DataArguments) -> tuple[DatasetDict, dict]:
+    """Read dialogues in memory to rows on disk; see `load_rows`.
+
+    Args:
+        content: a pandas DataFrame, or a list of rows, dialogues or messages, as tables have them.
+    """
+    entries = content.to_dict("records") if hasattr(content, "to_dict") else list(content)
+    rows = [{"dialog": list(each)} if isinstance(each, list | tuple) else each for each in entries]
+    is_table = all(isinstance(row, dict) for row in rows)
+    form = tables.choose_form(rows[: tables.SAMPLE], args.column_names()) if is_table else None
+    if form is None:
+        raise UsageError(f"The dialogues are {content!r:.200}, but have to be {tables.FORMS}.")
+
+    def read(note: Note) -> Iterator[Dialogue]:
+        speakers: Counter = Counter()
+        transcripts = form(enumerate(rows, 1), note)
+        yield from map(as_dialogue, read_talks(transcripts, CHAT_PAUSE, args, note, speakers))
+        check_speakers(speakers, args)
+
+    digest = hashlib.sha256(repr(rows).encode()).hexdigest()
+    return prepare({"train": read}, f"{digest} {args.reading()}", args)
 
 
 def open_source(

@@ -4,15 +4,19 @@ import gzip
 import io
 import json
 import lzma
+import re
 import zipfile
 from datetime import datetime
 
+import pandas as pd
 import pytest
 from datasets import Dataset, disable_progress_bars
+from helpers.corpus import ROOT
+from helpers.corpus_formats import SAMPLES as CORPORA
 from rich.console import Console
 
 from seq2seq_dialog.data.corpus import Corpus, audit_corpus
-from seq2seq_dialog.data.formats import recognise
+from seq2seq_dialog.data.formats import READERS, load_content, recognise
 from seq2seq_dialog.data.readers.tables import parse_time
 from seq2seq_dialog.data.rows import load_rows, open_rows, utterances
 from seq2seq_dialog.errors import UsageError
@@ -338,6 +342,46 @@ def test_the_splits_of_a_folder_are_kept(tmp_path):
         "validation": 3,
         "test": 3,
     }
+
+
+@pytest.mark.parametrize("sample", CORPORA.values(), ids=CORPORA)
+def test_a_corpus_is_recognised_among_all_forms(sample, tmp_path):
+    for name, content in sample.files.items():
+        path = tmp_path / "corpus" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    source = recognise(str(tmp_path / "corpus"), DataArguments())
+    assert {each.reader for files in source.files.values() for each in files} == {
+        sample.reader.READER
+    }
+
+
+def test_the_guide_names_every_form():
+    guide = (ROOT / "docs" / "how-to" / "own_data.md").read_text(encoding="utf-8")
+    named = re.findall(r"^\| (.+?) \|", guide, re.MULTILINE)[1:]
+    assert named == ["table", *(reader.name for reader in READERS)]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        [TURNS] * 20,
+        [messages("speaker", "text", SPEAKERS)] * 20,
+        pd.DataFrame({"dialog": [TURNS] * 20}),
+        pd.DataFrame(UTTERANCES * 20, columns=["conversation_id", "who", "text"]).assign(
+            conversation_id=[number // 4 for number in range(80)]
+        ),
+    ],
+)
+def test_dialogues_may_lie_in_memory(content, tmp_path):
+    rows, problems = load_content(content, DataArguments(data_cache=str(tmp_path)))
+    assert in_one_split(rows) == PAIRS * 20
+    assert problems["train"]["dialogues"] == 20
+
+
+def test_what_is_no_dialogue_in_memory_is_refused():
+    with pytest.raises(UsageError, match=r"dialogues are \['Hi\.'\], but have to be whole"):
+        load_content(["Hi."], DataArguments())
 
 
 @pytest.mark.parametrize(
