@@ -606,11 +606,11 @@ def test_a_discord_table_is_read_as_it_is_written(tmp_path, messages):
 
 
 def test_all_chats_of_a_telegram_account_are_read(tmp_path):
-    left = TELEGRAM | {"id": 9, "messages": TELEGRAM["messages"][1:3]}
+    left = TELEGRAM | {"id": 9, "messages": TELEGRAM["messages"][2:]}
     account = {"about": "Here", "chats": {"list": [TELEGRAM]}, "left_chats": {"list": [left]}}
     transcripts, problems = read(tmp_path, "telegram", {"result.json": as_json(account)})
     assert [(t.id, len(t.messages)) for t in transcripts] == [("12345", 3), ("9", 2)]
-    assert problems["unreadable"] == [6, 8]
+    assert problems["unreadable"] == [6, 8, 12, 14]
 
 
 def test_a_thread_of_slack_is_a_transcript_of_its_own(tmp_path):

@@ -44,7 +44,7 @@ def _chats(content) -> list:
 
 
 def _read(file: File, note: Note) -> Iterator[Transcript]:
-    numbers = count(1)
+    numbers = count(1)  # of messages in the whole file
     chats = _chats(document(file))
     if not chats:
         raise UsageError(
@@ -59,7 +59,7 @@ def _read(file: File, note: Note) -> Iterator[Transcript]:
         raw = [message for message in chat["messages"] if isinstance(message, dict)]
         names = distinct_names({_person(message): _given_name(message) for message in raw})
         messages = []
-        for number, message in zip(numbers, chat["messages"], strict=False):
+        for message, number in zip(chat["messages"], numbers, strict=False):
             kind, text = _classify(message)
             if kind:
                 note(kind, number)
