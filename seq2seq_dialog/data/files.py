@@ -56,8 +56,9 @@ class File:
             return None
 
     def beside(self, name: str) -> File | None:
-        """Find a file of that name in its folder or, in its absence, at the root of the source."""
-        for place in (str(PurePosixPath(self.name).with_name(name)), name):
+        """Find a file of that name in its folder or the nearest one above, within the source."""
+        for folder in PurePosixPath(self.name).parents:
+            place = str(folder / name)
             if place in self.siblings:
                 return File(place, self.siblings[place], self.siblings)
         return None
