@@ -18,7 +18,10 @@ def main() -> None:
     )
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"{', '.join(PARTS)} [all]")
     parser.add_argument("--data", help="dialogues [$DIALOG_DATA/dailydialog or the sample corpus]")
-    parser.add_argument("--model", help="a trained T5 for generation and latency [random weights]")
+    parser.add_argument(
+        "--model",
+        help="a trained T5 for generation and latency [random weights] and for batches [starter]",
+    )
     parser.add_argument("--rounds", type=int, default=3, help="of each contestant [%(default)s]")
     parser.add_argument("--output", help="a folder for the figures [runs/bench]")
     parser.add_argument("--quick", action="store_true", help="tiny sizes, to see that it works")

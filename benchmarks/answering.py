@@ -16,7 +16,7 @@ from seq2seq_dialog.decoding.generation_config import generation_config
 from seq2seq_dialog.models import artifact
 from seq2seq_dialog.serve.export import convert
 from seq2seq_dialog.serve.exported_model import ExportedModel
-from seq2seq_dialog.serve.inference import generate_response, load
+from seq2seq_dialog.serve.inference import generate_response, generate_responses, load
 from seq2seq_dialog.settings import DecodingArguments
 from seq2seq_dialog.training.memory import keep_freed_memory
 from seq2seq_dialog.training.trainer import DialogueTrainer
@@ -159,6 +159,31 @@ def one_turn(turns, folder: Path, run: Path, way: str, count: int, options: dict
         for text in texts:
             reply(text)
         turns.done({"work": len(texts), "seconds": time.perf_counter() - start})
+
+
+def many(turns, folder: Path, run: Path, batched: bool, count: int, options: dict):
+    """Reply to contexts, to those of like length together or one by one.
+
+    Args:
+        count: of contexts.
+        options: of `generate()`.
+    """
+    model, tokenizer, _ = load(run, "cpu")
+    texts = contexts(folder, count)["context"]
+    keep_freed_memory()
+
+    def answer(some) -> list[str]:
+        if batched:
+            return generate_responses(some, model, tokenizer, **options)
+        return [generate_response(context, model, tokenizer, **options) for context in some]
+
+    answer(texts[:2])
+    for _ in turns:
+        start = time.perf_counter()
+        replies = answer(texts)
+        turns.done(
+            {"work": len(replies), "seconds": time.perf_counter() - start, "replies": replies}
+        )
 
 
 def beams(turns, folder: Path, run: Path, way: str, count: int, options: dict):

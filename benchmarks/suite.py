@@ -27,6 +27,7 @@ from rich.console import Console
 
 from seq2seq_dialog.errors import UsageError, nearest
 from seq2seq_dialog.run_folder import check_writable, environment, read_json, write_json
+from seq2seq_dialog.shipped import STARTER
 
 from . import answering, gpu, harness, material, pictures, preparation, processes, training
 from .harness import check, compare
@@ -266,6 +267,32 @@ def measure_latency(suite: Suite) -> dict:
     return part(title, "replies/s", results, ratios, checks)
 
 
+def measure_batches(suite: Suite) -> dict:
+    """Replies to many contexts at once against a loop of single calls, greedy and by beams."""
+    common = {"folder": suite.folder, "run": suite.model or STARTER}
+    common["count"] = 6 if suite.quick else 500
+    contestants, checks = {}, []
+    for way, options in {"greedy": {"num_beams": 1, "do_sample": False}, "its own": {}}.items():
+        for name, batched in (("at once", True), ("one by one", False)):
+            arguments = common | {"batched": batched, "options": options}
+            contestants[f"{way}, {name}"] = (answering.many, arguments)
+    results = suite.measure(contestants)
+    replies = {
+        name: [measured.pop("replies") for measured in result.get("rounds", [])]
+        for name, result in results.items()
+    }
+    ratios = []
+    for way in ("greedy", "its own"):
+        names = f"{way}, at once", f"{way}, one by one"
+        ratios.append(compare(results, *names, 5))
+        if all(replies[name] for name in names):
+            pairs = list(zip(*(replies[name][0] for name in names), strict=True))
+            same = sum(ours == single for ours, single in pairs)
+            checks.append(check(f"equal replies of {len(pairs):,}, {way}", same))
+    title = "replies of a trained model, batches against single calls"
+    return part(title, "replies/s", results, ratios, checks)
+
+
 def measure_preparation(suite: Suite) -> dict:
     """Tokenising, and how memory and time grow with the data."""
     options = {"folder": suite.folder, "count": 200 if suite.quick else 10_000}
@@ -366,6 +393,7 @@ PARTS = {
     "learning": measure_learning,
     "generation": measure_generation,
     "latency": measure_latency,
+    "batches": measure_batches,
     "preparation": measure_preparation,
     "growth": measure_growth,
     "processes": measure_processes,
@@ -388,7 +416,8 @@ def bench(
     Args:
         parts: of `PARTS`; all by default.
         data: dialogues as `--data` of a run; `$DIALOG_DATA/dailydialog` or the sample corpus.
-        model: a trained T5 for generation and latency; random weights by default.
+        model: a trained T5 for generation and latency, random weights by default; for batches the
+            starter by default.
         rounds: how often each contestant measures.
         output: a folder, runs/bench by default (runs/bench_quick for a first look); of parts that
             are measured again, what it holds gives way.

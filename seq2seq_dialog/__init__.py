@@ -27,6 +27,7 @@ _HOME = {
     "DialogueTrainingArguments": "settings",
     "ReplyMetric": "evaluation.metrics",
     "generate_response": "serve.inference",
+    "generate_responses": "serve.inference",
     "load": "serve.inference",
     "prepare_tokenizer": "models.tokenizer",
 }

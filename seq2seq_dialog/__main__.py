@@ -66,6 +66,35 @@ LOADING = [
     argument("--device", help="cpu, cuda, cuda:1, mps; a GPU if there is one by default"),
     argument("--trust-remote-code", action="store_true", help="run model code of the repository"),
 ]
+# Settings.DecodingArguments, which would take seconds to import, and how many replies.
+DECODING = [
+    argument("--max_new_tokens", type=int, metavar="N", help="greatest reply in tokens"),
+    argument("--num_beams", type=int, metavar="N", help="beams; 1 is greedy, or sampling"),
+    argument(
+        "--do_sample",
+        action=argparse.BooleanOptionalAction,
+        help="sample instead of the likeliest; --no-do_sample does not",
+    ),
+    argument("--temperature", type=float, metavar="T", help="sampling temperature"),
+    argument("--top_p", type=float, metavar="P", help="nucleus of the probability to sample from"),
+    argument("--top_k", type=int, metavar="N", help="likeliest tokens to sample from; 0: all"),
+    argument(
+        "--no_repeat_ngram_size",
+        type=int,
+        metavar="N",
+        help="no n-gram of this size twice in a reply; 0 allows all",
+    ),
+    argument("--repetition_penalty", type=float, metavar="X", help="above 1 repeats less"),
+    argument(
+        "--length_penalty",
+        type=float,
+        metavar="X",
+        help="exponent of the length in beam scores; above 1 favours long",
+    ),
+    argument(
+        "--num_return_sequences", type=int, metavar="N", help="replies to each context, a list"
+    ),
+]
 
 VERBS = {
     "chat": Verb(
@@ -74,6 +103,39 @@ VERBS = {
         description="Talk with a model; it remembers the dialogue. /help lists the commands. In a "
         "pipe, each line is something said and each line printed a reply.",
         arguments=[MODEL, NO_EXPORT, *LOADING],
+    ),
+    "reply": Verb(
+        "serve.reply.reply",
+        help="reply to all contexts of a file",
+        description="Write a reply to each context of a file, as JSON Lines with what else its "
+        "record holds. The same command completes an interrupted file. Decoding is as the model "
+        "has it saved, but for what is given here.",
+        arguments=[
+            MODEL,
+            argument(
+                "input",
+                nargs="?",
+                metavar="INPUT",
+                help="JSON Lines with a context (a string, a list of turns or of messages), or "
+                "text with a context a line and __eou__ between its turns; packed by gzip or not; "
+                "standard input by default",
+            ),
+            argument(
+                "--output", "-o", help="a .jsonl file for the replies; standard output by default"
+            ),
+            *DECODING,
+            argument("--seed", type=int, default=42, help="seed of sampling [%(default)s]"),
+            argument(
+                "--tokens_per_batch",
+                type=int,
+                default=16384,
+                metavar="N",
+                help="source plus new tokens of a batch, padding included, for each beam: less "
+                "takes less memory [%(default)s]",
+            ),
+            NO_EXPORT,
+            *LOADING,
+        ],
     ),
     "attention": Verb(
         "report.attention.attention",

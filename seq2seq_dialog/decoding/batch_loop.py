@@ -56,9 +56,60 @@ def merge_parts(parts: Sequence, rows_of_parts: Sequence[torch.Tensor]):
     )
 
 
+class Decoder:
+    """A model's decoder, and what it knows of the rows of a batch: sources and tokens so far.
+
+    Args:
+        inputs: `encoder_outputs`, whose tensors are (batch, ...); if any, `attention_mask` (batch,
+            source_len) and `past_key_values`, which may know the sources.
+    """
+
+    def __init__(self, model, inputs: dict):
+        names = ("encoder_outputs", "attention_mask")
+        self.model, self.cache = model, inputs.get("past_key_values")
+        self.sources = {name: inputs.get(name) for name in names}
+
+    def next_logits(self, input_ids: torch.Tensor) -> torch.Tensor:
+        """Read the last tokens of `input_ids` (rows, length); return (rows, vocab) in fp32."""
+        last = input_ids[:, -1:]
+        outputs = self.model(
+            **self.sources, decoder_input_ids=last, past_key_values=self.cache, use_cache=True
+        )
+        self.cache = outputs.past_key_values
+        return outputs.logits[:, -1].float()
+
+    def select_sources(self, rows: slice | torch.Tensor) -> None:
+        """Keep the sources of some rows, outside the cache."""
+        self.sources = {name: select_rows(value, rows) for name, value in self.sources.items()}
+
+    def select(self, rows: torch.Tensor) -> None:
+        """Keep some rows, in that order, or repeat them."""
+        self.select_sources(rows)
+        self.cache.reorder_cache(rows)
+
+
+def sample(probabilities: torch.Tensor, draws: torch.Tensor | None = None) -> torch.Tensor:
+    """Draw a token for each row of `probabilities` (rows, vocab); return (rows, 1).
+
+    `draws` (rows,), from 0 to below 1, are the points of the cumulative distribution to take;
+    without them torch draws, by its random state.
+    """
+    if draws is None:
+        return torch.multinomial(probabilities, 1)
+    cumulative = probabilities.cumsum(-1)
+    cumulative = cumulative / cumulative[:, -1:]  # ends in 1, above every draw
+    return torch.searchsorted(cumulative, draws[:, None], right=True)
+
+
 @torch.no_grad()
 def decode(
-    model, input_ids: torch.Tensor, logits_processor, stopping_criteria, generation_config, **inputs
+    model,
+    input_ids: torch.Tensor,
+    logits_processor,
+    stopping_criteria,
+    generation_config,
+    draws: torch.Tensor | None = None,
+    **inputs,
 ) -> torch.Tensor:
     """Decode greedily or by sampling, as `generate(custom_generate=decode)`.
 
@@ -66,30 +117,24 @@ def decode(
 
     Args:
         input_ids: (batch, 1), where decoding starts.
-        inputs: `encoder_outputs`, whose tensors are (batch, ...); if any, `attention_mask` (batch,
-            source_len) and `past_key_values`, which may know the sources.
+        draws: numbers to sample by, (batch, target_len); each row then has tokens of its own,
+            whatever rows are beside it. See `sample`.
+        inputs: those of `Decoder`.
 
     Returns:
         (batch, target_len), padded behind the end token.
     """
-    encoder_outputs = inputs["encoder_outputs"]
-    attention_mask, cache = inputs.get("attention_mask"), inputs.get("past_key_values")
+    decoder = Decoder(model, inputs)
+    draws = None if draws is None else draws.to(input_ids.device)
     pad, batch_size = generation_config.pad_token_id, len(input_ids)
     batch_rows = torch.arange(batch_size, device=input_ids.device)  # (rows,) still decoded
     ended = torch.zeros_like(batch_rows, dtype=torch.bool)
     finished = []  # (rows of the batch, their ids) of those that have left it
     while True:
-        outputs = model(
-            encoder_outputs=encoder_outputs,
-            attention_mask=attention_mask,
-            decoder_input_ids=input_ids[:, -1:],
-            past_key_values=cache,
-            use_cache=True,
-        )
-        cache = outputs.past_key_values
-        scores = logits_processor(input_ids, outputs.logits[:, -1].float())  # (rows, vocab)
+        scores = logits_processor(input_ids, decoder.next_logits(input_ids))  # (rows, vocab)
         if generation_config.do_sample:
-            next_ids = torch.multinomial(scores.softmax(-1), 1)  # (rows, 1)
+            step_draws = None if draws is None else draws[batch_rows, input_ids.shape[1] - 1]
+            next_ids = sample(scores.softmax(-1), step_draws)  # (rows, 1)
         else:
             next_ids = scores.argmax(-1, keepdim=True)
         next_ids = next_ids.masked_fill(ended[:, None], pad)
@@ -106,9 +151,7 @@ def decode(
         if len(active) <= SHRINK_AT * len(ended):
             finished.append((batch_rows[ended], input_ids[ended]))
             batch_rows, input_ids, ended = batch_rows[active], input_ids[active], ended[active]
-            encoder_outputs = select_rows(encoder_outputs, active)
-            attention_mask = select_rows(attention_mask, active)
-            cache.reorder_cache(active)
+            decoder.select(active)
     output_ids = input_ids.new_full((batch_size, length), pad)
     for rows, ids in [*finished, (batch_rows, input_ids)]:
         output_ids[rows, : ids.shape[1]] = ids

@@ -1,13 +1,19 @@
-"""Answering: load a trained folder, reply to a context, hold a conversation."""
+"""Answering: load a trained folder, reply to a context or to many, hold a conversation."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from copy import deepcopy
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch.nn.utils.rnn import pad_sequence
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, GenerationConfig
+from transformers.generation import GenerationMode
 
+from ..data.batching import evaluation_batches
+from ..decoding.batch_loop import decode
+from ..decoding.beam_loop import search
 from ..errors import UsageError
 from ..models.loading import (
     check_vocabulary,
@@ -16,9 +22,13 @@ from ..models.loading import (
     loading,
 )
 from ..portable.context import as_turns, encode_context
-from ..portable.options import checked_options
+from ..portable.options import DECODING, Bounds, checked_options
+from ..settings import DialogueTrainingArguments
 from ..shipped import command, find_model
 from .exported_model import ExportedModel, find_export, is_export
+
+LOOP_OPTIONS = {*DECODING, "do_sample", "early_stopping"}  # what our loops of decoding can do
+TOKENS_PER_BATCH = DialogueTrainingArguments.eval_tokens_per_batch
 
 
 def load(
@@ -101,18 +111,130 @@ def generate_response(
         ValueError: the context holds no text, an option is out of its bounds, or there is no such
             device.
     """
+    _check_model(model)
+    ids = encode_context(context, tokenizer)
+    return reply_to_batch([ids], model, tokenizer, device, **generate_kwargs)[0]
+
+
+def generate_responses(
+    contexts: Sequence,
+    model,
+    tokenizer,
+    device=None,
+    tokens_per_batch: int = TOKENS_PER_BATCH,
+    progress: Callable[[int], object] | None = None,
+    **generate_kwargs,
+) -> list[str] | list[list[str]]:
+    """Reply to many contexts, to those of like length together.
+
+        generate_responses(["How are you?", ["Hi!", "Hello, who is it?"]], model, tokenizer)
+
+    Greedy replies and those of beams are the replies of `generate_response`, up to rounding.
+    Sampled ones follow torch's seed and the place of the context in the list, not the batches;
+    those of beams that sample, and of an export, follow the batches, too.
+
+    Args:
+        contexts: each as `generate_response` takes it.
+        tokens_per_batch: greatest size of a batch, padding included: source plus the most new
+            tokens, times the beams. More is faster, and takes more memory.
+        progress: called with the number of contexts that a batch has answered, such as the `update`
+            of a bar of tqdm.
+        device, generate_kwargs: as for `generate_response`.
+
+    Returns:
+        A reply to each context, in their order; with `num_return_sequences` above 1, a list of
+        replies to each.
+
+    Raises:
+        ValueError: as `generate_response`, with the place of the context in the list.
+    """
+    _check_model(model)
+    rule = Bounds(1, whole=True).broken_by(tokens_per_batch)
+    if rule:
+        raise UsageError(f"tokens_per_batch is {tokens_per_batch!r}; it must be {rule}.")
+    ids = _encode_contexts(contexts, tokenizer)
+    options = checked_options(generate_kwargs)
+    config = deepcopy(model.generation_config)
+    config.update(**options)
+    copies = max(config.num_beams or 1, config.num_return_sequences or 1)
+    longest = config.max_new_tokens or config.max_length or 20  # of generate() without settings
+    lengths = [(copies * len(row), copies * longest) for row in ids]
+    seed = int(torch.randint(2**63 - 1, ())) if config.do_sample else 0
+    replies: list = [None] * len(ids)
+    for batch in evaluation_batches(lengths, tokens_per_batch) if ids else []:
+        if not isinstance(model, ExportedModel):
+            options |= _loop_options(config, generate_kwargs, seed, batch, longest)
+        texts = _generate_texts([ids[i] for i in batch], model, tokenizer, device, options)
+        count = len(texts) // len(batch)
+        for place, i in enumerate(batch):
+            several = texts[place * count : (place + 1) * count]
+            replies[i] = several if count > 1 else several[0]
+        if progress is not None:
+            progress(len(batch))
+    return replies
+
+
+def _check_model(model) -> None:
     if not callable(getattr(model, "generate", None)):
         raise TypeError(
             f"model is a {type(model).__name__}; a model comes first, then its tokenizer."
         )
-    ids = encode_context(context, tokenizer)
-    return reply_to_batch([ids], model, tokenizer, device, **generate_kwargs)[0]
+
+
+def _encode_contexts(contexts: Sequence, tokenizer) -> list[list[int]]:
+    if isinstance(contexts, (str, Mapping)):
+        raise UsageError(f"contexts is {contexts!r}; it must be a list of contexts: [context].")
+    encoded = []
+    for place, context in enumerate(contexts):
+        try:
+            encoded.append(encode_context(context, tokenizer))
+        except (TypeError, ValueError) as error:
+            raise UsageError(f"contexts[{place}]: {error}") from error
+    return encoded
+
+
+def _loop_options(
+    config: GenerationConfig, wishes: Mapping, seed: int, batch: Sequence[int], longest: int
+) -> dict:
+    """Return the options by which `generate()` decodes a batch by our loops, where they can do it.
+
+    Sampled tokens of each context then depend on the seed and its place in the list alone.
+    """
+    names = {name for name in config.to_diff_dict() if not name.endswith(("_id", "_version"))}
+    if not (names | wishes.keys()) <= LOOP_OPTIONS:
+        return {}
+    mode = config.get_generation_mode()
+    if mode == GenerationMode.BEAM_SEARCH:
+        return {"custom_generate": search}
+    if mode == GenerationMode.GREEDY_SEARCH:
+        return {"custom_generate": decode}
+    if mode != GenerationMode.SAMPLE:
+        return {}
+    size = (config.num_return_sequences or 1, longest)
+    rows = [np.random.default_rng((seed, i)).random(size, dtype=np.float32) for i in batch]
+    draws = torch.from_numpy(np.concatenate(rows))  # (batch * replies, longest)
+    return {"custom_generate": decode, "draws": draws}
 
 
 def reply_to_batch(
     contexts: Sequence[Sequence[int]], model, tokenizer, device=None, **generate_kwargs
 ) -> list[str]:
-    """Reply to several contexts at once, each as `encode_context` returns it."""
+    """Reply once to each of several contexts at once, each as `encode_context` returns it."""
+    options = checked_options(generate_kwargs)
+    count = options.get("num_return_sequences") or 1
+    if count > 1:
+        raise UsageError(
+            f"num_return_sequences is {count}, but this gives one reply: "
+            "generate_responses([context], model, tokenizer, ...) gives several."
+        )
+    options["num_return_sequences"] = 1  # the model's saved settings may have more
+    return _generate_texts(contexts, model, tokenizer, device, options)
+
+
+def _generate_texts(
+    contexts: Sequence[Sequence[int]], model, tokenizer, device, options: Mapping
+) -> list[str]:
+    """Reply to contexts at once; replies to the same one are neighbours."""
     device = model.device if device is None else usable_device(device)
     ids = [torch.tensor(context) for context in contexts]
     masks = [torch.ones_like(row) for row in ids]
@@ -120,8 +242,8 @@ def reply_to_batch(
     output_ids = model.generate(
         input_ids=input_ids.to(device),  # (batch, source_len)
         attention_mask=pad_sequence(masks, batch_first=True).to(device),
-        **checked_options(generate_kwargs),
-    )  # (batch, target_len)
+        **options,
+    )  # (batch * replies, target_len)
     texts = tokenizer.batch_decode(output_ids, skip_special_tokens=True)
     return [text.strip() for text in texts]
 
