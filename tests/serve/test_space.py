@@ -3,6 +3,7 @@
 import os
 import re
 import runpy
+import shutil
 import signal
 import socket
 import sys
@@ -266,15 +267,42 @@ def test_a_space_runs_the_commit_it_was_published_with(hub, t5, tmp_path, monkey
         demo.close(verbose=False)
 
 
-def test_a_model_that_cannot_be_read_ends_with_the_way_out(hub, monkeypatch):
+def shown_instead(model, monkeypatch, capsys) -> str:
+    """What the page of a model that cannot be loaded says; the log says the same."""
+    monkeypatch.setenv("MODEL", str(model))
+    blocks = app.main().blocks.values()
+    (box,) = (block for block in blocks if block.get_block_name() == "textbox")
+    assert capsys.readouterr().err.endswith(f"{box.value}\n")
+    return box.value
+
+
+def test_the_page_of_a_model_that_cannot_be_read_says_the_way_out(hub, monkeypatch, capsys):
     HfApi(token="hf_ann").create_repo("ann/secret", private=True)
-    monkeypatch.setenv("MODEL", "ann/secret")
     monkeypatch.setenv("REVISION", COMMIT)
-    with pytest.raises(SystemExit, match=rf"(?s)Cannot load ann/secret at {COMMIT}.*HF_TOKEN"):
-        app.main()
+    shown = shown_instead("ann/secret", monkeypatch, capsys)
+    assert shown.startswith(f"Cannot load ann/secret at {COMMIT}: ") and "HF_TOKEN" in shown
     monkeypatch.delenv("MODEL")
     with pytest.raises(SystemExit, match="Which model"):
         app.main()
+
+
+@pytest.mark.parametrize(
+    ("name", "data"),
+    [
+        ("config.json", b"[]"),
+        ("generation_config.json", b"[]"),
+        ("model.safetensors", b"<html>"),
+        ("pipeline.py", b"def ("),
+        ("pipeline.py", b"import nothing_of_this_name"),
+        ("pipeline.py", b"raise RuntimeError"),
+        ("tokenizer.json", b"{}"),
+    ],
+)
+def test_the_page_of_a_damaged_model_says_so(t5, tmp_path, monkeypatch, capsys, name, data):
+    shutil.copytree(t5, tmp_path / "run")
+    (tmp_path / "run" / name).write_bytes(data)
+    shown = shown_instead(tmp_path / "run", monkeypatch, capsys)
+    assert re.fullmatch(r"Cannot load .*/run at main: .+\nIf the model .*", shown)
 
 
 # The same page from a folder
