@@ -322,17 +322,26 @@ def test_web_serves_a_folder_until_ctrl_c(rnn, tmp_path):
 
 def test_the_page_keeps_to_its_limits_and_bears_many_visitors(rnn, tmp_path):
     env = offline(tmp_path) | {"PYTHONPATH": str(ROOT)}
-    secret = "zanzibar " * 5
+    dialogues = [  # each is another from its first three turns on
+        [f"{SAID[visitor // 3 ** (i % 3) % 3]} zanzibar" for i in range(10)]
+        for visitor in range(20)
+    ]
     with serving(["-m", "seq2seq_dialog", "web", str(rnn)], tmp_path, env) as served:
         patient = {"timeout": 300}
-        clients = [Client(served.url, verbose=False, httpx_kwargs=patient) for _ in range(20)]
+        clients = [Client(served.url, verbose=False, httpx_kwargs=patient) for _ in dialogues]
         with ThreadPoolExecutor(len(clients)) as visitors:
-            replies = visitors.map(
-                lambda client: [say(client, f"{secret} {i}") for i in range(10)], clients
+            replies = list(
+                visitors.map(
+                    lambda client, said: [say(client, text) for text in said], clients, dialogues
+                )
             )
-            assert sum(len(each) for each in replies) == 200
+        talk = conversation(rnn)
+        for said, heard in zip(dialogues, replies, strict=True):
+            talk.reset()
+            assert heard == [talk.say(text) for text in said]
+        assert len(set(map(tuple, replies))) == len(dialogues)
         with pytest.raises(AppError, match=r"too long: at most 4,000 letters"):
-            say(clients[0], secret * 500)
+            say(clients[0], "zanzibar " * 500)
         for name, status in (("evil.example", 400), ("localhost", 200)):
             assert httpx.get(served.url, headers={"Host": name}).status_code == status
         upload = {"files": ("a.txt", b"something")}
