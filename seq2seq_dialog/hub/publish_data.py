@@ -20,7 +20,7 @@ from ..data.known_corpora import recognise
 from ..data.rows import load_rows
 from ..errors import UsageError
 from ..report.data_card import Shard, data_card
-from ..report.licences import check_terms, data_terms
+from ..report.licences import check_terms, data_terms, license_of_data
 from ..settings import DataArguments
 from ..shipped import command
 from .push import Publication, RepoKind, prepare, send
@@ -61,7 +61,8 @@ def dataset_files(publication: Publication, folder: Path) -> dict[str, Path | by
     arguments = DataArguments(data=str(publication.folder), detokenize=publication.detokenize)
     rows, problems = load_rows(arguments)
     corpus = recognise(rows.values())
-    terms = data_terms({"data": arguments.data}, {"corpus": corpus}, publication.license)
+    about = {"corpus": corpus, "dataset_license": license_of_data(arguments)}
+    terms = data_terms({"data": arguments.data}, about, publication.license)
     shards = {}
     for split, part in rows.items():
         try:
@@ -83,7 +84,7 @@ def dataset_files(publication: Publication, folder: Path) -> dict[str, Path | by
         repo=publication.repo,
         revision=publication.revision,
         corpus=corpus,
-        license=terms.license,
+        terms=terms,
         language=language,
         detokenize=publication.detokenize,
     )

@@ -1,11 +1,18 @@
 """Loading by `from_pretrained`: one message for its many errors, and nothing made up in silence."""
 
+from collections.abc import Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from pickle import UnpicklingError
 
-from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
+import torch
+from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, GenerationConfig
 
 from ..errors import UsageError
+from ..portable.options import checked_options
+from ..run_folder import read_mapping
+
+DECODING_FILE = "generation_config.json"
 
 
 @contextmanager
@@ -26,16 +33,59 @@ def loading(what: str, remedy: str):
 
 
 def load_model_files(name: str, what: str, remedy: str, **options):
-    """Load an encoder-decoder model; refuse one that lacks weights, which would be random."""
+    """Load an encoder-decoder model; refuse one whose weights or saved decoding are damaged.
+
+    Weights that are missing would be random, and transformers takes settings of its own in place of
+    a file that it cannot read.
+    """
     with loading(what, remedy):
+        read_mapping(Path(name) / DECODING_FILE)
         model, report = AutoModelForSeq2SeqLM.from_pretrained(
             name, output_loading_info=True, **options
         )
         missing = sorted(report["missing_keys"])
         if missing:
-            shown = ", ".join(missing[:3]) + (", ..." if len(missing) > 3 else "")
-            raise ValueError(f"its files lack {len(missing)} of its weights ({shown}).")
+            raise ValueError(f"its files lack {len(missing)} of its weights ({_shown(missing)}).")
+        broken = [name for name, weights in model.named_parameters() if not _is_finite(weights)]
+        if broken:
+            raise ValueError(
+                f"{len(broken)} of its weights hold NaN or infinity ({_shown(broken)})."
+            )
+        _check_decoding(model.generation_config, model.get_input_embeddings().num_embeddings)
     return model
+
+
+def _shown(names: Sequence[str]) -> str:
+    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+
+
+def _is_finite(weights: torch.Tensor) -> bool:
+    """Tell whether all numbers are finite; where FSDP leaves them to another process, they are."""
+    if weights.is_meta or not weights.numel():
+        return True
+    extremes = torch.stack(torch.aminmax(weights.detach()))  # NaN is both
+    return bool(torch.isfinite(extremes).all())
+
+
+def _check_decoding(saved: GenerationConfig, vocab_size: int) -> None:
+    """Refuse saved settings of decoding that cannot be."""
+    settings = saved.to_dict()
+    try:
+        checked_options(settings)
+    except ValueError as error:
+        raise ValueError(f"in its {DECODING_FILE}, {error}") from error
+    for name, value in settings.items():
+        if name.endswith("_token_id") and value is not None:
+            ids = value if isinstance(value, list) else [value]
+            if not ids or not all(type(i) is int and 0 <= i < vocab_size for i in ids):
+                raise ValueError(
+                    f"in its {DECODING_FILE}, {name} is {value!r}; it must be a token of the "
+                    f"model, from 0 to {vocab_size - 1}."
+                )
+    if saved.decoder_start_token_id is None and saved.bos_token_id is None:
+        raise ValueError(
+            f"its {DECODING_FILE} has no decoder_start_token_id: replies cannot begin."
+        )
 
 
 def load_tokenizer_files(name: str, what: str, remedy: str, **options):

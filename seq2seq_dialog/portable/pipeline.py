@@ -29,10 +29,10 @@ REPLACED = {
 class DialoguePipeline(Pipeline):
     """Replies to a context: a string, a list of messages, or a list of either.
 
-    Options of `generate()` are passed on; `return_tensors=True` returns token ids instead of text.
-    `clean_up_tokenization_spaces` is for decoding. `truncation`, `return_text` and
-    `return_full_text` are taken where they ask for what is done: long contexts are always cut, and
-    a reply never repeats its context.
+    Options of `generate()` are passed on, those of the constructor in every call that has none of
+    its own; `return_tensors=True` returns token ids instead of text. `clean_up_tokenization_spaces`
+    is for decoding. `truncation`, `return_text` and `return_full_text` are taken where they ask for
+    what is done: long contexts are always cut, and a reply never repeats its context.
     The result is what transformers gives: a list of `{"generated_text": ...}`, the replies to one
     context or one reply to each of a list; with `num_return_sequences`, a list for each.
     """
@@ -41,7 +41,8 @@ class DialoguePipeline(Pipeline):
     _load_image_processor = False
     _load_feature_extractor = False
     _load_tokenizer = True
-    _pipeline_calls_generate = True
+    # Else transformers sets options that the constructor gets aside, unchecked.
+    _pipeline_calls_generate = False
 
     def __call__(self, inputs, **kwargs):
         if isinstance(inputs, list) and not inputs:

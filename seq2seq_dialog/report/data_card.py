@@ -13,7 +13,7 @@ from huggingface_hub import DatasetCard, DatasetCardData
 from ..data import overlap
 from ..data.known_corpora import DAILYDIALOG
 from ..dataset_script.dialogues import LABELS
-from .licences import LICENSES
+from .licences import DataTerms
 from .tables import render
 
 # Kinds of problems of the dataset script, as the card words them, and what was done about them.
@@ -45,6 +45,11 @@ PROBLEMS = {
     "row_extra": "labels without a dialogue, ignored",
     "sound_description": "sounds, songs and actions described among what is said, left out",
 }
+LICENSE_GIVERS = {  # by the origin of `DataTerms`
+    "given": "the publisher gives",
+    "known": "its authors give",
+    "card": "the card of their source gives",
+}
 # The Hub's names of sizes, and the number of rows that each ends before.
 SIZES = {
     "n<1K": 10**3,
@@ -74,7 +79,7 @@ def data_card(
     repo: str,
     revision: str,
     corpus: str | None,
-    license: str | None,
+    terms: DataTerms,
     language: str,
     detokenize: bool,
 ) -> str:
@@ -90,8 +95,8 @@ def data_card(
         "repo": repo,
         "revision": revision,
         "language": {"en": "English"}.get(language, language),
-        "license": license,
-        "license_of_authors": corpus is not None and license == LICENSES[corpus],
+        "license": terms.license,
+        "license_giver": LICENSE_GIVERS.get(terms.origin),
         "daily_dialog": corpus == DAILYDIALOG,
         "dialogues": sum(counts["dialogues"] for counts in splits.values()),
         "pairs": sum(map(len, rows.values())),
@@ -104,7 +109,7 @@ def data_card(
         "example": _example(rows["train"]),
     }
     body = render("data_card.md.jinja", content)
-    metadata = _metadata(content["title"], license, language, rows, shards)
+    metadata = _metadata(content["title"], terms.license, language, rows, shards)
     return str(DatasetCard(f"---\n{metadata.to_yaml()}\n---\n\n{body}\n"))
 
 

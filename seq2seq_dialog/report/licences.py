@@ -182,7 +182,7 @@ def describe_origin(settings: Settings) -> dict:
     about: dict = {"from_hub": {}}
     if not settings.main_process:  # who writes it down
         return about
-    about["dataset_license"] = _license_of_data(data)
+    about["dataset_license"] = license_of_data(data)
     if args.model_name_or_path is not None:
         about["inherited"] = inherited_terms(
             find_model(args.model_name_or_path), args.model_revision
@@ -193,7 +193,7 @@ def describe_origin(settings: Settings) -> dict:
     return about
 
 
-def _license_of_data(data: DataArguments) -> str | None:
+def license_of_data(data: DataArguments) -> str | None:
     """Read the licence on the cards of the data, of several the strictest."""
     if data.dataset_name is not None:
         return card_license(data.dataset_name, "dataset", data.dataset_revision)

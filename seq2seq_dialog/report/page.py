@@ -17,7 +17,7 @@ from ..evaluation.scoring import HUMAN
 from ..run_folder import read_mapping, read_predictions, read_yaml, write_text
 from .licences import data_name
 from .pictures import PALETTE, curve_pictures, group_pictures, rankings
-from .tables import diversity_tables, overlap, render, score_tables, table
+from .tables import diversity_tables, overlap, render, score_tables, table, unknown_tokens
 
 SEED = 42  # of the draw of samples
 BEST, WORST, DRAWN = 6, 6, 8  # samples
@@ -103,6 +103,7 @@ def read(folder: Path) -> dict:
         "predictions": predictions,
         "scores": score_tables(evaluation.get("results", [])),
         "overlap": overlap(evaluation.get("overlap", {})),
+        "unknown": unknown_tokens(metrics.get("data", {}).get("unknown", {})),
         "collapse": train.get("collapse"),
         "checks": table("Evaluations while training", "step", _checks(log), ("epoch", *METRICS)),
         "splits": table("Validation and test", "split", splits, list(METRICS)),

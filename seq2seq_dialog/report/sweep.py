@@ -30,8 +30,9 @@ from ..errors import UsageError
 from ..evaluation.catalogue import METRICS
 from ..evaluation.metrics import ReplyMetric, distinct, mean_words, self_bleu
 from ..evaluation.protocols import score
+from ..evaluation.text import segmented
 from ..portable.context import encode_context
-from ..run_folder import check_writable, read_json, read_pairs, write_json
+from ..run_folder import check_writable, read_json, read_language, read_pairs, write_json
 from ..serve.inference import load, reply_to_batch
 from ..settings import DialogueTrainingArguments
 
@@ -90,16 +91,18 @@ def sweep(
 ) -> list[dict]:
     """Measure models over temperatures; draw them to `output`, print and return their points.
 
-    Test pairs come from the first folder's predictions; a greedy point is always added. Each point
-    is written beside the picture, to a .json of its name, as soon as it is measured: an interrupted
-    sweep goes on by the same command. Points of other settings or weights stay under `earlier`.
+    Test pairs and their language are those of the first folder's run; a greedy point is always
+    added. Each point is written beside the picture, to a .json of its name, as soon as it is
+    measured: an interrupted sweep goes on by the same command. Points of other settings or weights
+    stay under `earlier`.
     """
     disable_progress_bar()
     folders = [str(folder).rstrip("/") for folder in folders]
     output = Path(output)
     _check(folders, temperatures, samples, output)
     pairs = read_pairs(folders[0], samples)
-    references = [pair["reference"] for pair in pairs]
+    language = read_language(folders[0])
+    references = segmented([pair["reference"] for pair in pairs], language)
     path = output.with_suffix(".json")
     known = {_key(point): point for point in _read_points(path)}
     for folder in folders[1:]:
@@ -116,7 +119,10 @@ def sweep(
         task = progress.add_task("", total=len(folders) * len(temperatures))
         for folder in folders:
             loaded = load(folder, device, trust_remote_code)
-            for point in _measure(folder, loaded, pairs, temperatures, seed, known, progress, task):
+            measured = _measure(
+                folder, loaded, pairs, language, temperatures, seed, known, progress, task
+            )
+            for point in measured:
                 points.append(point)
                 keys = [_key(point) for point in points]
                 earlier = [point for key, point in known.items() if key not in keys]
@@ -129,14 +135,22 @@ def sweep(
 
 
 def _measure(
-    folder: str, loaded, pairs, temperatures, seed: int, known: dict, progress: Progress, task
+    folder: str,
+    loaded,
+    pairs: list[dict],
+    language: str,
+    temperatures: Sequence[float],
+    seed: int,
+    known: dict,
+    progress: Progress,
+    task,
 ) -> Iterator[dict]:
     """Yield a model's point at each temperature, from those `known` where it is there."""
     model, tokenizer, _ = loaded
     inputs = [encode_context(pair["context"], tokenizer) for pair in pairs]
     references = [pair["reference"] for pair in pairs]
     saved = model.generation_config
-    model_hash = fingerprint(model, inputs, references)
+    model_hash = fingerprint(model, inputs, segmented(references, language))
     for temperature in temperatures:
         key = (model_hash, temperature, len(pairs), seed)
         progress.update(task, description=f"{escape(folder)}, {_name(temperature)}")
@@ -149,9 +163,10 @@ def _measure(
             inputs, model, tokenizer, settings, seed, lambda share: progress.advance(task, share)
         )
         metric = ReplyMetric(keep_in_memory=True)
-        scores = metric.compute(predictions=replies, references=references)
-        scores |= score("plato", replies, references, spaced=True)[0]
-        scores |= {"self_bleu": self_bleu(replies), "nltk_version": version("nltk")}
+        scores = metric.compute(predictions=replies, references=references, language=language)
+        scores |= score("plato", replies, references, spaced=True, language=language)[0]
+        scores |= {"self_bleu": self_bleu(segmented(replies, language))}
+        scores |= {"nltk_version": version("nltk")}
         # With the version of nltk, on which PLATO's figure depends.
         figures = {name: scores[name] for name in (*FIGURES, "nltk_version")}
         yield {"model": folder, **dict(zip(KEY, key, strict=True)), **figures}

@@ -20,6 +20,7 @@ TITLES = {  # of the tables of each protocol
     "multiref-4": "The same without the second reference, which stands as a system",
 }
 SHARED_CONTEXTS = {"1": "last turn of context", "3": "last three turns", "all": "whole context"}
+LEAST_UNKNOWN = 0.001  # the share of unknown tokens from which it is told
 PAIR_GROUPS = {
     "by_turn": ("turns", "turns of context"),
     "by_length": ("words", "words of reference"),
@@ -135,6 +136,20 @@ def overlap(counts: dict) -> dict | None:
         if seen.get(key)
     ]
     return {"pairs": pairs, "shares": shares, "clean": counts.get("clean_pairs")}
+
+
+def unknown_tokens(shares: Mapping[str, Mapping[str, float]]) -> str | None:
+    """Word by split the share of tokens that the tokenizer does not know; None where it is small.
+
+    `shares` are what `encode_corpus` counts.
+    """
+    splits = [
+        f"{100 * share['contexts']:.1f} % of the tokens of contexts and "
+        f"{100 * share['replies']:.1f} % of replies in {split}"
+        for split, share in shares.items()
+        if max(share.values()) >= LEAST_UNKNOWN
+    ]
+    return ", ".join(splits) or None
 
 
 def number(value: float | None) -> str:

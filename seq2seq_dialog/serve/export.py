@@ -17,8 +17,9 @@ from transformers import AutoModelForSeq2SeqLM
 from transformers.utils.logging import disable_progress_bar
 
 from ..errors import UsageError
+from ..evaluation.text import tokenizer_of
 from ..portable.context import encode_context
-from ..run_folder import check_writable, read_pairs, write_json
+from ..run_folder import check_writable, read_language, read_pairs, write_json
 from ..shipped import command
 from .exported_model import (
     ABOUT,
@@ -70,7 +71,7 @@ def export(
         unfinished = Path(scratch) / "unfinished"
         about = convert(folder, tokenizer, unfinished, quantization)
         models = {"pytorch": model, "export": ExportedModel(unfinished)}
-        figures = measure(models, tokenizer, pairs)
+        figures = measure(models, tokenizer, pairs, read_language(folder))
         print_figures(figures, quantization)
         check_replies(figures, quantization)
         about |= {"ctranslate2": version("ctranslate2"), "threads": torch.get_num_threads()}
@@ -157,7 +158,7 @@ def answer(way: str, contexts: Sequence, model, tokenizer) -> list[str]:
     return replies
 
 
-def measure(models: dict, tokenizer, pairs: Sequence[dict]) -> dict:
+def measure(models: dict, tokenizer, pairs: Sequence[dict], language: str) -> dict:
     """Let the models `pytorch` and `export` answer the same contexts in turn, in both `WAYS`.
 
     Sampling and the number of beams are set; all else is as their saved settings say. Returns
@@ -179,7 +180,8 @@ def measure(models: dict, tokenizer, pairs: Sequence[dict]) -> dict:
     same = zip(*(replies["greedy", name] for name in models), strict=True)
     figures = {"samples": len(pairs), "equal_greedy": sum(a == b for a, b in same)}
     for way, name in runs:
-        bleu = BLEU(force=True).corpus_score(replies[way, name], [references]).score
+        metric = BLEU(force=True, tokenize=tokenizer_of(language))
+        bleu = metric.corpus_score(replies[way, name], [references]).score
         speed = len(pairs) / seconds[way, name]
         figures.setdefault(way, {})[name] = {"replies_per_second": speed, "bleu": bleu}
     return figures

@@ -334,6 +334,16 @@ def test_a_licence_that_is_not_known_is_not_made_up(talks, tmp_path):
     assert (metadata["license"], metadata["language"]) == ("cc-by-4.0", ["de"])
 
 
+def test_the_licence_on_the_card_of_the_source_is_kept(talks, tmp_path):
+    source = "---\nlicense: [cc-by-4.0, cc-by-nc-4.0]\n---\n# Talks\n"
+    (talks / "README.md").write_text(source, encoding="utf-8")
+    text = card_of(talks, tmp_path / "a")
+    assert "cc-by-nc-4.0, as the card of their source gives it." in text
+    assert read_metadata(text)[0]["license"] == "cc-by-nc-4.0"
+    text = card_of(talks, tmp_path / "b", license="mit")
+    assert "mit, as the publisher gives it." in text
+
+
 def test_what_cannot_be_published_is_one_message(hub, talks, monkeypatch):
     with pytest.raises(UsageError, match="Not logged in"):
         publish_data(talks, REPO)

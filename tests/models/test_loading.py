@@ -1,6 +1,7 @@
 """Damaged and foreign model folders: one message, and nothing random or invented in its place."""
 
 import json
+import math
 import pickle
 
 import pytest
@@ -14,6 +15,7 @@ from seq2seq_dialog.serve.inference import load
 from seq2seq_dialog.settings import ModelArguments
 
 WEIGHTS = "model.safetensors"
+DECODING = "generation_config.json"
 
 
 class Attack:
@@ -76,6 +78,26 @@ def with_fewer_rows(folder):
     configure(vocab_size=200)(folder)
 
 
+def spoil(value):
+    """Put a number that is none into one weight."""
+
+    def damage(folder):
+        weights = load_file(folder / WEIGHTS)
+        weights["decoder.final_layer_norm.weight"][3] = value
+        save_file(weights, folder / WEIGHTS, metadata={"format": "pt"})
+
+    return damage
+
+
+def decode(**changes):
+    def damage(folder):
+        saved = json.loads((folder / DECODING).read_text(encoding="utf-8"))
+        (folder / DECODING).write_text(json.dumps(saved | changes), encoding="utf-8")
+
+    return damage
+
+
+SPOILT = r"1 of its weights hold NaN or infinity \(decoder.final_layer_norm.weight\)"
 DAMAGES = {
     "cut weights": (cut(WEIGHTS), "Cannot load"),
     "empty weights": (write(WEIGHTS, b""), "Cannot load"),
@@ -97,6 +119,21 @@ DAMAGES = {
     "a larger tokenizer": (with_fewer_rows, "has 501 tokens, the model .* only 200"),
     "a config of nonsense": (write("config.json", b"[]"), "Cannot load"),
     "another kind of model": (configure(model_type="bert"), "Cannot load"),
+    "a weight that is no number": (spoil(math.nan), SPOILT),
+    "an infinite weight": (spoil(-math.inf), SPOILT),
+    "empty decoding settings": (write(DECODING, b""), "Cannot read .*generation_config.json"),
+    "cut decoding settings": (cut(DECODING), "Cannot read .*generation_config.json"),
+    "decoding settings of other bytes": (write(DECODING, b"\xff\x00"), "Cannot read"),
+    "a list of decoding settings": (write(DECODING, b"[]"), "not what a run writes there"),
+    "no first token": (write(DECODING, b"{}"), "has no decoder_start_token_id"),
+    "no beams": (decode(num_beams=0), "generation_config.json, num_beams is 0; it must be at"),
+    "a wrong top-p": (decode(top_p=2.0), "top_p is 2.0; it must be from 0.001 to 1"),
+    "a length in letters": (decode(max_new_tokens="5"), "Cannot load"),
+    "sampling in letters": (decode(do_sample="no"), "do_sample is 'no'; it must be True or False"),
+    "a token in letters": (decode(eos_token_id="x"), "eos_token_id is 'x'; it must be a token"),
+    "no last token": (decode(eos_token_id=[]), "eos_token_id is .*; it must be a token"),
+    "a token beyond the model's": (decode(eos_token_id=[1, 512]), "token of the model, from 0 to"),
+    "a first token below all": (decode(decoder_start_token_id=-1), "decoder_start_token_id is -1"),
 }
 
 

@@ -11,9 +11,13 @@ from seq2seq_dialog.serve.inference import Conversation, generate_response, load
 from seq2seq_dialog.settings import DecodingArguments
 
 
+def make_pipe(model, tokenizer, **options):
+    return DialoguePipeline(model=model.eval(), tokenizer=tokenizer, device="cpu", **options)
+
+
 @pytest.fixture
 def pipe(model, tokenizer):
-    return DialoguePipeline(model=model.eval(), tokenizer=tokenizer, device="cpu")
+    return make_pipe(model, tokenizer)
 
 
 WRONG = {
@@ -45,6 +49,7 @@ def test_a_wrong_option_is_refused_on_every_way(pipe, name, value):
     message = rf"{name} is {value!r}".replace("+", r"\+")
     for answer in (
         lambda **options: pipe("Hi!", **options),
+        lambda **options: make_pipe(pipe.model, pipe.tokenizer, **options),
         lambda **options: generate_response("Hi!", pipe.model, pipe.tokenizer, **options),
         lambda **options: Conversation(pipe.model, pipe.tokenizer, **options).say("Hi!"),
     ):
@@ -61,6 +66,17 @@ def test_whole_numbers_do_for_fractions_and_none_for_the_models_own(pipe):
     plain = pipe("How are you?", repetition_penalty=2.0)
     assert pipe("How are you?", repetition_penalty=2, top_p=None) == plain
     assert pipe("How are you?", do_sample=True, temperature=1, top_p=1)
+
+
+def test_options_of_the_constructor_hold_unless_a_call_has_its_own(model, tokenizer):
+    plain = make_pipe(model, tokenizer)
+    options = {"num_beams": 2, "num_return_sequences": 2, "max_length": 4}
+    made = make_pipe(model, tokenizer, **options)
+    assert made("How are you?") == plain("How are you?", **options)
+    assert len(made("How are you?")) == 2
+    assert made("How are you?", num_return_sequences=1, max_new_tokens=9) == plain(
+        "How are you?", num_beams=2, max_new_tokens=9
+    )
 
 
 @pytest.mark.parametrize(

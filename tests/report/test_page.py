@@ -14,6 +14,7 @@ from rich.console import Console
 from seq2seq_dialog.errors import UsageError
 from seq2seq_dialog.report import page
 from seq2seq_dialog.report.console import print_run
+from seq2seq_dialog.report.model_card import model_card
 from seq2seq_dialog.report.page import choose_samples, describe, write
 from seq2seq_dialog.report.tables import markdown, number, table
 from seq2seq_dialog.run_folder import read_jsonl, write_json, write_jsonl, write_yaml
@@ -175,6 +176,20 @@ def test_without_an_evaluation_the_rest_is_there(run_folder):
     write_json(run_folder / "metrics.json", {"data": {}, "parameters": 5})
     html = page_of(run_folder)
     assert "<svg" not in html and "Training" not in html
+
+
+def test_characters_that_the_tokenizer_does_not_know_are_told_where_they_are_many(run_folder):
+    metrics = json.loads((run_folder / "metrics.json").read_text())
+    few, many = {"contexts": 0.0004, "replies": 0.0009}, {"contexts": 0.0123, "replies": 0.0004}
+    for shares, told in (({"train": few}, None), ({"train": few, "test": many}, "1.2 % of")):
+        metrics["data"]["unknown"] = shares
+        write_json(run_folder / "metrics.json", metrics)
+        said = " ".join(Checker(page_of(run_folder)).said.split())
+        card = model_card(run_folder, "ann/model")
+        assert ("tokenizer does not know" in said) == bool(told)
+        assert ("know every character" in card) == bool(told)
+    words = "1.2 % of the tokens of contexts and 0.0 % of replies in test."
+    assert f"neither read nor write: {words}" in said and f"neither read nor write: {words}" in card
 
 
 def test_the_curves_of_an_adversarial_run(run_folder):

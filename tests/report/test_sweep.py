@@ -12,7 +12,14 @@ from seq2seq_dialog.errors import UsageError
 from seq2seq_dialog.models import artifact
 from seq2seq_dialog.portable.context import encode_context
 from seq2seq_dialog.report.sweep import GREEDY, plot_sweep, reply_to_all, sweep
-from seq2seq_dialog.run_folder import join_predictions, read_json, read_pairs, write_jsonl
+from seq2seq_dialog.run_folder import (
+    join_predictions,
+    read_json,
+    read_jsonl,
+    read_pairs,
+    write_jsonl,
+    write_yaml,
+)
 from seq2seq_dialog.serve.inference import generate_response, load
 
 PNG = b"\x89PNG\r\n"
@@ -142,6 +149,21 @@ def test_lower_temperatures_are_less_diverse(run_folder, tmp_path, quick):
     assert (low["temperature"], high["temperature"]) == (0.1, 1.5)
     assert low["distinct_2"] < high["distinct_2"]
     assert low["self_bleu"] > high["self_bleu"]
+
+
+def test_the_words_of_the_runs_language_are_compared(run_folder, tmp_path, quick):
+    rows = read_jsonl(run_folder / "predictions.jsonl")
+    texts = ["你好吗", "我很好谢谢你", "今天天气很好"]
+    for i, row in enumerate(rows):
+        row["reference"] = texts[i % 3]
+    write_jsonl(run_folder / "predictions.jsonl", rows)
+    options = {"temperatures": [1.0], "samples": 6, "output": tmp_path / "sweep.png"}
+    for language, words in (("en", 1.0), ("zh", 5.0)):
+        write_yaml(run_folder / "config.yaml", {"language": language})
+        points = sweep([run_folder], device="cpu", **options)
+        assert read_json(tmp_path / "sweep.json")["references"]["reply_words"] == words
+    earlier = read_json(tmp_path / "sweep.json")["earlier"]
+    assert len(points) == len(earlier) == 2  # what is compared by other words is measured anew
 
 
 def test_an_interrupted_sweep_goes_on(run_folder, other_folder, tmp_path, calls, quick):

@@ -25,6 +25,7 @@ from seq2seq_dialog.models.tokenizer import prepare_tokenizer
 from seq2seq_dialog.portable.context import encode_context
 from seq2seq_dialog.run_folder import read_json, write_json, write_jsonl
 from seq2seq_dialog.serve import chat
+from seq2seq_dialog.serve import export as exporting
 from seq2seq_dialog.serve.export import check_convertible, check_replies, convert, export
 from seq2seq_dialog.serve.exported_model import ExportedModel
 from seq2seq_dialog.serve.inference import engine, generate_response, load
@@ -319,6 +320,15 @@ def test_int8_is_kept_where_replies_stay_and_refused_where_they_diverge(model, m
     export(str(folder))
     assert engine(load(folder, exported=True)[0]) == "CTranslate2, float32"
     assert {path.name for path in folder.iterdir()} == files  # nothing is left of the attempts
+
+
+def test_bleu_goes_by_the_words_of_the_runs_language(monkeypatch):
+    replies = ["今天天气真好"]
+    monkeypatch.setattr(exporting, "answer", lambda way, contexts, *_: replies * len(contexts))
+    pairs = [{"context": ["Hi!"], "reference": "今天天气很好"}] * 2
+    for language, least, most in (("en", 0, 1), ("zh", 50, 60)):
+        figures = exporting.measure({"pytorch": None, "export": None}, None, pairs, language)
+        assert least <= figures["greedy"]["export"]["bleu"] <= most
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 import os
 import re
 import runpy
+import shutil
 import signal
 import socket
 import sys
@@ -266,15 +267,42 @@ def test_a_space_runs_the_commit_it_was_published_with(hub, t5, tmp_path, monkey
         demo.close(verbose=False)
 
 
-def test_a_model_that_cannot_be_read_ends_with_the_way_out(hub, monkeypatch):
+def shown_instead(model, monkeypatch, capsys) -> str:
+    """What the page of a model that cannot be loaded says; the log says the same."""
+    monkeypatch.setenv("MODEL", str(model))
+    blocks = app.main().blocks.values()
+    (box,) = (block for block in blocks if block.get_block_name() == "textbox")
+    assert capsys.readouterr().err.endswith(f"{box.value}\n")
+    return box.value
+
+
+def test_the_page_of_a_model_that_cannot_be_read_says_the_way_out(hub, monkeypatch, capsys):
     HfApi(token="hf_ann").create_repo("ann/secret", private=True)
-    monkeypatch.setenv("MODEL", "ann/secret")
     monkeypatch.setenv("REVISION", COMMIT)
-    with pytest.raises(SystemExit, match=rf"(?s)Cannot load ann/secret at {COMMIT}.*HF_TOKEN"):
-        app.main()
+    shown = shown_instead("ann/secret", monkeypatch, capsys)
+    assert shown.startswith(f"Cannot load ann/secret at {COMMIT}: ") and "HF_TOKEN" in shown
     monkeypatch.delenv("MODEL")
     with pytest.raises(SystemExit, match="Which model"):
         app.main()
+
+
+@pytest.mark.parametrize(
+    ("name", "data"),
+    [
+        ("config.json", b"[]"),
+        ("generation_config.json", b"[]"),
+        ("model.safetensors", b"<html>"),
+        ("pipeline.py", b"def ("),
+        ("pipeline.py", b"import nothing_of_this_name"),
+        ("pipeline.py", b"raise RuntimeError"),
+        ("tokenizer.json", b"{}"),
+    ],
+)
+def test_the_page_of_a_damaged_model_says_so(t5, tmp_path, monkeypatch, capsys, name, data):
+    shutil.copytree(t5, tmp_path / "run")
+    (tmp_path / "run" / name).write_bytes(data)
+    shown = shown_instead(tmp_path / "run", monkeypatch, capsys)
+    assert re.fullmatch(r"Cannot load .*/run at main: .+\nIf the model .*", shown)
 
 
 # The same page from a folder
@@ -294,17 +322,26 @@ def test_web_serves_a_folder_until_ctrl_c(rnn, tmp_path):
 
 def test_the_page_keeps_to_its_limits_and_bears_many_visitors(rnn, tmp_path):
     env = offline(tmp_path) | {"PYTHONPATH": str(ROOT)}
-    secret = "zanzibar " * 5
+    dialogues = [  # each is another from its first three turns on
+        [f"{SAID[visitor // 3 ** (i % 3) % 3]} zanzibar" for i in range(10)]
+        for visitor in range(20)
+    ]
     with serving(["-m", "seq2seq_dialog", "web", str(rnn)], tmp_path, env) as served:
         patient = {"timeout": 300}
-        clients = [Client(served.url, verbose=False, httpx_kwargs=patient) for _ in range(20)]
+        clients = [Client(served.url, verbose=False, httpx_kwargs=patient) for _ in dialogues]
         with ThreadPoolExecutor(len(clients)) as visitors:
-            replies = visitors.map(
-                lambda client: [say(client, f"{secret} {i}") for i in range(10)], clients
+            replies = list(
+                visitors.map(
+                    lambda client, said: [say(client, text) for text in said], clients, dialogues
+                )
             )
-            assert sum(len(each) for each in replies) == 200
+        talk = conversation(rnn)
+        for said, heard in zip(dialogues, replies, strict=True):
+            talk.reset()
+            assert heard == [talk.say(text) for text in said]
+        assert len(set(map(tuple, replies))) == len(dialogues)
         with pytest.raises(AppError, match=r"too long: at most 4,000 letters"):
-            say(clients[0], secret * 500)
+            say(clients[0], "zanzibar " * 500)
         for name, status in (("evil.example", 400), ("localhost", 200)):
             assert httpx.get(served.url, headers={"Host": name}).status_code == status
         upload = {"files": ("a.txt", b"something")}

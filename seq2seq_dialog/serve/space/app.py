@@ -90,6 +90,7 @@ LAUNCH_OPTIONS = {
     # Gradio locks the textbox during a reply, which takes the cursor out of it.
     "js": """() => {
         const box = document.querySelector("#message textarea");
+        if (!box) return;  // the page of a failure
         const back = () => box.disabled || document.activeElement !== document.body || box.focus();
         new MutationObserver(back).observe(box, { attributeFilter: ["disabled"] });
     }""",
@@ -249,8 +250,16 @@ def text(content: str | list[dict]) -> str:
     return " ".join(part["text"] for part in content if part["type"] == "text")
 
 
+def failure_page(name: str, message: str) -> gr.Blocks:
+    """Make the page of a model that cannot be loaded; the log has the message, too."""
+    print(message, file=sys.stderr, flush=True)
+    with gr.Blocks(title=title(name), analytics_enabled=False) as demo:
+        gr.Textbox(message, label="There is no chat", lines=4, interactive=False)
+    return demo
+
+
 def main() -> gr.Blocks:
-    """Load the model and make its page."""
+    """Load the model and make its page, or the page that says why there is none."""
     about = Path(__file__).with_name("model.json")
     about = json.loads(about.read_text(encoding="utf-8")) if about.is_file() else {}
     if os.environ.get("MODEL"):
@@ -266,11 +275,13 @@ def main() -> gr.Blocks:
         generate_reply = pipeline(
             "text2text-generation", model=name, revision=revision, trust_remote_code=True
         )
-    except (OSError, ValueError, KeyError) as error:
-        sys.exit(
-            f"Cannot load {name} at {revision or 'main'}: {error}\nIf the model is private, the "
+    except Exception as error:  # damaged files raise what each library raises
+        reason = " ".join(str(error).split())[:600] or type(error).__name__
+        return failure_page(
+            name,
+            f"Cannot load {name} at {revision or 'main'}: {reason}\nIf the model is private, the "
             "Space needs a secret HF_TOKEN, a token that may read it (Settings, Variables and "
-            "secrets)."
+            "secrets).",
         )
 
     def answer(messages: list[dict], **settings) -> str:
