@@ -13,9 +13,11 @@ from accelerate.utils import gather_object
 from datasets import Dataset
 from torch.nn import functional
 from transformers import EncoderDecoderCache
+from transformers.generation import GenerationMode
 
 from ..data.batching import IGNORE
 from ..decoding.batch_loop import cache_of_sources, decode, merge_parts, select_rows
+from ..decoding.beam_loop import search
 from ..evaluation.metrics import likelihood_statistics
 from .sharding import UNSHARDED, sharding_of
 
@@ -158,9 +160,12 @@ def generate_replies(model, tokenizer, inputs: dict, seed: int, sharded: bool) -
     """
     names = ("input_ids", "encoder_outputs", "attention_mask")
     options = {name: inputs[name] for name in names if name in inputs}
+    mode = model.generation_config.get_generation_mode()
     if sharded:  # the processes take each pass together, so they go on until all have ended
         options["synced_gpus"] = True
-    elif model.generation_config.num_beams in (None, 1):
+    elif mode == GenerationMode.BEAM_SEARCH:
+        options["custom_generate"] = search
+    elif mode in (GenerationMode.GREEDY_SEARCH, GenerationMode.SAMPLE):
         options["custom_generate"] = decode
         if "past_key_values" in inputs:
             options["past_key_values"] = cache_of_sources(inputs["past_key_values"])

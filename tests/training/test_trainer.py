@@ -250,9 +250,11 @@ def test_evaluation_is_the_mean_over_tokens_of_single_examples(
         assert metrics["eval_target_tokens"] == tokens
 
 
+@pytest.mark.parametrize("num_beams", [1, 3])
 def test_predictions_are_the_replies_to_single_contexts_in_order(
-    model, tokenizer, features, tmp_path
+    num_beams, model, tokenizer, features, tmp_path
 ):
+    model.generation_config.num_beams = num_beams
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.normal_(0, 0.5)  # replies that depend on the context
