@@ -6,6 +6,7 @@ from pickle import UnpicklingError
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
 from ..errors import UsageError
+from ..hub_errors import check_name
 
 
 @contextmanager
@@ -27,6 +28,7 @@ def loading(what: str, remedy: str):
 
 def load_model_files(name: str, what: str, remedy: str, **options):
     """Load an encoder-decoder model; refuse one that lacks weights, which would be random."""
+    check_name(name)
     with loading(what, remedy):
         model, report = AutoModelForSeq2SeqLM.from_pretrained(
             name, output_loading_info=True, **options
@@ -40,6 +42,7 @@ def load_model_files(name: str, what: str, remedy: str, **options):
 
 def load_tokenizer_files(name: str, what: str, remedy: str, **options):
     """Load a tokenizer; refuse one without pieces, as transformers makes it where files lack."""
+    check_name(name)
     with loading(what, remedy):
         tokenizer = AutoTokenizer.from_pretrained(name, **options)
         if len(tokenizer) - len(tokenizer.added_tokens_decoder) <= 1:
