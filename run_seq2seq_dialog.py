@@ -7,8 +7,10 @@
 A run that was stopped goes on from its last checkpoint by the same command.
 """
 
+import sys
+
+from seq2seq_dialog.__main__ import train
 from seq2seq_dialog.errors import run
-from seq2seq_dialog.train import main
 
 if __name__ == "__main__":
-    run(main)
+    run(lambda: train(sys.argv[1:]))

@@ -11,6 +11,7 @@ from importlib import import_module
 from typing import NamedTuple
 
 from . import __version__
+from .command_line import check_command_line
 from .errors import run
 from .shipped import COMMAND
 
@@ -310,12 +311,18 @@ VERBS = {
 def main() -> None:
     """Carry out one verb."""
     if sys.argv[1:2] == ["train"]:  # its flags are the settings, which another parser knows
-        run(lambda: import_module(".train", __package__).main(sys.argv[2:]))
+        run(lambda: train(sys.argv[2:]))
         return
     options = {name: clean(value) for name, value in vars(build_parser().parse_args()).items()}
     verb, folder = VERBS[options.pop("verb")], options.pop("folder")
     module, function = verb.function.rsplit(".", 1)
     run(lambda: getattr(import_module(f".{module}", __package__), function)(folder, **options))
+
+
+def train(argv: list[str]) -> None:
+    """Train by `CONFIG [--flag value ...]`; what is seen to be wrong at once is told at once."""
+    check_command_line(argv)
+    import_module(".train", __package__).main(argv)
 
 
 def clean(value):

@@ -3,6 +3,7 @@
 import json
 import re
 from contextlib import contextmanager
+from pathlib import Path
 
 from datasets.exceptions import DatasetNotFoundError, DatasetsError
 from huggingface_hub import constants, get_token
@@ -17,7 +18,7 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
-from .errors import UsageError
+from .errors import UsageError, nearest
 
 XET = re.compile(r"xet-\w+-token|xethub|\bCAS\b")  # in errors of hf_xet, whose types are general
 
@@ -30,6 +31,24 @@ def hub_page(path: str) -> str:
 def tokens_page() -> str:
     """Give the address of the page where tokens are made."""
     return hub_page("settings/tokens")
+
+
+def check_name(name: str) -> None:
+    """Refuse the path of a folder that is not there, for which the Hub would be asked in vain.
+
+    `user/name` is a name on the Hub, unless `user` is `runs` or a folder here that holds runs.
+    """
+    path, parts = Path(name), name.split("/")
+    is_path = len(parts) > 2 or name.startswith((".", "/", "~")) or name.endswith("/")
+    if len(parts) == 2:
+        is_path |= parts[0] == "runs" or any(path.parent.glob("*/config.yaml"))
+    if path.exists() or not (is_path or "\\" in name):
+        return
+    others = [str(each) for each in path.parent.glob("*/")] if path.parent.is_dir() else []
+    raise UsageError(
+        f"There is no folder {str(path.resolve())!r}.{nearest(str(path), others)} Give one that "
+        "is there, or a name on the Hub, user/name."
+    )
 
 
 def is_transient(error: BaseException) -> bool:

@@ -16,9 +16,9 @@ import torch
 import yaml
 from filelock import FileLock, Timeout
 
-from . import strict_yaml
 from .errors import UsageError
 from .portable.context import as_turns
+from .strict_yaml import read_yaml
 
 PREVIEW = "data.html"  # what `dry_run` writes, before there is a run
 PACKAGES = (
@@ -98,19 +98,6 @@ def read_json(path: Path):
 def read_jsonl(path: Path) -> list[dict]:
     """Read an object a line."""
     return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
-
-
-def read_yaml(path: str | Path) -> dict:
-    """Read a config file."""
-    try:
-        settings = strict_yaml.load(Path(path).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"Cannot read the config {str(path)!r}: {error}.") from error
-    except yaml.YAMLError as error:
-        raise UsageError(f"{path} is not valid YAML: {' '.join(str(error).split())}.") from error
-    if not isinstance(settings, dict):
-        raise UsageError(f"{path} must hold settings as `name: value` lines.")
-    return settings
 
 
 def read_mapping(path: Path) -> dict:

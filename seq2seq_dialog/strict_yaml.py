@@ -5,6 +5,7 @@ Here all of these are errors, and a date is the text that was written.
 """
 
 import json
+from pathlib import Path
 
 import yaml
 
@@ -57,6 +58,19 @@ def load(text: str):
         raise yaml.YAMLError("it is nested too deeply") from error
     except (ValueError, TypeError) as error:  # a tag that does not fit, as in `!!int abc`
         raise yaml.YAMLError(str(error)) from error
+
+
+def read_yaml(path: str | Path) -> dict:
+    """Read a config file."""
+    try:
+        settings = load(Path(path).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"Cannot read the config {str(path)!r}: {error}.") from error
+    except yaml.YAMLError as error:
+        raise UsageError(f"{path} is not valid YAML: {' '.join(str(error).split())}.") from error
+    if not isinstance(settings, dict):
+        raise UsageError(f"{path} must hold settings as `name: value` lines.")
+    return settings
 
 
 def load_mapping(name: str, text: str, example: str) -> dict:

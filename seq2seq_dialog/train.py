@@ -26,7 +26,7 @@ from .evaluation.metrics import ReplyMetric, unigram_perplexity
 from .hub import publish_model
 from .hub.push import writable_repo
 from .models import artifact
-from .models.build import check_lengths, check_sizes, discriminator_config, load_model
+from .models.build import check_lengths, check_names, check_sizes, discriminator_config, load_model
 from .models.tokenizer import load_tokenizer, train_tokenizer
 from .report import licences, page, pictures
 from .report.console import print_run, set_up_console
@@ -60,6 +60,7 @@ def execute(settings: Settings) -> None:
     if not settings.training.dry_run and is_complete(run_dir, settings.as_config()):
         console.print(f"{run_dir} holds this run, complete.")
         return publish_and_print(run_dir, repo, settings, console)
+    check_names(settings.model)
     set_seed(settings.training.seed)
 
     # 2. Read the rows

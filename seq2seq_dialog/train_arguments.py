@@ -7,15 +7,17 @@ import re
 import sys
 from pathlib import Path
 
+import yaml
 from transformers import HfArgumentParser, Seq2SeqTrainingArguments
 from transformers.hf_argparser import string_to_bool
 
+from . import strict_yaml
 from .checks import check
+from .command_line import HELP, CommandLine, Flag, read_command_line, recipes
 from .errors import UsageError, nearest
 from .inherited_settings import INHERITED, MAPPINGS
-from .run_folder import read_yaml
 from .settings import GROUPS, DialogueTrainingArguments, Mark, Settings, marked
-from .shipped import COMMAND, CONFIGS, ROOT
+from .shipped import COMMAND, CONFIGS
 from .strict_yaml import to_json
 
 # What a flag takes, by the type of its setting.
@@ -26,6 +28,9 @@ STRUCTURES |= dict.fromkeys(MAPPINGS, dict)
 STRUCTURE_NAMES = {dict: "a mapping", list: "a path or a list of sources", None: "a single value"}
 
 PATHS = marked(Mark.PATH) | {"data_cache"}  # in which ~ is the home folder
+# Settings that an empty text, as null, sets to nothing; a run folder without a name is an error.
+OPTIONAL = {f.name for group in GROUPS for f in dataclasses.fields(group) if f.default is None}
+OPTIONAL -= {"output_dir"}
 # Settings that name one source, of dialogues or of the model: a flag for one replaces the other.
 REPLACED = {
     "data": ("dataset_name", "dataset_revision"),
@@ -71,11 +76,6 @@ class _Parser(HfArgumentParser):
             )
 
 
-def recipes() -> dict[str, Path]:
-    """Return the shipped configs by name."""
-    return {path.stem: path for path in sorted(CONFIGS.glob("*.yaml"))}
-
-
 def build_train_parser(show_all: bool = False) -> HfArgumentParser:
     """Build the parser of a training; `show_all` makes --help list every training setting."""
     script = Path(sys.argv[0]).name
@@ -109,30 +109,20 @@ def build_train_parser(show_all: bool = False) -> HfArgumentParser:
 
 def parse(argv: list[str]) -> Settings:
     """Parse and check `[CONFIG] [--flag value ...]`, in which flags override the file."""
-    if not {"--help", "-h", "--help_all"}.isdisjoint(argv):
+    if not HELP.isdisjoint(argv):
         build_train_parser(show_all="--help_all" in argv).print_help()
         sys.exit(0)
+    line = read_command_line(argv)
     parser = build_train_parser()
-    known = {f.name for group in GROUPS for f in dataclasses.fields(group) if f.init}
-    flags, path = list(argv), None
-    if argv and not argv[0].startswith("-"):
-        path, flags = find_config(argv[0]), argv[1:]
-    names = {
-        flag: flag[2:].split("=")[0].replace("-", "_") for flag in flags if flag.startswith("--")
-    }
-    replaced = {other for name in names.values() for other in REPLACED.get(name, ())}
-    from_file = _as_flags(path, parser, replaced) if path else []
-    for flag, name in names.items():
-        if name not in known and name.removeprefix("no_") not in known:
-            raise UsageError(
-                f"unknown flag {flag!r}.{nearest('--' + name, {'--' + k for k in known})}"
-            )
+    config, flags = _apply_flags(line)
     try:
         *groups, rest, unknown = parser.parse_args_into_dataclasses(
-            [*from_file, *flags], return_remaining_strings=True, look_for_args_file=False
+            [*_as_flags(line.path, config, parser), *flags],
+            return_remaining_strings=True,
+            look_for_args_file=False,
         )
     except (ValueError, TypeError, ImportError) as error:
-        where = f"{path}: " if path and not flags else ""
+        where = f"{line.path}: " if line.path and not flags else ""
         raise UsageError(where + " ".join(str(error).split())) from error
     if unknown or rest.config:
         extra = " ".join(unknown or [rest.config])
@@ -147,31 +137,67 @@ def parse(argv: list[str]) -> Settings:
     return settings.with_optimizer().with_training(push_to_hub=False)
 
 
-def find_config(name: str) -> Path:
-    """Find a config: a file by its path, a recipe by its name (`t5_small`)."""
-    if "/" in name or "\\" in name or name.endswith((".yaml", ".yml")):
-        return Path(name).expanduser()
-    known = recipes()
-    if name not in known:
+def _apply_flags(line: CommandLine) -> tuple[dict, list[str]]:
+    """Return the config without what flags take out or replace, and the flags that set something.
+
+    `--data null` takes out what stands before, `--new_model.d_model 64` sets a part of a mapping.
+    """
+    config, flags, parts = dict(line.config), {}, {}
+    for flag in line.flags:
+        name, dot, part = flag.name.partition(".")
+        last = flags.pop(name, None)
+        if dot:
+            parts.setdefault(name, {})[part] = flag
+            flags |= {} if last is None else {name: last}
+        elif flag.value == "null" or (flag.value == "" and name in OPTIONAL):
+            config.pop(name, None)
+        else:
+            flags[name] = flag
+    for name in [*flags, *parts]:
+        for other in REPLACED.get(name, ()):
+            config.pop(other, None)
+    words = {name: flag.words for name, flag in flags.items()}
+    for name, values in parts.items():
+        before = flags[name].value if name in flags else config.get(name)
+        words[name] = [f"--{name}={to_json(name, _with_parts(name, before, values))}"]
+    return config, [word for each in words.values() for word in each]
+
+
+def _with_parts(name: str, before: dict | str | None, parts: dict[str, Flag]) -> dict:
+    """Return a mapping in which some parts are set by flags, and those that are null left out."""
+    flag = next(iter(parts.values())).words[0]
+    if STRUCTURES.get(name) is not dict:
+        mappings = ", ".join(key for key, kind in STRUCTURES.items() if kind is dict)
         raise UsageError(
-            f"There is no recipe {name!r}.{nearest(name, known)} The recipes are "
-            f"{', '.join(known)}; a file of your own is given by its path, ending in .yaml."
+            f"unknown flag {flag!r}: {name} has no parts. Parts can be set of {mappings}."
         )
-    return known[name]
+    mapping = _load(before) if isinstance(before, str) else before or {}
+    if not isinstance(mapping, dict):
+        raise UsageError(
+            f"{name} is {before!r}, of which {flag} sets no part: write it out as a mapping."
+        )
+    for part, given in parts.items():
+        if given.value is None:
+            raise UsageError(f"{given.words[0]} takes one value.")
+        mapping = mapping | {part: _load(given.value)}
+    return {part: value for part, value in mapping.items() if value is not None}
 
 
-def _as_flags(path: Path, parser: HfArgumentParser, replaced: set[str]) -> list[str]:
-    """Spell the settings of a config as flags, so that one parser checks both; leave some out."""
-    config, flags = read_yaml(path), []
+def _load(text: str):
+    """Read a value as a config has it; what is no YAML is text."""
+    try:
+        return strict_yaml.load(text)
+    except yaml.YAMLError:
+        return text
+
+
+def _as_flags(path: Path | None, config: dict, parser: HfArgumentParser) -> list[str]:
+    """Spell the settings of a config as flags, so that one parser checks both."""
+    flags = []
     # In reverse, for --no_detokenize and its like stand behind the flag itself.
     actions = {a.dest: a for a in reversed(parser._actions) if a.option_strings}
-    data = config.get("data")
-    if path.resolve().parent == CONFIGS and isinstance(data, str) and not Path(data).exists():
-        config["data"] = str(ROOT / data)  # of a recipe, which works from any folder
     for name, value in config.items():
-        if name not in actions:
-            raise UsageError(f"{path}: unknown setting {name!r}.{nearest(str(name), actions)}")
-        if value is None or value == [] or name in replaced:
+        if value is None or value == [] or (value == "" and name in OPTIONAL):
             continue
         if actions[name].nargs in ("+", "*") and isinstance(value, list):
             flags += [f"--{name}", *(_spelled(path, actions[name], part) for part in value)]

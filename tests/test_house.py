@@ -19,6 +19,7 @@ PACKAGE = ROOT / "seq2seq_dialog"
 LAYERS = [
     {"errors", "shipped", "portable", "dataset_script"},
     {"evaluation", "strict_yaml"},
+    {"command_line"},
     {"inherited_settings"},
     {"settings", "run_folder", "hub_errors"},
     {"checks"},

@@ -14,7 +14,8 @@ from helpers.corpus import ROOT, SAMPLES
 from helpers.runs import ENVIRONMENT, command, equal, start, weights
 
 from seq2seq_dialog.errors import UsageError
-from seq2seq_dialog.run_folder import read_json, read_jsonl, read_yaml, write_json, write_yaml
+from seq2seq_dialog.run_folder import read_json, read_jsonl, write_json, write_yaml
+from seq2seq_dialog.strict_yaml import read_yaml
 from seq2seq_dialog.training.checkpoints import last_checkpoint
 from seq2seq_dialog.training.resume import is_complete
 

@@ -14,11 +14,12 @@ from helpers.runs import finish, start
 from transformers import Seq2SeqTrainingArguments
 
 from seq2seq_dialog.__main__ import clean
+from seq2seq_dialog.command_line import check_command_line, find_config, recipes, setting_names
 from seq2seq_dialog.errors import UsageError, run
 from seq2seq_dialog.inherited_settings import REPLACED
 from seq2seq_dialog.run_folder import write_yaml
 from seq2seq_dialog.settings import GROUPS, DialogueTrainingArguments, bounds
-from seq2seq_dialog.train_arguments import find_config, parse, recipes
+from seq2seq_dialog.train_arguments import parse
 
 CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
 
@@ -225,6 +226,127 @@ def test_what_the_machine_decided_does_not_follow_the_file(tmp_path):
     settings = parse([path]).as_config()
     assert not {"bf16", "dataloader_pin_memory"} & set(settings) and settings["use_cpu"] is False
     assert parse([path, "--bf16", "false"]).as_config()["bf16"] is False
+
+
+def test_the_names_of_settings_are_known_without_their_classes():
+    assert setting_names() == {
+        f.name for group in GROUPS for f in dataclasses.fields(group) if f.init
+    }
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["demo", "--leraning_rate=1"], "unknown flag '--leraning_rate=1'. Did you mean '--lea"),
+        (
+            ["demo", "--new_modle.d_model", "8"],
+            "'--new_modle.d_model'. Did you mean '--new_model'?",
+        ),
+        (["none.yaml"], "Cannot read the config 'none.yaml'"),
+        (["dmeo"], "There is no recipe 'dmeo'. Did you mean 'demo'?"),
+        (
+            ["wrong.yaml"],
+            "wrong.yaml: unknown setting 'lerning_rate'. Did you mean 'learning_rate'",
+        ),
+        (["demo", "--data", "none.txt"], "'none.txt' does not exist. Give --data a text file"),
+        (["sources.yaml"], "'none.txt' does not exist. Give --data a text file"),
+        (["demo", "--data=$NOWHERE/a.txt"], "NOWHERE is not set"),
+    ],
+)
+def test_a_typo_is_told_before_anything_heavy_is_imported(tmp_path, arguments, message):
+    (tmp_path / "wrong.yaml").write_text("lerning_rate: 1\n")
+    (tmp_path / "sources.yaml").write_text("data: [{path: wrong.yaml}, {path: none.txt}]\n")
+    code = (
+        "import sys, atexit\n"
+        "heavy = {'torch', 'transformers', 'datasets', 'numpy'}\n"
+        "atexit.register(lambda: print('imported', sorted(heavy & set(sys.modules))))\n"
+        "import runpy; runpy.run_module('seq2seq_dialog', run_name='__main__', alter_sys=True)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, "train", *arguments],
+        cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 2 and message in done.stderr, done.stderr
+    assert done.stdout == "imported []\n"
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ["--output_dir", "done"],  # a finished run, which may be published
+        ["--dataset_name", "user/talk"],
+        ["--data", "null"],
+        ["--data", ""],
+    ],
+)
+def test_dialogues_that_are_not_needed_are_not_missed(tmp_path, monkeypatch, flags):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "done").mkdir()
+    (tmp_path / "done" / "metrics.json").write_text("{}")
+    check_command_line([config(tmp_path, "data: gone.txt\n"), *flags])
+
+
+@pytest.mark.parametrize("nothing", ["null", ""])
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("model_name_or_path: m\ndata: d.txt\n", "data"),
+        ("model_name_or_path: m\ndataset_name: user/talk\n", "data"),  # the other one stays
+        ("model_name_or_path: m\nnew_model: {model_type: t5}\n", "new_model"),
+        ("model_name_or_path: m\nlicense: mit\nbf16: false\n", "license"),
+    ],
+)
+def test_a_flag_takes_out_what_the_config_sets(tmp_path, text, name, nothing):
+    before = yaml.safe_load(text)
+    config_now = parse([config(tmp_path, text), f"--{name}", nothing]).as_config()
+    after = {key: value for key, value in before.items() if key != name}
+    assert {key: config_now.get(key) for key in before | {name: None}} == {name: None} | after
+    assert parse([config(tmp_path, f"{M}{name}: {nothing}\n")]).as_config().get(name) is None
+
+
+def test_of_a_flag_given_twice_the_last_one_counts(tmp_path):
+    path = config(tmp_path, M + "num_beams: 4\n")
+    assert parse([path, "--num_beams", "null"]).decoding.num_beams == 1
+    assert parse([path, "--num_beams", "null", "--num_beams", "3"]).decoding.num_beams == 3
+    assert parse([path, "--data=a", "--data=null"]).data.data is None
+
+
+@pytest.mark.parametrize(
+    ("text", "flags", "name", "mapping"),
+    [
+        ("new_model: {model_type: t5, d_ff: 8}\n", ["--new_model.d_model", "64"], "new_model",
+         {"model_type": "t5", "d_ff": 8, "d_model": 64}),
+        ("new_model: {model_type: t5, d_ff: 8}\n", ["--new-model.d-ff=null"], "new_model",
+         {"model_type": "t5"}),
+        (M, ["--new_model.model_type=bart", "--new_model.dropout", "0.2"], "new_model",
+         {"model_type": "bart", "dropout": 0.2}),
+        (M, ["--columns.text", "body", "--columns", "{speaker: who}"], "columns",
+         {"speaker": "who", "text": "body"}),
+        (M + "lr_scheduler_type: cosine\n", ["--lr_scheduler_kwargs.num_cycles", "0.5"],
+         "lr_scheduler_kwargs", {"num_cycles": 0.5}),
+    ],
+)  # fmt: skip
+def test_a_flag_sets_a_part_of_a_mapping(tmp_path, text, flags, name, mapping):
+    assert parse([config(tmp_path, text), *flags]).as_config()[name] == mapping
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (
+            ["--seed.x", "1"],
+            "'--seed.x': seed has no parts. Parts can be set of columns, new_model",
+        ),
+        (["--new_model", "t5", "--new_model.d_ff", "8"], "new_model is 't5', of which --new_model"),
+        (["--new_model.d_model"], "--new_model.d_model takes one value"),
+        (["--columns.txt", "body"], "columns has 'txt': 'body'; it maps dialogue, context"),
+        (["--new_model.d_model", "8"], "it must have a known model_type, for example"),
+    ],
+)
+def test_a_part_that_cannot_be_set_is_refused(tmp_path, flags, message):
+    with pytest.raises(UsageError) as error:
+        parse([config(tmp_path, M), *flags]).data.column_names()
+    assert message in str(error.value)
 
 
 def test_help_is_grouped_and_help_all_has_every_setting():

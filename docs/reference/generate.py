@@ -15,16 +15,17 @@ HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parents[1]))
 
 from seq2seq_dialog.__main__ import build_parser
+from seq2seq_dialog.command_line import recipes
 from seq2seq_dialog.evaluation.catalogue import METRICS
 from seq2seq_dialog.inherited_settings import INHERITED, REPLACED
 from seq2seq_dialog.portable.options import Bounds
 from seq2seq_dialog.settings import GROUPS, DialogueTrainingArguments, bounds
-from seq2seq_dialog.train_arguments import recipes
 
 WRITTEN = "<!-- Written by docs/reference/generate.py from the code: change it there. -->\n"
 SETTINGS = """# Settings
 
-Every setting is a line of a config file and a flag of the command line; flags win.
+Every setting is a line of a config file and a flag of the command line; flags win. `--data null`
+takes out what the config sets, `--new_model.d_model 64` sets a part of a mapping.
 [Tutorial](../tutorial.md) and [how-tos](../README.md#how-tos) say which of them matter when.
 `python run_seq2seq_dialog.py --help_all` lists the remaining settings of transformers'
 `Seq2SeqTrainingArguments`, which work as documented there. The defaults here are those of the code;

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from ..command_line import expand_path
 from ..dataset_script import dialogues as text_form
 from ..dataset_script.dialogues import END, Dialogue, Note, scan
 from ..dataset_script.sources import find_sources
@@ -20,7 +21,6 @@ from ..run_folder import check_writable
 from ..settings import DataArguments
 from .corpus import print_reading
 from .formats import describe, read_talks_of, recognise
-from .mixture import expand_path
 from .rows import messages_of_a_setting
 from .turns import Talk, as_dialogue
 

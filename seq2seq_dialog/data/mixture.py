@@ -6,7 +6,6 @@ epoch alone, so a run goes on from any checkpoint as if it had not stopped.
 """
 
 import math
-import os
 import re
 from pathlib import Path
 from typing import NamedTuple
@@ -27,18 +26,6 @@ class Source(NamedTuple):
     name: str  # by default the name of the file or folder, without .txt and .gz
     path: str  # as given
     weight: float  # how many times an epoch holds each dialogue
-
-
-def expand_path(path: str) -> str:
-    """Put in the values of `~` and of environment variables."""
-    path = os.path.expandvars(os.path.expanduser(path))
-    missing = re.search(r"\$\{?(\w+)", path)
-    if missing and not os.path.exists(path):
-        raise UsageError(
-            f"data has {path!r}, but {missing[1]} is not set. Set it to the folder that is meant: "
-            f"export {missing[1]}=folder"
-        )
-    return path
 
 
 def parse_sources(data: str | list | None) -> list[Source] | None:

@@ -10,12 +10,13 @@ import pyarrow.compute as pc
 import xxhash
 from datasets import Dataset, DatasetDict, concatenate_datasets
 
+from ..command_line import expand_path
 from ..dataset_script.dialogues import Dialogues
 from ..dataset_script.sources import SPLITS
 from ..errors import UsageError
 from ..settings import DataArguments
 from . import formats
-from .mixture import Source, expand_path, first_rows, parse_sources
+from .mixture import Source, first_rows, parse_sources
 from .table_formats import load_table_rows, open_table_rows
 
 

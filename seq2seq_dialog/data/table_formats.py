@@ -22,7 +22,7 @@ from huggingface_hub.errors import HfHubHTTPError, HTTPError, OfflineModeIsEnabl
 from ..dataset_script.dialogues import SPLITS, Dialogue, Note
 from ..dataset_script.sources import SPLIT_NAMES
 from ..errors import UsageError
-from ..hub_errors import translated_errors
+from ..hub_errors import check_name, translated_errors
 from ..settings import DataArguments
 from .readers.tables import FORMS, SAMPLE, choose_form
 from .splits import CODE, prepare, stream
@@ -90,6 +90,7 @@ def _fetch(name: str, revision: str, cache_dir: str | None) -> DatasetDict:
 
 def _reading(name: str, revision: str):
     """Turn whatever keeps a data set from being read into one UsageError."""
+    check_name(name)
     if os.path.isfile(name):
         raise UsageError(
             f"dataset_name {name!r} is a file, but has to be a data set on the Hub, user/name, or "

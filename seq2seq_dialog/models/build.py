@@ -6,6 +6,7 @@ import torch
 from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForSeq2SeqLM
 
 from ..errors import UsageError, nearest
+from ..hub_errors import check_name
 from ..portable.configuration_rnn import RnnSeq2SeqConfig
 from ..portable.context import TURN_SEPARATOR
 from ..portable.options import Bounds
@@ -27,6 +28,13 @@ def load_pretrained(load, what: str, name: str, args: ModelArguments, **options)
     )
     options |= {"revision": args.model_revision, "trust_remote_code": args.trust_remote_code}
     return load(find_model(name), f"the {what} {name!r}", remedy, **options)
+
+
+def check_names(args: ModelArguments) -> None:
+    """Refuse folders that are not there, before the data work."""
+    for name in (args.model_name_or_path, args.tokenizer_name_or_path):
+        if name is not None:
+            check_name(find_model(name))
 
 
 def load_model(args: ModelArguments, tokenizer):

@@ -9,6 +9,7 @@ import torch
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, GenerationConfig
 
 from ..errors import UsageError
+from ..hub_errors import check_name
 from ..portable.options import checked_options
 from ..run_folder import read_mapping
 
@@ -38,6 +39,7 @@ def load_model_files(name: str, what: str, remedy: str, **options):
     Weights that are missing would be random, and transformers takes settings of its own in place of
     a file that it cannot read.
     """
+    check_name(name)
     with loading(what, remedy):
         read_mapping(Path(name) / DECODING_FILE)
         model, report = AutoModelForSeq2SeqLM.from_pretrained(
@@ -90,6 +92,7 @@ def _check_decoding(saved: GenerationConfig, vocab_size: int) -> None:
 
 def load_tokenizer_files(name: str, what: str, remedy: str, **options):
     """Load a tokenizer; refuse one without pieces, as transformers makes it where files lack."""
+    check_name(name)
     with loading(what, remedy):
         tokenizer = AutoTokenizer.from_pretrained(name, **options)
         if len(tokenizer) - len(tokenizer.added_tokens_decoder) <= 1:

@@ -10,12 +10,14 @@ import yaml
 from huggingface_hub import HfApi, hf_hub_download, metadata_load, try_to_load_from_cache
 from huggingface_hub.errors import GatedRepoError, HTTPError, RepositoryNotFoundError
 
+from ..command_line import expand_path
 from ..data.known_corpora import DAILYDIALOG, SAMPLES
-from ..data.mixture import expand_path, parse_sources
+from ..data.mixture import parse_sources
 from ..errors import UsageError, nearest
-from ..run_folder import read_mapping, read_yaml
+from ..run_folder import read_mapping
 from ..settings import DataArguments, Settings
 from ..shipped import find_model
+from ..strict_yaml import read_yaml
 
 DAILYDIALOG_ID = "li2017dailydialog/daily_dialog"  # its authors' own, on the Hub
 LICENSES = {DAILYDIALOG: "cc-by-nc-sa-4.0", SAMPLES: "apache-2.0"}

@@ -14,7 +14,8 @@ from sacrebleu.metrics import CHRF
 from ..errors import UsageError
 from ..evaluation.catalogue import METRICS, keys_with
 from ..evaluation.scoring import HUMAN
-from ..run_folder import read_mapping, read_predictions, read_yaml, write_text
+from ..run_folder import read_mapping, read_predictions, write_text
+from ..strict_yaml import read_yaml
 from .licences import data_name
 from .pictures import PALETTE, curve_pictures, group_pictures, rankings
 from .tables import diversity_tables, overlap, render, score_tables, table, unknown_tokens

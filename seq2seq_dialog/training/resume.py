@@ -13,8 +13,9 @@ from transformers.trainer_callback import TrainerState
 
 from ..data.mixture import parse_sources
 from ..errors import UsageError
-from ..run_folder import PREVIEW, read_json, read_mapping, read_yaml
+from ..run_folder import PREVIEW, read_json, read_mapping
 from ..settings import DecodingArguments, Mark, Settings, marked
+from ..strict_yaml import read_yaml
 from .checkpoints import MANIFEST, RESULTS, best_checkpoint, checkpoints, flaw, last_checkpoint
 from .sharding import check_checkpoint, prepare_for_evaluation, sharding_of
 

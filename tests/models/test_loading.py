@@ -8,11 +8,13 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from seq2seq_dialog.data.rows import load_rows
 from seq2seq_dialog.errors import UsageError
-from seq2seq_dialog.models.build import load_model
+from seq2seq_dialog.hub_errors import check_name
+from seq2seq_dialog.models.build import check_names, load_model
 from seq2seq_dialog.models.tokenizer import load_tokenizer
 from seq2seq_dialog.serve.inference import load
-from seq2seq_dialog.settings import ModelArguments
+from seq2seq_dialog.settings import DataArguments, ModelArguments
 
 WEIGHTS = "model.safetensors"
 DECODING = "generation_config.json"
@@ -148,6 +150,47 @@ def test_a_damaged_folder_is_refused_with_one_message(saved, name, capsys):
     with pytest.raises(UsageError, match=message):
         load_model(args, load_tokenizer(args, 64))
     assert "must not run" not in capsys.readouterr().out
+
+
+@pytest.fixture
+def of_runs(tmp_path, monkeypatch):
+    """A folder with one run in it, `out/demo`, and a folder `ann` without any."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "out" / "demo").mkdir(parents=True)
+    (tmp_path / "out" / "demo" / "config.yaml").touch()
+    (tmp_path / "ann" / "talks").mkdir(parents=True)
+
+
+PATHS = {
+    "./demo": "/demo'.",
+    "../demo": "/demo'.",
+    "/nowhere/demo": "'/nowhere/demo'.",
+    "runs/demo": "/runs/demo'.",
+    "out/dmeo": "Did you mean 'out/demo'?",
+    "./out/dmeo/": "Did you mean 'out/demo'?",
+    "ann/models/demo": "/ann/models/demo'.",
+    "demo/": "/demo'.",
+    "out\\demo": "There is no folder",
+}
+
+
+@pytest.mark.parametrize("name", PATHS)
+def test_a_folder_that_is_not_there_is_not_looked_for_on_the_hub(of_runs, name):
+    readers = [
+        lambda: load(name),
+        lambda: check_names(ModelArguments(model_name_or_path=name)),
+        lambda: check_names(ModelArguments(tokenizer_name_or_path=name)),
+        lambda: load_rows(DataArguments(dataset_name=name)),
+    ]
+    for read in readers:
+        with pytest.raises(UsageError) as error:
+            read()
+        assert str(error.value).startswith("There is no folder") and PATHS[name] in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["gpt2", "ann/model", "out/demo", "google-t5/t5-small"])
+def test_a_name_on_the_hub_and_a_folder_that_is_there_are_names(of_runs, name):
+    check_name(name)
 
 
 def test_an_honest_pickle_of_tensors_is_read(saved):

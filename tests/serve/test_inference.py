@@ -179,4 +179,4 @@ def test_the_chat_ends_when_nobody_reads_it(saved):
 def test_a_missing_folder_ends_with_status_2_and_one_line(tmp_path):
     command = ["-m", "seq2seq_dialog", "chat", tmp_path / "none"]
     done = finish([start(*command)], status=2)
-    assert done.stderr.startswith("error: Cannot load a model") and "Traceback" not in done.stderr
+    assert done.stderr.startswith("error: There is no folder") and "Traceback" not in done.stderr
