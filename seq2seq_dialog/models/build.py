@@ -35,16 +35,18 @@ def load_pretrained(load, what: str, name: str, args: ModelArguments, **options)
     return load(find_model(name), f"the {what} {name!r}", remedy, **options)
 
 
-def load_model(args: ModelArguments, tokenizer):
+def load_model(args: ModelArguments, tokenizer, dtype: str = "float32"):
     """Load the checkpoint to fine-tune, or make the new model that `args` describes.
 
-    The embedding grows only where the checkpoint has no spare row for `__eou__` (T5 has 28).
+    In float32 an optimizer updates the weights; autocast does the rest. A `dtype` of fewer bits is
+    for weights that stay as they are. The embedding grows only where the checkpoint has no spare
+    row for `__eou__` (T5 has 28).
     """
     if args.model_name_or_path is None:
         model = _new_model(_new_config(args, tokenizer))
     else:
         name, what = args.model_name_or_path, "encoder-decoder checkpoint"
-        model = load_pretrained(load_model_files, what, name, args, dtype="float32")
+        model = load_pretrained(load_model_files, what, name, args, dtype=dtype)
         check_vocabulary(model, tokenizer, spare=1)  # __eou__
         _check_one_vocabulary(model)
     if len(tokenizer) > model.get_input_embeddings().num_embeddings:

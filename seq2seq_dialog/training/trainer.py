@@ -33,6 +33,7 @@ from ..settings import DialogueTrainingArguments
 from . import sharding
 from .checkpoints import best_checkpoint, remove, remove_old, seal
 from .evaluating import evaluate_examples, likelihood_figures, loss_by_source, token_nll
+from .lora import has_adapter, merge
 from .memory import find_tokens_per_batch
 from .optimizers import scaled_adamw
 from .resume import load_ended_training
@@ -362,7 +363,16 @@ class DialogueTrainer(Seq2SeqTrainer):
         else:
             super().save_model(output_dir, _internal_call)
 
+    def merge_adapter(self) -> None:
+        """Go on with one model of weights and adapter, where there is an adapter (`lora`)."""
+        if has_adapter(self.model):
+            self.model = self.model_wrapped = merge(self.model)
+
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
+        if has_adapter(self.model):
+            if self.args.should_save:  # otherwise peft asks the Hub for the size of the embedding
+                self.model.save_pretrained(output_dir, save_embedding_layers=False)
+            return
         if state_dict is None:
             super()._save(output_dir)
             return
