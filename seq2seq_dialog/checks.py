@@ -13,7 +13,7 @@ from transformers.integrations import INTEGRATION_TO_CALLBACK
 
 from .errors import UsageError, nearest
 from .evaluation.catalogue import OF_LIKELIHOOD, keys_with
-from .settings import SCALED, DialogueTrainingArguments, Settings
+from .settings import SCALED, DialogueTrainingArguments, LoraArguments, Settings
 
 # Optimizers that are made only with the model: of them, the package alone can be looked for.
 MADE_WITH_THE_MODEL = ("galore", "apollo", "lomo", "adalomo")
@@ -24,6 +24,7 @@ def check(settings: Settings) -> None:
     _check_training(settings.training)
     _check_origin(settings)
     _check_adversarial(settings)
+    _check_lora(settings)
     _check_streaming(settings)
     _check_metrics(settings)
     training = settings.training
@@ -87,6 +88,32 @@ def _check_adversarial(settings: Settings) -> None:
             "generator does not learn; raise it or lower discriminator_warmup_steps, now "
             f"{adversarial.discriminator_warmup_steps}."
         )
+
+
+def _check_lora(settings: Settings) -> None:
+    lora, training = settings.lora, settings.training
+    if lora.is_off:
+        changed = [
+            name for name, value in vars(lora).items() if value != getattr(LoraArguments, name)
+        ]
+        if changed:
+            raise UsageError(f"{changed[0]} has no effect without LoRA: set lora_r as well, to 16.")
+        return
+    if not find_spec("peft"):
+        raise UsageError(f"lora_r is {lora.lora_r}, which needs peft: pip install peft.")
+    if settings.model.model_name_or_path is None:
+        raise UsageError(
+            f"lora_r is {lora.lora_r}, but a new model has no weights yet that could stay as they "
+            "are: take lora_r out, or give a checkpoint as model_name_or_path."
+        )
+    sharded = bool(training.fsdp or training.deepspeed)
+    for name, is_set, reason in (
+        ("adversarial", not settings.adversarial.is_off, "it needs the generator as it was"),
+        (SCALED, training.scaled_rates, "its rates follow the initial weights of whole tensors"),
+        ("fsdp or deepspeed", sharded, "shards of adapters are not tried"),
+    ):
+        if is_set:
+            raise UsageError(f"{name} does not work with LoRA: {reason}. Take one out.")
 
 
 def _check_streaming(settings: Settings) -> None:

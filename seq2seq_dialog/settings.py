@@ -223,6 +223,11 @@ class AdversarialArguments(_Group):
 
     _argument_group_name = "adversarial training"
 
+    @property
+    def is_off(self) -> bool:
+        """Whether the group has no effect."""
+        return not self.adversarial
+
     adversarial: bool = setting(
         False, "Train model_name_or_path, a finished run, against a discriminator."
     )
@@ -251,6 +256,38 @@ class AdversarialArguments(_Group):
         0.5,
         "Stop when Distinct-2 of sampled replies falls below this share of what it was in the "
         "beginning, or likelihood (1 / perplexity) does; 0 never stops.",
+    )
+
+
+@dataclass
+class LoraArguments(_Group):
+    """Fine-tuning of small matrices beside the frozen weights (LoRA, Hu et al., 2022)."""
+
+    _argument_group_name = "LoRA"
+
+    @property
+    def is_off(self) -> bool:
+        """Whether the group has no effect."""
+        return self.lora_r == 0
+
+    lora_r: Annotated[int, Bounds(0)] = setting(
+        0,
+        "Rank of the matrices that are trained instead of the weights of model_name_or_path, and "
+        "merged into them at the end; 0 trains the weights. 16 is usual. Needs peft.",
+    )
+    lora_alpha: Annotated[float | None, Bounds(above=0)] = setting(
+        None, "What they add is multiplied by lora_alpha / lora_r; by default 2 * lora_r."
+    )
+    lora_dropout: Annotated[float, Bounds(0, below=1)] = setting(
+        0.0, "Dropout of what goes into them."
+    )
+    lora_target_modules: str = setting(
+        "all-linear",
+        "The layers that get them, by the ends of their names: q,v. all-linear means all but the "
+        "output layer.",
+    )
+    lora_base_dtype: Literal["float32", "bfloat16"] = setting(
+        "float32", "Precision of the frozen weights; bfloat16 takes half the memory."
     )
 
 
@@ -404,12 +441,18 @@ class Settings:
     model: ModelArguments
     decoding: DecodingArguments
     adversarial: AdversarialArguments
+    lora: LoraArguments
     training: DialogueTrainingArguments
 
     @property
     def main_process(self) -> bool:
         """Whether this is the process that prints, writes and publishes."""
         return self.training.process_index == 0
+
+    @property
+    def trains_adapter(self) -> bool:
+        """Whether LoRA trains; a model that is only evaluated gets no adapter."""
+        return self.training.do_train and not self.lora.is_off
 
     def with_training(self, **changes: Any) -> Settings:
         """Return these settings with other values in `training`; `given` stays as it is."""
@@ -443,7 +486,7 @@ class Settings:
         """
         config = {}
         for group in vars(self).values():
-            if isinstance(group, AdversarialArguments) and not group.adversarial:
+            if getattr(group, "is_off", False):
                 continue
             values = self.training.given if group is self.training else vars(group)
             for f in dataclasses.fields(group):

@@ -36,6 +36,7 @@ from .settings import Settings
 from .train_arguments import parse
 from .training import checkpoints
 from .training.adversarial import AdversarialTrainer
+from .training.lora import add_adapter
 from .training.memory import keep_freed_memory
 from .training.resume import find_checkpoint, is_complete
 from .training.trainer import DialogueTrainer
@@ -95,6 +96,8 @@ def execute(settings: Settings) -> None:
     data |= counts | report_sources(features["train"], settings.data, console)
 
     # 7. Train
+    metrics = {"data": data, "parameters": model.num_parameters()}
+    model = adapt_model(settings, model, console)
     trainer = build_trainer(settings, model, tokenizer, features, corpus.stream)
     if settings.training.dry_run:
         if settings.main_process:
@@ -102,10 +105,10 @@ def execute(settings: Settings) -> None:
             preview(trainer, corpus, features, settings)
         return trainer.end()
     begin_run_folder(run_dir, settings, environment, trainer)
-    metrics = {"data": data, "parameters": model.num_parameters()}
     metrics |= train_model(trainer, settings, checkpoint, console)
 
     # 8. Save the model, at the root of the run folder
+    trainer.merge_adapter()
     save_model(trainer, run_dir, settings)
 
     # 9. Evaluate
@@ -144,10 +147,21 @@ def load_or_train_tokenizer(settings: Settings, corpus: Corpus, begins: bool, co
 
 def prepare_model(settings: Settings, tokenizer, console: Console):
     """Load or make the model, with its decoding settings."""
-    model = load_model(settings.model, tokenizer)
+    dtype = settings.lora.lora_base_dtype if settings.trains_adapter else "float32"
+    model = load_model(settings.model, tokenizer, dtype)
     check_lengths(model, settings.data, settings.decoding)
     model.generation_config = generation_config(settings.decoding, model)
     console.print(f"{type(model).__name__}: {model.num_parameters():,} parameters")
+    return model
+
+
+def adapt_model(settings: Settings, model, console: Console):
+    """Add what LoRA trains, where it is asked for; the model itself is frozen then."""
+    if not settings.trains_adapter:
+        return model
+    model = add_adapter(model, settings.lora)
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    console.print(f"LoRA of rank {settings.lora.lora_r}: {trained:,} parameters are trained")
     return model
 
 

@@ -190,7 +190,7 @@ def test_a_recipe_is_found_by_its_name():
     assert list(recipes()) == [path.stem for path in CONFIGS]
     assert find_config("t5_small") == ROOT / "configs" / "t5_small.yaml"
     assert str(find_config("t5_small.yaml")) == "t5_small.yaml"  # a file of one's own
-    message = r"no recipe 't5_smal'. Did you mean 't5_small'\? The recipes are adversarial, demo"
+    message = r"no recipe 't5_smal'. Did you mean 't5_small'\? The recipes are adversarial, bart"
     with pytest.raises(UsageError, match=message):
         parse(["t5_smal"])
 

@@ -84,7 +84,8 @@ def settings_page() -> str:
             ]
             for name, text in shown.items()
         ]
-        page += f"\n## {group._argument_group_name.capitalize()}\n\n{first_sentence(group)}\n\n"
+        name = group._argument_group_name
+        page += f"\n## {name[0].upper()}{name[1:]}\n\n{first_sentence(group)}\n\n"
         page += table(["setting", "default", "values", "what it is"], rows)
     page += "\n## Without effect here\n\nThese settings of transformers are refused.\n\n"
     rows = [[f"`{name}`", instead] for name, instead in sorted(REPLACED.items())]

@@ -3,7 +3,7 @@
 import hashlib
 import inspect
 import json
-from itertools import chain
+from itertools import chain, takewhile
 from pathlib import Path
 
 import pyarrow as pa
@@ -51,6 +51,8 @@ def encode(
     ids = dict(zip(distinct, encode_texts(distinct, tokenizer), strict=True))
     separator_id = tokenizer.convert_tokens_to_ids(TURN_SEPARATOR)
     before, after = special_ids(tokenizer)
+    end = tokenizer.eos_token_id  # ends a reply, even where none ends a context or more follows
+    after_reply = [*takewhile(end.__ne__, after), end]
     columns = {"input_ids": [], "labels": [], "turns_cut": [], "target_cut": []}
     for context, response in zip(contexts, responses, strict=True):
         turns = [texts[turn] for turn in context if texts[turn]]
@@ -61,7 +63,7 @@ def encode(
             max_source_length,
             count_background(turns),
         )
-        labels = [*before, *ids[texts[response]], *after]
+        labels = [*before, *ids[texts[response]], *after_reply]
         columns["input_ids"].append(input_ids)
         columns["labels"].append(labels[:max_target_length])
         columns["turns_cut"].append(cut)

@@ -32,6 +32,7 @@ PUBLISHED = (
     "generation_config.json",
     "merges.txt",
     "metrics.json",
+    "prophetnet.tokenizer",
     "sentencepiece.bpe.model",
     "source.spm",
     "special_tokens_map.json",

@@ -3,12 +3,12 @@
 import math
 
 import torch
-from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForSeq2SeqLM
+from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForSeq2SeqLM, EncoderDecoderModel
 
 from ..errors import UsageError, nearest
 from ..hub_errors import check_name
 from ..portable.configuration_rnn import RnnSeq2SeqConfig
-from ..portable.context import TURN_SEPARATOR
+from ..portable.context import TURN_SEPARATOR, special_ids
 from ..portable.options import Bounds
 from ..settings import DataArguments, DecodingArguments, ModelArguments, Settings
 from ..shipped import find_model
@@ -17,6 +17,12 @@ from .loading import check_vocabulary, load_model_files
 
 # Training in fp16 gives inf and NaN: the activations of these models exceed 65,504.
 FP16_UNSAFE = {"t5", "mt5", "umt5", "longt5", "switch_transformers"}
+EMBEDDING_ROWS = 64  # the rows of an embedding are a multiple of it: faster matrix products
+# Families that take a mask of the source in four dimensions, with the same gradient.
+MASKED_IN_4D = {
+    "bart", "blenderbot", "blenderbot-small", "m2m_100", "marian", "mbart", "mt5", "pegasus", "t5",
+    "umt5",
+}  # fmt: skip
 
 
 def load_pretrained(load, what: str, name: str, args: ModelArguments, **options):
@@ -37,42 +43,106 @@ def check_names(args: ModelArguments) -> None:
             check_name(find_model(name))
 
 
-def load_model(args: ModelArguments, tokenizer):
+def load_model(args: ModelArguments, tokenizer, dtype: str = "float32"):
     """Load the checkpoint to fine-tune, or make the new model that `args` describes.
 
-    The embedding grows only where the checkpoint has no spare row for `__eou__` (T5 has 28).
+    In float32 an optimizer updates the weights; autocast does the rest. A `dtype` of fewer bits is
+    for weights that stay as they are. The embedding grows only where the checkpoint has no spare
+    row for `__eou__` (T5 has 28).
     """
     if args.model_name_or_path is None:
         model = _new_model(_new_config(args, tokenizer))
     else:
         name, what = args.model_name_or_path, "encoder-decoder checkpoint"
-        # In float32 an optimizer updates the weights; autocast does the rest.
-        model = load_pretrained(load_model_files, what, name, args, dtype="float32")
+        model = load_pretrained(load_model_files, what, name, args, dtype=dtype)
         check_vocabulary(model, tokenizer, spare=1)  # __eou__
+        _check_one_vocabulary(model)
     if len(tokenizer) > model.get_input_embeddings().num_embeddings:
+        # A slow tokenizer (ByT5's, Marian's) may fail to decode a row that no token has.
+        _grow_embedding(model, _rows(tokenizer) if tokenizer.is_fast else len(tokenizer))
+    _complete_special_tokens(model.config, tokenizer)
+    return model
+
+
+def _check_one_vocabulary(model) -> None:
+    """Refuse a model that writes with other pieces than it reads: what it said is read again."""
+    output = model.get_output_embeddings()
+    rows = model.get_input_embeddings().num_embeddings
+    shared = getattr(model.config, "share_encoder_decoder_embeddings", True)  # of Marian
+    if not shared or (output is not None and len(output.weight) != rows):
+        raise UsageError(
+            f"{model.name_or_path!r} reads with one vocabulary and writes with another, but what "
+            "is said in a dialogue is read afterwards: choose a checkpoint with a single one."
+        )
+
+
+def _rows(tokenizer) -> int:
+    return math.ceil(len(tokenizer) / EMBEDDING_ROWS) * EMBEDDING_ROWS
+
+
+def _grow_embedding(model, rows: int) -> None:
+    """Give input and output embedding as many rows; a pair of models has those of both."""
+    parts = [model]
+    if isinstance(model, EncoderDecoderModel):
+        parts = [model.encoder, model.decoder]
+    for part in parts:
         try:
-            model.resize_token_embeddings(len(tokenizer), pad_to_multiple_of=64)
+            part.resize_token_embeddings(rows)
         except NotImplementedError as error:
             raise UsageError(
                 f"{TURN_SEPARATOR} needs a row of its own in the embedding, but a "
                 f"{type(model).__name__} cannot grow one; choose another checkpoint."
             ) from error
-    return model
+    halves = [getattr(model.config, name, None) for name in ("encoder", "decoder")]
+    for config in (model.config, *halves):  # resizing does not keep all of T5Gemma's up to date
+        if hasattr(config, "vocab_size"):
+            config.vocab_size = rows
+
+
+def _complete_special_tokens(config, tokenizer) -> None:
+    """Fill in from the tokenizer which special tokens a checkpoint's config leaves open.
+
+    Decoding then starts with the language code where the tokenizer puts one last (mBART), else with
+    the token that begins a text (`<bos>` of T5Gemma, `[CLS]` of BERT).
+    """
+    last = special_ids(tokenizer)[1][-1:]
+    code = last[0] if last and last[0] != tokenizer.eos_token_id else None
+    first = tokenizer.cls_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
+    found = {
+        "pad_token_id": tokenizer.pad_token_id,
+        "decoder_start_token_id": first if code is None else code,
+    }
+    for name, token_id in found.items():
+        if getattr(config, name, None) is None:
+            setattr(config, name, token_id)
+    ends = getattr(config, "eos_token_id", None)  # several in T5Gemma
+    if tokenizer.eos_token_id not in (ends if isinstance(ends, list) else [ends]):
+        config.eos_token_id = tokenizer.eos_token_id
 
 
 def check_lengths(model, data: DataArguments, decoding: DecodingArguments) -> None:
     """Refuse lengths for which a model has no positions; T5's are relative, without a limit."""
-    limit = getattr(model.config, "max_position_embeddings", None)
-    if limit is None:
-        return
+    source, target = _positions(model.config)
     lengths = {
-        "max_source_length": (data.max_source_length, limit),
-        "max_target_length": (data.max_target_length, limit),
-        "max_new_tokens": (decoding.max_new_tokens, limit - 1),  # after the start token
+        "max_source_length": (data.max_source_length, source, source),
+        "max_target_length": (data.max_target_length, target, target),
+        "max_new_tokens": (decoding.max_new_tokens, target - 1, target),  # after the start token
     }
-    for name, (length, most) in lengths.items():
+    for name, (length, most, limit) in lengths.items():
         if length > most:
             raise UsageError(f"{name} must be at most {most}: the model has {limit} positions.")
+
+
+def _positions(config) -> tuple[float, float]:
+    """Return the positions of encoder and decoder; infinity where their number has no limit."""
+    found = []
+    for part in ("encoder", "decoder"):
+        of_part = getattr(config, part, config)  # a config of its own in T5Gemma and in pairs
+        of_part = getattr(of_part, "text_config", of_part)
+        names = (f"max_{part}_position_embeddings", "max_position_embeddings")  # LED has the first
+        limits = [getattr(of_part, name, None) for name in names]
+        found.append(next((limit for limit in limits if limit is not None), math.inf))
+    return tuple(found)
 
 
 def check_sizes(settings: Settings) -> None:
@@ -107,7 +177,7 @@ def _new_config(args: ModelArguments, tokenizer):
     sizes = args.new_model_sizes()
     bos, pad = tokenizer.bos_token_id, tokenizer.pad_token_id
     from_tokenizer = {
-        "vocab_size": math.ceil(len(tokenizer) / 64) * 64,  # faster matrix products
+        "vocab_size": _rows(tokenizer),
         "pad_token_id": pad,
         "eos_token_id": tokenizer.eos_token_id,
         "bos_token_id": bos,
@@ -141,7 +211,8 @@ def _make_config(setting: str, model_type: str, sizes: dict, fixed: dict):
         raise UsageError(
             f"{setting}: there is no known model_type {model_type!r}.{hint}"
         ) from error
-    if type(known) not in AutoModelForSeq2SeqLM._model_mapping:
+    # Some of the mapping are language models that hear.
+    if type(known) not in AutoModelForSeq2SeqLM._model_mapping or not known.is_encoder_decoder:
         raise UsageError(
             f"{setting}: {model_type} is no encoder-decoder model with a language head; take t5, "
             "bart, ..."

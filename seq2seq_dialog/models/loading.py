@@ -45,6 +45,8 @@ def load_model_files(name: str, what: str, remedy: str, **options):
         model, report = AutoModelForSeq2SeqLM.from_pretrained(
             name, output_loading_info=True, **options
         )
+        if not model.config.is_encoder_decoder:
+            raise ValueError(f"a {model.config.model_type} model is no encoder-decoder.")
         missing = sorted(report["missing_keys"])
         if missing:
             raise ValueError(f"its files lack {len(missing)} of its weights ({_shown(missing)}).")

@@ -77,6 +77,12 @@ def prepare_tokenizer(tokenizer, max_source_length: int):
     tokenizer.add_tokens([separator], special_tokens=True)
     tokenizer.truncation_side = "left"
     tokenizer.model_max_length = max_source_length
+    tokenizer.eos_token = tokenizer.eos_token or tokenizer.sep_token  # BERT names it otherwise
+    if tokenizer.eos_token is None:
+        raise UsageError(
+            f"The tokenizer {tokenizer.name_or_path!r} ({type(tokenizer).__name__}) has no end "
+            "token, without which no reply can end; choose a checkpoint with another tokenizer."
+        )
     turns = ["How are you?", "Fine, thanks!"]
     first, second = tokenizer(turns, add_special_tokens=False)["input_ids"]
     joined = tokenizer(f" {TURN_SEPARATOR} ".join(turns), add_special_tokens=False)["input_ids"]

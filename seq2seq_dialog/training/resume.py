@@ -17,6 +17,7 @@ from ..run_folder import PREVIEW, read_json, read_mapping
 from ..settings import DecodingArguments, Mark, Settings, marked
 from ..strict_yaml import read_yaml
 from .checkpoints import MANIFEST, RESULTS, best_checkpoint, checkpoints, flaw, last_checkpoint
+from .lora import has_adapter
 from .sharding import check_checkpoint, prepare_for_evaluation, sharding_of
 
 logger = logging.getLogger(__name__)
@@ -36,10 +37,14 @@ def load_ended_training(trainer, folder: Path) -> bool:
         if args.load_best_model_at_end:
             folder = best_checkpoint(args.output_dir, state.best_global_step) or folder
     trainer.state = state
-    if trainer.is_fsdp_enabled and folder != Path(args.output_dir):
+    at_root = folder == Path(args.output_dir)
+    if trainer.is_fsdp_enabled and not at_root:
         prepare_for_evaluation(trainer)
         trainer._load_from_checkpoint(str(folder))
+    elif has_adapter(trainer.model) and not at_root:
+        trainer._load_from_checkpoint(str(folder))
     else:
+        trainer.merge_adapter()  # it has learnt nothing; the merged weights replace all
         load_checkpoint_in_model(trainer.model, str(folder))
     return True
 

@@ -26,13 +26,14 @@ from ..data.mixture import Draw
 from ..data.streaming import StreamedBatches
 from ..errors import UsageError
 from ..evaluation.catalogue import METRICS
-from ..models.build import FP16_UNSAFE
+from ..models.build import FP16_UNSAFE, MASKED_IN_4D
 from ..portable.modeling_rnn import shift_right
 from ..run_folder import read_json, write_json
 from ..settings import DialogueTrainingArguments
 from . import sharding
 from .checkpoints import best_checkpoint, remove, remove_old, seal
 from .evaluating import evaluate_examples, likelihood_figures, loss_by_source, token_nll
+from .lora import has_adapter, merge
 from .memory import find_tokens_per_batch
 from .optimizers import scaled_adamw
 from .resume import load_ended_training
@@ -121,7 +122,8 @@ class DialogueTrainer(Seq2SeqTrainer):
     ):
         _check(model, args)
         self._weights = weights
-        self._shift = getattr(model, "prepare_decoder_input_ids_from_labels", None) or partial(
+        # Not the model's own: mBART's takes the last token for the start, whatever the config says.
+        self._shift = partial(
             shift_right,
             pad_token_id=model.config.pad_token_id,
             start_token_id=model.config.decoder_start_token_id,
@@ -171,12 +173,14 @@ class DialogueTrainer(Seq2SeqTrainer):
         """Take the gradient of a batch.
 
         Where a mask has two dimensions, transformers reads it back from the GPU, twice a pass, to
-        see whether anything is padded; it takes one of four as it is.
+        see whether anything is padded; it takes one of four as it is, which `MASKED_IN_4D` allow.
         """
         mask = inputs["attention_mask"]  # (batch, source_len)
         padded = not mask.is_cpu or not mask.numpy().all()
         inputs = self._prepare_inputs(inputs)
-        if self.model.config._attn_implementation == "sdpa" and not self.args.torch_compile:
+        config = self.model.config
+        takes_4d = config._attn_implementation == "sdpa" and config.model_type in MASKED_IN_4D
+        if takes_4d and not self.args.torch_compile:
             mask = inputs["attention_mask"][:, None, None].bool()  # (batch, 1, 1, source_len)
             inputs["attention_mask"] = mask if padded else None
         return super().training_step(model, inputs, num_items_in_batch)
@@ -359,7 +363,16 @@ class DialogueTrainer(Seq2SeqTrainer):
         else:
             super().save_model(output_dir, _internal_call)
 
+    def merge_adapter(self) -> None:
+        """Go on with one model of weights and adapter, where there is an adapter (`lora`)."""
+        if has_adapter(self.model):
+            self.model = self.model_wrapped = merge(self.model)
+
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
+        if has_adapter(self.model):
+            if self.args.should_save:  # otherwise peft asks the Hub for the size of the embedding
+                self.model.save_pretrained(output_dir, save_embedding_layers=False)
+            return
         if state_dict is None:
             super()._save(output_dir)
             return
