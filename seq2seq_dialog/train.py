@@ -104,7 +104,7 @@ def execute(settings: Settings) -> None:
             rmtree(run_dir / "tokenizer~", ignore_errors=True)
             preview(trainer, corpus, features, settings)
         return trainer.end()
-    begin_run_folder(run_dir, settings, environment, trainer)
+    begin_run_folder(run_dir, settings, environment, trainer, checkpoint)
     metrics |= train_model(trainer, settings, checkpoint, console)
 
     # 8. Save the model, at the root of the run folder
@@ -196,11 +196,19 @@ def build_trainer(
     return trainer
 
 
-def begin_run_folder(run_dir: Path, settings: Settings, environment: dict, trainer) -> None:
-    """Write what the run is made with, by which the same command goes on after an interruption."""
+def begin_run_folder(
+    run_dir: Path, settings: Settings, environment: dict, trainer, checkpoint: Path | None
+) -> None:
+    """Write what the run is made with, by which the same command goes on after an interruption.
+
+    Where the training goes on from a checkpoint, what a shorter one has left is no result.
+    """
     if not settings.main_process:
         return
     run_dir.mkdir(parents=True, exist_ok=True)
+    if checkpoint != run_dir:
+        for name in ("metrics.json", checkpoints.MANIFEST):
+            (run_dir / name).unlink(missing_ok=True)
     environment["tokens_per_batch"] = trainer.args.tokens_per_batch
     run_folder.write_yaml(run_dir / "config.yaml", settings.as_config())
     run_folder.write_json(run_dir / "environment.json", environment)

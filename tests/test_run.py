@@ -12,11 +12,12 @@ import pytest
 from helpers import warm
 from helpers.corpus import ROOT, SAMPLES
 from helpers.runs import ENVIRONMENT, command, equal, start, weights
+from transformers import TrainerState
 
 from seq2seq_dialog.errors import UsageError
 from seq2seq_dialog.run_folder import read_json, read_jsonl, write_json, write_yaml
 from seq2seq_dialog.strict_yaml import read_yaml
-from seq2seq_dialog.training.checkpoints import last_checkpoint
+from seq2seq_dialog.training.checkpoints import last_checkpoint, seal
 from seq2seq_dialog.training.resume import is_complete
 
 
@@ -304,6 +305,63 @@ def test_training_without_validation_keeps_the_last_model(run, config, tmp_path)
     more = ["--multireference", "references.json"]
     refused = run(config, tmp_path / "other", *flags, *more, status=2).stderr
     assert "multireference needs a test split" in refused
+
+
+LONGER = {"lr_scheduler_type": "constant", "warmup_steps": 0.05, "num_train_epochs": 2.0}
+LONGER |= {"max_steps": -1, "seed": 42}
+STEPS = {"max_steps": 8}
+WARM = {"lr_scheduler_type": "constant_with_warmup"}
+LINEAR = {"lr_scheduler_type": "linear"}
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "steps", "refused"),
+    [
+        ({}, {"num_train_epochs": 3.0}, 8, None),
+        (STEPS, {"max_steps": 12}, 8, None),
+        ({}, {"max_steps": 12}, 8, None),
+        (WARM | {"warmup_steps": 3}, {"max_steps": 12}, 8, None),
+        (STEPS | LINEAR, {"max_steps": 12}, 8, "its learning rate went by"),
+        (LINEAR, {"num_train_epochs": 3.0}, 8, "its learning rate went by"),
+        (WARM, {"num_train_epochs": 3.0}, 8, "its learning rate went by"),
+        ({}, {"num_train_epochs": 1.0}, 8, "its training had them all"),
+        (STEPS, {"max_steps": 6}, 8, "its training had them all"),
+        ({}, {"num_train_epochs": 3.0}, 5, "its training ended early, at step 5"),
+        ({}, {"num_train_epochs": 3.0}, None, "none of its checkpoints is left"),
+        (STEPS, {"max_steps": 12, "seed": 1}, 8, "with other settings"),
+    ],
+)  # fmt: skip
+def test_a_complete_run_is_trained_longer_where_its_rate_is_constant(
+    tmp_path, before, now, steps, refused
+):
+    before = LONGER | before
+    write_yaml(tmp_path / "config.yaml", before)
+    write_json(tmp_path / "metrics.json", {})
+    if steps is not None:
+        state = TrainerState(global_step=steps, max_steps=8, num_train_epochs=2)
+        (tmp_path / "checkpoint-8").mkdir()
+        state.save_to_json(str(tmp_path / "checkpoint-8" / "trainer_state.json"))
+        (tmp_path / "checkpoint-8" / "rng_state.pth").touch()
+        seal(tmp_path / "checkpoint-8")
+    assert is_complete(tmp_path, before)
+    if refused is None:
+        assert not is_complete(tmp_path, before | now)
+        return
+    with pytest.raises(UsageError, match=f"{refused}.*--model_name_or_path"):
+        is_complete(tmp_path, before | now)
+
+
+def test_a_run_that_is_trained_longer_equals_one_that_was_long_from_the_start(
+    run, config, tmp_path
+):
+    flags = ["--lr_scheduler_type", "constant", "--eval_strategy", "no", "--max_eval_samples", "4"]
+    flags += ["--max_train_samples", "60", "--save_steps", "2"]
+    run(config, tmp_path / "long", *flags, "--max_steps", "6")
+    run(config, tmp_path / "run", *flags, "--max_steps", "3")
+    assert "checkpoint-3" in run(config, tmp_path / "run", *flags, "--max_steps", "6").stdout
+    assert read_json(tmp_path / "run" / "metrics.json")["train"]["steps"] == 6
+    assert equal(weights(tmp_path / "run"), weights(tmp_path / "long"))
+    assert is_complete(tmp_path / "run", read_yaml(tmp_path / "run" / "config.yaml"))
 
 
 def test_several_sources_and_a_schedule_that_is_ended_later(run, config, tmp_path):

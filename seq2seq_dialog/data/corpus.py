@@ -1,5 +1,6 @@
 """The dialogues of a run: their rows by split, and what stands in more than one of them."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -16,6 +17,8 @@ from .rows import load_rows
 from .streaming import Stream
 
 WARN_UNKNOWN = 0.01  # the share of unknown tokens from which there is a warning
+WARN_TEST = 50  # test pairs below which there is one
+WARN_LEFT = 0.1  # the share of training pairs that drop_overlap leaves, below which there is one
 
 
 @dataclass(frozen=True)
@@ -86,6 +89,8 @@ def audit_corpus(corpus: Corpus, args: DataArguments, console: Console) -> Corpu
             console.print(warning, style="yellow", highlight=False)
         if args.drop_overlap:
             rows = overlap.without_overlap(rows, audit)
+        for doubt in doubts(audit["splits"], len(rows["train"]), args):
+            console.print(f"Warning: {doubt}", style="yellow", highlight=False)
         corpus = replace(corpus, rows=rows, audit=audit)
     else:
         console.print(
@@ -96,6 +101,36 @@ def audit_corpus(corpus: Corpus, args: DataArguments, console: Console) -> Corpu
     counts = ", ".join(f"{name} {count:,}" for name, count in corpus.pairs.items())
     console.print(f"Pairs of context and response: {counts}")
     return corpus
+
+
+def doubts(splits: dict, left: int, args: DataArguments) -> Iterator[str]:
+    """Say in words why figures of this data will mean little: there is too little of something.
+
+    `splits` are counts of `overlap.audit`, `left` the training pairs after `drop_overlap`.
+    """
+    more = "Give more dialogues, or a folder with train/, validation/ and test/."
+    counts, train = splits.get("test"), splits["train"]
+    if counts is None:
+        instead = "validation stands in for it" if "validation" in splits else "no reply is scored"
+        yield (
+            f"there is no test split: {instead}. Of data without splits a tenth of the dialogues "
+            f"is meant for it, and train has {train['dialogues']:,}. {more}"
+        )
+    elif counts["pairs"] < WARN_TEST and args.max_eval_samples is None:
+        yield f"test has only {counts['pairs']:,} pairs, of which figures say little. {more}"
+    evaluated = counts or splits.get("validation")
+    if evaluated is not None and not evaluated["clean_pairs"] and not args.drop_overlap:
+        yield (
+            f"none of the {evaluated['pairs']:,} evaluated pairs is clean: each stands in train, "
+            "or much of its dialogue does, so that figures show memory. Give other dialogues to "
+            "evaluate on, or set drop_overlap."
+        )
+    if left < WARN_LEFT * train["pairs"]:
+        yield (
+            f"drop_overlap leaves {left:,} of {train['pairs']:,} training pairs: the others are "
+            "copies, or stand in validation or test, or overlap with them. Too little may be left "
+            "to learn from: give dialogues that repeat less, or keep the overlap."
+        )
 
 
 def print_reading(problems: dict, console: Console) -> None:

@@ -257,5 +257,10 @@ def warning(audit_result: dict) -> str | None:
     return (
         f"Warning: {100 * seen / test['pairs']:.1f} % of the test pairs ({seen:,} of "
         f"{test['pairs']:,}, with a context of one turn) stand in train, so that a score on all "
-        f"of them rewards memory: give that on the {test['clean_pairs']:,} clean pairs beside it."
+        f"of them rewards memory"
+        + (
+            f": give that on the {test['clean_pairs']:,} clean pairs beside it."
+            if test["clean_pairs"]
+            else "."
+        )
     )

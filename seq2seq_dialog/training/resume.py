@@ -13,7 +13,7 @@ from transformers.trainer_callback import TrainerState
 
 from ..data.mixture import parse_sources
 from ..errors import UsageError
-from ..run_folder import PREVIEW, read_json, read_mapping
+from ..run_folder import PREVIEW, read_mapping
 from ..settings import DecodingArguments, Mark, Settings, marked
 from ..strict_yaml import read_yaml
 from .checkpoints import MANIFEST, RESULTS, best_checkpoint, checkpoints, flaw, last_checkpoint
@@ -29,10 +29,11 @@ def load_ended_training(trainer, folder: Path) -> bool:
     It ends after all steps, or with no patience left. Trainer would take a further step from there.
     """
     args = trainer.args
-    state = TrainerState.load_from_json(str(folder / "trainer_state.json"))
+    state = _state(folder)
     if folder != Path(args.output_dir):
         check_checkpoint(folder, sharding_of(trainer))
-        if not state.stateful_callbacks["TrainerControl"]["args"]["should_training_stop"]:
+        ended = state.stateful_callbacks["TrainerControl"]["args"]["should_training_stop"]
+        if not ended or is_extended(state, args.max_steps, args.num_train_epochs):
             return False
         if args.load_best_model_at_end:
             folder = best_checkpoint(args.output_dir, state.best_global_step) or folder
@@ -66,16 +67,23 @@ FREE = marked(Mark.FREE) | {
 PATHS = marked(Mark.PATH)
 # Settings of the schedule, which may change in steps to come (`schedule_agrees`).
 SCHEDULE = {"lr_scheduler_type", "lr_scheduler_kwargs", "warmup_steps", "max_steps"}
+SCHEDULE |= {"num_train_epochs"}
+CONSTANT = ("constant", "constant_with_warmup")
 
 
 def is_complete(run_dir: Path, config: dict) -> bool:
     """Tell whether `run_dir` holds the very run that `config` describes, complete.
 
     Another run, or files that are no run, are refused: neither may be overwritten. What is damaged
-    is named, and the run is not complete. One without a manifest is taken as it is.
+    is named, and the run is not complete; nor is one that is to be trained longer. One without a
+    manifest is taken as it is.
     """
     if (run_dir / "metrics.json").exists():
-        changes = _changes(run_dir, config, FREE - {"do_eval", "do_predict"}, _place)
+        free = FREE - {"do_eval", "do_predict"}
+        changes = _changes(run_dir, config, free, _place)
+        if changes and not _changes(run_dir, config, free | SCHEDULE, _place):
+            _check_extension(run_dir, config, changes)
+            return False
         if changes:
             raise UsageError(
                 f"{run_dir} holds a complete run with other settings ({', '.join(changes)}). "
@@ -94,17 +102,60 @@ def is_complete(run_dir: Path, config: dict) -> bool:
     return False
 
 
+def is_extended(state: TrainerState, max_steps: int, num_train_epochs: float) -> bool:
+    """Tell whether a training that took all its steps is to take more, or whole epochs more."""
+    if state.global_step < state.max_steps:  # on the way, or ended before
+        return False
+    if max_steps > 0:
+        return max_steps > state.global_step
+    return math.ceil(num_train_epochs) > state.num_train_epochs
+
+
+def _check_extension(run_dir: Path, config: dict, changes: list[str]) -> None:
+    """Refuse to train a complete run longer where its checkpoint or its schedule does not allow."""
+    checkpoint = last_checkpoint(run_dir)
+    if checkpoint is None:
+        reason = "none of its checkpoints is left"
+    else:
+        state = _state(checkpoint)
+        step = state.global_step
+        if not is_extended(state, config["max_steps"], config["num_train_epochs"]):
+            ended = f"ended early, at step {step:,}" if step < state.max_steps else "had them all"
+            reason = f"its training {ended}"
+        elif not schedule_agrees(read_yaml(run_dir / "config.yaml"), config, step):
+            reason = (
+                "its learning rate went by the number of steps, and another number would have "
+                "given other rates; only under a constant one (lr_scheduler_type constant, or "
+                "constant_with_warmup with a number of steps as warm-up) could it go on"
+            )
+        else:
+            return
+    raise UsageError(
+        f"{run_dir} holds a complete run, which cannot be trained longer ({', '.join(changes)}): "
+        f"{reason}. Train a new run from it: --model_name_or_path {run_dir} --output_dir OTHER."
+    )
+
+
+def _state(folder: Path) -> TrainerState:
+    return TrainerState.load_from_json(str(folder / "trainer_state.json"))
+
+
 def find_checkpoint(settings: Settings, environment: dict) -> tuple[Settings, Path | None]:
     """Find where the run in `output_dir` goes on: its last whole checkpoint, if there is one.
 
     Where training is over and the model stands whole at the root of `output_dir`, that is the
-    place. The settings get the batch size that `tokens_per_batch` auto has found before.
+    place, unless the training is to be longer. The settings get the batch size that
+    `tokens_per_batch` auto has found before.
     """
     training, run_dir = settings.training, Path(settings.training.output_dir)
     if not (run_dir / MANIFEST).exists():
         checkpoint = last_checkpoint(run_dir)
     elif wrong := flaw(run_dir, ignored=RESULTS):
         logger.warning("%s: %s. The model is saved again from a checkpoint.", run_dir, wrong)
+        checkpoint = last_checkpoint(run_dir)
+    elif (run_dir / "trainer_state.json").is_file() and is_extended(
+        _state(run_dir), training.max_steps, training.num_train_epochs
+    ):
         checkpoint = last_checkpoint(run_dir)
     else:
         checkpoint = run_dir
@@ -128,7 +179,7 @@ def check_changes(settings: Settings, checkpoint: Path, before: dict, environmen
     """Refuse to go on from a checkpoint under settings that would make it another run."""
     run_dir = Path(settings.training.output_dir)
     free, config = _free(settings), settings.as_config()
-    step = read_json(checkpoint / "trainer_state.json")["global_step"]
+    step = _state(checkpoint).global_step
     if schedule_agrees(read_yaml(run_dir / "config.yaml"), config, step):
         free = free | SCHEDULE
     changes = _changes(run_dir, config, free, _place_or_content)
@@ -190,10 +241,12 @@ def schedule_agrees(before: dict, now: dict, step: int) -> bool:
     """Tell whether two schedules have the same rates up to a step, that of a checkpoint.
 
     So a constant rate may be ended at any time: a run under `warmup_stable_decay` goes on from a
-    checkpoint of its stable phase with more steps or with fewer. A schedule that goes by epochs, or
-    cannot be made, agrees with none.
+    checkpoint of its stable phase with more steps or with fewer. A schedule that goes by epochs
+    agrees where its rate does not depend on their number; one that cannot be made, with none.
     """
     try:
+        if 0 < now["max_steps"] <= step:
+            return False
         return _rates(before, step) == _rates(now, step)
     except (TypeError, ValueError, KeyError):
         return False
@@ -201,11 +254,13 @@ def schedule_agrees(before: dict, now: dict, step: int) -> bool:
 
 def _rates(settings: dict, step: int) -> list[float]:
     """The factors of the learning rate from step 0 up to `step`, included."""
-    steps, warmup = settings["max_steps"], settings["warmup_steps"]
-    if steps <= step:
-        raise ValueError("the schedule has no such step")
+    kind, steps, warmup = (settings[k] for k in ("lr_scheduler_type", "max_steps", "warmup_steps"))
+    if steps <= 0:
+        if kind not in CONSTANT or (0 < warmup < 1 and kind != "constant"):
+            raise ValueError("how many steps the epochs have is not known")
+        steps = step + 1
     schedule = get_scheduler(
-        settings["lr_scheduler_type"],
+        kind,
         torch.optim.SGD([torch.zeros(1)], lr=1.0),
         num_warmup_steps=int(warmup) if warmup >= 1 else math.ceil(steps * warmup),
         num_training_steps=steps,

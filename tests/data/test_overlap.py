@@ -1,6 +1,8 @@
 """What stands in more than one split: every count against dialogues made for it."""
 
+import io
 import random
+import re
 import sys
 import unicodedata
 
@@ -8,9 +10,11 @@ import numpy as np
 import pytest
 from datasets import Dataset, DatasetDict
 from helpers.corpus import rows_of
+from rich.console import Console
 from seq2seq_dialog.dataset_script.dialogues import split_of
 
 from seq2seq_dialog.data import overlap
+from seq2seq_dialog.data.corpus import Corpus, audit_corpus
 from seq2seq_dialog.data.overlap import audit, warning, without_overlap
 from seq2seq_dialog.data.rows import load_rows
 from seq2seq_dialog.errors import UsageError
@@ -371,6 +375,33 @@ def test_the_warning_is_given_above_one_percent():
     assert warning(audit(splits_of(train=train, validation=[["yes", "no"]]))) is None
     said = warning(audit(splits_of(train=train, test=[["yes", "no", "why"], ["a", "b"]])))
     assert "33.3 % of the test pairs (1 of 3, with" in said and "the 2 clean pairs" in said
+
+
+DROP = {"drop_overlap": True}
+TALKS = [[f"what is the number {n} ?", f"it is {n} of course ."] for n in range(60)]
+
+
+@pytest.mark.parametrize(
+    ("splits", "options", "warnings"),
+    [
+        ({"train": TALKS[:9], "test": TALKS[9:]}, {}, []),
+        ({"train": TALKS[:2]}, {}, ["no test split: no reply is scored.*train has 2. Give more"]),
+        ({"train": TALKS[:2], "validation": TALKS[2:]}, {}, ["test split: validation stands in"]),
+        ({"train": TALKS[:2], "test": TALKS[2:9]}, {}, ["test has only 7 pairs"]),
+        ({"train": TALKS[:2], "test": TALKS[2:9]}, {"max_eval_samples": 7}, []),
+        ({"train": TALKS, "test": TALKS[:50]}, {}, ["100.0 % of the test", "none of the 50 eval"]),
+        ({"train": TALKS, "validation": TALKS[:2]}, {}, ["no test split", "none of the 2 eval"]),
+        ({"train": TALKS[:51], "test": TALKS[:50]}, DROP, ["100.0 %", "leaves 1 of 51 training"]),
+        ({"train": TALKS[:1] + TALKS[50:], "test": TALKS[:50]}, DROP, ["2.0 %"]),
+    ],
+)
+def test_too_little_of_something_is_warned_of(splits, options, warnings):
+    console = Console(file=io.StringIO(), width=999)
+    audit_corpus(Corpus(splits_of(**splits), {}), DataArguments(**options), console)
+    lines = [line for line in console.file.getvalue().split("\n") if "Warning" in line]
+    assert len(lines) == len(warnings), lines
+    for line, expected in zip(lines, warnings, strict=True):
+        assert re.search(expected, line), line
 
 
 def test_rows_may_begin_in_the_middle_of_a_dialogue():

@@ -279,7 +279,7 @@ def test_wrong_sources_are_one_message(tmp_path):
         UsageError, match=r"doesn't contain any data files\. Give user/name, or a folder"
     ):
         load(str(tmp_path / "c"))
-    with pytest.raises(UsageError, match="There is no folder '.*a/b/c'. Give one that is there"):
+    with pytest.raises(UsageError, match=r"There is no folder '.*a/b/c'. Give one that is there"):
         load("a/b/c")
 
 
