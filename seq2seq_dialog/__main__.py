@@ -148,7 +148,11 @@ VERBS = {
             MODEL,
             argument("text", help="the context; __eou__ between its turns"),
             argument("--reply", help="a reply to look at, instead of the model's own"),
-            argument("--output", default="attention.png", help="the picture [%(default)s]"),
+            argument(
+                "--output",
+                default="attention.png",
+                help="the picture [%(default)s]; where that exists, with a number",
+            ),
             *LOADING,
         ],
     ),
@@ -251,6 +255,11 @@ VERBS = {
         arguments=[
             RUN,
             *PUBLISHING,
+            argument(
+                "--card",
+                metavar="FILE",
+                help="also write the model card to a file; with --dry-run, to read it first",
+            ),
             argument(
                 "--space",
                 metavar="USER/NAME",

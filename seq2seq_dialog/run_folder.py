@@ -2,6 +2,7 @@
 
 import datetime
 import importlib.metadata
+import itertools
 import json
 import os
 import platform
@@ -188,6 +189,13 @@ def write_text(path: Path, text: str) -> None:
     part = path.with_name(path.name + ".part")
     part.write_text(text, encoding="utf-8")
     part.replace(path)
+
+
+def free_path(path: str | Path) -> Path:
+    """Return a path where nothing is: the one that is given, or with a number behind its name."""
+    path = Path(path)
+    numbered = (path.with_stem(f"{path.stem}-{number}") for number in itertools.count(2))
+    return next(each for each in itertools.chain([path], numbered) if not each.exists())
 
 
 def check_writable(path: Path, endings: Sequence[str] = ()) -> None:

@@ -14,7 +14,7 @@ from ..errors import UsageError
 from ..models.artifact import PORTABLE, V5_CONFIG
 from ..portable.context import TURN_SEPARATOR
 from ..report.model_card import model_card
-from ..run_folder import read_mapping
+from ..run_folder import check_writable, free_path, read_mapping, write_text
 from .push import Publication, RepoKind, check_target, is_private, prepare, send
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
@@ -75,6 +75,11 @@ def publish(folder: str | Path, repo: str, **options) -> None:
     publication = prepare(folder, repo, **options)
     repo, private = publication.repo, publication.private
     files = model_files(publication)
+    if publication.card is not None:
+        path = free_path(publication.card)
+        check_writable(path)
+        write_text(path, files["README.md"].decode())
+        print(f"Card:      {path}")
     if publication.space and not publication.dry_run:
         check_target(_space_of(publication, private or is_private(repo)), SPACE)
     commit = send(publication, files, MODEL, "Publish the model")

@@ -51,6 +51,7 @@ class Publication:
     language: str | None = None  # of the dialogues; by default that of the run, or else English
     dry_run: bool = False  # only list what would go up
     space: str | None = None  # of a model: `user/name` of a Space with a chat page
+    card: str | None = None  # of a model: a file to write its card to, so as to read it first
     samples: bool = True  # of a model: show exchanges of the test set, in card and Space
     detokenize: bool = True  # of dialogues: write natural text from spaced tokens
 

@@ -10,6 +10,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from ..errors import UsageError
 from ..portable.context import encode_context
+from ..run_folder import free_path
 from ..serve.inference import load
 
 CELL = 0.22  # inches, room for a token's letters
@@ -109,14 +110,18 @@ def attention(
     device: str | None = None,
     trust_remote_code: bool = False,
 ) -> None:
-    """Draw where the model in `folder` looks as it replies to `text`; print reply and path."""
+    """Draw where the model in `folder` looks as it replies to `text`; print reply and path.
+
+    Where there is a file at `output`, the picture gets a number: attention-2.png.
+    """
     disable_progress_bar()
     model, tokenizer, device = load(folder, device, trust_remote_code)
     source, target, weights = attention_map(text, model, tokenizer, reply)
     recurrent = model.config.model_type == "rnn_seq2seq"
     kind = f"{model.config.attention} attention" if recurrent else LAST_LAYER
     labels = readable(source, tokenizer), readable(target, tokenizer)
-    save(draw_map(*labels, weights, f"{Path(folder).name}: {kind}"), output)
+    path = free_path(output)
+    save(draw_map(*labels, weights, f"{Path(folder).name}: {kind}"), path)
     ids = tokenizer.convert_tokens_to_ids(target)
     print(tokenizer.decode(ids, skip_special_tokens=True).strip())
-    print(output)
+    print(path)

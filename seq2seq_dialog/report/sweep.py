@@ -186,6 +186,11 @@ def _check(folders: list[str], temperatures, samples: int, output: Path) -> None
     if samples < 2:
         raise UsageError(f"samples is {samples}; it must be at least 2: diversity is between them.")
     check_writable(output, [".png", ".pdf", ".svg"])
+    if output.exists() and not output.with_suffix(".json").exists():
+        raise UsageError(
+            f"{str(output)!r} exists, without the points of a sweep beside it. Choose another "
+            "output, or move it away."
+        )
 
 
 def _read_points(path: Path) -> list[dict]:

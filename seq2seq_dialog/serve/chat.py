@@ -16,7 +16,8 @@ HELP = """\
 /undo              forget the last thing you said and its reply
 /set               show the decoding settings
 /set NAME=VALUE    change one, for example /set num_beams=4 or /set do_sample=true
-/quit              leave (or end of input)"""
+/quit              leave (or end of input); in a terminal, exit, quit or :q alone on a line, too"""
+GOODBYES = ("exit", "quit", ":q")  # in a pipe they are something said
 
 
 def command(line: str, conversation: Conversation) -> str | None:
@@ -74,11 +75,14 @@ def chat(folder: str, **options) -> None:
     if in_terminal:
         with suppress(ImportError):
             import readline  # noqa: F401 (gives input() editing and history)
-        print(f"{folder} by {engine(model)}, on {device}. /help lists the commands.")
+        print(f"{folder} by {engine(model)}, on {device}.")
+        print("/help lists the commands; exit, quit or :q alone on a line leaves.")
     while True:
         try:
             line = input("you: " if in_terminal else "").strip()
         except (EOFError, KeyboardInterrupt):
+            break
+        if in_terminal and line in GOODBYES:
             break
         if line.startswith("/"):
             answer = command(line, conversation)

@@ -209,11 +209,15 @@ def test_a_folder_that_is_no_finished_run_is_refused(tmp_path, runs):
         model_files(Publication(folder, "ann/m"))
 
 
-def test_a_dry_run_lists_what_would_go_up_and_asks_nobody(runs, ann, capsys):
-    publish(runs / "t5", "ann/m", space="ann/s", dry_run=True)
+def test_a_dry_run_lists_what_would_go_up_and_asks_nobody(runs, ann, capsys, tmp_path):
+    card = tmp_path / "card.md"
+    card.write_text("something else")
+    publish(runs / "t5", "ann/m", space="ann/s", dry_run=True, card=str(card))
     out = capsys.readouterr().out
     assert ann.requests == []
     publish(runs / "t5", "ann/m", space="ann/s")
+    assert f"Card:      {tmp_path / 'card-2.md'}\n" in out and card.read_text() == "something else"
+    assert (tmp_path / "card-2.md").read_bytes() == ann.files("ann/m")["README.md"]
     for name, content in ann.files("ann/m").items():
         assert name == ".gitattributes" or f"{len(content):,}  {name}\n" in out
     for name in ann.files("ann/s", "space"):  # its size depends on the commit it will serve

@@ -136,5 +136,9 @@ def test_the_verb_draws_and_prints(make_rnn, tokenizer, tmp_path, capsys):
     assert output.read_bytes().startswith(b"\x89PNG")
     expected = generate_response(TURNS[0], model, tokenizer)
     assert capsys.readouterr().out.splitlines() == [expected, str(output)]
+    first = output.read_bytes()
+    attention(str(folder), TURNS[0], "Yes, please.", str(output), "cpu")
+    assert capsys.readouterr().out.splitlines() == ["Yes, please.", str(tmp_path / "map-2.png")]
+    assert output.read_bytes() == first != (tmp_path / "map-2.png").read_bytes()
     attention(str(folder), TURNS[0], "Yes, please.", str(tmp_path / "map.pdf"), "cpu")
     assert capsys.readouterr().out.splitlines() == ["Yes, please.", str(tmp_path / "map.pdf")]

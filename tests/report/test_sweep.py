@@ -251,6 +251,13 @@ def test_settings_that_cannot_be_used_are_refused(run_folder, calls, options, me
     assert not calls
 
 
+def test_another_picture_is_not_overwritten(run_folder, calls, tmp_path):
+    (tmp_path / "mine.png").write_bytes(b"a picture")
+    with pytest.raises(UsageError, match=r"mine.png' exists, without the points of a sweep"):
+        sweep([run_folder], output=tmp_path / "mine.png", device="cpu")
+    assert not calls
+
+
 def test_folders_that_cannot_be_used_are_refused(run_folder, other_folder, tmp_path, calls):
     output = tmp_path / "sweep.png"
     with pytest.raises(UsageError, match=r"There is no '.*none/predictions.jsonl'.*do_predict"):

@@ -139,11 +139,21 @@ def test_chat_by_hand_shows_who_speaks(saved, monkeypatch, capsys):
     assert "you: bot:" in out and "num_beams=1" in out and out.count("bot:") == 1
 
 
+@pytest.mark.parametrize("word", ["exit", "quit", ":q", "/quit"])
+def test_a_word_alone_on_a_line_ends_the_chat_in_a_terminal(saved, monkeypatch, capsys, word):
+    stdin = io.StringIO(f"I want to quit\n {word} \nunheard\n")
+    monkeypatch.setattr(stdin, "isatty", lambda: True, raising=False)
+    monkeypatch.setattr("sys.stdin", stdin)
+    chat.chat(saved, device="cpu")
+    out = capsys.readouterr().out
+    assert out.count("bot:") == 1 and "exit, quit or :q alone on a line leaves" in out
+
+
 def test_chat_in_a_pipe_prints_a_reply_a_line(saved):
     model, tokenizer, _ = load(saved, "cpu")
     expected = [generate_response(["__eou__"], model, tokenizer)]
-    expected.append(generate_response(["__eou__", *expected, "Hello"], model, tokenizer))
-    said = "__eou__\nHello\n/nonsense\n/quit\nunheard\n"
+    expected.append(generate_response(["__eou__", *expected, "quit"], model, tokenizer))
+    said = "__eou__\nquit\n/nonsense\n/quit\nunheard\n"
     command = ["-m", "seq2seq_dialog", "chat", saved, "--device", "cpu"]
     done = finish([start(*command, input=said)])
     assert done.stdout.rstrip("\n").split("\n") == expected
