@@ -9,7 +9,10 @@ After `save_model` a folder holds weights, config and tokenizer as transformers 
 - transformers 4.57 reads `config.json`, where text-generation alone is ours: its own
   text2text-generation pipeline works, without trusting any code. That pipeline puts 4 beams and 256
   tokens over the model's generation config, and only `task_specific_params` over those: the
-  decoding settings are repeated there.
+  decoding settings are repeated there, and one beam as well, which 4.57 itself does not save.
+- transformers 5 says of every T5 and mT5 that its output layer is the embedding, even where it is
+  not and has weights of its own (FLAN-T5, mT5). transformers 4.57 believes it, so it is told
+  better.
 - A recurrent model brings its own code (`save_pretrained` has put it there), which has to be
   trusted on both lines; so both use our pipeline for both tasks.
 - A tokenizer saved by transformers 5 does not load on 4.57 until its special tokens have the key
@@ -21,11 +24,14 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+from safetensors import safe_open
+
 from ..run_folder import read_json, write_json
 
 PORTABLE = Path(__file__).parents[1] / "portable"
 PIPELINE = {"impl": "pipeline.DialoguePipeline", "pt": ["AutoModelForSeq2SeqLM"], "type": "text"}
 V5_CONFIG = "config.5.0.0.json"
+WEIGHTS, OUTPUT_LAYER = "model.safetensors", "lm_head.weight"
 
 
 def finish(folder: str | Path) -> None:
@@ -41,15 +47,16 @@ def finish(folder: str | Path) -> None:
     # Of an earlier call; and what Trainer switches off while it trains.
     for key in ("configuration_files", "task_specific_params", "use_cache"):
         config.pop(key, None)
+    if _has_own_output_layer(folder, config):
+        config["tie_word_embeddings"] = False
     write_json(folder / V5_CONFIG, config)
     if "auto_map" not in config:  # a model that transformers 4.57 knows without trusting any code
         config["custom_pipelines"] = {"text-generation": PIPELINE}
     decoding = read_json(folder / "generation_config.json")
-    config["task_specific_params"] = {
-        "text2text-generation": {
-            key: value for key, value in decoding.items() if not key.endswith(("_id", "_version"))
-        }
+    decoding = {"num_beams": 1} | {
+        key: value for key, value in decoding.items() if not key.endswith(("_id", "_version"))
     }
+    config["task_specific_params"] = {"text2text-generation": decoding}
     write_json(folder / "config.json", config | {"configuration_files": [V5_CONFIG]})
 
     tokenizer = read_json(folder / "tokenizer_config.json")
@@ -64,3 +71,12 @@ def finish(folder: str | Path) -> None:
     if tokenizer.get("tokenizer_class") == "TokenizersBackend":
         tokenizer["tokenizer_class"] = "PreTrainedTokenizerFast"
     write_json(folder / "tokenizer_config.json", tokenizer)
+
+
+def _has_own_output_layer(folder: Path, config: dict) -> bool:
+    """Tell whether a T5 whose output is not scaled has weights of its own for its output layer."""
+    unscaled = config.get("scale_decoder_outputs") is False or config["model_type"] == "mt5"
+    if not unscaled or not (folder / WEIGHTS).is_file():
+        return False
+    with safe_open(folder / WEIGHTS, "pt") as weights:
+        return OUTPUT_LAYER in set(weights.keys())

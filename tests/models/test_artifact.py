@@ -9,11 +9,15 @@ import pytest
 import torch
 from helpers import warm
 from helpers.corpus import ROOT, TEXTS
+from safetensors.torch import load_file
+from transformers import MT5ForConditionalGeneration, T5ForConditionalGeneration, set_seed
 
+from seq2seq_dialog.decoding.generation_config import generation_config
 from seq2seq_dialog.models import artifact
 from seq2seq_dialog.models.tokenizer import prepare_tokenizer
 from seq2seq_dialog.portable.context import encode_context
 from seq2seq_dialog.serve.inference import generate_response, load
+from seq2seq_dialog.settings import DecodingArguments
 
 # What a person does with a published model, with nothing of this project at hand.
 CONSUMER = textwrap.dedent(
@@ -193,10 +197,9 @@ def test_the_real_t5_tokenizer_loads_on_both_lines(
 
 @pytest.mark.legacy
 def test_a_generic_tokenizer_loads_on_both_lines(bart, home, legacy_python):
-    from seq2seq_dialog.decoding.generation_config import generation_config
     from seq2seq_dialog.models.build import load_model
     from seq2seq_dialog.models.tokenizer import load_tokenizer
-    from seq2seq_dialog.settings import DecodingArguments, ModelArguments
+    from seq2seq_dialog.settings import ModelArguments
 
     args = ModelArguments(model_name_or_path=bart)
     tokenizer = load_tokenizer(args, 64)
@@ -243,15 +246,46 @@ finish(new)
 """
 
 
+def save_again(python, old, new):
+    env = os.environ | {"HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT)}
+    done = warm.run("-c", RESAVE, old, new, python=python, env=env)
+    assert done.returncode == 0, done.stderr
+    return new
+
+
 @pytest.mark.legacy
 def test_a_model_that_was_loaded_and_saved_again_keeps_its_pipeline(
     saved, home, tmp_path, legacy_python
 ):
-    expected = consume(sys.executable, saved, home)
-    env = os.environ | {"HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT)}
-    again = tmp_path / "again"
-    done = warm.run("-c", RESAVE, saved, again, env=env)
-    assert done.returncode == 0, done.stderr
-    for reader in (sys.executable, legacy_python):
-        found = consume(reader, again, home)
-        assert found["text2text"] == expected["text2text"] == found["text"]
+    """On this line, on the older one, and what that has saved on this one."""
+    expected, lines = consume(sys.executable, saved, home), (sys.executable, legacy_python)
+    folders = [save_again(python, saved, tmp_path / f"{i}") for i, python in enumerate(lines)]
+    folders.append(save_again(sys.executable, folders[1], tmp_path / "back"))
+    for reader in lines:
+        for folder in folders:
+            found = consume(reader, folder, home)
+            assert found["text2text"] == expected["text2text"] == found["text"]
+
+
+@pytest.mark.legacy
+@pytest.mark.parametrize("kind", [T5ForConditionalGeneration, MT5ForConditionalGeneration])
+def test_an_output_layer_of_its_own_stays_so_on_both_lines(
+    tokenizer, tmp_path, home, legacy_python, kind
+):
+    """As in FLAN-T5 and mT5, whose saved config says that it is the embedding."""
+    set_seed(1)
+    sizes = {"vocab_size": 512, "d_model": 32, "d_kv": 8, "d_ff": 64, "num_layers": 1}
+    config = kind.config_class(**sizes, decoder_start_token_id=0, tie_word_embeddings=False)
+    model = kind(config)
+    model.lm_head.weight = torch.nn.Parameter(model.lm_head.weight.clone())
+    for parameter in model.parameters():
+        parameter.data.normal_(0, 0.5)
+    model.generation_config = generation_config(DecodingArguments(max_new_tokens=12), model)
+    model.all_tied_weights_keys = {}  # as transformers says of a model that was loaded so
+    model.save_pretrained(tmp_path / "own")
+    tokenizer.save_pretrained(tmp_path / "own")
+    artifact.finish(tmp_path / "own")
+    assert "lm_head.weight" in load_file(tmp_path / "own" / "model.safetensors")
+    for folder in (tmp_path / "own", save_again(sys.executable, tmp_path / "own", tmp_path / "b")):
+        for python in (sys.executable, legacy_python):
+            check(consume(python, folder, home), tmp_path / "own")
