@@ -6,7 +6,7 @@ from pathlib import Path
 from pickle import UnpicklingError
 
 import torch
-from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, GenerationConfig
+from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
 from ..errors import UsageError
 from ..hub_errors import check_name
@@ -55,7 +55,10 @@ def load_model_files(name: str, what: str, remedy: str, **options):
             raise ValueError(
                 f"{len(broken)} of its weights hold NaN or infinity ({_shown(broken)})."
             )
-        _check_decoding(model.generation_config, model.get_input_embeddings().num_embeddings)
+        try:
+            checked_options(model.generation_config.to_dict())
+        except ValueError as error:
+            raise ValueError(f"in its {DECODING_FILE}, {error}") from error
     return model
 
 
@@ -71,14 +74,13 @@ def _is_finite(weights: torch.Tensor) -> bool:
     return bool(torch.isfinite(extremes).all())
 
 
-def _check_decoding(saved: GenerationConfig, vocab_size: int) -> None:
-    """Refuse saved settings of decoding that cannot be."""
-    settings = saved.to_dict()
-    try:
-        checked_options(settings)
-    except ValueError as error:
-        raise ValueError(f"in its {DECODING_FILE}, {error}") from error
-    for name, value in settings.items():
+def check_reply_tokens(model) -> None:
+    """Refuse a model for answering whose saved settings have impossible special tokens.
+
+    A run that fine-tunes it takes those of its config and tokenizer instead.
+    """
+    saved, vocab_size = model.generation_config, model.get_output_embeddings().weight.shape[0]
+    for name, value in saved.to_dict().items():
         if name.endswith("_token_id") and value is not None:
             ids = value if isinstance(value, list) else [value]
             if not ids or not all(type(i) is int and 0 <= i < vocab_size for i in ids):

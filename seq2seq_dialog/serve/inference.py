@@ -16,6 +16,7 @@ from ..decoding.batch_loop import decode
 from ..decoding.beam_loop import search
 from ..errors import UsageError
 from ..models.loading import (
+    check_reply_tokens,
     check_vocabulary,
     load_model_files,
     load_tokenizer_files,
@@ -72,6 +73,8 @@ def load(
     what = f"a model from {str(name)!r}"
     tokenizer = load_tokenizer_files(name, what, remedy, **options)
     model = load_model_files(name, what, remedy, dtype=dtype, **options)
+    with loading(what, remedy):
+        check_reply_tokens(model)
     check_vocabulary(model, tokenizer)
     return model.to(device).eval(), tokenizer, device
 

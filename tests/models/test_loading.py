@@ -127,11 +127,13 @@ DAMAGES = {
     "cut decoding settings": (cut(DECODING), "Cannot read .*generation_config.json"),
     "decoding settings of other bytes": (write(DECODING, b"\xff\x00"), "Cannot read"),
     "a list of decoding settings": (write(DECODING, b"[]"), "not what a run writes there"),
-    "no first token": (write(DECODING, b"{}"), "has no decoder_start_token_id"),
     "no beams": (decode(num_beams=0), "generation_config.json, num_beams is 0; it must be at"),
     "a wrong top-p": (decode(top_p=2.0), "top_p is 2.0; it must be from 0.001 to 1"),
     "a length in letters": (decode(max_new_tokens="5"), "Cannot load"),
     "sampling in letters": (decode(do_sample="no"), "do_sample is 'no'; it must be True or False"),
+}
+REPLY_TOKENS = {  # a run that fine-tunes takes those of the config
+    "no first token": (write(DECODING, b"{}"), "has no decoder_start_token_id"),
     "a token in letters": (decode(eos_token_id="x"), "eos_token_id is 'x'; it must be a token"),
     "no last token": (decode(eos_token_id=[]), "eos_token_id is .*; it must be a token"),
     "a token beyond the model's": (decode(eos_token_id=[1, 512]), "token of the model, from 0 to"),
@@ -150,6 +152,14 @@ def test_a_damaged_folder_is_refused_with_one_message(saved, name, capsys):
     with pytest.raises(UsageError, match=message):
         load_model(args, load_tokenizer(args, 64))
     assert "must not run" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", REPLY_TOKENS)
+def test_impossible_tokens_of_replies_are_refused(saved, name):
+    damage, message = REPLY_TOKENS[name]
+    damage(saved)
+    with pytest.raises(UsageError, match=message):
+        load(saved, "cpu")
 
 
 @pytest.fixture
