@@ -42,7 +42,7 @@ file, or the name of a recipe: {recipes}.
 """
 METRICS_HEAD = """# Metrics
 
-Every figure that a run reports. [What a score is worth](../concepts/scores.md) says what they mean.
+Every figure that a run reports. [What a score is worth](../concepts/scores.md) has more of them.
 The key is the name in `metrics.json` and `evaluation.json`. A figure with an interval also has
 paired tests in `compare`. One that chooses the best may be `metric_for_best_model`.
 """
@@ -144,8 +144,8 @@ def metrics_page() -> str:
     rows = []
     for key, metric in METRICS.items():
         marks = ["yes" if mark else "" for mark in (metric.interval, metric.chooses_best)]
-        rows.append([f"`{key}`", metric.label, metric.unit, metric.direction, *marks])
-    headings = ["key", "figure", "unit", "better", "interval", "chooses the best"]
+        rows.append([f"`{key}`", metric.label, metric.plain, metric.unit, metric.direction, *marks])
+    headings = ["key", "figure", "what it says", "unit", "better", "interval", "chooses the best"]
     return f"{WRITTEN}{METRICS_HEAD}\n{table(headings, rows)}"
 
 

@@ -22,50 +22,138 @@ class Metric:
     main: bool = False  # it is shown where only a few figures are
     interval: bool = False  # it is a sum over pairs, so has bootstrap intervals and paired tests
     chooses_best: bool = False  # it may be `metric_for_best_model`
+    plain: str = ""  # what it says, for a reader who does not know the term
     hub_type: str | None = None  # its name in the Hub's list of metrics, if it is there
 
 
 PERCENT, FROM_1 = (0, 100), (1, math.inf)
 FULL = {"main": True, "interval": True, "chooses_best": True}
 BEST = {"chooses_best": True}
+WORD_RUNS = {1: "Words", 2: "Words and pairs of words", 3: "Runs of 1 to 3 words"}
+WORD_RUNS[4] = "Runs of 1 to 4 words"
 # In the order of columns and rows.
 METRICS = {
-    "loss": Metric("loss", "nats per token", LOWER, **BEST),
-    "perplexity": Metric("perplexity", "per token", LOWER, FROM_1, **FULL, hub_type="perplexity"),
-    "bits_per_byte": Metric("bits per byte", "", LOWER, **FULL),
-    "context_gain": Metric("context gain", "nats per token", HIGHER, (-math.inf, math.inf), **FULL),
-    "unigram_perplexity": Metric("unigram model", "perplexity", "", FROM_1),
-    "bleu": Metric("sacreBLEU", "", HIGHER, PERCENT, **FULL, hub_type="sacrebleu"),
-    "bleu_1": Metric("BLEU-1", "", HIGHER, PERCENT, **BEST, hub_type="bleu"),
-    "bleu_2": Metric("BLEU-2", "", HIGHER, PERCENT, **FULL, hub_type="bleu"),
-    "bleu_3": Metric("BLEU-3", "", HIGHER, PERCENT, **BEST, hub_type="bleu"),
-    "bleu_4": Metric("BLEU-4", "", HIGHER, PERCENT, **BEST, hub_type="bleu"),
-    **{f"bleu_{n}_mean": Metric(f"BLEU-{n}", "mean", HIGHER, PERCENT) for n in range(1, 5)},
+    "loss": Metric(
+        "loss", "nats per token", LOWER, **BEST,
+        plain="How much each token of the human replies surprises the model.",
+    ),
+    "perplexity": Metric(
+        "perplexity", "per token", LOWER, FROM_1, hub_type="perplexity", **FULL,
+        plain="The surprise as a number of choices: as if so many tokens were equally likely.",
+    ),
+    "bits_per_byte": Metric(
+        "bits per byte", "", LOWER, **FULL,
+        plain="The surprise for each byte of text; it compares models with different tokenizers.",
+    ),
+    "context_gain": Metric(
+        "context gain", "nats per token", HIGHER, (-math.inf, math.inf), **FULL,
+        plain="How much the context helps to foresee the reply; at 0 the model does not read it.",
+    ),
+    "unigram_perplexity": Metric(
+        "unigram model", "perplexity", "", FROM_1,
+        plain="The perplexity of a model that knows nothing but how frequent each token is.",
+    ),
+    "bleu": Metric(
+        "sacreBLEU", "", HIGHER, PERCENT, hub_type="sacrebleu", **FULL,
+        plain="Runs of 1 to 4 words that replies share with their references.",
+    ),
+    **{
+        f"bleu_{n}": Metric(
+            f"BLEU-{n}", "", HIGHER, PERCENT, hub_type="bleu", **(FULL if n == 2 else BEST),
+            plain=f"{WORD_RUNS[n]} that replies share with their references.",
+        )
+        for n in range(1, 5)
+    },
+    **{
+        f"bleu_{n}_mean": Metric(
+            f"BLEU-{n}", "mean", HIGHER, PERCENT,
+            plain=f"{WORD_RUNS[n]} shared with a reference, the mean over several references.",
+        )
+        for n in range(1, 5)
+    },
     # Smoothing lifts replies that equal their references above 100.
-    **{f"plato_bleu_{n}": Metric(f"PLATO BLEU-{n}", "", HIGHER, hub_type="bleu") for n in (1, 2)},
-    "chrf": Metric("chrF", "", HIGHER, PERCENT, **FULL, hub_type="chrf"),
-    "rouge_1": Metric("ROUGE-1", "", HIGHER, PERCENT, **BEST, hub_type="rouge"),
-    "rouge_2": Metric("ROUGE-2", "", HIGHER, PERCENT, **BEST, hub_type="rouge"),
-    "rouge_l": Metric("ROUGE-L", "", HIGHER, PERCENT, **FULL, hub_type="rouge"),
-    "rouge_l_mean": Metric("ROUGE-L", "mean", HIGHER, PERCENT),
-    "rouge_l_pooled": Metric("ROUGE-L", "pooled", HIGHER, PERCENT),
-    "distinct_1": Metric("Distinct-1", "%", HIGHER, PERCENT, **BEST),
-    "distinct_2": Metric("Distinct-2", "%", HIGHER, PERCENT, **BEST, main=True),
-    "distinct_3": Metric("Distinct-3", "%", HIGHER, PERCENT),
-    "entropy_4": Metric("entropy-4", "nats", HIGHER),
-    "self_bleu": Metric("self-BLEU", "", LOWER, PERCENT),
-    "copied": Metric("copied", "% of replies", LOWER, PERCENT),
-    "generic": Metric("generic", "% of replies", LOWER, PERCENT),
-    "repetition": Metric("repetition", "% of 3-grams", LOWER, PERCENT),
-    "length_ratio": Metric("length", "reply / reference", TO_ONE),
-    "reply_words": Metric("words", "per reply"),
-    "reference_words": Metric("words", "per reference"),
+    **{
+        f"plato_bleu_{n}": Metric(
+            f"PLATO BLEU-{n}", "", HIGHER, hub_type="bleu",
+            plain=f"{WORD_RUNS[n]} shared with the reference, as the authors of PLATO count them.",
+        )
+        for n in (1, 2)
+    },
+    "chrf": Metric(
+        "chrF", "", HIGHER, PERCENT, hub_type="chrf", **FULL,
+        plain="Runs of letters that replies share with their references, so parts of words count.",
+    ),
+    "rouge_1": Metric(
+        "ROUGE-1", "", HIGHER, PERCENT, hub_type="rouge", **BEST,
+        plain="Words that reply and reference share, of all words in both.",
+    ),
+    "rouge_2": Metric(
+        "ROUGE-2", "", HIGHER, PERCENT, hub_type="rouge", **BEST,
+        plain="Pairs of words that reply and reference share, of all pairs in both.",
+    ),
+    "rouge_l": Metric(
+        "ROUGE-L", "", HIGHER, PERCENT, hub_type="rouge", **FULL,
+        plain="Words that reply and reference share in the same order, of all words in both.",
+    ),
+    "rouge_l_mean": Metric(
+        "ROUGE-L", "mean", HIGHER, PERCENT,
+        plain="Words shared in the same order, the mean over several references.",
+    ),
+    "rouge_l_pooled": Metric(
+        "ROUGE-L", "pooled", HIGHER, PERCENT,
+        plain="Words shared in the same order, by the best of several references.",
+    ),
+    **{
+        f"distinct_{n}": Metric(
+            f"Distinct-{n}", "%", HIGHER, PERCENT, main=n == 2, chooses_best=n < 3,
+            plain=f"{what} that are different, of all in the replies: how varied they are.",
+        )
+        for n, what in enumerate(("Words", "Pairs of words", "Runs of 3 words"), 1)
+    },
+    "entropy_4": Metric(
+        "entropy-4", "nats", HIGHER,
+        plain="How evenly runs of 4 words are spread; low where replies use the same ones.",
+    ),
+    "self_bleu": Metric(
+        "self-BLEU", "", LOWER, PERCENT,
+        plain="How much the replies are like one another.",
+    ),
+    "copied": Metric(
+        "copied", "% of replies", LOWER, PERCENT,
+        plain="Replies that say the same as a training reply, but for case, spaces and marks.",
+    ),
+    "generic": Metric(
+        "generic", "% of replies", LOWER, PERCENT,
+        plain="Stock phrases, each given as reply to at least 1 % of the contexts.",
+    ),
+    "repetition": Metric(
+        "repetition", "% of 3-grams", LOWER, PERCENT,
+        plain="Runs of 3 words that the reply has had before.",
+    ),
+    "length_ratio": Metric(
+        "length", "reply / reference", TO_ONE,
+        plain="Words of all replies over words of all references.",
+    ),
+    "reply_words": Metric("words", "per reply", plain="The mean length of a reply."),
+    "reference_words": Metric("words", "per reference", plain="The mean length of a reference."),
     # Of adversarial training, on held-out contexts.
-    "discriminator_accuracy": Metric("discriminator accuracy", "%", "", PERCENT, main=True),
-    "adversarial_success": Metric("adversarial success", "%", HIGHER, PERCENT, main=True),
-    "reward": Metric("reward", "0 to 1", HIGHER, (0, 1)),
-    "sampled_distinct_2": Metric("Distinct-2 of samples", "%", HIGHER, PERCENT, main=True),
-}
+    "discriminator_accuracy": Metric(
+        "discriminator accuracy", "%", "", PERCENT, main=True,
+        plain="How often the discriminator tells replies of people and of the model apart.",
+    ),
+    "adversarial_success": Metric(
+        "adversarial success", "%", HIGHER, PERCENT, main=True,
+        plain="How often the discriminator takes a reply of the model for a person's.",
+    ),
+    "reward": Metric(
+        "reward", "0 to 1", HIGHER, (0, 1),
+        plain="How human the discriminator finds the replies of the model.",
+    ),
+    "sampled_distinct_2": Metric(
+        "Distinct-2 of samples", "%", HIGHER, PERCENT, main=True,
+        plain="Pairs of words that are different, of all in replies that are sampled.",
+    ),
+}  # fmt: skip
 # What is known without replies.
 OF_LIKELIHOOD = ("loss", "perplexity", "bits_per_byte", "context_gain")
 

@@ -66,11 +66,12 @@ def table(
     }
 
 
-def column(key: str) -> tuple[str, str, str]:
-    """Return what stands above the figures of a metric: label, unit, arrow to what is better."""
+def column(key: str) -> tuple[str, str, str, str]:
+    """Return what heads figures: label, unit, arrow to what is better, meaning in plain words."""
     if key not in METRICS:
-        return key.replace("_", " "), "", ""
-    return METRICS[key].label, METRICS[key].unit, ARROWS[METRICS[key].direction]
+        return key.replace("_", " "), "", "", ""
+    metric = METRICS[key]
+    return metric.label, metric.unit, ARROWS[metric.direction], metric.plain
 
 
 def score_tables(results: Sequence[Mapping]) -> list[dict]:

@@ -12,6 +12,7 @@ from helpers.pages import HOSTILE, SYSTEMS, evaluation
 from rich.console import Console
 
 from seq2seq_dialog.errors import UsageError
+from seq2seq_dialog.evaluation.catalogue import METRICS
 from seq2seq_dialog.report import page
 from seq2seq_dialog.report.console import print_run
 from seq2seq_dialog.report.model_card import model_card
@@ -129,6 +130,28 @@ def test_the_html_is_well_formed_and_accessible(run_folder):
     targets = {a["href"] for a in checker.all("a")}
     assert targets == {"#scores", "#training", "#diversity", "#samples", "#settings"}
     assert {target[1:] for target in targets} <= set(ids)
+
+
+def test_nothing_is_wider_than_a_phone(run_folder):
+    html = page_of(run_folder)
+    # A table scrolls by itself; what is hidden in it lies within what scrolls, not on the page.
+    rule = re.search(r"^\.scroll {(.*?)}", html, re.MULTILINE)[1]
+    assert "position: relative" in rule and "overflow-x: auto" in rule
+    assert html.count("<table") == len(re.findall(r'<div class="scroll"[^>]*>\s*<table', html)) > 3
+    assert re.search(r"^pre {[^}]*overflow-x: auto", html, re.MULTILINE)
+
+
+def test_samples_come_before_figures(run_folder):
+    html = page_of(run_folder)
+    places = [html.index(f'id="{name}"') for name in ("samples", "scores", "training", "settings")]
+    assert places == sorted(places) and places[0] < html.index("<table")
+
+
+def test_every_term_is_said_in_plain_words(run_folder):
+    said = Checker(page_of(run_folder)).said
+    shown = {key for row in evaluation()["results"] for key in row["metrics"] if key in METRICS}
+    assert shown and all(METRICS[key].plain in said for key in shown)
+    assert all(metric.plain.endswith(".") for metric in METRICS.values())
 
 
 def test_the_html_needs_nothing_from_outside(run_folder):
