@@ -282,10 +282,11 @@ VERBS = {
     ),
     "export": Verb(
         "serve.export.export",
-        help="write a T5 in a form that answers faster on a CPU",
-        description="Write a trained T5 in CTranslate2's form (pip install ctranslate2) into its "
-        "run folder, where chat and web find it. Replies, speed and sacreBLEU "
-        "of both are compared on test contexts; replies that diverge too far are refused.",
+        help="write a model in a form that answers faster on a CPU",
+        description="Write a trained encoder-decoder in CTranslate2's form (pip install "
+        "ctranslate2) into its run folder, where chat and web find it. Replies, speed and "
+        "sacreBLEU of both are compared on test contexts; replies that diverge too far are "
+        "refused.",
         arguments=[
             RUN,
             argument(

@@ -1,4 +1,4 @@
-"""Export a trained T5 to CTranslate2, measured against the model it is made of."""
+"""Export a trained model to CTranslate2, measured against the model it is made of."""
 
 import shlex
 import shutil
@@ -32,7 +32,6 @@ from .exported_model import (
 )
 from .inference import load, reply_to_batch
 
-CONVERTIBLE = ("t5", "mt5")
 BATCH, BEAMS = 16, 4
 SMALLEST_EQUAL_SHARE = {"float32": 0.99, "int8": 0.5}  # of greedy replies
 # The most by which sacreBLEU may fall: the greater of these, in points and as a share of it.
@@ -43,7 +42,7 @@ WAYS = {"greedy": "one by one, greedy", "beams": f"batches of {BATCH}, {BEAMS} b
 def export(
     folder: str, quantization: str = "float32", output: str | None = None, samples: int = 200
 ) -> None:
-    """Write a trained T5 in CTranslate2's form, in which it answers faster on a CPU.
+    """Write a trained model in CTranslate2's form, in which it answers faster on a CPU.
 
     Replies, speed and sacreBLEU of both are compared on `samples` evenly spaced test contexts,
     printed, and kept in export.json. An earlier export is replaced only by one that passes.
@@ -56,12 +55,14 @@ def export(
     if samples < 2:
         raise UsageError(f"samples is {samples}; it must be at least 2.")
     require_ctranslate2()
+    from .conversion import check_convertible
+
     target = Path(output or Path(folder) / EXPORT_FOLDER).absolute()
     if target.exists() and not is_export(target):
         raise UsageError(f"{str(target)!r} exists and is no export: choose another output.")
     disable_progress_bar()
     model, tokenizer, _ = load(folder, "cpu")
-    check_convertible(model)
+    check_convertible(model, tokenizer)
     pairs = read_pairs(folder, samples)
     check_writable(target)
     prefix = f".export-{target.name}-"
@@ -83,66 +84,28 @@ def export(
     print(f"  {command('chat')} {shlex.quote(str(output or folder))}")
 
 
-def check_convertible(model) -> None:
-    """Refuse a model for which there is no conversion."""
-    kind = model.config.model_type
-    if kind == "rnn_seq2seq":
-        raise UsageError(
-            "A recurrent model has no CTranslate2 form, and decodes fast enough without: answer "
-            "with the run folder itself."
-        )
-    if kind not in CONVERTIBLE:
-        raise UsageError(
-            f"A {kind} model cannot be exported, only {' and '.join(CONVERTIBLE)}: answer with the "
-            "run folder itself."
-        )
-
-
 def convert(folder: str | Path, tokenizer, output: Path, quantization: str) -> dict:
-    """Write the T5 in `folder` in CTranslate2's form to the folder `output`, which it makes.
+    """Write the model in `folder` in CTranslate2's form to the folder `output`, which it makes.
 
     Returns what export.json says, not yet measured.
     """
-    from ctranslate2.converters.transformers import T5Loader
-    from ctranslate2.specs.model_spec import OPTIONAL
+    from .conversion import LOADERS, make_spec
 
-    class Loader(T5Loader):
-        """CTranslate2's conversion, with three corrections."""
-
-        def get_model_spec(self, model):
-            spec = super().get_model_spec(model)
-            # CTranslate2 looks at tie_word_embeddings, which transformers 5 sets for every T5.
-            scaled = getattr(model.config, "scale_decoder_outputs", False)
-            spec.decoder.scale_outputs = model.config.d_model**-0.5 if scaled else OPTIONAL
-            return spec
-
-        def get_vocabulary(self, model, tokenizer):
-            # CTranslate2 gives rows behind the last token names of real ones, <extra_id_0>, ...
-            rows = range(model.get_input_embeddings().num_embeddings)
-            tokens = tokenizer.convert_ids_to_tokens(list(rows))
-            return [f"<unused_{i}>" if token is None else token for i, token in enumerate(tokens)]
-
-        def set_config(self, config, model, tokenizer):
-            super().set_config(config, model, tokenizer)
-            config.layer_norm_epsilon = model.config.layer_norm_epsilon
-
-    # Loaded anew, since quantisation overwrites the weights.
+    # Loaded anew, since the conversion overwrites the weights.
     model = AutoModelForSeq2SeqLM.from_pretrained(folder)
-    with torch.no_grad():
-        spec = Loader()(model, tokenizer)
-        spec.validate()
-        spec.optimize(quantization)
-        output.mkdir()
-        spec.save(str(output))
-    for name in FILES:
-        if (Path(folder) / name).is_file():
-            shutil.copyfile(Path(folder) / name, output / name)
     about = {
         "format": "ctranslate2",
         "quantization": quantization,
         "weights": run_fingerprint(folder),
         "parameters": model.num_parameters(),
+        "max_batch_size": LOADERS[model.config.model_type].max_batch_size,
     }
+    spec = make_spec(model, tokenizer, quantization)
+    output.mkdir()
+    spec.save(str(output))
+    for name in FILES:
+        if (Path(folder) / name).is_file():
+            shutil.copyfile(Path(folder) / name, output / name)
     write_json(output / ABOUT, about)
     return about
 

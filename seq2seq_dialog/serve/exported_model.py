@@ -30,6 +30,12 @@ FILES = (
     "special_tokens_map.json",
     "added_tokens.json",
     "spiece.model",
+    "sentencepiece.bpe.model",
+    "tokenizer.model",
+    "source.spm",
+    "target.spm",
+    "vocab.json",
+    "merges.txt",
 )
 # Options of `generate()`: the name of each in CTranslate2, and the value that stands for None.
 OPTIONS = {
@@ -55,6 +61,37 @@ PATIENCE = 2
 def is_export(folder: str | Path) -> bool:
     """Tell whether `export` has written a folder."""
     return (Path(folder) / ABOUT).is_file()
+
+
+def start_token_id(config: GenerationConfig) -> int:
+    """Return the token that replies begin with, as `generate()` chooses it."""
+    start = config.decoder_start_token_id
+    return config.bos_token_id if start is None else start
+
+
+def end_token_ids(config: GenerationConfig) -> list[int]:
+    """List the tokens that end a reply."""
+    ends = config.eos_token_id
+    return ends if isinstance(ends, list) else [ends]
+
+
+def check_start_token(config: GenerationConfig) -> None:
+    """Refuse options that look at the start token where it is an end token, as with BART.
+
+    In transformers the start token counts as one that the reply already has.
+    """
+    if start_token_id(config) not in end_token_ids(config):
+        return
+    for name, looks in (
+        ("repetition_penalty", config.repetition_penalty not in (None, 1)),
+        ("no_repeat_ngram_size", config.no_repeat_ngram_size == 1),
+    ):
+        if looks:
+            raise UsageError(
+                f"An export cannot take {name}={getattr(config, name)} as PyTorch does, since "
+                "replies of this model begin with the end token: leave it, use --no-export, or "
+                "load the run folder without exported=True."
+            )
 
 
 def require_ctranslate2() -> None:
@@ -142,16 +179,18 @@ class ExportedModel:
         and `max_length`; the saved settings by default.
         """
         pad = self.generation_config.pad_token_id
-        start = self.generation_config.decoder_start_token_id
+        start = start_token_id(self.generation_config)
         mask = input_ids.ne(pad) if attention_mask is None else attention_mask.bool()
         sources = [
             [self._tokens[i] for i in ids[keep].tolist()]
             for ids, keep in zip(input_ids, mask, strict=True)
         ]
         options = self._ctranslate2_options(options)
+        first = self.generation_config.forced_bos_token_id
+        prefixes = None if first is None else [[self._tokens[first]]] * len(sources)
         try:
-            results = self._translator.translate_batch(sources, **options)
-        except (TypeError, ValueError) as error:
+            results = self._translator.translate_batch(sources, prefixes, **options)
+        except (RuntimeError, TypeError, ValueError) as error:
             reason = str(error).splitlines()[0]
             raise UsageError(f"CTranslate2 does not take {options}: {reason}") from error
         replies = [
@@ -175,8 +214,14 @@ class ExportedModel:
         config.update(**generate_options)
         if config.max_new_tokens is None and config.max_length is not None:
             config.max_new_tokens = config.max_length - 1  # without the start token
+        check_start_token(config)
         names = OPTIONS | SAMPLING if config.do_sample else OPTIONS
-        options = {"max_input_length": 0, "return_end_token": True}
+        options = {
+            "max_input_length": 0,
+            "max_batch_size": self.about.get("max_batch_size", 0),
+            "return_end_token": True,
+            "end_token": end_token_ids(config),
+        }
         for name, (ctranslate2_name, default) in names.items():
             value = getattr(config, name)
             options[ctranslate2_name] = default if value is None else value
@@ -196,4 +241,6 @@ class ExportedModel:
                     "as PyTorch does: set early_stopping=True, or a value from 0 to 1."
                 )
             options["patience"] = PATIENCE
+        if config.forced_eos_token_id is not None:  # which is the last token there is room for
+            options["max_decoding_length"] -= 1
         return options

@@ -7,12 +7,8 @@ from functools import partial
 
 import pytest
 import torch
-from helpers.corpus import sample_dialogues
+from helpers.exports import CONTEXTS, batch, convert_to, replies
 from transformers import (
-    BartConfig,
-    BartForConditionalGeneration,
-    MT5Config,
-    MT5ForConditionalGeneration,
     T5Config,
     T5ForConditionalGeneration,
     set_seed,
@@ -22,11 +18,10 @@ from seq2seq_dialog.decoding.generation_config import generation_config
 from seq2seq_dialog.errors import UsageError
 from seq2seq_dialog.models import artifact
 from seq2seq_dialog.models.tokenizer import prepare_tokenizer
-from seq2seq_dialog.portable.context import encode_context
 from seq2seq_dialog.run_folder import read_json, write_json, write_jsonl
 from seq2seq_dialog.serve import chat
 from seq2seq_dialog.serve import export as exporting
-from seq2seq_dialog.serve.export import check_convertible, check_replies, convert, export
+from seq2seq_dialog.serve.export import check_replies, export
 from seq2seq_dialog.serve.exported_model import ExportedModel
 from seq2seq_dialog.serve.inference import engine, generate_response, load
 from seq2seq_dialog.settings import DecodingArguments
@@ -34,7 +29,6 @@ from seq2seq_dialog.settings import DecodingArguments
 pytest.importorskip("ctranslate2")
 
 SIZES = {"vocab_size": 512, "d_model": 32, "d_kv": 8, "d_ff": 64, "num_layers": 2, "num_heads": 4}
-CONTEXTS = [turns[:t] for turns in sample_dialogues(8) for t in (1, 2)]
 
 
 def lively(model, seed=2, std=0.5, end=4):
@@ -83,25 +77,6 @@ def exported(run, tokenizer, tmp_path):
     return convert_to(tmp_path / "export", run, tokenizer)
 
 
-def convert_to(output, folder, tokenizer, quantization="float32"):
-    """Convert without measuring."""
-    convert(folder, tokenizer, output, quantization)
-    return ExportedModel(output)
-
-
-def batch(tokenizer):
-    """The contexts as padded ids and mask, (batch, source_len)."""
-    ids = [encode_context(context, tokenizer) for context in CONTEXTS]
-    padded = tokenizer.pad({"input_ids": ids}, return_tensors="pt")
-    return {name: padded[name] for name in ("input_ids", "attention_mask")}
-
-
-def replies(model, tokenizer, **options):
-    """Ids of each reply, without padding and start and end tokens."""
-    output_ids = model.generate(**batch(tokenizer), **options).tolist()
-    return [[i for i in row if i > 1] for row in output_ids]
-
-
 def test_the_replies_compared_here_differ_and_end(t5, tokenizer):
     lengths = [len(reply) for reply in replies(t5, tokenizer)]
     assert len({*map(tuple, replies(t5, tokenizer))}) > len(lengths) / 2
@@ -135,13 +110,6 @@ def test_a_head_of_its_own_is_exported(make_run, t5, tokenizer, tmp_path):
     exported = convert_to(tmp_path / "export", folder, tokenizer)
     assert not torch.equal(loaded.lm_head.weight, loaded.shared.weight)
     assert replies(exported, tokenizer) == replies(loaded, tokenizer)
-
-
-def test_mt5_is_exported(make_run, tokenizer, tmp_path):
-    config = MT5Config(**SIZES, decoder_start_token_id=0, feed_forward_proj="gated-gelu")
-    model = lively(MT5ForConditionalGeneration(config))
-    exported = convert_to(tmp_path / "export", make_run(model), tokenizer)
-    assert replies(exported, tokenizer) == replies(model, tokenizer)
 
 
 def test_the_real_t5_tokenizer_is_exported(t5_tokenizer, tmp_path):
@@ -363,14 +331,6 @@ def test_what_is_no_export_is_not_overwritten(run, tmp_path):
         with pytest.raises(UsageError, match="exists and is no export: choose another output"):
             export(str(run), output=str(output))
     assert (tmp_path / "mine" / "letter.txt").read_text() == "Dear"
-
-
-def test_models_that_cannot_be_exported_are_refused(make_rnn):
-    with pytest.raises(UsageError, match="no CTranslate2 form, and decodes fast enough without"):
-        check_convertible(make_rnn())
-    sizes = {"encoder_layers": 1, "decoder_layers": 1, "d_model": 16, "vocab_size": 9}
-    with pytest.raises(UsageError, match="A bart model cannot be exported, only t5 and mt5"):
-        check_convertible(BartForConditionalGeneration(BartConfig(**sizes)))
 
 
 @pytest.mark.parametrize(
