@@ -85,7 +85,8 @@ def build_train_parser(show_all: bool = False) -> HfArgumentParser:
         usage="%(prog)s CONFIG [--flag value ...]",
         description="Train a dialogue response generator, evaluate it and keep it in output_dir. "
         f"CONFIG is a YAML file, or the name of a recipe in {CONFIGS}: {', '.join(recipes())}.",
-        epilog="A run that was stopped goes on by the same command. On several GPUs: accelerate "
+        epilog="--data null takes out what CONFIG sets, --new_model.d_model 64 sets a part of a "
+        "mapping. A run that was stopped goes on by the same command. On several GPUs: accelerate "
         "launch -m seq2seq_dialog.train CONFIG [--flag value ...]. --help_all lists every training "
         "setting.",
         formatter_class=_HelpFormatter,
@@ -145,11 +146,11 @@ def _apply_flags(line: CommandLine) -> tuple[dict, list[str]]:
     config, flags, parts = dict(line.config), {}, {}
     for flag in line.flags:
         name, dot, part = flag.name.partition(".")
-        last = flags.pop(name, None)
         if dot:
             parts.setdefault(name, {})[part] = flag
-            flags |= {} if last is None else {name: last}
-        elif flag.value == "null" or (flag.value == "" and name in OPTIONAL):
+            continue
+        flags.pop(name, None)  # of several, the last one counts
+        if flag.value == "null" or (flag.value == "" and name in OPTIONAL):
             config.pop(name, None)
         else:
             flags[name] = flag

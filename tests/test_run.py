@@ -340,7 +340,8 @@ def test_a_complete_run_is_trained_longer_where_its_rate_is_constant(
     if steps is not None:
         state = TrainerState(global_step=steps, max_steps=8, num_train_epochs=2)
         (tmp_path / "checkpoint-8").mkdir()
-        state.save_to_json(str(tmp_path / "checkpoint-8" / "trainer_state.json"))
+        for folder in (tmp_path, tmp_path / "checkpoint-8"):
+            state.save_to_json(str(folder / "trainer_state.json"))
         (tmp_path / "checkpoint-8" / "rng_state.pth").touch()
         seal(tmp_path / "checkpoint-8")
     assert is_complete(tmp_path, before)

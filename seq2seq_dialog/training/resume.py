@@ -114,15 +114,15 @@ def is_extended(state: TrainerState, max_steps: int, num_train_epochs: float) ->
 def _check_extension(run_dir: Path, config: dict, changes: list[str]) -> None:
     """Refuse to train a complete run longer where its checkpoint or its schedule does not allow."""
     checkpoint = last_checkpoint(run_dir)
-    if checkpoint is None:
+    if checkpoint is None or not (run_dir / "trainer_state.json").is_file():
         reason = "none of its checkpoints is left"
     else:
-        state = _state(checkpoint)
+        state, before = _state(run_dir), read_yaml(run_dir / "config.yaml")
         step = state.global_step
         if not is_extended(state, config["max_steps"], config["num_train_epochs"]):
             ended = f"ended early, at step {step:,}" if step < state.max_steps else "had them all"
             reason = f"its training {ended}"
-        elif not schedule_agrees(read_yaml(run_dir / "config.yaml"), config, step):
+        elif not schedule_agrees(before, config, _state(checkpoint).global_step):
             reason = (
                 "its learning rate went by the number of steps, and another number would have "
                 "given other rates; only under a constant one (lr_scheduler_type constant, or "
