@@ -188,9 +188,10 @@ VERBS = {
         "report.compare.compare",
         help="test whether two runs differ beyond chance",
         description="Compare the replies of two runs to the same contexts by the paired bootstrap, "
-        "whole dialogues drawn: the difference in each metric, its 95 % interval and p.",
+        "whole dialogues drawn: the difference in each metric, its 95 % interval and p. Of two "
+        "folders of runs under several seeds: the mean difference and its spread over the seeds.",
         arguments=[
-            argument("folder", metavar="RUN_A", help="a run folder"),
+            argument("folder", metavar="RUN_A", help="a run folder, or one made with --seeds"),
             argument("other", metavar="RUN_B", help="another that answers the same contexts"),
             argument("--samples", type=int, default=1000, help="bootstrap resamples [%(default)s]"),
             argument("--seed", type=int, default=42, help="seed of the draws [%(default)s]"),

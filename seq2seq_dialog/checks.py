@@ -14,6 +14,7 @@ from transformers.integrations import INTEGRATION_TO_CALLBACK
 from .errors import UsageError, nearest
 from .evaluation.catalogue import OF_LIKELIHOOD, keys_with
 from .settings import SCALED, DialogueTrainingArguments, LoraArguments, Settings
+from .shipped import COMMAND
 
 # Optimizers that are made only with the model: of them, the package alone can be looked for.
 MADE_WITH_THE_MODEL = ("galore", "apollo", "lomo", "adalomo")
@@ -22,6 +23,7 @@ MADE_WITH_THE_MODEL = ("galore", "apollo", "lomo", "adalomo")
 def check(settings: Settings) -> None:
     """Refuse settings that do not go together, and values that cannot be used."""
     _check_training(settings.training)
+    _check_seeds(settings.training)
     _check_origin(settings)
     _check_adversarial(settings)
     _check_lora(settings)
@@ -44,6 +46,22 @@ def _check_training(training: DialogueTrainingArguments) -> None:
     if training.warmup_steps > 1 and training.warmup_steps != int(training.warmup_steps):
         raise UsageError(
             f"warmup_steps is {training.warmup_steps}; above 1 it must be a whole number of steps."
+        )
+
+
+def _check_seeds(training: DialogueTrainingArguments) -> None:
+    if training.seeds is None:
+        return
+    if training.given["push_to_hub"]:
+        raise UsageError(
+            "push_to_hub publishes one run, and seeds make several: take it out, and publish the "
+            f"one that you choose by {COMMAND} publish."
+        )
+    if training.world_size > 1:
+        raise UsageError(
+            f"seeds makes its runs in one process, and these are {training.world_size}. Start each "
+            "run by itself, accelerate launch ... --seed 1 --output_dir OUTPUT_DIR/seed-1; the "
+            "command with --seeds, without accelerate, then puts their figures together."
         )
 
 

@@ -62,6 +62,15 @@ def locked(run_dir: Path) -> Iterator[None]:
         ) from None
 
 
+def check_folder_of_runs(folder: Path, *patterns: str) -> None:
+    """Refuse a folder for several runs that holds what is none of theirs, by patterns of names."""
+    for path in sorted(folder.glob("[!.]*")):
+        if not any(path.match(pattern) for pattern in (*patterns, PREVIEW)):
+            raise UsageError(
+                f"{folder} holds other files, such as {path.name}; choose a new --output_dir."
+            )
+
+
 def environment(world_size: int, training_data: str) -> dict:
     """Describe what a run is made with; `training_data` is the fingerprint of the rows."""
     cpu = f"CPU, {torch.get_num_threads()} threads"

@@ -355,6 +355,11 @@ class DialogueTrainingArguments(Seq2SeqTrainingArguments):
     seed: Annotated[int, Bounds(0, 2**32 - 1)] = setting(
         42, "Seed of weights, order, dropout and sampling."
     )
+    seeds: Annotated[list[str] | None, Mark.ONCE] = setting(  # noqa: RUF009 (None is its default)
+        None,
+        "Make the run once for each of these seeds, 1,2,3, in seed-1, seed-2, ... of output_dir, "
+        "and write the mean and the spread of the figures to seeds.json.",
+    )
     bf16: bool | None = setting(None, "bfloat16 mixed precision; by default where a GPU has it.")
     dataloader_num_workers: Annotated[int, Bounds(0), Mark.FREE] = setting(
         0, "Processes that make batches."
@@ -402,6 +407,7 @@ class DialogueTrainingArguments(Seq2SeqTrainingArguments):
                     f"tokens_per_batch is {self.tokens_per_batch!r}; it must be a number or auto."
                 ) from None
         check_bounds(self)
+        self.seeds = _read_seeds(self.seeds)
         self.given = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.init}
         read_inherited(self)
         metric = METRICS.get(self.metric_for_best_model.removeprefix("eval_"))
@@ -431,6 +437,20 @@ class DialogueTrainingArguments(Seq2SeqTrainingArguments):
         self.optim = "adamw_torch_fused" if self.scaled_rates else name
         if self.given["learning_rate"] is None:
             self.learning_rate = 3e-2 if self.scaled_rates else 5e-4
+
+
+def _read_seeds(words: list[str] | None) -> list[int] | None:
+    """Make numbers of seeds, written as `1,2,3`, `1 2 3` or a list."""
+    if words is None:
+        return None
+    texts = [text for word in words for text in word.replace(",", " ").split()]
+    seeds = [int(text) for text in texts if text.isdecimal() and int(text) < 2**32]
+    if not len(set(seeds)) == len(texts) >= 2:
+        raise UsageError(
+            f"seeds is {' '.join(words)!r}; it must be two or more whole numbers from 0 to "
+            f"{2**32 - 1}, each once: 1,2,3."
+        )
+    return seeds
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from shutil import rmtree
 
+from accelerate.utils.memory import clear_device_cache
 from datasets.config import HF_DATASETS_CACHE
 from rich.console import Console
 from transformers import EarlyStoppingCallback, set_seed
@@ -28,7 +29,7 @@ from .hub.push import writable_repo
 from .models import artifact
 from .models.build import check_lengths, check_names, check_sizes, discriminator_config, load_model
 from .models.tokenizer import load_tokenizer, train_tokenizer
-from .report import licences, page, pictures
+from .report import licences, page, pictures, seeds
 from .report.console import print_run, set_up_console
 from .report.preview import preview
 from .run_folder import check_writable
@@ -44,11 +45,42 @@ from .training.trainer import DialogueTrainer
 
 def main(argv: list[str] | None = None) -> None:
     """Run the steps, by `CONFIG [--flag value ...]` or what the process was started with."""
-    settings = parse(sys.argv[1:] if argv is None else argv)
+    argv = sys.argv[1:] if argv is None else argv
+    settings = parse(argv)
+    if settings.training.seeds and not settings.training.dry_run:
+        return repeat(argv, settings)
+    run_in_folder(settings)
+
+
+def run_in_folder(settings: Settings) -> None:
+    """Run the steps, with the run folder taken for this process."""
     check_sizes(settings)
     run_dir = Path(settings.training.output_dir)
     with run_folder.locked(run_dir) if settings.main_process else nullcontext():
         execute(settings)
+
+
+def repeat(argv: list[str], settings: Settings) -> None:
+    """Run the steps once for each seed, in a folder of its own; put the figures together."""
+    folder, all_seeds = Path(settings.training.output_dir), settings.training.seeds
+    with run_folder.locked(folder):
+        run_folder.check_folder_of_runs(folder, seeds.run_dir("*"), f"{seeds.SUMMARY}*")
+        for i, seed in enumerate(all_seeds, 1):
+            run_dir = folder / seeds.run_dir(seed)
+            print(f"Run {i} of {len(all_seeds)}: seed {seed}, in {run_dir}", flush=True)
+            finish_run([*argv, "--seeds=null", f"--seed={seed}", f"--output_dir={run_dir}"])
+        seeds.summarise(folder, all_seeds)
+
+
+def finish_run(argv: list[str]) -> None:
+    """Run the steps, one of several runs of this process; one that is complete is passed over."""
+    settings = parse(argv)
+    run_dir = Path(settings.training.output_dir)
+    if is_complete(run_dir, settings.as_config()):
+        print(f"{run_dir} holds this run, complete.")
+        return
+    run_in_folder(settings)
+    clear_device_cache(garbage_collection=True)
 
 
 def execute(settings: Settings) -> None:

@@ -20,6 +20,7 @@ from ..evaluation.bootstrap import bootstrap, with_intervals
 from ..evaluation.catalogue import LOWER, METRICS
 from ..evaluation.metrics import PairStatistics, likelihood_statistics, pair_statistics
 from ..run_folder import check_writable, read_json, read_language, read_predictions, write_json
+from . import seeds
 
 LEVEL = 0.05  # of p: below it, a difference is beyond chance
 LEAST_SAMPLES = 100
@@ -89,6 +90,9 @@ def compare(
 ) -> dict:
     """Compare the replies of two runs to the same contexts; print a table and what it says.
 
+    Of two folders of runs under several seeds, the means are compared, and how they spread over the
+    seeds (`seeds.compare_summaries`); nothing is resampled.
+
     With the subset `clean`, only those pairs count that the rows of both runs call `clean`. The
     figures are returned and, as JSON, written to `output`: `metrics` has what `paired_bootstrap`
     returns by name, `verdict` a sentence each.
@@ -97,22 +101,38 @@ def compare(
     _check(samples, seed, output)
     if subset not in ("full", "clean"):
         raise UsageError(f"subset is {subset!r}; it must be one of full, clean.")
-    runs = [read_predictions(folder), read_predictions(other)]
+    summaries = [seeds.read_summary(folder), seeds.read_summary(other)]
+    runs = [read_predictions(each) for each in _first_runs((folder, other), summaries)]
     _check_pairs(*runs)
-    if subset == "clean":
-        runs = _clean(runs)
-    language = read_language(folder)
-    result = {
-        "a": str(folder),
-        "b": str(other),
-        "subset": subset,
-        **_test(runs, samples, seed, language),
-    }
-    print_comparison(result)
+    result = {"a": str(folder), "b": str(other), "subset": subset}
+    if all(summaries):
+        left_out, missing = _incomparable(runs)
+        result |= seeds.compare_summaries(*summaries, subset, left_out)
+        result["verdict"] += [missing] if missing else []
+        seeds.print_compared(result)
+    else:
+        runs = _clean(runs) if subset == "clean" else runs
+        result |= _test(runs, samples, seed, read_language(folder))
+        print_comparison(result)
     if output:
         write_json(output, result)
         print(f"Written to {output}.")
     return result
+
+
+def _first_runs(folders: Sequence[str], summaries: Sequence[dict | None]) -> list[Path]:
+    """Return each run, or the first of those under several seeds; refuse one of each kind."""
+    if all(summaries):
+        names = (seeds.run_dir(summary["seeds"][0]) for summary in summaries)
+        return [Path(folder) / name for folder, name in zip(folders, names, strict=True)]
+    for folder, summary in zip(folders, summaries, strict=True):
+        if summary is not None:
+            run = Path(folder) / seeds.run_dir(summary["seeds"][0])
+            raise UsageError(
+                f"{str(folder)!r} holds runs under several seeds, and the other folder is one run. "
+                f"Compare one of them with it, {str(run)!r}."
+            )
+    return [Path(folder) for folder in folders]
 
 
 def _check(samples: int, seed: int, output: Path | None) -> None:
