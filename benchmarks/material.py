@@ -18,7 +18,8 @@ from seq2seq_dialog.data.rows import load_rows, utterances
 from seq2seq_dialog.errors import UsageError
 from seq2seq_dialog.models.build import load_model
 from seq2seq_dialog.models.tokenizer import load_tokenizer, train_tokenizer
-from seq2seq_dialog.settings import DataArguments, DialogueTrainingArguments, ModelArguments
+from seq2seq_dialog.settings import DataArguments, ModelArguments
+from seq2seq_dialog.training_settings import DialogueTrainingArguments
 
 SAMPLES = Path(__file__).parents[1] / "samples" / "dialogues_text.txt"
 T5_SMALL = {"d_model": 512, "d_kv": 64, "d_ff": 2048, "num_layers": 6, "num_heads": 8}

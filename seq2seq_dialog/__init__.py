@@ -24,7 +24,7 @@ _HOME = {
     "DailyDialogDataset": "data.dataset",
     "DialogueCollator": "data.batching",
     "DialogueTrainer": "training.trainer",
-    "DialogueTrainingArguments": "settings",
+    "DialogueTrainingArguments": "training_settings",
     "ReplyMetric": "evaluation.metrics",
     "generate_response": "serve.inference",
     "generate_responses": "serve.inference",

@@ -13,8 +13,9 @@ from transformers.integrations import INTEGRATION_TO_CALLBACK
 
 from .errors import UsageError, nearest
 from .evaluation.catalogue import OF_LIKELIHOOD, keys_with
-from .settings import SCALED, DialogueTrainingArguments, LoraArguments, Settings
+from .settings import LoraArguments, Settings
 from .shipped import COMMAND
+from .training_settings import SCALED, DialogueTrainingArguments
 
 # Optimizers that are made only with the model: of them, the package alone can be looked for.
 MADE_WITH_THE_MODEL = ("galore", "apollo", "lomo", "adalomo")

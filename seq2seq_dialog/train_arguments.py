@@ -16,9 +16,11 @@ from .checks import check
 from .command_line import HELP, CommandLine, Flag, read_command_line, recipes
 from .errors import UsageError, nearest
 from .inherited_settings import INHERITED, MAPPINGS
-from .settings import GROUPS, DialogueTrainingArguments, Mark, Settings, marked
+from .setting_fields import Mark
+from .settings import GROUPS, Settings, marked
 from .shipped import COMMAND, CONFIGS
 from .strict_yaml import to_json
+from .training_settings import DialogueTrainingArguments
 
 # What a flag takes, by the type of its setting.
 KINDS = {int: "a whole number", float: "a number", string_to_bool: "true or false"}

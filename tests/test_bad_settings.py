@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from seq2seq_dialog import strict_yaml, train_arguments
 from seq2seq_dialog.errors import UsageError
 from seq2seq_dialog.portable.options import Bounds
-from seq2seq_dialog.settings import GROUPS, Settings, bounds
+from seq2seq_dialog.setting_fields import bounds
+from seq2seq_dialog.settings import GROUPS, Settings
 from seq2seq_dialog.train_arguments import parse
 
 MODEL = "model_name_or_path: m\n"

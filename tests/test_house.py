@@ -21,6 +21,8 @@ LAYERS = [
     {"evaluation", "strict_yaml"},
     {"command_line"},
     {"inherited_settings"},
+    {"setting_fields"},
+    {"training_settings"},
     {"settings", "run_folder", "hub_errors"},
     {"checks"},
     {"train_arguments"},

@@ -11,9 +11,9 @@ from seq2seq_dialog.errors import UsageError
 from seq2seq_dialog.report.compare import compare
 from seq2seq_dialog.report.seeds import summarise
 from seq2seq_dialog.run_folder import read_json, write_json, write_jsonl
-from seq2seq_dialog.settings import DialogueTrainingArguments
 from seq2seq_dialog.train_arguments import parse
 from seq2seq_dialog.training.checkpoints import last_checkpoint
+from seq2seq_dialog.training_settings import DialogueTrainingArguments
 
 
 def test_stopped_and_started_again_each_seed_gives_its_run(run, config, tmp_path):

@@ -18,8 +18,10 @@ from seq2seq_dialog.command_line import check_command_line, find_config, recipes
 from seq2seq_dialog.errors import UsageError, run
 from seq2seq_dialog.inherited_settings import REPLACED
 from seq2seq_dialog.run_folder import write_yaml
-from seq2seq_dialog.settings import GROUPS, DialogueTrainingArguments, bounds
+from seq2seq_dialog.setting_fields import bounds
+from seq2seq_dialog.settings import GROUPS
 from seq2seq_dialog.train_arguments import parse
+from seq2seq_dialog.training_settings import DialogueTrainingArguments
 
 CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
 

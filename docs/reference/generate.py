@@ -19,7 +19,9 @@ from seq2seq_dialog.command_line import recipes
 from seq2seq_dialog.evaluation.catalogue import METRICS
 from seq2seq_dialog.inherited_settings import INHERITED, REPLACED
 from seq2seq_dialog.portable.options import Bounds
-from seq2seq_dialog.settings import GROUPS, DialogueTrainingArguments, bounds
+from seq2seq_dialog.setting_fields import bounds
+from seq2seq_dialog.settings import GROUPS
+from seq2seq_dialog.training_settings import DialogueTrainingArguments
 
 WRITTEN = "<!-- Written by docs/reference/generate.py from the code: change it there. -->\n"
 SETTINGS = """# Settings

@@ -20,7 +20,8 @@ from ..evaluation import scoring
 from ..evaluation.catalogue import METRICS, keys_with
 from ..portable.context import TURN_SEPARATOR
 from ..run_folder import read_mapping
-from ..settings import Mark, marked
+from ..setting_fields import Mark
+from ..settings import marked
 from ..strict_yaml import read_yaml
 from . import page
 from .licences import DataTerms, check_terms, data_name, data_terms, read_origin_again

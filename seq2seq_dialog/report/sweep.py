@@ -34,7 +34,7 @@ from ..evaluation.text import segmented
 from ..portable.context import encode_context
 from ..run_folder import check_writable, read_json, read_language, read_pairs, write_json
 from ..serve.inference import load, reply_to_batch
-from ..settings import DialogueTrainingArguments
+from ..training_settings import DialogueTrainingArguments
 
 TEMPERATURES = (0.4, 0.6, 0.8, 1.0, 1.2)
 GREEDY = 0.0  # what the temperature of the greedy point is written as

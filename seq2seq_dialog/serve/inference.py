@@ -24,8 +24,8 @@ from ..models.loading import (
 )
 from ..portable.context import as_turns, encode_context
 from ..portable.options import DECODING, Bounds, checked_options
-from ..settings import DialogueTrainingArguments
 from ..shipped import command, find_model
+from ..training_settings import DialogueTrainingArguments
 from .exported_model import ExportedModel, find_export, is_export
 
 LOOP_OPTIONS = {*DECODING, "do_sample", "early_stopping"}  # what our loops of decoding can do

@@ -24,7 +24,8 @@ from ..errors import UsageError
 from ..evaluation.catalogue import METRICS
 from ..evaluation.metrics import distinct
 from ..portable.configuration_rnn import RnnSeq2SeqConfig
-from ..settings import AdversarialArguments, DialogueTrainingArguments
+from ..settings import AdversarialArguments
+from ..training_settings import DialogueTrainingArguments
 from .checkpoints import last_checkpoint
 from .discriminator import Discriminator, at_last_token
 from .evaluating import token_nll

@@ -12,7 +12,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from ..errors import UsageError
-from ..settings import SCALED, T5_LIKE
+from ..training_settings import SCALED, T5_LIKE
 
 
 def rate_factor(name: str, parameter: nn.Parameter, config) -> float:

@@ -14,7 +14,8 @@ from transformers.trainer_callback import TrainerState
 from ..data.mixture import parse_sources
 from ..errors import UsageError
 from ..run_folder import PREVIEW, read_mapping
-from ..settings import DecodingArguments, Mark, Settings, marked
+from ..setting_fields import Mark
+from ..settings import DecodingArguments, Settings, marked
 from ..strict_yaml import read_yaml
 from .checkpoints import MANIFEST, RESULTS, best_checkpoint, checkpoints, flaw, last_checkpoint
 from .lora import has_adapter

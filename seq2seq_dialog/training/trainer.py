@@ -29,7 +29,7 @@ from ..evaluation.catalogue import METRICS
 from ..models.build import FP16_UNSAFE, MASKED_IN_4D
 from ..portable.modeling_rnn import shift_right
 from ..run_folder import read_json, write_json
-from ..settings import DialogueTrainingArguments
+from ..training_settings import DialogueTrainingArguments
 from . import sharding
 from .checkpoints import best_checkpoint, remove, remove_old, seal
 from .evaluating import evaluate_examples, likelihood_figures, loss_by_source, token_nll

@@ -3,11 +3,9 @@
 from transformers import set_seed
 
 from seq2seq_dialog.models.build import discriminator_config
-from seq2seq_dialog.settings import (
-    AdversarialArguments,
-    DialogueTrainingArguments,
-)
+from seq2seq_dialog.settings import AdversarialArguments
 from seq2seq_dialog.training.adversarial import AdversarialTrainer
+from seq2seq_dialog.training_settings import DialogueTrainingArguments
 
 SIZES = '{"embedding_size": 16, "hidden_size": 32}'
 

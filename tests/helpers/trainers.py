@@ -3,8 +3,8 @@
 import torch
 
 from seq2seq_dialog.evaluation.metrics import ReplyMetric
-from seq2seq_dialog.settings import DialogueTrainingArguments
 from seq2seq_dialog.training.trainer import DialogueTrainer
+from seq2seq_dialog.training_settings import DialogueTrainingArguments
 
 
 def make_trainer(model, tokenizer, features, folder, **settings):

@@ -15,12 +15,7 @@ from seq2seq_dialog.decoding.generation_config import generation_config
 from seq2seq_dialog.errors import UsageError
 from seq2seq_dialog.models.build import load_model
 from seq2seq_dialog.models.tokenizer import load_tokenizer
-from seq2seq_dialog.settings import (
-    DataArguments,
-    DecodingArguments,
-    LoraArguments,
-    ModelArguments,
-)
+from seq2seq_dialog.settings import DataArguments, DecodingArguments, LoraArguments, ModelArguments
 from seq2seq_dialog.train_arguments import parse
 from seq2seq_dialog.training.lora import add_adapter, merge
 

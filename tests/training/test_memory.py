@@ -112,7 +112,8 @@ if way == "ask for it":
 elif way == "make a trainer":
     from transformers import T5Config, T5ForConditionalGeneration
     from seq2seq_dialog.models.tokenizer import load_tokenizer
-    from seq2seq_dialog.settings import DialogueTrainingArguments, ModelArguments
+    from seq2seq_dialog.settings import ModelArguments
+    from seq2seq_dialog.training_settings import DialogueTrainingArguments
     from seq2seq_dialog.training.trainer import DialogueTrainer
     model = T5ForConditionalGeneration(T5Config(vocab_size=512, d_model=8, num_layers=1))
     args = DialogueTrainingArguments(output_dir="x", use_cpu=True, eval_strategy="no")

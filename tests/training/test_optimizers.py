@@ -8,10 +8,10 @@ from helpers.trainers import make_trainer
 from transformers import AutoConfig, AutoModelForSeq2SeqLM, BartConfig, set_seed
 
 from seq2seq_dialog.errors import UsageError
-from seq2seq_dialog.settings import DialogueTrainingArguments
 from seq2seq_dialog.train_arguments import parse
 from seq2seq_dialog.training.optimizers import rate_factor, scaled_groups
 from seq2seq_dialog.training.resume import schedule_agrees
+from seq2seq_dialog.training_settings import DialogueTrainingArguments
 
 SIZES = {"d_model": 64, "d_kv": 16, "d_ff": 96, "num_layers": 2, "num_heads": 3}
 

@@ -28,10 +28,11 @@ from seq2seq_dialog.evaluation.metrics import ReplyMetric
 from seq2seq_dialog.models.build import discriminator_config
 from seq2seq_dialog.portable.modeling_rnn import shift_right
 from seq2seq_dialog.serve.inference import generate_response
-from seq2seq_dialog.settings import AdversarialArguments, DialogueTrainingArguments
+from seq2seq_dialog.settings import AdversarialArguments
 from seq2seq_dialog.training.adversarial import AdversarialTrainer
 from seq2seq_dialog.training.evaluating import encode_sources, token_nll
 from seq2seq_dialog.training.sharding import check_checkpoint, check_sharding, share_embedding
+from seq2seq_dialog.training_settings import DialogueTrainingArguments
 
 LABELS = torch.tensor([[3, 1, -100], [0, 2, 1]])  # (batch, target_len)
 
