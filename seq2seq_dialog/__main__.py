@@ -97,6 +97,11 @@ DECODING = [
     ),
 ]
 
+# The verbs whose flags are the settings, which another parser knows, and their help.
+BY_SETTINGS = {
+    "train": "train a model from dialogues: train CONFIG [--flag value ...]",
+    "search": "search for better settings by many runs: search CONFIG [--flag value ...]",
+}
 VERBS = {
     "chat": Verb(
         "serve.chat.chat",
@@ -321,8 +326,8 @@ VERBS = {
 
 def main() -> None:
     """Carry out one verb."""
-    if sys.argv[1:2] == ["train"]:  # its flags are the settings, which another parser knows
-        run(lambda: train(sys.argv[2:]))
+    if sys.argv[1:2] and sys.argv[1] in BY_SETTINGS:
+        run(lambda: train(sys.argv[2:], verb=sys.argv[1]))
         return
     options = {name: clean(value) for name, value in vars(build_parser().parse_args()).items()}
     verb, folder = VERBS[options.pop("verb")], options.pop("folder")
@@ -330,10 +335,10 @@ def main() -> None:
     run(lambda: getattr(import_module(f".{module}", __package__), function)(folder, **options))
 
 
-def train(argv: list[str]) -> None:
+def train(argv: list[str], verb: str = "train") -> None:
     """Train by `CONFIG [--flag value ...]`; what is seen to be wrong at once is told at once."""
     check_command_line(argv)
-    import_module(".train", __package__).main(argv)
+    import_module(f".{verb}", __package__).main(argv)
 
 
 def clean(value):
@@ -354,11 +359,8 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"seq2seq-dialog {__version__}")
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
-    verbs.add_parser(
-        "train",
-        help="train a model from dialogues: train CONFIG [--flag value ...]",
-        add_help=False,
-    )
+    for name, help in BY_SETTINGS.items():
+        verbs.add_parser(name, help=help, add_help=False)
     for name, verb in VERBS.items():
         verb_parser = verbs.add_parser(name, help=verb.help, description=verb.description)
         for names, options in verb.arguments:

@@ -264,6 +264,22 @@ class LoraArguments(Group):
     )
 
 
+@dataclass
+class SearchArguments(Group):
+    """What the verb search varies."""
+
+    _argument_group_name = "search"
+
+    space: Annotated[str | None, Mark.ONCE] = setting(
+        None,
+        "Settings and what to try of them, by the verb search: a mapping such as {learning_rate: "
+        "{low: 1e-4, high: 1e-2, log: true}, gradient_accumulation_steps: [1, 2, 4]}.",
+    )
+    trials: Annotated[int, Bounds(1), Mark.ONCE] = setting(
+        10, "Runs of a search; the first five are drawn at random, each other follows from those."
+    )
+
+
 @dataclass(frozen=True)
 class Settings:
     """All settings of a run, by group."""
@@ -273,6 +289,7 @@ class Settings:
     decoding: DecodingArguments
     adversarial: AdversarialArguments
     lora: LoraArguments
+    search: SearchArguments
     training: DialogueTrainingArguments
 
     @property

@@ -21,7 +21,7 @@ from .data.mixture import parse_sources
 from .data.rows import fingerprint, utterances
 from .data.streaming import Stream, StreamedBatches
 from .decoding.generation_config import generation_config
-from .errors import Stopped, run
+from .errors import Stopped, UsageError, run
 from .evaluation import scoring
 from .evaluation.metrics import ReplyMetric, unigram_perplexity
 from .hub import publish_model
@@ -34,12 +34,14 @@ from .report.console import print_run, set_up_console
 from .report.preview import preview
 from .run_folder import check_writable
 from .settings import Settings
+from .shipped import command
 from .train_arguments import parse
 from .training import checkpoints
 from .training.adversarial import AdversarialTrainer
 from .training.lora import add_adapter
 from .training.memory import keep_freed_memory
 from .training.resume import find_checkpoint, is_complete
+from .training.stopping import Diverged
 from .training.trainer import DialogueTrainer
 
 
@@ -47,6 +49,8 @@ def main(argv: list[str] | None = None) -> None:
     """Run the steps, by `CONFIG [--flag value ...]` or what the process was started with."""
     argv = sys.argv[1:] if argv is None else argv
     settings = parse(argv)
+    if settings.search.space is not None:
+        raise UsageError(f"space is for the verb search: {command('search')}, or --space null.")
     if settings.training.seeds and not settings.training.dry_run:
         return repeat(argv, settings)
     run_in_folder(settings)
@@ -79,8 +83,8 @@ def finish_run(argv: list[str]) -> None:
     if is_complete(run_dir, settings.as_config()):
         print(f"{run_dir} holds this run, complete.")
         return
+    clear_device_cache(garbage_collection=True)  # of what the run before it has left
     run_in_folder(settings)
-    clear_device_cache(garbage_collection=True)
 
 
 def execute(settings: Settings) -> None:
@@ -254,7 +258,11 @@ def train_model(
         return {}
     if checkpoint is not None:
         console.print(f"Going on from {checkpoint}")
-    result = trainer.train(resume_from_checkpoint=checkpoint and str(checkpoint))
+    try:
+        result = trainer.train(resume_from_checkpoint=checkpoint and str(checkpoint))
+    except Diverged:
+        trainer.end()
+        raise
     if trainer.stop.stopped:
         trainer.end()
         raise Stopped(

@@ -22,10 +22,21 @@ from .shipped import COMMAND, CONFIGS
 from .strict_yaml import to_json
 from .training_settings import DialogueTrainingArguments
 
+DESCRIPTIONS = {
+    "train": "Train a dialogue response generator, evaluate it and keep it in output_dir.",
+    "search": "Search over settings: --space says which and what to try of them, --trials how "
+    "often. Each trial is a run in output_dir, which gets the best settings as best.yaml, too.",
+}
 # What a flag takes, by the type of its setting.
 KINDS = {int: "a whole number", float: "a number", string_to_bool: "true or false"}
 # Settings whose value is a structure, which a flag spells as JSON.
-STRUCTURES = {"columns": dict, "new_model": dict, "discriminator": dict, "data": list}
+STRUCTURES = {
+    "columns": dict,
+    "new_model": dict,
+    "discriminator": dict,
+    "data": list,
+    "space": dict,
+}
 STRUCTURES |= dict.fromkeys(MAPPINGS, dict)
 STRUCTURE_NAMES = {dict: "a mapping", list: "a path or a list of sources", None: "a single value"}
 
@@ -78,17 +89,17 @@ class _Parser(HfArgumentParser):
             )
 
 
-def build_train_parser(show_all: bool = False) -> HfArgumentParser:
+def build_train_parser(show_all: bool = False, verb: str = "train") -> HfArgumentParser:
     """Build the parser of a training; `show_all` makes --help list every training setting."""
     script = Path(sys.argv[0]).name
     parser = _Parser(
         GROUPS,
-        prog=script if script == "run_seq2seq_dialog.py" else f"{COMMAND} train",
+        prog=script if script == "run_seq2seq_dialog.py" else f"{COMMAND} {verb}",
         usage="%(prog)s CONFIG [--flag value ...]",
-        description="Train a dialogue response generator, evaluate it and keep it in output_dir. "
+        description=f"{DESCRIPTIONS[verb]} "
         f"CONFIG is a YAML file, or the name of a recipe in {CONFIGS}: {', '.join(recipes())}.",
         epilog="--data null takes out what CONFIG sets, --new_model.d_model 64 sets a part of a "
-        "mapping. A run that was stopped goes on by the same command. On several GPUs: accelerate "
+        "mapping. What was stopped goes on by the same command. On several GPUs: accelerate "
         "launch -m seq2seq_dialog.train CONFIG [--flag value ...]. --help_all lists every training "
         "setting.",
         formatter_class=_HelpFormatter,
@@ -110,10 +121,10 @@ def build_train_parser(show_all: bool = False) -> HfArgumentParser:
     return parser
 
 
-def parse(argv: list[str]) -> Settings:
+def parse(argv: list[str], verb: str = "train") -> Settings:
     """Parse and check `[CONFIG] [--flag value ...]`, in which flags override the file."""
     if not HELP.isdisjoint(argv):
-        build_train_parser(show_all="--help_all" in argv).print_help()
+        build_train_parser(show_all="--help_all" in argv, verb=verb).print_help()
         sys.exit(0)
     line = read_command_line(argv)
     parser = build_train_parser()

@@ -11,7 +11,7 @@ from importlib import import_module
 import pytest
 from helpers.corpus import ROOT
 
-from seq2seq_dialog.__main__ import VERBS
+from seq2seq_dialog.__main__ import BY_SETTINGS, VERBS
 
 PACKAGE = ROOT / "seq2seq_dialog"
 # The folders and the modules at the root. Each may import those of the layers before it and, in a
@@ -33,6 +33,7 @@ LAYERS = [
     {"report"},
     {"hub"},
     {"train"},
+    {"search"},
     {"__main__"},
 ]
 
@@ -130,7 +131,7 @@ def test_help_imports_nothing_heavy(flags):
     assert done.returncode == 0, done.stderr
     if flags == ["--help"]:
         listed = set(re.findall(r"^    ([\w-]+)(?:  |$)", done.stdout, re.MULTILINE))
-        assert listed == {"train", *VERBS}
+        assert listed == {*BY_SETTINGS, *VERBS}
 
 
 @pytest.mark.parametrize("verb", VERBS)

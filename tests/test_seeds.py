@@ -40,7 +40,7 @@ def test_stopped_and_started_again_each_seed_gives_its_run(run, config, tmp_path
     for name, spread in summary["results"][1]["metrics"].items():
         assert spread["values"][1] == one[name]
         assert spread["std"] == pytest.approx(stdev(spread["values"]))
-    assert "test, clean pairs: mean and standard deviation over 2 seeds" in done
+    assert "test, clean pairs: mean and standard deviation (n - 1) over 2 seeds" in done
     refused = run(config, folder, "--seeds", "3,7", "--learning_rate", "1", status=2).stderr
     assert (
         "seed-3 holds a complete run with other settings (learning_rate: 0.005 -> 1.0)" in refused

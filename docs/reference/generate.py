@@ -14,7 +14,7 @@ from typing import Literal, get_args, get_origin, get_type_hints
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parents[1]))
 
-from seq2seq_dialog.__main__ import build_parser
+from seq2seq_dialog.__main__ import BY_SETTINGS, build_parser
 from seq2seq_dialog.command_line import recipes
 from seq2seq_dialog.evaluation.catalogue import METRICS
 from seq2seq_dialog.inherited_settings import INHERITED, REPLACED
@@ -41,6 +41,12 @@ VERBS = """# Verbs
 
 Train a model: `train CONFIG`, and flags. Its flags are the [settings](settings.md). CONFIG is a
 file, or the name of a recipe: {recipes}.
+
+## search
+
+Search for better settings: `search CONFIG`, and flags, the same as of `train`. The setting `space`
+says what to vary, `trials` how many runs to make; the best is that of `metric_for_best_model` on
+validation. It needs optuna, the extra `search`.
 """
 METRICS_HEAD = """# Metrics
 
@@ -124,7 +130,7 @@ def verbs_page() -> str:
     parser = build_parser()
     verbs = next(a for a in parser._actions if isinstance(a, argparse._SubParsersAction))
     for name, verb in verbs.choices.items():
-        if name == "train":
+        if name in BY_SETTINGS:
             continue
         rows = []
         for action in verb._actions:

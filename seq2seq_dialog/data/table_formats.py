@@ -24,7 +24,7 @@ from ..dataset_script.sources import SPLIT_NAMES
 from ..errors import UsageError
 from ..hub_errors import check_name, translated_errors
 from ..settings import DataArguments
-from .readers.tables import FORMS, SAMPLE, choose_form
+from .readers.tables import FORMS, SAMPLE, choose_form, find_columns
 from .splits import CODE, prepare, stream
 from .transcripts import CHAT_PAUSE
 from .turns import as_dialogue, check_speakers, read_talks
@@ -142,6 +142,7 @@ def _read(
             f"dataset_name {name!r} has the columns {found}, but needs {FORMS}. Say which is which "
             "by columns: {text: body, speaker: author}, or rename or convert them."
         )
+    is_named = "conversation" in find_columns(rows.features, columns)
     dialogue_ids, speakers = set(), Counter()
     transcripts = form(_numbered(rows), note)
     for dialogue in map(as_dialogue, read_talks(transcripts, CHAT_PAUSE, args, note, speakers)):
@@ -152,7 +153,11 @@ def _read(
                 "Sort them by dialogue, or leave that column out."
             )
         dialogue_ids.add(dialogue.dialogue_id)
-        yield dialogue._replace(dialogue_id=f"{split}:{dialogue.dialogue_id}")
+        yield (
+            dialogue
+            if is_named
+            else dialogue._replace(dialogue_id=f"{split}:{dialogue.dialogue_id}")
+        )
     check_speakers(speakers, args)
 
 

@@ -66,9 +66,11 @@ def print_summary(summary: dict) -> None:
     heads = ("mean", "std", *(f"seed {seed}" for seed in seeds))
     for result in summary["results"]:
         pairs = "clean pairs" if result["subset"] == "clean" else "all pairs"
-        title = f"{result['split']}, {pairs}: mean and standard deviation over {len(seeds)} seeds"
-        columns = (Column(head, justify="right") for head in heads)
-        table = Table("metric", *columns, title=title, title_justify="left")
+        print(
+            f"{result['split']}, {pairs}: mean and standard deviation (n - 1) over "
+            f"{len(seeds)} seeds"
+        )
+        table = Table("metric", *(Column(head, justify="right") for head in heads))
         for name, spread in result["metrics"].items():
             figures = (spread["mean"], spread["std"], *spread["values"])
             table.add_row(METRICS[name].label, *(f"{figure:,.3f}" for figure in figures))

@@ -18,6 +18,10 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)  # Ctrl-C; a job that is preempted or 
 PATIENCE = 2.0  # seconds in which a launcher may pass on a signal that the terminal sent as well
 
 
+class Diverged(UsageError):
+    """A training whose weights or loss are no finite numbers any more."""
+
+
 class StopAtSignal(TrainerCallback):
     """Ends a training at a signal: after the step, with a checkpoint. A second one kills.
 
@@ -92,7 +96,7 @@ def check_finite(trainer) -> None:
         raise divergence(trainer, "A weight or the loss is nan or infinite")
 
 
-def divergence(trainer, what: str) -> UsageError:
+def divergence(trainer, what: str) -> Diverged:
     """Say that a training has diverged, what most likely did it, and what is left of it."""
     args, state = trainer.args, trainer.state
     cause = f"learning_rate ({args.learning_rate:g}) is too high: a third of it may do"
@@ -101,7 +105,7 @@ def divergence(trainer, what: str) -> UsageError:
     elif not args.max_grad_norm:
         cause = "max_grad_norm is 0: with 1.0 no single batch can throw the weights away"
     kept = checkpoints(Path(args.output_dir))
-    return UsageError(
+    return Diverged(
         f"{what} at step {state.global_step}: the training has diverged. Most likely "
         f"{cause}. Begin again with another --output_dir"
         + (f"; {kept[0]} is from before." if kept else ".")

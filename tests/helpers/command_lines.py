@@ -12,7 +12,7 @@ from helpers.corpus import ROOT
 
 from benchmarks.suite import PARTS
 from seq2seq_dialog import __version__
-from seq2seq_dialog.__main__ import VERBS, build_parser
+from seq2seq_dialog.__main__ import BY_SETTINGS, VERBS, build_parser
 from seq2seq_dialog.settings import GROUPS
 from seq2seq_dialog.train_arguments import parse
 
@@ -46,7 +46,7 @@ def is_mention(line: str) -> bool:
     if line in ("accelerate launch", "python -m seq2seq_dialog"):
         return True
     verb = line.removeprefix("python -m seq2seq_dialog ").removeprefix("seq2seq-dialog ")
-    return verb in {"train", *VERBS}
+    return verb in {*BY_SETTINGS, *VERBS}
 
 
 def python(args: list[str]) -> None:
@@ -77,7 +77,7 @@ def settings(args: list[str]) -> None:
 
 def verb(args: list[str]) -> None:
     """Check a verb of the package; help is one, too."""
-    if args and args[0] == "train":
+    if args and args[0] in BY_SETTINGS:
         settings(args[1:])
     elif args != ["--help"]:
         build_parser().parse_args(args)
