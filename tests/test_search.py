@@ -132,7 +132,7 @@ def test_a_space_is_read(values, kind, expected):
         ("{learning_rate: 1}", "space has 1 for learning_rate; it must be a list of values, or a"),
         ("{learning_rate: {low: 1}}", "it must be a list of values, or a range"),
         ("{learning_rate: {low: 2, high: 1}}", "low 2 and high 1 for learning_rate; low must be"),
-        ("{learning_rate: {low: .nan, high: 1}}", "low nan and high 1"),
+        ("{learning_rate: {low: .nan, high: 1}}", "the numbers in it must be finite"),
         ("{learning_rate: {low: a, high: 1}}", "'a' for learning_rate; low and high are numbers"),
         ("{learning_rate: {low: 0, high: 1, log: true}}", "with log low must be above 0"),
         ("{learning_rate: {low: -1, high: 1}}", "learning_rate is -1.0; it must be at least 0"),
