@@ -79,7 +79,9 @@ def check_reply_tokens(model) -> None:
 
     A run that fine-tunes it takes those of its config and tokenizer instead.
     """
-    saved, vocab_size = model.generation_config, model.get_output_embeddings().weight.shape[0]
+    saved, output = model.generation_config, model.get_output_embeddings()
+    # The pieces that are written; a half of a pair may read others.
+    vocab_size = (output or model.get_input_embeddings()).weight.shape[0]
     for name, value in saved.to_dict().items():
         if name.endswith("_token_id") and value is not None:
             ids = value if isinstance(value, list) else [value]
