@@ -17,7 +17,8 @@ from .command_line import setting_names
 from .errors import UsageError, nearest
 from .evaluation.catalogue import METRICS
 from .run_folder import read_json, read_mapping, write_json, write_yaml
-from .settings import GROUPS, DataArguments, Mark, Settings, bounds, marked
+from .setting_fields import Mark, bounds
+from .settings import GROUPS, DataArguments, Settings, marked
 from .shipped import command
 from .strict_yaml import load_mapping
 from .train import finish_run

@@ -239,7 +239,10 @@ def test_two_processes_train_like_one_that_accumulates(run, config, tmp_path):
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        (b"Hello there.\nHow are you?\n", "none of the forms that are read: dialogue text (__eou__ after each"),
+        (
+            b"Hello there.\nHow are you?\n",
+            "none of the forms that are read: dialogue text (__eou__ after each",
+        ),
         (b"", "empty"),
         (
             b"Hi __eou__ Hello __eou__\nHi \xff __eou__ Oh __eou__\n",
