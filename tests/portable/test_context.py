@@ -176,6 +176,8 @@ def test_no_room_for_text_is_refused():
 class _JoiningTokenizer:
     """A tokenizer that takes the place of a text into account, as some do."""
 
+    eos_token = "</s>"
+
     name_or_path = "joining"
 
     def add_tokens(self, tokens, special_tokens):
