@@ -15,14 +15,14 @@ from rich.console import Console
 from ..command_line import expand_path
 from ..dataset_script import dialogues as text_form
 from ..dataset_script.dialogues import END, Dialogue, Note, scan
-from ..dataset_script.sources import find_sources
+from ..dataset_script.sources import Source, find_sources
 from ..errors import UsageError
 from ..run_folder import check_writable
 from ..settings import DataArguments
 from .corpus import print_reading
 from .formats import describe, read_talks_of, recognise
 from .rows import messages_of_a_setting
-from .turns import Talk, as_dialogue
+from .turns import Talk, anonymous_dialogue, as_dialogue
 
 FORMS = (".txt", ".jsonl", ".txt.gz", ".jsonl.gz")
 
@@ -66,9 +66,14 @@ def _readers(path: str, args: DataArguments) -> dict:
             for split, files in source.files.items()
         }
     return {
-        text.split or "all": (partial(text_form.read, text), f"dialogue text, {text.name}")
+        text.split or "all": (partial(_read_text, text, args), f"dialogue text, {text.name}")
         for text in find_sources(path)
     }
+
+
+def _read_text(text: Source, args: DataArguments, note: Note) -> Iterator[Dialogue]:
+    dialogues = text_form.read(text, note)
+    yield from map(anonymous_dialogue, dialogues) if args.anonymize else dialogues
 
 
 def _write(read, path: Path, form: str, split: str) -> dict:

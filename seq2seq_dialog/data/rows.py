@@ -15,9 +15,11 @@ from ..dataset_script.dialogues import Dialogues
 from ..dataset_script.sources import SPLITS
 from ..errors import UsageError
 from ..settings import DataArguments
+from ..shipped import command
 from . import formats
 from .mixture import Source, first_rows, parse_sources
 from .table_formats import load_table_rows, open_table_rows
+from .turns import EVERYBODY
 
 
 def load_rows(args: DataArguments) -> tuple[DatasetDict, dict]:
@@ -44,8 +46,7 @@ def load_rows(args: DataArguments) -> tuple[DatasetDict, dict]:
 
 
 def _load_source(args: DataArguments) -> tuple[DatasetDict, dict]:
-    with messages_of_a_setting():
-        source = None if args.data is None else formats.recognise(expand_path(args.data), args)
+    source = _recognise(args)
     if source is not None:
         return formats.load_source(source, args)
     with _text_source(args) as builder:
@@ -81,13 +82,31 @@ def open_rows(args: DataArguments) -> tuple[dict[str, Callable[[], Iterator[dict
         raise UsageError(
             "data lists several sources, which streaming does not mix. Set streaming to false."
         )
-    with messages_of_a_setting():
-        source = None if args.data is None else formats.recognise(expand_path(args.data), args)
+    source = _recognise(args)
     if source is not None:
         return formats.open_source(source, args)
     with _text_source(args) as builder:
         rows = {name: split.__iter__ for name, split in builder.as_streaming_dataset().items()}
         return rows, builder.problems(), builder.config_id
+
+
+def _recognise(args: DataArguments) -> formats.Source | None:
+    """Recognise `data`; of dialogue text, None, and no setting that it cannot follow."""
+    path = None if args.data is None else expand_path(args.data)
+    with messages_of_a_setting():
+        source = None if path is None else formats.recognise(path, args)
+    if source is None and args.anonymize:
+        raise UsageError(
+            f"anonymize is true, but {path or 'DailyDialog'!r} is dialogue text, which is read as "
+            f"it stands. Anonymize it first: {command('convert')} talk.txt new.txt --anonymize"
+        )
+    if source is None and args.respond_as not in (None, EVERYBODY):
+        raise UsageError(
+            f"respond_as is {args.respond_as!r}, but {path or 'DailyDialog'!r} is dialogue text, "
+            "which does not say who speaks. Give the chat or table that it was made of, or "
+            f"{EVERYBODY}."
+        )
+    return source
 
 
 @contextmanager

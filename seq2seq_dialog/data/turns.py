@@ -100,7 +100,7 @@ def read_talks(
         pause = timedelta(hours=args.max_gap)
     for number, transcript in enumerate(transcripts, 1):
         if isinstance(transcript, Dialogue):
-            yield transcript
+            yield anonymous_dialogue(transcript) if args.anonymize else transcript
             continue
         speakers.update(m.speaker for m in transcript.messages if m.speaker is not None)
         messages = list(_clean(transcript.messages, number, note))
@@ -215,16 +215,31 @@ def _plain(name: str | None) -> str:
     return (name or "").strip().casefold()
 
 
+def anonymous_dialogue(dialogue: Dialogue) -> Dialogue:
+    """Put placeholders for e-mail addresses and phone numbers; who speaks is not known."""
+    pairs = [
+        Pair(list(map(_without_contacts, context)), _without_contacts(response), labels)
+        for context, response, labels in dialogue.pairs
+    ]
+    return dialogue._replace(
+        utterances=list(map(_without_contacts, dialogue.utterances)), pairs=pairs
+    )
+
+
 def _anonymous(messages: list[Message]) -> list[Message]:
-    """Put placeholders for e-mail addresses, phone numbers and the names of who speaks."""
+    """Put placeholders for the names of who speaks, too."""
     speakers = {_plain(m.speaker) for m in messages} - ASSISTANTS - USERS
     names = {word for name in speakers for word in [name, *name.split()] if len(word) > 1}
     longest_first = sorted(map(re.escape, names), key=len, reverse=True)
     pattern = re.compile(rf"(?<!\w)@?(?:{'|'.join(longest_first)})(?!\w)", re.IGNORECASE)
+    texts = (_without_contacts(message.text) for message in messages)
+    return [
+        message._replace(text=pattern.sub("[name]", text) if names else text)
+        for message, text in zip(messages, texts, strict=True)
+    ]
 
-    def replace(text: str) -> str:
-        text = _EMAIL.sub("[email]", text)
-        text = _PHONE.sub(lambda match: match[0] if _DATE.fullmatch(match[0]) else "[phone]", text)
-        return pattern.sub("[name]", text) if names else text
 
-    return [message._replace(text=replace(message.text)) for message in messages]
+@lru_cache(1 << 14)  # an utterance comes again in every context after it
+def _without_contacts(text: str) -> str:
+    text = _EMAIL.sub("[email]", text)
+    return _PHONE.sub(lambda match: match[0] if _DATE.fullmatch(match[0]) else "[phone]", text)

@@ -90,3 +90,9 @@ def test_names_and_numbers_are_replaced_on_request(tmp_path):
     source.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
     convert(str(source), str(tmp_path / "b.txt"), anonymize=True)
     assert lines(tmp_path / "b.txt") == ["I am [name], [email]. __eou__ Hi __eou__"]
+
+
+def test_contacts_in_dialogue_text_are_replaced_on_request(tmp_path):
+    (tmp_path / "a.txt").write_text("Mail ann@example.org . __eou__ I will . __eou__\n")
+    convert(str(tmp_path / "a.txt"), str(tmp_path / "b.txt"), anonymize=True)
+    assert lines(tmp_path / "b.txt") == ["Mail [email] . __eou__ I will . __eou__"]

@@ -294,6 +294,39 @@ def test_what_has_no_known_form_is_refused_with_those_that_are_read(tmp_path):
         load_rows(DataArguments(data=str(tmp_path / "a.md")))
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"anonymize": True}, r"anonymize is true, but .*a.txt' is dialogue text.*--anonymize"),
+        ({"respond_as": "ann"}, r"respond_as is 'ann', but .*does not say who speaks.*everybody"),
+    ],
+)
+def test_what_dialogue_text_cannot_follow_is_refused(options, message, tmp_path):
+    (tmp_path / "a.txt").write_text("Hi. __eou__ Hello. __eou__\n" * 20, encoding="utf-8")
+    with pytest.raises(UsageError, match=message):
+        load_rows(DataArguments(data=str(tmp_path / "a.txt"), **options))
+
+
+def test_contacts_in_pairs_are_replaced(tmp_path):
+    path = tmp_path / "data" / "t.jsonl"
+    path.parent.mkdir()
+    path.write_text(json.dumps({"question": "Where?", "answer": "At ann@example.org"}))
+    assert load(path, anonymize=True)[0] == [(["Where?"], "At [email]")]
+
+
+def test_a_film_is_cut_where_nobody_speaks_for_long(tmp_path):
+    path = tmp_path / "data" / "film.srt"
+    path.parent.mkdir()
+    times = [("00:01", "00:02"), ("00:03", "00:04"), ("00:40", "00:41"), ("00:42", "00:43")]
+    path.write_text(
+        "\n".join(
+            f"{number}\n00:{begin},000 --> 00:{end},000\n{text}\n"
+            for number, ((begin, end), text) in enumerate(zip(times, TURNS, strict=True), 1)
+        )
+    )
+    assert load(path)[0] == [(TURNS[:1], TURNS[1]), (TURNS[2:3], TURNS[3])]
+
+
 DAMAGED = {
     "a.jsonl": ('{"dialog": ["a", "b"]}\n{"dialog": ["a",\n', r"line 2 is not JSON.*Restore"),
     "b.jsonl": ('{"dialog": ["a", "b"]}\n17\n', r"line 2 is '17'.*an object or a list"),

@@ -173,4 +173,4 @@ def _parts(cue: Cue, note: Note) -> Iterator[Part]:
             yield part._replace(text=text)
 
 
-READER = Reader("subtitles", _recognises, _read)
+READER = Reader("subtitles", _recognises, _read, pause=timedelta(seconds=20))
