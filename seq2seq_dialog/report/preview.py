@@ -163,7 +163,7 @@ def print_preview(content: dict, console: Console) -> None:
     console.print(
         f"{cost['parameters']:,} parameters. {cost['steps']:,} steps at "
         f"{cost['tokens_per_second']:,.0f} tokens a second, padding included, as measured on "
-        f"{TRIAL_BATCHES} batches: about {minutes:,.0f} minutes of training, without evaluation. "
+        f"{TRIAL_BATCHES} batches: about {minutes:,.0f} min of training, without evaluation. "
         f"Memory so far: {cost['gigabytes']:.1f} GB.",
         highlight=False,
     )
