@@ -332,7 +332,7 @@ class Settings:
 
         Of the inherited settings it has those that --help shows or that are not the default.
         """
-        config = {}
+        config, once = {}, marked(Mark.ONCE)
         for group in vars(self).values():
             if getattr(group, "is_off", False):
                 continue
@@ -340,7 +340,7 @@ class Settings:
             for f in dataclasses.fields(group):
                 value = values.get(f.name)
                 shown = f.name in INHERITED or f.name in type(group).__annotations__
-                if f.name in marked(Mark.ONCE):
+                if f.name in once:
                     continue
                 if value not in (None, []) and (shown or value != f.default):
                     config[f.name] = value

@@ -447,6 +447,11 @@ def _check(model, args: DialogueTrainingArguments) -> None:
             "bf16 is on, but this CPU has no instructions for it: a step would take many times as "
             "long as in fp32. Leave bf16 out, or set it to false."
         )
+    if getattr(model.config, "decoder_start_token_id", None) is None:
+        raise UsageError(
+            "The model's config has no decoder_start_token_id, with which a reply begins. Set it: "
+            "a T5 takes its pad_token_id, others the token that begins a text."
+        )
     if args.activation_checkpointing and not model.supports_gradient_checkpointing:
         raise UsageError(
             f"activation_checkpointing does not work for a {model_type} model; lower "

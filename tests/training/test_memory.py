@@ -115,7 +115,8 @@ elif way == "make a trainer":
     from seq2seq_dialog.settings import ModelArguments
     from seq2seq_dialog.training_settings import DialogueTrainingArguments
     from seq2seq_dialog.training.trainer import DialogueTrainer
-    model = T5ForConditionalGeneration(T5Config(vocab_size=512, d_model=8, num_layers=1))
+    config = T5Config(vocab_size=512, d_model=8, num_layers=1, decoder_start_token_id=0)
+    model = T5ForConditionalGeneration(config)
     args = DialogueTrainingArguments(output_dir="x", use_cpu=True, eval_strategy="no")
     DialogueTrainer(model, args, load_tokenizer(ModelArguments(), 64, arguments[0]))
 elif way == "train":

@@ -384,6 +384,12 @@ def test_fp16_is_refused_for_t5(model, tokenizer, features, tmp_path, monkeypatc
         make_trainer(model, tokenizer, features, tmp_path)
 
 
+def test_a_model_whose_replies_cannot_begin_is_refused(model, tokenizer, features, tmp_path):
+    model.config.decoder_start_token_id = None
+    with pytest.raises(UsageError, match=r"no decoder_start_token_id.*takes its pad_token_id"):
+        make_trainer(model, tokenizer, features, tmp_path)
+
+
 def test_bf16_is_refused_on_a_cpu_without_its_instructions(
     model, tokenizer, features, tmp_path, monkeypatch
 ):
