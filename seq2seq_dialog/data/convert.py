@@ -41,6 +41,8 @@ def convert(data: str, output: str, **options) -> None:
         for split, (read, told) in readers.items():
             path = Path(f"{stem}_{split}{form}" if len(readers) > 1 else output)
             check_writable(path)
+            if path.exists():
+                raise UsageError(f"{str(path)!r} is there already: choose another name.")
             problems[split] = _write(read, path, form, split) | {"read_as": told}
             written.append(str(path))
     print_reading(problems, Console())

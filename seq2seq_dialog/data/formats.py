@@ -6,6 +6,7 @@ import hashlib
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import PurePosixPath
 from typing import NamedTuple
@@ -89,7 +90,7 @@ def recognise(path: str, args: DataArguments) -> Source | None:
         if reader is None:
             others.append(file)
         else:
-            recognised.append(Recognised(file, reader))
+            recognised.append(Recognised(replace(file), reader))  # without what it has in memory
     if recognised:
         return Source(_by_split(recognised), [file.name for file in others])
     if not others or any(END in file.head or _is_odd(file.head) for file in others):
@@ -163,7 +164,9 @@ def load_content(content, args: DataArguments) -> tuple[DatasetDict, dict]:
     Args:
         content: a pandas DataFrame, or a list of rows, dialogues or messages, as tables have them.
     """
-    entries = content.to_dict("records") if hasattr(content, "to_dict") else list(content)
+    if hasattr(content, "to_dict"):  # what is missing there is nan
+        content = content.astype(object).where(content.notna(), None).to_dict("records")
+    entries = list(content)
     rows = [{"dialog": list(each)} if isinstance(each, list | tuple) else each for each in entries]
     is_table = all(isinstance(row, dict) for row in rows)
     form = tables.choose_form(rows[: tables.SAMPLE], args.column_names()) if is_table else None
@@ -203,7 +206,8 @@ def read_talks_of(
     for file, reader in files:
         stem = PurePosixPath(file.name).stem
         try:
-            for talk in read_talks(reader.read(file, note), reader.pause, args, note, speakers):
+            transcripts = reader.read(replace(file), note)
+            for talk in read_talks(transcripts, reader.pause, args, note, speakers):
                 yield talk._replace(dialogue_id=f"{stem}:{talk.dialogue_id}")
         except UsageError:
             raise

@@ -103,10 +103,10 @@ def read_talks(
             yield anonymous_dialogue(transcript) if args.anonymize else transcript
             continue
         speakers.update(m.speaker for m in transcript.messages if m.speaker is not None)
-        messages = list(_clean(transcript.messages, number, note))
-        if args.anonymize:
-            messages = _anonymous(messages)
         learnt = _learnt_speakers(transcript, args.respond_as)
+        if args.anonymize:
+            transcript, learnt = _anonymous(transcript, learnt)
+        messages = list(_clean(transcript.messages, number, note))
         is_whole = transcript.is_whole and args.max_gap is None
         pieces = [messages] if is_whole else list(_cut(messages, pause))
         for part, piece in enumerate(pieces, 1):
@@ -226,17 +226,34 @@ def anonymous_dialogue(dialogue: Dialogue) -> Dialogue:
     )
 
 
-def _anonymous(messages: list[Message]) -> list[Message]:
-    """Put placeholders for the names of who speaks, too."""
-    speakers = {_plain(m.speaker) for m in messages} - ASSISTANTS - USERS
+def _anonymous(
+    transcript: Transcript, learnt: set[str] | None
+) -> tuple[Transcript, set[str] | None]:
+    """Put placeholders for the names of who speaks, too; speakers become person 1, person 2, ..."""
+    speakers = dict.fromkeys(_plain(m.speaker) for m in transcript.messages if m.speaker)
+    speakers = [name for name in speakers if name and name not in ASSISTANTS | USERS]
+    persons = {name: f"person {number}" for number, name in enumerate(speakers, 1)}
     names = {word for name in speakers for word in [name, *name.split()] if len(word) > 1}
     longest_first = sorted(map(re.escape, names), key=len, reverse=True)
     pattern = re.compile(rf"(?<!\w)@?(?:{'|'.join(longest_first)})(?!\w)", re.IGNORECASE)
-    texts = (_without_contacts(message.text) for message in messages)
-    return [
-        message._replace(text=pattern.sub("[name]", text) if names else text)
-        for message, text in zip(messages, texts, strict=True)
+
+    def replace(text: str) -> str:
+        text = _without_contacts(text)
+        return pattern.sub("[name]", text) if names else text
+
+    def person(speaker: str | None) -> str | None:
+        return persons.get(_plain(speaker), speaker)
+
+    messages = [
+        m._replace(speaker=person(m.speaker), text=replace(m.text)) for m in transcript.messages
     ]
+    return transcript._replace(
+        messages=messages,
+        learnt=person(transcript.learnt),
+        instruction=replace(transcript.instruction),
+        persona=replace(transcript.persona),
+        knowledge=replace(transcript.knowledge),
+    ), learnt and {persons.get(name, name) for name in learnt}
 
 
 @lru_cache(1 << 14)  # an utterance comes again in every context after it

@@ -96,3 +96,20 @@ def test_contacts_in_dialogue_text_are_replaced_on_request(tmp_path):
     (tmp_path / "a.txt").write_text("Mail ann@example.org . __eou__ I will . __eou__\n")
     convert(str(tmp_path / "a.txt"), str(tmp_path / "b.txt"), anonymize=True)
     assert lines(tmp_path / "b.txt") == ["Mail [email] . __eou__ I will . __eou__"]
+
+
+def test_speakers_and_what_stands_before_are_anonymous_too(tmp_path):
+    said = [{"role": "Ann", "content": "I am Ann."}, {"role": "Bo", "content": "Hi, Ann"}]
+    row = {"messages": said, "system": "Write to ann@example.org, Bo."}
+    (tmp_path / "a.jsonl").write_text(json.dumps(row), encoding="utf-8")
+    convert(str(tmp_path / "a.jsonl"), str(tmp_path / "b.jsonl"), anonymize=True)
+    (written,) = map(json.loads, lines(tmp_path / "b.jsonl"))
+    assert [message["role"] for message in written["messages"]] == ["person 1", "person 2"]
+    assert written["messages"][1]["content"] == "Hi, [name]"
+    assert written["system"] == "Write to [email], [name]."
+
+
+def test_nothing_is_overwritten(tmp_path):
+    (tmp_path / "a.txt").write_text("Hi . __eou__ Hello . __eou__\n", encoding="utf-8")
+    with pytest.raises(UsageError, match=r"a.txt' is there already"):
+        convert(str(tmp_path / "a.txt"), str(tmp_path / "a.txt"))

@@ -412,6 +412,19 @@ def test_dialogues_may_lie_in_memory(content, tmp_path):
     assert problems["train"]["dialogues"] == 20
 
 
+def test_what_is_missing_in_a_frame_is_nothing_said(tmp_path):
+    frame = pd.DataFrame({"speaker": SPEAKERS * 9, "text": [*TURNS[:3], None] * 9})
+    rows, _ = load_content(frame, DataArguments(data_cache=str(tmp_path)))
+    assert "nan" not in {response for _, response in in_one_split(rows)}
+
+
+def test_one_who_is_anonymous_is_still_learnt_from(tmp_path):
+    path = tmp_path / "data" / "t.csv"
+    path.parent.mkdir()
+    path.write_text(TABLES["csv.csv"][0], encoding="utf-8")
+    assert load(path, anonymize=True, respond_as="bo")[0] == AGENT
+
+
 def test_what_is_no_dialogue_in_memory_is_refused():
     with pytest.raises(UsageError, match=r"dialogues are \['Hi\.'\], but have to be whole"):
         load_content(["Hi."], DataArguments())
