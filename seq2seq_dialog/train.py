@@ -136,10 +136,7 @@ def execute(settings: Settings) -> None:
     model = adapt_model(settings, model, console)
     trainer = build_trainer(settings, model, tokenizer, features, corpus.stream)
     if settings.training.dry_run:
-        if settings.main_process:
-            rmtree(run_dir / "tokenizer~", ignore_errors=True)
-            preview(trainer, corpus, features, settings)
-        return trainer.end()
+        return look_only(trainer, corpus, features, settings)
     begin_run_folder(run_dir, settings, environment, trainer, checkpoint)
     metrics |= train_model(trainer, settings, checkpoint, console)
 
@@ -156,6 +153,14 @@ def execute(settings: Settings) -> None:
 
     # 11. Publish, and print the figures
     publish_and_print(run_dir, repo, settings, console)
+
+
+def look_only(trainer: DialogueTrainer, corpus: Corpus, features: dict, settings: Settings) -> None:
+    """End a dry run: show what the run would be, and leave no more than that page."""
+    if settings.main_process:
+        rmtree(Path(settings.training.output_dir) / "tokenizer~", ignore_errors=True)
+        preview(trainer, corpus, features, settings)
+    trainer.end()
 
 
 def check_publishing(settings: Settings) -> str | None:
