@@ -417,7 +417,7 @@ def test_a_space_serves_the_commit_that_was_published(runs, ann):
 
 @pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
 def test_a_connection_cut_anywhere_loses_nothing(runs, ann, monkeypatch, after):
-    """At each request in turn, before or after the server has done its part."""
+    """At each request in turn: before the server has done its part, or after it, by turns."""
     monkeypatch.setattr(push, "ATTEMPTS", 1)  # the second try is the person's
     ann.multipart_from = 60_000  # the weights go up in parts
     old, new = runs / "rnn", runs / "t5"
@@ -428,7 +428,7 @@ def test_a_connection_cut_anywhere_loses_nothing(runs, ann, monkeypatch, after):
     count, whole = len(ann.requests), ann.files("ann/model-00")
     assert count > 15
     failed = 0
-    for n in range(1, count + 1):
+    for n in range(1 + after, count + 1, 2):
         repo, space = f"ann/model-{n:02}", f"ann/chat-{n:02}"
         publish(old, repo)
         before = ann.commits(repo)[0].oid
@@ -449,7 +449,7 @@ def test_a_connection_cut_anywhere_loses_nothing(runs, ann, monkeypatch, after):
             assert files[name].replace(repo[4:].encode(), b"model-00") == whole[name], name
         assert len(ann.commits(repo)) == len(ann.commits("ann/model-00"))
         assert set(ann.files(space, "space")) == set(ann.files("ann/chat-00", "space"))
-    assert failed > 8
+    assert failed > 4
 
 
 # Requests, and failures that exhaust the client's own tries.
