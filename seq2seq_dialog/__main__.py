@@ -92,10 +92,16 @@ DECODING = [
         metavar="X",
         help="exponent of the length in beam scores; above 1 favours long",
     ),
-    argument(
-        "--num_return_sequences", type=int, metavar="N", help="replies to each context, a list"
-    ),
 ]
+SEED = argument("--seed", type=int, default=42, help="seed of sampling [%(default)s]")
+TOKENS_PER_BATCH = argument(
+    "--tokens_per_batch",
+    type=int,
+    default=16384,
+    metavar="N",
+    help="source plus new tokens of a batch, padding included, for each beam: less takes less "
+    "memory [%(default)s]",
+)
 
 # The verbs whose flags are the settings, which another parser knows, and their help.
 BY_SETTINGS = {
@@ -130,16 +136,60 @@ VERBS = {
                 "--output", "-o", help="a .jsonl file for the replies; standard output by default"
             ),
             *DECODING,
-            argument("--seed", type=int, default=42, help="seed of sampling [%(default)s]"),
             argument(
-                "--tokens_per_batch",
+                "--num_return_sequences",
                 type=int,
-                default=16384,
                 metavar="N",
-                help="source plus new tokens of a batch, padding included, for each beam: less "
-                "takes less memory [%(default)s]",
+                help="replies to each context, a list",
             ),
+            SEED,
+            TOKENS_PER_BATCH,
             NO_EXPORT,
+            *LOADING,
+        ],
+    ),
+    "selfchat": Verb(
+        "report.selfchat.selfchat",
+        help="let a model talk with itself, or two with each other",
+        description="Let a model talk with itself, or with another; write the dialogues as JSON "
+        "Lines that data reads, how much is repeated within and across them, and a page to read "
+        "them. Of two models, the page takes blind votes on whole dialogues, too. Replies are "
+        "sampled with temperature 0.7 and top_p 0.9, unless flags or the model's own settings say "
+        "how to sample; with --no-do_sample they are as the model has it saved.",
+        arguments=[
+            MODEL,
+            argument("other", nargs="?", metavar="OTHER", help="another model to talk with"),
+            argument(
+                "--openings",
+                metavar="FILE",
+                help="first turns: dialogues of any form that --data takes, or text with an "
+                "opening a line; by default 24 in English",
+            ),
+            argument(
+                "--dialogues",
+                "-n",
+                type=int,
+                default=100,
+                metavar="N",
+                help="dialogues; of two models, each opens half [%(default)s]",
+            ),
+            argument(
+                "--turns",
+                type=int,
+                default=8,
+                metavar="N",
+                help="turns of a dialogue, the opening among them [%(default)s]",
+            ),
+            argument(
+                "--output",
+                "-o",
+                default="selfchat.jsonl",
+                help="a .jsonl file for the dialogues [%(default)s]; figures and page get its "
+                "name; where that exists, with a number",
+            ),
+            *DECODING,
+            SEED,
+            TOKENS_PER_BATCH,
             *LOADING,
         ],
     ),
@@ -185,7 +235,7 @@ VERBS = {
             ),
             argument("--samples", type=int, default=1000, help="test contexts [%(default)s]"),
             argument("--output", default="sweep.png", help="the picture [%(default)s]"),
-            argument("--seed", type=int, default=42, help="seed of sampling [%(default)s]"),
+            SEED,
             *LOADING,
         ],
     ),

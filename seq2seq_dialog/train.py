@@ -33,6 +33,7 @@ from .report import licences, page, pictures, seeds
 from .report.console import print_run, set_up_console
 from .report.preview import preview
 from .run_folder import check_writable
+from .serve.selfchat import TALKS, sample_talks
 from .settings import Settings
 from .shipped import command
 from .train_arguments import parse
@@ -41,6 +42,7 @@ from .training.adversarial import AdversarialTrainer
 from .training.lora import add_adapter
 from .training.memory import keep_freed_memory
 from .training.resume import find_checkpoint, is_complete
+from .training.sharding import UNSHARDED, sharding_of
 from .training.stopping import Diverged
 from .training.trainer import DialogueTrainer
 
@@ -148,6 +150,7 @@ def execute(settings: Settings) -> None:
     metrics |= evaluate_model(trainer, corpus, features, settings)
 
     # 10. Write the report
+    let_talk(trainer, settings)
     write_report(run_dir, metrics, settings)
     trainer.end()  # closes trackers and the group of processes
 
@@ -335,6 +338,18 @@ def trimmed(metrics: dict, prefix: str) -> dict:
     """Take the prefix off metrics, and out what Trainer computes for batches of fixed size."""
     names = {name: name.removeprefix(prefix) for name in metrics if name.startswith(prefix)}
     return {new: metrics[old] for old, new in names.items() if new != "steps_per_second"}
+
+
+def let_talk(trainer: DialogueTrainer, settings: Settings) -> None:
+    """Let the model talk with itself, for the report, where it has replied to test pairs."""
+    training, run_dir = settings.training, Path(settings.training.output_dir)
+    replied = training.do_predict and (run_dir / "predictions.jsonl").is_file()
+    if not (settings.main_process and replied) or sharding_of(trainer) != UNSHARDED:
+        return
+    predictions = run_folder.read_predictions(run_dir)
+    rows = sample_talks(run_dir.name, trainer.model, trainer.processing_class, predictions)
+    if rows:
+        run_folder.write_jsonl(run_dir / TALKS, rows)
 
 
 def write_report(run_dir: Path, metrics: dict, settings: Settings) -> None:
