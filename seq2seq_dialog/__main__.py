@@ -67,6 +67,21 @@ LOADING = [
     argument("--device", help="cpu, cuda, cuda:1, mps; a GPU if there is one by default"),
     argument("--trust-remote-code", action="store_true", help="run model code of the repository"),
 ]
+SAFETY = [
+    argument(
+        "--safety",
+        action="append",
+        metavar="MODEL:label>=SCORE",
+        help="refuse what is said or answered where a text classifier gives it this label with at "
+        "least this score, such as user/toxicity:toxic>=0.8; may be given several times",
+    ),
+    argument(
+        "--safety-words",
+        metavar="FILE",
+        help="refuse what holds a word or phrase of a text file, one a line",
+    ),
+    argument("--fallback", metavar="TEXT", help="what is answered where something is refused"),
+]
 # Settings.DecodingArguments, which would take seconds to import, and how many replies.
 DECODING = [
     argument("--max_new_tokens", type=int, metavar="N", help="greatest reply in tokens"),
@@ -114,7 +129,7 @@ VERBS = {
         help="talk with a model in the terminal",
         description="Talk with a model; it remembers the dialogue. /help lists the commands. In a "
         "pipe, each line is something said and each line printed a reply.",
-        arguments=[MODEL, NO_EXPORT, *LOADING],
+        arguments=[MODEL, *SAFETY, NO_EXPORT, *LOADING],
     ),
     "reply": Verb(
         "serve.reply.reply",
@@ -144,6 +159,7 @@ VERBS = {
             ),
             SEED,
             TOKENS_PER_BATCH,
+            *SAFETY,
             NO_EXPORT,
             *LOADING,
         ],
@@ -367,6 +383,7 @@ VERBS = {
             argument(
                 "--port", type=int, help="of 127.0.0.1; by default the first free one from 7860 on"
             ),
+            *SAFETY,
             NO_EXPORT,
             *LOADING,
         ],

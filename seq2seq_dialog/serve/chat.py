@@ -9,6 +9,7 @@ from transformers.utils.logging import disable_progress_bar
 from ..hub_errors import short_reason
 from ..settings import DecodingArguments
 from .inference import Conversation, engine, generate_response, load
+from .safety import safety_of
 
 MOST = {"max_new_tokens": 1000, "num_beams": 100}  # more would take minutes for each reply
 HELP = """\
@@ -67,10 +68,14 @@ def change_setting(assignment: str, conversation: Conversation) -> str:
 
 
 def chat(folder: str, **options) -> None:
-    """Talk with the model in `folder` until the input ends; `options` are those of `load`."""
+    """Talk with the model in `folder` until the input ends.
+
+    `options` are those of `load`, and of the filter (`safety_of`).
+    """
     disable_progress_bar()
+    safety = safety_of(options)
     model, tokenizer, device = load(folder, **options)
-    conversation = Conversation(model, tokenizer)
+    conversation = Conversation(model, tokenizer, safety)
     in_terminal = sys.stdin.isatty()
     if in_terminal:
         with suppress(ImportError):

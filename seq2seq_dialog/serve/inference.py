@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +28,7 @@ from ..portable.options import DECODING, Bounds, checked_options
 from ..shipped import command, find_model
 from ..training_settings import DialogueTrainingArguments
 from .exported_model import ExportedModel, find_export, is_export
+from .safety import Safety
 
 LOOP_OPTIONS = {*DECODING, "do_sample", "early_stopping"}  # what our loops of decoding can do
 TOKENS_PER_BATCH = DialogueTrainingArguments.eval_tokens_per_batch
@@ -97,7 +99,12 @@ def engine(model) -> str:
 
 
 def generate_response(
-    context: str | Sequence, model, tokenizer, device=None, **generate_kwargs
+    context: str | Sequence,
+    model,
+    tokenizer,
+    device=None,
+    safety: Safety | None = None,
+    **generate_kwargs,
 ) -> str:
     """Reply to a context.
 
@@ -108,6 +115,7 @@ def generate_response(
         context: a string (one turn, or several with `__eou__` between them), a message, or a list
             of turns or messages, oldest first; cut from the left at whole turns where it is long.
         device: the model's own by default.
+        safety: a filter on what is said and answered; none by default.
         generate_kwargs: options of `model.generate()`; the model's saved settings by default.
 
     Raises:
@@ -115,6 +123,9 @@ def generate_response(
             device.
     """
     _check_model(model)
+    if safety is not None:
+        reply = partial(generate_response, model=model, tokenizer=tokenizer, device=device)
+        return safety.guard(reply)(context, **generate_kwargs)
     ids = encode_context(context, tokenizer)
     return reply_to_batch([ids], model, tokenizer, device, **generate_kwargs)[0]
 
@@ -126,6 +137,7 @@ def generate_responses(
     device=None,
     tokens_per_batch: int = TOKENS_PER_BATCH,
     progress: Callable[[int], object] | None = None,
+    safety: Safety | None = None,
     **generate_kwargs,
 ) -> list[str] | list[list[str]]:
     """Reply to many contexts, to those of like length together.
@@ -142,7 +154,7 @@ def generate_responses(
             tokens, times the beams. More is faster, and takes more memory.
         progress: called with the number of contexts that a batch has answered, such as the `update`
             of a bar of tqdm.
-        device, generate_kwargs: as for `generate_response`.
+        device, safety, generate_kwargs: as for `generate_response`.
 
     Returns:
         A reply to each context, in their order; with `num_return_sequences` above 1, a list of
@@ -155,7 +167,7 @@ def generate_responses(
     rule = Bounds(1, whole=True).broken_by(tokens_per_batch)
     if rule:
         raise UsageError(f"tokens_per_batch is {tokens_per_batch!r}; it must be {rule}.")
-    ids = _encode_contexts(contexts, tokenizer)
+    ids = _encode_contexts(contexts, tokenizer, safety)
     options = checked_options(generate_kwargs)
     config = deepcopy(model.generation_config)
     config.update(**options)
@@ -174,7 +186,7 @@ def generate_responses(
             replies[i] = several if count > 1 else several[0]
         if progress is not None:
             progress(len(batch))
-    return replies
+    return replies if safety is None else safety.filtered(contexts, replies)
 
 
 def _check_model(model) -> None:
@@ -184,12 +196,14 @@ def _check_model(model) -> None:
         )
 
 
-def _encode_contexts(contexts: Sequence, tokenizer) -> list[list[int]]:
+def _encode_contexts(contexts: Sequence, tokenizer, safety: Safety | None) -> list[list[int]]:
     if isinstance(contexts, (str, Mapping)):
         raise UsageError(f"contexts is {contexts!r}; it must be a list of contexts: [context].")
     encoded = []
     for place, context in enumerate(contexts):
         try:
+            if safety is not None:  # one that is refused keeps its place, and is answered in vain
+                context = safety.readable(context) or context
             encoded.append(encode_context(context, tokenizer))
         except (TypeError, ValueError) as error:
             raise UsageError(f"contexts[{place}]: {error}") from error
@@ -254,11 +268,13 @@ def _generate_texts(
 class Conversation:
     """A dialogue with a model that remembers its turns.
 
-    `generate_kwargs`, options of `model.generate()`, may be changed between turns.
+    `generate_kwargs`, options of `model.generate()`, may be changed between turns. What `safety`
+    refuses is remembered, but not read by the model.
     """
 
-    def __init__(self, model, tokenizer, **generate_kwargs):
+    def __init__(self, model, tokenizer, safety: Safety | None = None, **generate_kwargs):
         self.model, self.tokenizer, self.generate_kwargs = model, tokenizer, generate_kwargs
+        self.safety = safety
         self.reset()
 
     def say(self, text: str) -> str:
@@ -271,7 +287,9 @@ class Conversation:
 
     def reply_to(self, context) -> str:
         """Reply to a context that is not remembered, with this conversation's settings."""
-        return generate_response(context, self.model, self.tokenizer, **self.generate_kwargs)
+        return generate_response(
+            context, self.model, self.tokenizer, safety=self.safety, **self.generate_kwargs
+        )
 
     def undo(self) -> bool:
         """Forget the last thing said and its reply; False where there is none."""

@@ -12,12 +12,14 @@ from transformers.utils.logging import disable_progress_bar
 
 from ..errors import UsageError
 from .inference import engine, generate_response, load
+from .safety import safety_of
 
 
 def web(folder: str, port: int | None = None, **options) -> None:
     """Serve the chat page of a model on this machine, for this machine alone, until Ctrl-C.
 
-    The port is by default the first free one from 7860 on; `options` are those of `load`.
+    The port is by default the first free one from 7860 on; `options` are those of `load`, and of
+    the filter (`safety_of`).
     """
     if find_spec("gradio") is None:
         raise UsageError("The page needs Gradio, which is not installed: pip install gradio")
@@ -29,9 +31,10 @@ def web(folder: str, port: int | None = None, **options) -> None:
     from .space.app import LAUNCH_OPTIONS, page
 
     disable_progress_bar()
+    safety = safety_of(options)
     model, tokenizer, device = load(folder, **options)
 
-    answer = partial(generate_response, model=model, tokenizer=tokenizer)
+    answer = partial(generate_response, model=model, tokenizer=tokenizer, safety=safety)
     demo = page(answer, model, tokenizer, str(folder))
     address = {"server_name": "127.0.0.1", "server_port": port, "share": False}
     # Another name for this address is a page elsewhere that wants to talk with it (DNS rebinding).
