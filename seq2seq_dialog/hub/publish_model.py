@@ -125,6 +125,7 @@ def space_files(
     return {
         "README.md": readme.encode(),
         "app.py": (PAGE / "app.py").read_bytes(),
+        "conversation.py": (PAGE / "conversation.py").read_bytes(),
         "model.json": (json.dumps(model, indent=2, ensure_ascii=False) + "\n").encode(),
         "requirements.txt": (PAGE / "requirements.txt").read_bytes(),
     }
