@@ -40,7 +40,7 @@ def finish(folder: str | Path) -> None:
     Doing it twice changes nothing.
     """
     folder = Path(folder)
-    for name in ("context.py", "options.py", "pipeline.py"):
+    for name in ("context.py", "options.py", "pipeline.py", "reranking.py"):
         shutil.copyfile(PORTABLE / name, folder / name)
     config = read_json(folder / "config.json")
     config["custom_pipelines"] = {"text2text-generation": PIPELINE, "text-generation": PIPELINE}
