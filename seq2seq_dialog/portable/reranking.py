@@ -16,6 +16,7 @@ from itertools import chain
 
 import torch
 from torch.nn import functional
+from transformers import LogitsProcessor
 
 from .context import TURN_SEPARATOR, encode_texts, special_ids
 
@@ -104,7 +105,8 @@ def split_options(model, options: Mapping) -> tuple[dict, dict]:
         name: getattr(saved, name, default) if options.get(name) is None else options[name]
         for name, default in OPTIONS.items()
     }
-    own["rerank"] = own["rerank"] or DEFAULT_WEIGHTS
+    weights = {name: weight for name, weight in (own["rerank"] or {}).items() if weight}
+    own["rerank"] = weights or DEFAULT_WEIGHTS
     others = {name: value for name, value in options.items() if name not in OPTIONS}
     names = ("do_sample", "num_beams", "num_return_sequences")
     mode = {
@@ -114,6 +116,11 @@ def split_options(model, options: Mapping) -> tuple[dict, dict]:
         own["candidates"], own["rerank"], mode["do_sample"], mode["num_beams"] or 1,
         own["reverse_model"],
     )  # fmt: skip
+    if (options.get("rerank") or {}).get("stock") and not own["stock_phrases"]:
+        raise ValueError(
+            "rerank weighs stock, but this model has no stock_phrases saved: give them, a list of "
+            "texts."
+        )
     replies = mode["num_return_sequences"] or 1
     if 1 < own["candidates"] < replies:
         raise ValueError(
@@ -130,26 +137,66 @@ def generate(model, tokenizer, inputs: Mapping, options: Mapping, reverse=None) 
     Args:
         inputs: `input_ids` and `attention_mask` (batch, source_len), perhaps `encoder_outputs`.
         options: those of `generate()`, and `OPTIONS`; by default the model's saved ones.
-        reverse: the model and the tokenizer for the criterion `reverse`.
+        reverse: the model and the tokenizer for the criterion `reverse`; left out without.
 
     Returns:
         (batch * num_return_sequences, target_len), the best reply to a context first.
     """
     own, options = split_options(model, options)
+    options = guided(model, tokenizer, own, options)
     if own["candidates"] == 1:
         return model.generate(**inputs, **options)
     replies = options.pop("num_return_sequences", None)
     replies = replies or model.generation_config.num_return_sequences or 1
+    weights = {
+        name: weight
+        for name, weight in own["rerank"].items()
+        if reverse is not None or not name.startswith("reverse")
+    } or DEFAULT_WEIGHTS
     inputs = encode_once(model, inputs)
     pool = decode_pool(model, tokenizer, inputs, own["candidates"], options)
-    values = score_pool(
-        model, tokenizer, inputs, pool, own["rerank"], own["stock_phrases"], reverse
-    )
-    scores = weigh(values, own["rerank"])
+    values = score_pool(model, tokenizer, inputs, pool, weights, own["stock_phrases"], reverse)
+    scores = weigh(values, weights)
     rows = zip(pool.texts, scores, strict=True)
     orders = [[*chain(*rank(texts, row))][:replies] for texts, row in rows]
     chosen = torch.tensor(orders, device=pool.ids.device)  # (batch, replies)
     return pool.ids.take_along_dim(chosen[..., None], dim=1).flatten(0, 1)
+
+
+def guided(model, tokenizer, own: Mapping, options: Mapping) -> dict:
+    """Add the guidance that our options ask for to options of `generate()`."""
+    if not own["guidance_weight"]:
+        return dict(options)
+    guidance = ContextFreeGuidance(model, tokenizer, own["guidance_weight"], own["guidance_tokens"])
+    return {**options, "logits_processor": [*options.get("logits_processor", ()), guidance]}
+
+
+class ContextFreeGuidance(LogitsProcessor):
+    """Favours tokens that are likelier after the context than after none.
+
+    Scores become (1 + weight) * log p(token | context) - weight * log p(token | no context), as in
+    classifier-free guidance of language models (Sanchez et al., 2023, arXiv:2306.17806). Li et al.
+    (2016) have the same up to a factor, with lambda = weight / (1 + weight), and penalise the first
+    tokens alone, too. `guidance_scale` of transformers is for decoders: it gives an
+    encoder-decoder model the reply so far as its context.
+
+    Args:
+        tokens: so many at the beginning of a reply are guided; 0 is all.
+    """
+
+    def __init__(self, model, tokenizer, weight: float, tokens: int = 0):
+        self.model, self.weight, self.tokens = model, weight, tokens
+        self.source = no_context(model, tokenizer)
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        if 0 < self.tokens < input_ids.shape[1]:
+            return scores
+        # All tokens anew each time: rows may have been moved, repeated or left out.
+        source = rows_of(self.source, input_ids.new_zeros(len(input_ids)))
+        outputs = self.model(**source, decoder_input_ids=input_ids, use_cache=False)
+        without = outputs.logits[:, -1].float().log_softmax(-1)  # (rows, vocab)
+        scores = scores.log_softmax(-1)
+        return scores + self.weight * (scores - without)
 
 
 def encode_once(model, inputs: Mapping) -> dict:
@@ -166,8 +213,7 @@ def decode_pool(model, tokenizer, inputs: Mapping, candidates: int, options: Map
     ids = model.generate(
         encoder_outputs=type(encoded)(**encoded),  # generate() changes its own
         attention_mask=inputs["attention_mask"],
-        num_return_sequences=candidates,
-        **options,
+        **{**options, "num_return_sequences": candidates},
     )  # (batch * candidates, target_len)
     texts = [text.strip() for text in tokenizer.batch_decode(ids, skip_special_tokens=True)]
     ids = ids.view(-1, candidates, ids.shape[1])
@@ -262,17 +308,23 @@ def log_likelihood(
     for part in lengths.argsort().split(size):
         longest = int(lengths[part].max())
         sources = rows[part]
-        encoded = {name: value[sources] for name, value in inputs["encoder_outputs"].items()}
-        logits = model(
-            encoder_outputs=type(inputs["encoder_outputs"])(**encoded),
-            attention_mask=inputs["attention_mask"][sources],
-            decoder_input_ids=ids[part, :longest],
-            use_cache=False,
-        ).logits.float()  # (part, longest, vocab)
+        replies = {"decoder_input_ids": ids[part, :longest], "use_cache": False}
+        logits = model(**rows_of(inputs, sources), **replies).logits.float()
         targets = ids[part, 1 : longest + 1]
         nll = functional.cross_entropy(logits.transpose(1, 2), targets, reduction="none")
+        # (part, longest), of logits (part, longest, vocab)
         log_probs[part, :longest] = -nll
     return log_probs * mask
+
+
+def rows_of(inputs: Mapping, rows: torch.Tensor) -> dict:
+    """Choose encoded sources by their place, (rows,), some perhaps several times."""
+    encoded = inputs["encoder_outputs"]
+    chosen = {name: value[rows] for name, value in encoded.items()}
+    return {
+        "encoder_outputs": type(encoded)(**chosen),
+        "attention_mask": inputs["attention_mask"][rows],
+    }
 
 
 def sums_and_means(name: str, values: torch.Tensor, mask: torch.Tensor) -> dict:

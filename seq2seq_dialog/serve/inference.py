@@ -3,7 +3,6 @@
 import os
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
-from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +21,7 @@ from ..models.loading import (
     load_model_files,
     load_tokenizer_files,
     loading,
+    reverse_model,
 )
 from ..portable.context import as_turns, encode_context
 from ..portable.options import DECODING, Bounds, checked_options
@@ -31,6 +31,7 @@ from ..portable.reranking import (
     decode_pool,
     encode_once,
     generate,
+    guided,
     rank,
     score_pool,
     split_options,
@@ -265,7 +266,7 @@ def _generate_texts(
     if isinstance(model, ExportedModel):
         output_ids = model.generate(**inputs, **options)
     else:
-        reverse = _reverse_model(split_options(model, options)[0], model)
+        reverse = reverse_model(model, options)
         output_ids = generate(model, tokenizer, inputs, options, reverse)
     texts = tokenizer.batch_decode(
         output_ids, skip_special_tokens=True
@@ -281,16 +282,6 @@ def _padded(contexts: Sequence[Sequence[int]], model, tokenizer, device) -> dict
     input_ids = pad_sequence(ids, batch_first=True, padding_value=tokenizer.pad_token_id)
     mask = pad_sequence(masks, batch_first=True)
     return {"input_ids": input_ids.to(device), "attention_mask": mask.to(device)}
-
-
-def _reverse_model(settings: Mapping, model) -> tuple | None:
-    """Load the model that the criterion `reverse` needs, once, with its tokenizer."""
-    if settings["reverse_model"] is None or settings["candidates"] == 1:
-        return None
-    return _load_once(settings["reverse_model"], model.device)[:2]
-
-
-_load_once = lru_cache(1)(load)
 
 
 @torch.no_grad()
@@ -319,10 +310,10 @@ def candidates(
         )
     ids = encode_context(context, tokenizer)
     own, options = split_options(model, checked_options(generate_kwargs))
-    options.pop("num_return_sequences", None)
+    options = guided(model, tokenizer, own, options | {"num_return_sequences": None})
     inputs = encode_once(model, _padded([ids], model, tokenizer, device))
     pool = decode_pool(model, tokenizer, inputs, own["candidates"], options)
-    reverse, weights = _reverse_model(own, model), own["rerank"]
+    reverse, weights = reverse_model(model, generate_kwargs), own["rerank"]
     values = score_pool(model, tokenizer, inputs, pool, weights, own["stock_phrases"], reverse)
     scores, texts = weigh(values, weights)[0], pool.texts[0]
     distinct, others = rank(texts, scores)
