@@ -98,6 +98,21 @@ DECODING = [
         metavar="X",
         help="exponent of the length in beam scores; above 1 favours long",
     ),
+    argument("--candidates", type=int, metavar="N", help="replies that are decoded to choose from"),
+    argument(
+        "--rerank",
+        metavar="WEIGHTS",
+        help="what the reply is chosen by: '{likelihood: 1, context_free: 0.5}'",
+    ),
+    argument(
+        "--reverse_model", metavar="MODEL", help="for the criterion reverse: see exchange_sides"
+    ),
+    argument(
+        "--guidance_weight", type=float, metavar="X", help="against what fits every context; 0: off"
+    ),
+    argument(
+        "--guidance_tokens", type=int, metavar="N", help="first tokens that are guided; 0: all"
+    ),
     argument(
         "--num_return_sequences", type=int, metavar="N", help="replies to each context, a list"
     ),

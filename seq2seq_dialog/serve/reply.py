@@ -26,6 +26,7 @@ from ..hub_errors import short_reason
 from ..portable.context import as_turns
 from ..portable.options import checked_options
 from ..run_folder import check_writable, read_json, write_json
+from ..strict_yaml import load_mapping
 from .exported_model import ExportedModel
 from .inference import TOKENS_PER_BATCH, engine, generate_responses, load
 
@@ -58,6 +59,9 @@ def reply(
     """
     disable_progress_bar()
     try:
+        if decoding.get("rerank") is not None:
+            example = "{likelihood: 1, context_free: 0.5}"
+            decoding["rerank"] = load_mapping("rerank", decoding["rerank"], example)
         options = checked_options({k: v for k, v in decoding.items() if v is not None})
     except ValueError as error:
         raise UsageError(str(error)) from error
