@@ -33,6 +33,12 @@ def argument(*names: str, **options) -> tuple[tuple, dict]:
 # Arguments that several verbs take.
 RUN = argument("folder", help="a run folder")
 MODEL = argument("folder", help="a run folder, the name of a model on the Hub, or starter")
+MODELS = argument(
+    "folder",
+    nargs="+",
+    metavar="MODEL",
+    help="run folders, names of models on the Hub, or starter; several answer the same turn",
+)
 DATA = argument("folder", metavar="DATA", help="dialogues, as --data of a run takes them")
 PUBLISHING = [
     argument("--repo", required=True, metavar="USER/NAME", help="its name on the Hub"),
@@ -106,6 +112,21 @@ DECODING = [
         type=float,
         metavar="X",
         help="exponent of the length in beam scores; above 1 favours long",
+    ),
+    argument("--candidates", type=int, metavar="N", help="replies that are decoded to choose from"),
+    argument(
+        "--rerank",
+        metavar="WEIGHTS",
+        help="what the reply is chosen by: '{likelihood: 1, context_free: 0.5}'",
+    ),
+    argument(
+        "--reverse_model", metavar="MODEL", help="for the criterion reverse: see exchange_sides"
+    ),
+    argument(
+        "--guidance_weight", type=float, metavar="X", help="against what fits every context; 0: off"
+    ),
+    argument(
+        "--guidance_tokens", type=int, metavar="N", help="first tokens that are guided; 0: all"
     ),
 ]
 SEED = argument("--seed", type=int, default=42, help="seed of sampling [%(default)s]")
@@ -210,7 +231,7 @@ VERBS = {
         ],
     ),
     "attention": Verb(
-        "report.attention.attention",
+        "serve.attention.attention",
         help="draw what a reply looks at in its context",
         description="Draw the attention map of a reply: tokens of the context across, of the reply "
         "down, the darker the more weight. Of a transformer, the mean over the heads of its last "
@@ -376,12 +397,19 @@ VERBS = {
     ),
     "web": Verb(
         "serve.web.web",
-        help="talk with a model in the browser",
-        description="Serve a chat page for a model on this machine, the same that a Space has.",
+        help="talk with models in the browser, compare and vote",
+        description="Serve a chat page for a model on this machine, the same that a Space has. "
+        "Several models answer side by side, or blind: then votes on two replies are kept, tallied "
+        "and, of more than two models, made a ranking.",
         arguments=[
-            MODEL,
+            MODELS,
             argument(
                 "--port", type=int, help="of 127.0.0.1; by default the first free one from 7860 on"
+            ),
+            argument(
+                "--votes",
+                default="votes.jsonl",
+                help="the file that votes are appended to, preferences for DPO [%(default)s]",
             ),
             *SAFETY,
             NO_EXPORT,

@@ -20,9 +20,11 @@ from .data.known_corpora import recognise
 from .data.mixture import parse_sources
 from .data.rows import fingerprint, utterances
 from .data.streaming import Stream, StreamedBatches
+from .dataset_script.dialogues import normalised
 from .decoding.generation_config import generation_config
 from .errors import Stopped, UsageError, run
 from .evaluation import scoring
+from .evaluation.diversity import stock_phrases
 from .evaluation.metrics import ReplyMetric, unigram_perplexity
 from .hub import publish_model
 from .hub.push import writable_repo
@@ -33,6 +35,7 @@ from .report import licences, page, pictures, seeds
 from .report.console import print_run, set_up_console
 from .report.preview import preview
 from .run_folder import check_writable
+from .serve.inference import generate_responses
 from .serve.selfchat import TALKS, sample_talks
 from .settings import Settings
 from .shipped import command
@@ -45,6 +48,8 @@ from .training.resume import find_checkpoint, is_complete
 from .training.sharding import UNSHARDED, sharding_of
 from .training.stopping import Diverged
 from .training.trainer import DialogueTrainer
+
+STOCK_CONTEXTS = 1000  # whose replies tell what a model says too often
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -144,6 +149,7 @@ def execute(settings: Settings) -> None:
 
     # 8. Save the model, at the root of the run folder
     trainer.merge_adapter()
+    find_stock_phrases(trainer.model, tokenizer, corpus, settings)
     save_model(trainer, run_dir, settings)
 
     # 9. Evaluate
@@ -281,6 +287,19 @@ def train_model(
     if settings.adversarial.adversarial:
         outcome["collapse"] = trainer.collapse
     return {"train": outcome}
+
+
+def find_stock_phrases(model, tokenizer, corpus: Corpus, settings: Settings) -> None:
+    """Keep with the model what it says too often, by its greedy replies, if rerank weighs that."""
+    if not (settings.decoding.weights() or {}).get("stock"):
+        return
+    rows = corpus.rows.get("validation", corpus.rows["train"])
+    contexts = rows["context"][:STOCK_CONTEXTS]
+    greedy = {"candidates": 1, "do_sample": False, "num_beams": 1, "guidance_weight": 0.0}
+    replies = generate_responses(contexts, model.eval(), tokenizer, **greedy)
+    written = {normalised(reply): reply for reply in replies}
+    phrases = stock_phrases([normalised(reply) for reply in replies])
+    model.generation_config.stock_phrases = sorted(written[phrase] for phrase in phrases)
 
 
 def save_model(trainer: DialogueTrainer, run_dir: Path, settings: Settings) -> None:

@@ -25,7 +25,6 @@ from ..evaluation.diversity import self_chat
 from ..evaluation.scoring import describe_decoding
 from ..evaluation.text import segmented
 from ..hub_errors import short_reason
-from ..portable.options import checked_options
 from ..run_folder import (
     check_writable,
     free_path,
@@ -36,6 +35,7 @@ from ..run_folder import (
     write_text,
 )
 from ..serve.inference import TOKENS_PER_BATCH, load
+from ..serve.reply import decoding_options
 from ..serve.selfchat import (
     OPENINGS,
     ROLES,
@@ -78,10 +78,7 @@ def selfchat(
     """
     disable_progress_bar()
     _check(dialogues, turns, output)
-    try:
-        given = checked_options({k: v for k, v in options.items() if v is not None})
-    except ValueError as error:
-        raise UsageError(str(error)) from error
+    given = decoding_options(options)
     choice = OPENINGS if openings is None else read_openings(openings)
     speakers = []
     for name in filter(None, (folder, other)):

@@ -22,15 +22,33 @@ from ..models.loading import (
     load_model_files,
     load_tokenizer_files,
     loading,
+    reverse_model,
 )
 from ..portable.context import as_turns, encode_context
 from ..portable.options import DECODING, Bounds, checked_options
+from ..portable.reranking import (
+    OPTIONS,
+    Candidate,
+    decode_pool,
+    encode_once,
+    generate,
+    guided,
+    rank,
+    score_pool,
+    split_options,
+    weigh,
+)
 from ..shipped import command, find_model
 from ..training_settings import DialogueTrainingArguments
 from .exported_model import ExportedModel, find_export, is_export
 from .safety import Safety
 
-LOOP_OPTIONS = {*DECODING, "do_sample", "early_stopping"}  # what our loops of decoding can do
+LOOP_OPTIONS = {
+    *DECODING,
+    *OPTIONS,
+    "do_sample",
+    "early_stopping",
+}  # what our loops of decoding can do
 TOKENS_PER_BATCH = DialogueTrainingArguments.eval_tokens_per_batch
 
 
@@ -171,14 +189,15 @@ def generate_responses(
     options = checked_options(generate_kwargs)
     config = deepcopy(model.generation_config)
     config.update(**options)
-    copies = max(config.num_beams or 1, config.num_return_sequences or 1)
+    own = split_options(model, options)[0]
+    copies = max(config.num_beams or 1, config.num_return_sequences or 1, own["candidates"])
     longest = config.max_new_tokens or config.max_length or 20  # of generate() without settings
     lengths = [(copies * len(row), copies * longest) for row in ids]
     seed = int(torch.randint(2**63 - 1, ())) if config.do_sample else 0
     replies: list = [None] * len(ids)
     for batch in evaluation_batches(lengths, tokens_per_batch) if ids else []:
         if not isinstance(model, ExportedModel):
-            options |= _loop_options(config, generate_kwargs, seed, batch, longest)
+            options |= _loop_options(config, generate_kwargs, seed, batch, copies, longest)
         texts = _generate_texts([ids[i] for i in batch], model, tokenizer, device, options)
         count = len(texts) // len(batch)
         for place, i in enumerate(batch):
@@ -211,7 +230,12 @@ def _encode_contexts(contexts: Sequence, tokenizer, safety: Safety | None) -> li
 
 
 def _loop_options(
-    config: GenerationConfig, wishes: Mapping, seed: int, batch: Sequence[int], longest: int
+    config: GenerationConfig,
+    wishes: Mapping,
+    seed: int,
+    batch: Sequence[int],
+    copies: int,
+    longest: int,
 ) -> dict:
     """Return the options by which `generate()` decodes a batch by our loops, where they can do it.
 
@@ -227,7 +251,7 @@ def _loop_options(
         return {"custom_generate": decode}
     if mode != GenerationMode.SAMPLE:
         return {}
-    size = (config.num_return_sequences or 1, longest)
+    size = (copies, longest)
     rows = [np.random.default_rng((seed, i)).random(size, dtype=np.float32) for i in batch]
     draws = torch.from_numpy(np.concatenate(rows))  # (batch * replies, longest)
     return {"custom_generate": decode, "draws": draws}
@@ -252,17 +276,66 @@ def _generate_texts(
     contexts: Sequence[Sequence[int]], model, tokenizer, device, options: Mapping
 ) -> list[str]:
     """Reply to contexts at once; replies to the same one are neighbours."""
+    inputs = _padded(contexts, model, tokenizer, device)
+    if isinstance(model, ExportedModel):
+        output_ids = model.generate(**inputs, **options)
+    else:
+        reverse = reverse_model(model, options)
+        output_ids = generate(model, tokenizer, inputs, options, reverse)
+    texts = tokenizer.batch_decode(
+        output_ids, skip_special_tokens=True
+    )  # of (batch * replies, ...)
+    return [text.strip() for text in texts]
+
+
+def _padded(contexts: Sequence[Sequence[int]], model, tokenizer, device) -> dict:
+    """Fill encoded contexts up to the longest: `input_ids` and a mask, (batch, source_len)."""
     device = model.device if device is None else usable_device(device)
     ids = [torch.tensor(context) for context in contexts]
     masks = [torch.ones_like(row) for row in ids]
     input_ids = pad_sequence(ids, batch_first=True, padding_value=tokenizer.pad_token_id)
-    output_ids = model.generate(
-        input_ids=input_ids.to(device),  # (batch, source_len)
-        attention_mask=pad_sequence(masks, batch_first=True).to(device),
-        **options,
-    )  # (batch * replies, target_len)
-    texts = tokenizer.batch_decode(output_ids, skip_special_tokens=True)
-    return [text.strip() for text in texts]
+    mask = pad_sequence(masks, batch_first=True)
+    return {"input_ids": input_ids.to(device), "attention_mask": mask.to(device)}
+
+
+@torch.no_grad()
+def candidates(
+    context: str | Sequence, model, tokenizer, device=None, **generate_kwargs
+) -> list[Candidate]:
+    """Reply to a context in several ways, and say what speaks for each.
+
+        candidates("How are you?", model, tokenizer, candidates=10, do_sample=True)
+
+    Args:
+        context, device, generate_kwargs: as for `generate_response`.
+
+    Returns:
+        The candidates, the best first, each text once; the first is what `generate_response` gives.
+        The `parts` of a score are its criteria, times their weights.
+
+    Raises:
+        ValueError: as `generate_response`; an export scores no candidates.
+    """
+    _check_model(model)
+    if isinstance(model, ExportedModel):
+        raise UsageError(
+            "An export does not score candidates: use --no-export, or load the run folder without "
+            "exported=True."
+        )
+    ids = encode_context(context, tokenizer)
+    own, options = split_options(model, checked_options(generate_kwargs))
+    options = guided(model, tokenizer, own, options | {"num_return_sequences": None})
+    inputs = encode_once(model, _padded([ids], model, tokenizer, device))
+    pool = decode_pool(model, tokenizer, inputs, own["candidates"], options)
+    reverse, weights = reverse_model(model, generate_kwargs), own["rerank"]
+    values = score_pool(model, tokenizer, inputs, pool, weights, own["stock_phrases"], reverse)
+    scores, texts = weigh(values, weights)[0], pool.texts[0]
+    distinct, others = rank(texts, scores)
+    parts = {name: values[name][0].double() * weight for name, weight in weights.items()}
+    return [
+        Candidate(texts[i], scores[i], {name: float(part[i]) for name, part in parts.items()})
+        for i in distinct or others[:1]
+    ]
 
 
 class Conversation:

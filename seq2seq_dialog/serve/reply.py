@@ -26,6 +26,7 @@ from ..hub_errors import short_reason
 from ..portable.context import as_turns
 from ..portable.options import checked_options
 from ..run_folder import check_writable, read_json, write_json
+from ..strict_yaml import load_mapping
 from .exported_model import ExportedModel
 from .inference import TOKENS_PER_BATCH, engine, generate_responses, load
 from .safety import safety_of
@@ -60,10 +61,7 @@ def reply(
     """
     disable_progress_bar()
     safety = safety_of(options)
-    try:
-        options = checked_options({k: v for k, v in options.items() if v is not None})
-    except ValueError as error:
-        raise UsageError(str(error)) from error
+    options = decoding_options(options)
     if output is not None:
         check_writable(Path(output), [".jsonl"])
     with input_file(input) as path:
@@ -82,6 +80,17 @@ def reply(
         write_replies(path, output, done, count, seed, answer | options)
     if output is not None:
         print(f"{count:,} contexts are answered in {output}.")
+
+
+def decoding_options(options: dict) -> dict:
+    """Return options of `generate()` as the command line gives them, without those not given."""
+    try:
+        if options.get("rerank") is not None:
+            example = "{likelihood: 1, context_free: 0.5}"
+            options = options | {"rerank": load_mapping("rerank", options["rerank"], example)}
+        return checked_options({k: v for k, v in options.items() if v is not None})
+    except ValueError as error:
+        raise UsageError(str(error)) from error
 
 
 def write_replies(

@@ -79,9 +79,12 @@ class Safety:
         return [turn for turn in turns if turn != self.fallback and not self.check(turn)]
 
     def guard(self, answer: Callable[..., str]) -> Callable[..., str]:
-        """Return a function of a context that answers as `answer` does, but for what is refused."""
+        """Return a function of a context that answers as `answer` does, but for what is refused.
 
-        def guarded(context, **options) -> str:
+        A `streamer` among the options gets nothing: no part of a reply is shown before it is whole.
+        """
+
+        def guarded(context, streamer=None, **options) -> str:
             turns = self.readable(context)
             return self.fallback if turns is None else self._allowed(answer(turns, **options))
 
