@@ -33,6 +33,12 @@ def argument(*names: str, **options) -> tuple[tuple, dict]:
 # Arguments that several verbs take.
 RUN = argument("folder", help="a run folder")
 MODEL = argument("folder", help="a run folder, the name of a model on the Hub, or starter")
+MODELS = argument(
+    "folder",
+    nargs="+",
+    metavar="MODEL",
+    help="run folders, names of models on the Hub, or starter; several answer the same turn",
+)
 DATA = argument("folder", metavar="DATA", help="dialogues, as --data of a run takes them")
 PUBLISHING = [
     argument("--repo", required=True, metavar="USER/NAME", help="its name on the Hub"),
@@ -67,6 +73,21 @@ LOADING = [
     argument("--device", help="cpu, cuda, cuda:1, mps; a GPU if there is one by default"),
     argument("--trust-remote-code", action="store_true", help="run model code of the repository"),
 ]
+SAFETY = [
+    argument(
+        "--safety",
+        action="append",
+        metavar="MODEL:label>=SCORE",
+        help="refuse what is said or answered where a text classifier gives it this label with at "
+        "least this score, such as user/toxicity:toxic>=0.8; may be given several times",
+    ),
+    argument(
+        "--safety-words",
+        metavar="FILE",
+        help="refuse what holds a word or phrase of a text file, one a line",
+    ),
+    argument("--fallback", metavar="TEXT", help="what is answered where something is refused"),
+]
 # Settings.DecodingArguments, which would take seconds to import, and how many replies.
 DECODING = [
     argument("--max_new_tokens", type=int, metavar="N", help="greatest reply in tokens"),
@@ -92,10 +113,31 @@ DECODING = [
         metavar="X",
         help="exponent of the length in beam scores; above 1 favours long",
     ),
+    argument("--candidates", type=int, metavar="N", help="replies that are decoded to choose from"),
     argument(
-        "--num_return_sequences", type=int, metavar="N", help="replies to each context, a list"
+        "--rerank",
+        metavar="WEIGHTS",
+        help="what the reply is chosen by: '{likelihood: 1, context_free: 0.5}'",
+    ),
+    argument(
+        "--reverse_model", metavar="MODEL", help="for the criterion reverse: see exchange_sides"
+    ),
+    argument(
+        "--guidance_weight", type=float, metavar="X", help="against what fits every context; 0: off"
+    ),
+    argument(
+        "--guidance_tokens", type=int, metavar="N", help="first tokens that are guided; 0: all"
     ),
 ]
+SEED = argument("--seed", type=int, default=42, help="seed of sampling [%(default)s]")
+TOKENS_PER_BATCH = argument(
+    "--tokens_per_batch",
+    type=int,
+    default=16384,
+    metavar="N",
+    help="source plus new tokens of a batch, padding included, for each beam: less takes less "
+    "memory [%(default)s]",
+)
 
 # The verbs whose flags are the settings, which another parser knows, and their help.
 BY_SETTINGS = {
@@ -108,7 +150,7 @@ VERBS = {
         help="talk with a model in the terminal",
         description="Talk with a model; it remembers the dialogue. /help lists the commands. In a "
         "pipe, each line is something said and each line printed a reply.",
-        arguments=[MODEL, NO_EXPORT, *LOADING],
+        arguments=[MODEL, *SAFETY, NO_EXPORT, *LOADING],
     ),
     "reply": Verb(
         "serve.reply.reply",
@@ -130,21 +172,66 @@ VERBS = {
                 "--output", "-o", help="a .jsonl file for the replies; standard output by default"
             ),
             *DECODING,
-            argument("--seed", type=int, default=42, help="seed of sampling [%(default)s]"),
             argument(
-                "--tokens_per_batch",
+                "--num_return_sequences",
                 type=int,
-                default=16384,
                 metavar="N",
-                help="source plus new tokens of a batch, padding included, for each beam: less "
-                "takes less memory [%(default)s]",
+                help="replies to each context, a list",
             ),
+            SEED,
+            TOKENS_PER_BATCH,
+            *SAFETY,
             NO_EXPORT,
             *LOADING,
         ],
     ),
+    "selfchat": Verb(
+        "report.selfchat.selfchat",
+        help="let a model talk with itself, or two with each other",
+        description="Let a model talk with itself, or with another; write the dialogues as JSON "
+        "Lines that data reads, how much is repeated within and across them, and a page to read "
+        "them. Of two models, the page takes blind votes on whole dialogues, too. Replies are "
+        "sampled with temperature 0.7 and top_p 0.9, unless flags or the model's own settings say "
+        "how to sample; with --no-do_sample they are as the model has it saved.",
+        arguments=[
+            MODEL,
+            argument("other", nargs="?", metavar="OTHER", help="another model to talk with"),
+            argument(
+                "--openings",
+                metavar="FILE",
+                help="first turns: dialogues of any form that --data takes, or text with an "
+                "opening a line; by default 24 in English",
+            ),
+            argument(
+                "--dialogues",
+                "-n",
+                type=int,
+                default=100,
+                metavar="N",
+                help="dialogues; of two models, each opens half [%(default)s]",
+            ),
+            argument(
+                "--turns",
+                type=int,
+                default=8,
+                metavar="N",
+                help="turns of a dialogue, the opening among them [%(default)s]",
+            ),
+            argument(
+                "--output",
+                "-o",
+                default="selfchat.jsonl",
+                help="a .jsonl file for the dialogues [%(default)s]; figures and page get its "
+                "name; where that exists, with a number",
+            ),
+            *DECODING,
+            SEED,
+            TOKENS_PER_BATCH,
+            *LOADING,
+        ],
+    ),
     "attention": Verb(
-        "report.attention.attention",
+        "serve.attention.attention",
         help="draw what a reply looks at in its context",
         description="Draw the attention map of a reply: tokens of the context across, of the reply "
         "down, the darker the more weight. Of a transformer, the mean over the heads of its last "
@@ -185,7 +272,7 @@ VERBS = {
             ),
             argument("--samples", type=int, default=1000, help="test contexts [%(default)s]"),
             argument("--output", default="sweep.png", help="the picture [%(default)s]"),
-            argument("--seed", type=int, default=42, help="seed of sampling [%(default)s]"),
+            SEED,
             *LOADING,
         ],
     ),
@@ -310,13 +397,21 @@ VERBS = {
     ),
     "web": Verb(
         "serve.web.web",
-        help="talk with a model in the browser",
-        description="Serve a chat page for a model on this machine, the same that a Space has.",
+        help="talk with models in the browser, compare and vote",
+        description="Serve a chat page for a model on this machine, the same that a Space has. "
+        "Several models answer side by side, or blind: then votes on two replies are kept, tallied "
+        "and, of more than two models, made a ranking.",
         arguments=[
-            MODEL,
+            MODELS,
             argument(
                 "--port", type=int, help="of 127.0.0.1; by default the first free one from 7860 on"
             ),
+            argument(
+                "--votes",
+                default="votes.jsonl",
+                help="the file that votes are appended to, preferences for DPO [%(default)s]",
+            ),
+            *SAFETY,
             NO_EXPORT,
             *LOADING,
         ],

@@ -13,7 +13,8 @@ from transformers.integrations import INTEGRATION_TO_CALLBACK
 
 from .errors import UsageError, nearest
 from .evaluation.catalogue import OF_LIKELIHOOD, keys_with
-from .settings import LoraArguments, Settings
+from .portable.reranking import check_candidates, check_weights
+from .settings import DataArguments, LoraArguments, Settings
 from .shipped import COMMAND
 from .training_settings import SCALED, DialogueTrainingArguments
 
@@ -26,6 +27,8 @@ def check(settings: Settings) -> None:
     _check_training(settings.training)
     _check_seeds(settings.training)
     _check_origin(settings)
+    _check_sides(settings.data)
+    _check_decoding(settings)
     _check_adversarial(settings)
     _check_lora(settings)
     _check_streaming(settings)
@@ -85,6 +88,39 @@ def _check_origin(settings: Settings) -> None:
         )
     if not do_train and model.model_name_or_path is None:
         raise UsageError("do_train is false: give the trained model as model_name_or_path.")
+
+
+def _check_decoding(settings: Settings) -> None:
+    decoding, training = settings.decoding, settings.training
+    weights = decoding.weights()
+    try:
+        if weights is not None:
+            check_weights(weights)
+        check_candidates(
+            decoding.candidates,
+            weights or {},
+            decoding.do_sample,
+            decoding.num_beams,
+            decoding.reverse_model,
+        )
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+    alone = decoding.candidates == 1
+    if alone and weights is not None:
+        raise UsageError("rerank has no effect on one candidate: set candidates as well, to 10.")
+    if (not alone or decoding.guidance_weight) and (training.fsdp or training.deepspeed):
+        raise UsageError(
+            "candidates and guidance_weight do not work with fsdp or deepspeed: set them when the "
+            "model answers, generate_response(..., candidates=10)."
+        )
+
+
+def _check_sides(data: DataArguments) -> None:
+    if data.exchange_sides and data.multireference is not None:
+        raise UsageError(
+            "multireference has references of responses, and with exchange_sides the model writes "
+            "what was said before them. Take one out."
+        )
 
 
 def _check_adversarial(settings: Settings) -> None:
@@ -149,6 +185,7 @@ def _check_streaming(settings: Settings) -> None:
     auto = training.tokens_per_batch == "auto"
     whole = "train would have to be read whole before it begins"
     for name, is_set, reason in (
+        ("exchange_sides", settings.data.exchange_sides, "a stream has the pairs as they are"),
         ("drop_overlap", settings.data.drop_overlap, whole),
         ("adversarial", settings.adversarial.adversarial, "it draws from all training pairs"),
         ("tokens_per_batch auto", auto, "it tries the longest pairs"),

@@ -16,6 +16,7 @@ from . import strict_yaml
 from .errors import UsageError, nearest
 from .inherited_settings import INHERITED
 from .portable.options import DECODING, Bounds
+from .portable.reranking import CRITERIA
 from .setting_fields import Group, Mark, setting
 from .training_settings import SCALED, T5_LIKE, DialogueTrainingArguments
 
@@ -73,6 +74,11 @@ class DataArguments(Group):
     )
     detokenize: bool = setting(
         True, 'Write natural text from spaced tokens: "don \' t you ?" to "don\'t you?".'
+    )
+    exchange_sides: bool = setting(
+        False,
+        "Learn to guess the last turn from its reply: the reverse_model of other runs, which "
+        "chooses replies that belong to their context.",
     )
     drop_overlap: bool = setting(
         False, "Leave out of train what stands in validation or test, or overlaps with it."
@@ -188,6 +194,34 @@ class DecodingArguments(Group):
     length_penalty: Annotated[float, DECODING["length_penalty"]] = setting(
         1.0, "Exponent of the length in beam scores; above 1 favours long."
     )
+    candidates: Annotated[int, DECODING["candidates"]] = setting(
+        1,
+        "Replies that are decoded for each context, by sampling or by beams; rerank chooses one.",
+    )
+    rerank: str | None = setting(
+        None,
+        "What the reply is chosen by: weights of criteria, a mapping such as {likelihood: 1, "
+        f"context_free: 0.5}}; {{likelihood: 1}} by default. Criteria: {', '.join(CRITERIA)}.",
+    )
+    reverse_model: Annotated[str | None, Mark.PATH] = setting(
+        None,
+        "For the criterion reverse: a model that was trained with exchange_sides, a run folder or "
+        "a name on the Hub.",
+    )
+    guidance_weight: Annotated[float, DECODING["guidance_weight"]] = setting(
+        0.0,
+        "Guidance against what fits every context: scores of tokens are log p(token | context), "
+        "plus this times its difference from log p(token | no context).",
+    )
+    guidance_tokens: Annotated[int, DECODING["guidance_tokens"]] = setting(
+        0, "First tokens of a reply that are guided; 0 means all."
+    )
+
+    def weights(self) -> dict[str, float] | None:
+        """Return what `rerank` says."""
+        if self.rerank is None:
+            return None
+        return strict_yaml.load_mapping("rerank", self.rerank, "{likelihood: 1, context_free: 0.5}")
 
 
 @dataclass
@@ -344,7 +378,14 @@ class Settings:
                     continue
                 if value not in (None, []) and (shown or value != f.default):
                     config[f.name] = value
-        for name in ("columns", "new_model", "discriminator", "lr_scheduler_kwargs", "data"):
+        for name in (
+            "columns",
+            "new_model",
+            "discriminator",
+            "rerank",
+            "lr_scheduler_kwargs",
+            "data",
+        ):
             value = config.get(name)
             if isinstance(value, str) and (name != "data" or value.lstrip().startswith("[")):
                 config[name] = strict_yaml.load(value)

@@ -20,9 +20,11 @@ from .data.known_corpora import recognise
 from .data.mixture import parse_sources
 from .data.rows import fingerprint, utterances
 from .data.streaming import Stream, StreamedBatches
+from .dataset_script.dialogues import normalised
 from .decoding.generation_config import generation_config
 from .errors import Stopped, UsageError, run
 from .evaluation import scoring
+from .evaluation.diversity import stock_phrases
 from .evaluation.metrics import ReplyMetric, unigram_perplexity
 from .hub import publish_model
 from .hub.push import writable_repo
@@ -33,6 +35,8 @@ from .report import licences, page, pictures, seeds
 from .report.console import print_run, set_up_console
 from .report.preview import preview
 from .run_folder import check_writable
+from .serve.inference import generate_responses
+from .serve.selfchat import TALKS, sample_talks
 from .settings import Settings
 from .shipped import command
 from .train_arguments import parse
@@ -41,8 +45,11 @@ from .training.adversarial import AdversarialTrainer
 from .training.lora import add_adapter
 from .training.memory import keep_freed_memory
 from .training.resume import find_checkpoint, is_complete
+from .training.sharding import UNSHARDED, sharding_of
 from .training.stopping import Diverged
 from .training.trainer import DialogueTrainer
+
+STOCK_CONTEXTS = 1000  # whose replies tell what a model says too often
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -142,12 +149,14 @@ def execute(settings: Settings) -> None:
 
     # 8. Save the model, at the root of the run folder
     trainer.merge_adapter()
+    find_stock_phrases(trainer.model, tokenizer, corpus, settings)
     save_model(trainer, run_dir, settings)
 
     # 9. Evaluate
     metrics |= evaluate_model(trainer, corpus, features, settings)
 
     # 10. Write the report
+    let_talk(trainer, settings)
     write_report(run_dir, metrics, settings)
     trainer.end()  # closes trackers and the group of processes
 
@@ -280,6 +289,19 @@ def train_model(
     return {"train": outcome}
 
 
+def find_stock_phrases(model, tokenizer, corpus: Corpus, settings: Settings) -> None:
+    """Keep with the model what it says too often, by its greedy replies, if rerank weighs that."""
+    if not (settings.decoding.weights() or {}).get("stock"):
+        return
+    rows = corpus.rows.get("validation", corpus.rows["train"])
+    contexts = rows["context"][:STOCK_CONTEXTS]
+    greedy = {"candidates": 1, "do_sample": False, "num_beams": 1, "guidance_weight": 0.0}
+    replies = generate_responses(contexts, model.eval(), tokenizer, **greedy)
+    written = {normalised(reply): reply for reply in replies}
+    phrases = stock_phrases([normalised(reply) for reply in replies])
+    model.generation_config.stock_phrases = sorted(written[phrase] for phrase in phrases)
+
+
 def save_model(trainer: DialogueTrainer, run_dir: Path, settings: Settings) -> None:
     """Save the model with its code, and the history of the training."""
     trainer.save_model(str(run_dir))
@@ -335,6 +357,18 @@ def trimmed(metrics: dict, prefix: str) -> dict:
     """Take the prefix off metrics, and out what Trainer computes for batches of fixed size."""
     names = {name: name.removeprefix(prefix) for name in metrics if name.startswith(prefix)}
     return {new: metrics[old] for old, new in names.items() if new != "steps_per_second"}
+
+
+def let_talk(trainer: DialogueTrainer, settings: Settings) -> None:
+    """Let the model talk with itself, for the report, where it has replied to test pairs."""
+    training, run_dir = settings.training, Path(settings.training.output_dir)
+    replied = training.do_predict and (run_dir / "predictions.jsonl").is_file()
+    if not (settings.main_process and replied) or sharding_of(trainer) != UNSHARDED:
+        return
+    predictions = run_folder.read_predictions(run_dir)
+    rows = sample_talks(run_dir.name, trainer.model, trainer.processing_class, predictions)
+    if rows:
+        run_folder.write_jsonl(run_dir / TALKS, rows)
 
 
 def write_report(run_dir: Path, metrics: dict, settings: Settings) -> None:

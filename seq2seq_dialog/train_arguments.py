@@ -34,6 +34,7 @@ STRUCTURES = {
     "columns": dict,
     "new_model": dict,
     "discriminator": dict,
+    "rerank": dict,
     "data": list,
     "space": dict,
 }

@@ -36,10 +36,10 @@ def convert(data: str, output: str, **options) -> None:
     stem, form = _split_name(output)
     args = DataArguments(data=data, detokenize=False, **options)
     with messages_of_a_setting():
-        readers = _readers(expand_path(data), args)
+        by_split = readers(expand_path(data), args)
         problems, written = {}, []
-        for split, (read, told) in readers.items():
-            path = Path(f"{stem}_{split}{form}" if len(readers) > 1 else output)
+        for split, (read, told) in by_split.items():
+            path = Path(f"{stem}_{split}{form}" if len(by_split) > 1 else output)
             check_writable(path)
             if path.exists():
                 raise UsageError(f"{str(path)!r} is there already: choose another name.")
@@ -59,8 +59,8 @@ def _split_name(output: str) -> tuple[str, str]:
     )
 
 
-def _readers(path: str, args: DataArguments) -> dict:
-    """For each split how its dialogues are read, and as what."""
+def readers(path: str, args: DataArguments) -> dict:
+    """Give for each split how its dialogues are read, and as what."""
     source = recognise(path, args)
     if source is not None:
         return {

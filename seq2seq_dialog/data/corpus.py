@@ -91,6 +91,8 @@ def audit_corpus(corpus: Corpus, args: DataArguments, console: Console) -> Corpu
             rows = overlap.without_overlap(rows, audit)
         for doubt in doubts(audit["splits"], len(rows["train"]), args):
             console.print(f"Warning: {doubt}", style="yellow", highlight=False)
+        if args.exchange_sides:
+            rows = DatasetDict({name: exchange_sides(split) for name, split in rows.items()})
         corpus = replace(corpus, rows=rows, audit=audit)
     else:
         console.print(
@@ -101,6 +103,18 @@ def audit_corpus(corpus: Corpus, args: DataArguments, console: Console) -> Corpu
     counts = ", ".join(f"{name} {count:,}" for name, count in corpus.pairs.items())
     console.print(f"Pairs of context and response: {counts}")
     return corpus
+
+
+def exchange_sides(rows: Dataset) -> Dataset:
+    """Make of each pair (context, response) the pair (response, last turn of the context)."""
+    return rows.map(
+        lambda batch: {
+            "context": [[response] for response in batch["response"]],
+            "response": [context[-1] for context in batch["context"]],
+        },
+        batched=True,
+        desc="Exchanging sides",
+    )
 
 
 def doubts(splits: dict, left: int, args: DataArguments) -> Iterator[str]:

@@ -130,6 +130,19 @@ METRICS = {
         "repetition", "% of 3-grams", LOWER, PERCENT,
         plain="Runs of 3 words that the reply has had before.",
     ),
+    # Of self-chat.
+    "repeated_replies": Metric(
+        "repeated replies", "% of replies", LOWER, PERCENT,
+        plain="Replies that say the same as an earlier turn of their dialogue.",
+    ),
+    "repeated_ngrams": Metric(
+        "repeated 3-grams", "% of 3-grams", LOWER, PERCENT,
+        plain="Runs of 3 words of a reply that an earlier turn of its dialogue has, too.",
+    ),
+    "distinct_replies": Metric(
+        "distinct replies", "% of replies", HIGHER, PERCENT,
+        plain="Different replies, of all in all dialogues.",
+    ),
     "length_ratio": Metric(
         "length", "reply / reference", TO_ONE,
         plain="Words of all replies over words of all references.",

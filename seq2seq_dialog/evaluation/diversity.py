@@ -81,6 +81,43 @@ def diversity(
     }
 
 
+def self_chat(contexts: Sequence[Sequence[str]], replies: Sequence[str]) -> dict[str, float]:
+    """Measure how much a speaker repeats, within its dialogues and across them.
+
+    `distinct_*` move with the number of replies: compare speakers with as many.
+
+    Args:
+        contexts: of each reply, the turns of its dialogue before it.
+
+    Returns:
+        Figures by key of the catalogue; all are 0 for no replies.
+    """
+    normal = [normalised(reply) for reply in replies]
+    stock, count = stock_phrases(normal), max(1, len(replies))
+    again = sum(
+        text in map(normalised, context) for text, context in zip(normal, contexts, strict=True)
+    )
+    return {
+        "repeated_replies": 100 * again / count,
+        "repeated_ngrams": repetition_of_context(contexts, replies),
+        "distinct_replies": 100 * len(set(normal)) / count,
+        "distinct_2": distinct(replies, 2),
+        "generic": 100 * sum(text in stock for text in normal) / count,
+        "reply_words": mean_words(replies),
+    }
+
+
+def repetition_of_context(contexts: Sequence[Sequence[str]], replies: Sequence[str]) -> float:
+    """3-grams of a reply that a turn before it has: percent, mean over replies that have any."""
+    shares = []
+    for context, reply in zip(contexts, replies, strict=True):
+        known = {ngram for turn in context for ngram in ngrams(words(turn), 3)}
+        own = list(ngrams(words(reply), 3))
+        if own:
+            shares.append(sum(ngram in known for ngram in own) / len(own))
+    return 100 * math.fsum(shares) / max(1, len(shares))
+
+
 def by_size(
     kind: str,
     sizes: Sequence[int],

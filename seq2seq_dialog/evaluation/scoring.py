@@ -34,6 +34,8 @@ def describe_decoding(decoding: Mapping) -> str:
     if kind == "beam search" and decoding["num_beams"] == 1:
         kind = "greedy"
     neutral = {"top_k": 0, "no_repeat_ngram_size": 0, "max_new_tokens": None}
+    neutral |= {"candidates": 1, "rerank": None, "reverse_model": None}
+    neutral |= {"guidance_weight": 0, "guidance_tokens": 0}
     ones = ("num_beams", "temperature", "top_p", "repetition_penalty", "length_penalty")
     neutral |= dict.fromkeys(ones, 1)
     settings = [

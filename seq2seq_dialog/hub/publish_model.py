@@ -11,7 +11,7 @@ from huggingface_hub import ModelCard, constants, get_token
 from jinja2 import StrictUndefined, Template
 
 from ..errors import UsageError
-from ..models.artifact import PORTABLE, V5_CONFIG
+from ..models.artifact import PIPELINE_CODE, PORTABLE, V5_CONFIG
 from ..portable.context import TURN_SEPARATOR
 from ..report.model_card import model_card
 from ..run_folder import check_writable, free_path, read_mapping, write_text
@@ -125,6 +125,7 @@ def space_files(
     return {
         "README.md": readme.encode(),
         "app.py": (PAGE / "app.py").read_bytes(),
+        "conversation.py": (PAGE / "conversation.py").read_bytes(),
         "model.json": (json.dumps(model, indent=2, ensure_ascii=False) + "\n").encode(),
         "requirements.txt": (PAGE / "requirements.txt").read_bytes(),
     }
@@ -154,7 +155,8 @@ def model_files(publication: Publication) -> dict[str, Path | bytes]:
         raise UsageError(f"{str(folder)!r} has no {', '.join(missing)}: train or copy it again.")
     _refuse_links(folder, {*names, *NEEDED, *DESCRIBING})
     files: dict[str, Path | bytes] = {name: folder / name for name in names}
-    files |= {name: PORTABLE / name for name in CODE if (folder / name).is_file()}
+    present = {name for name in CODE if (folder / name).is_file()}
+    files |= {name: PORTABLE / name for name in CODE if name in present | set(PIPELINE_CODE)}
     card = model_card(
         folder,
         publication.repo,

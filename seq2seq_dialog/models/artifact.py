@@ -10,6 +10,7 @@ After `save_model` a folder holds weights, config and tokenizer as transformers 
   text2text-generation pipeline works, without trusting any code. That pipeline puts 4 beams and 256
   tokens over the model's generation config, and only `task_specific_params` over those: the
   decoding settings are repeated there, and one beam as well, which 4.57 itself does not save.
+  It cannot choose among candidates, and gives one reply by the other settings.
 - transformers 5 says of every T5 and mT5 that its output layer is the embedding, even where it is
   not and has weights of its own (FLAN-T5, mT5). transformers 4.57 believes it, so it is told
   better.
@@ -26,10 +27,12 @@ from pathlib import Path
 
 from safetensors import safe_open
 
+from ..portable.reranking import OPTIONS
 from ..run_folder import read_json, write_json
 
 PORTABLE = Path(__file__).parents[1] / "portable"
 PIPELINE = {"impl": "pipeline.DialoguePipeline", "pt": ["AutoModelForSeq2SeqLM"], "type": "text"}
+PIPELINE_CODE = ("context.py", "options.py", "pipeline.py", "reranking.py")
 V5_CONFIG = "config.5.0.0.json"
 WEIGHTS, OUTPUT_LAYER = "model.safetensors", "lm_head.weight"
 
@@ -40,7 +43,7 @@ def finish(folder: str | Path) -> None:
     Doing it twice changes nothing.
     """
     folder = Path(folder)
-    for name in ("context.py", "options.py", "pipeline.py"):
+    for name in PIPELINE_CODE:
         shutil.copyfile(PORTABLE / name, folder / name)
     config = read_json(folder / "config.json")
     config["custom_pipelines"] = {"text2text-generation": PIPELINE, "text-generation": PIPELINE}
@@ -54,7 +57,9 @@ def finish(folder: str | Path) -> None:
         config["custom_pipelines"] = {"text-generation": PIPELINE}
     decoding = read_json(folder / "generation_config.json")
     decoding = {"num_beams": 1} | {
-        key: value for key, value in decoding.items() if not key.endswith(("_id", "_version"))
+        key: value
+        for key, value in decoding.items()
+        if not key.endswith(("_id", "_version")) and key not in OPTIONS
     }
     config["task_specific_params"] = {"text2text-generation": decoding}
     write_json(folder / "config.json", config | {"configuration_files": [V5_CONFIG]})

@@ -1,7 +1,8 @@
 """Loading by `from_pretrained`: one message for its many errors, and nothing made up in silence."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from pickle import UnpicklingError
 
@@ -11,6 +12,7 @@ from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 from ..errors import UsageError
 from ..hub_errors import check_name
 from ..portable.options import checked_options
+from ..portable.reranking import split_options
 from ..run_folder import read_mapping
 
 DECODING_FILE = "generation_config.json"
@@ -60,6 +62,24 @@ def load_model_files(name: str, what: str, remedy: str, **options):
         except ValueError as error:
             raise ValueError(f"in its {DECODING_FILE}, {error}") from error
     return model
+
+
+def reverse_model(model, options: Mapping) -> tuple | None:
+    """Load what the criterion `reverse` needs, a model and its tokenizer, where it is asked for."""
+    own = split_options(model, options)[0]
+    if not {"reverse", "reverse_sum"} & own["rerank"].keys():
+        return None
+    return _load_reverse_model(own["reverse_model"], model.device)
+
+
+@lru_cache(1)
+def _load_reverse_model(name: str, device: torch.device) -> tuple:
+    """Load the model and the tokenizer for the criterion `reverse` of candidates, once."""
+    what = f"the reverse_model {name!r}"
+    remedy = "Give the run folder of a model that was trained with exchange_sides."
+    tokenizer = load_tokenizer_files(name, what, remedy)
+    model = load_model_files(name, what, remedy, dtype=torch.float32)
+    return model.to(device).eval(), tokenizer
 
 
 def _shown(names: Sequence[str]) -> str:

@@ -10,6 +10,8 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from .reranking import check_weights
+
 LARGEST_INT = 2**31 - 1  # of counts and sizes; beyond it, libraries overflow
 
 
@@ -66,6 +68,9 @@ DECODING = {
     "typical_p": Bounds(1e-3, 1),
     "epsilon_cutoff": Bounds(0, below=1),
     "eta_cutoff": Bounds(0, below=1),
+    "candidates": Bounds(1, whole=True),
+    "guidance_weight": Bounds(0),
+    "guidance_tokens": Bounds(0, whole=True),
 }
 
 
@@ -86,6 +91,8 @@ def checked_options(options: Mapping) -> dict:
     for name in ("do_sample", "return_dict_in_generate"):
         if not isinstance(options.get(name), (bool, type(None))):
             raise ValueError(f"{name} is {options[name]!r}; it must be True or False.")
+    if options.get("rerank") is not None:
+        check_weights(options["rerank"])
     if options.get("return_dict_in_generate"):
         raise ValueError(
             "return_dict_in_generate is True, but a reply is text here: for scores and the like, "

@@ -16,6 +16,7 @@ from transformers import Pipeline
 
 from .context import encode_context
 from .options import checked_options
+from .reranking import generate
 
 # Arguments of the pipelines that transformers 5 has removed, and what to do instead.
 REPLACED = {
@@ -33,6 +34,7 @@ class DialoguePipeline(Pipeline):
     its own; `return_tensors=True` returns token ids instead of text. `clean_up_tokenization_spaces`
     is for decoding. `truncation`, `return_text` and `return_full_text` are taken where they ask for
     what is done: long contexts are always cut, and a reply never repeats its context.
+    `candidates`, `rerank` and the like are those of `reranking`, without the criterion `reverse`.
     The result is what transformers gives: a list of `{"generated_text": ...}`, the replies to one
     context or one reply to each of a list; with `num_return_sequences`, a list for each.
     """
@@ -98,7 +100,7 @@ class DialoguePipeline(Pipeline):
 
     def _forward(self, model_inputs, **generate_kwargs):
         batch_size = model_inputs["input_ids"].shape[0]
-        output_ids = self.model.generate(**model_inputs, **generate_kwargs)
+        output_ids = generate(self.model, self.tokenizer, model_inputs, generate_kwargs)
         # (batch, replies per context, target_len)
         return {"output_ids": output_ids.reshape(batch_size, -1, output_ids.shape[-1])}
 

@@ -15,9 +15,11 @@ from ..errors import UsageError
 from ..evaluation.catalogue import METRICS, keys_with
 from ..evaluation.scoring import HUMAN
 from ..run_folder import read_mapping, read_predictions, write_text
+from ..serve.selfchat import TALKS
 from ..strict_yaml import read_yaml
 from .licences import data_name
 from .pictures import PALETTE, curve_pictures, group_pictures, rankings
+from .selfchat import read_transcripts
 from .tables import diversity_tables, overlap, render, score_tables, table, unknown_tokens
 
 SEED = 42  # of the draw of samples
@@ -111,6 +113,7 @@ def read(folder: Path) -> dict:
         "log": log,
         "best_step": train.get("best_step") if config.get("load_best_model_at_end") else None,
         "samples": choose_samples(predictions),
+        "talks": read_transcripts(folder / TALKS, most=3),
         "documents": {k: yaml.safe_dump(x, **layout) for k, x in documents.items() if x},
         "picture": (folder / "curves.png").is_file(),
     }

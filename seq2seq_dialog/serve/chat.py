@@ -7,10 +7,16 @@ import yaml
 from transformers.utils.logging import disable_progress_bar
 
 from ..hub_errors import short_reason
+from ..portable.reranking import split_options
 from ..settings import DecodingArguments
 from .inference import Conversation, engine, generate_response, load
+from .safety import safety_of
 
-MOST = {"max_new_tokens": 1000, "num_beams": 100}  # more would take minutes for each reply
+MOST = {
+    "max_new_tokens": 1000,
+    "num_beams": 100,
+    "candidates": 100,
+}  # more would take minutes for each reply
 HELP = """\
 /reset             forget the dialogue
 /undo              forget the last thing you said and its reply
@@ -50,7 +56,7 @@ def change_setting(assignment: str, conversation: Conversation) -> str:
         value = yaml.safe_load(text)
     except (yaml.YAMLError, ValueError, RecursionError):
         value = text
-    if not isinstance(value, (bool, int, float)):
+    if name not in ("rerank", "reverse_model") and not isinstance(value, (bool, int, float)):
         return f"{name}={text} does not work: it takes a number, true or false."
     if name in MOST and value > MOST[name]:
         return f"{name}={text} does not work: it is at most {MOST[name]} here."
@@ -60,6 +66,8 @@ def change_setting(assignment: str, conversation: Conversation) -> str:
     except Exception as error:  # whatever a library makes of such a value
         return f"{name}={text} does not work: {short_reason(error)}"
     conversation.generate_kwargs = settings
+    if name == "rerank" and split_options(conversation.model, settings)[0]["candidates"] == 1:
+        return f"{name}={value} (has an effect after /set candidates=10)"
     sampling = settings.get("do_sample", config.do_sample)
     if name in ("temperature", "top_p", "top_k") and not sampling:
         return f"{name}={value} (has an effect after /set do_sample=true)"
@@ -67,10 +75,14 @@ def change_setting(assignment: str, conversation: Conversation) -> str:
 
 
 def chat(folder: str, **options) -> None:
-    """Talk with the model in `folder` until the input ends; `options` are those of `load`."""
+    """Talk with the model in `folder` until the input ends.
+
+    `options` are those of `load`, and of the filter (`safety_of`).
+    """
     disable_progress_bar()
+    safety = safety_of(options)
     model, tokenizer, device = load(folder, **options)
-    conversation = Conversation(model, tokenizer)
+    conversation = Conversation(model, tokenizer, safety)
     in_terminal = sys.stdin.isatty()
     if in_terminal:
         with suppress(ImportError):

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -21,14 +22,33 @@ from ..models.loading import (
     load_model_files,
     load_tokenizer_files,
     loading,
+    reverse_model,
 )
 from ..portable.context import as_turns, encode_context
 from ..portable.options import DECODING, Bounds, checked_options
+from ..portable.reranking import (
+    OPTIONS,
+    Candidate,
+    decode_pool,
+    encode_once,
+    generate,
+    guided,
+    rank,
+    score_pool,
+    split_options,
+    weigh,
+)
 from ..shipped import command, find_model
 from ..training_settings import DialogueTrainingArguments
 from .exported_model import ExportedModel, find_export, is_export
+from .safety import Safety
 
-LOOP_OPTIONS = {*DECODING, "do_sample", "early_stopping"}  # what our loops of decoding can do
+LOOP_OPTIONS = {
+    *DECODING,
+    *OPTIONS,
+    "do_sample",
+    "early_stopping",
+}  # what our loops of decoding can do
 TOKENS_PER_BATCH = DialogueTrainingArguments.eval_tokens_per_batch
 
 
@@ -97,7 +117,12 @@ def engine(model) -> str:
 
 
 def generate_response(
-    context: str | Sequence, model, tokenizer, device=None, **generate_kwargs
+    context: str | Sequence,
+    model,
+    tokenizer,
+    device=None,
+    safety: Safety | None = None,
+    **generate_kwargs,
 ) -> str:
     """Reply to a context.
 
@@ -108,6 +133,7 @@ def generate_response(
         context: a string (one turn, or several with `__eou__` between them), a message, or a list
             of turns or messages, oldest first; cut from the left at whole turns where it is long.
         device: the model's own by default.
+        safety: a filter on what is said and answered; none by default.
         generate_kwargs: options of `model.generate()`; the model's saved settings by default.
 
     Raises:
@@ -115,6 +141,9 @@ def generate_response(
             device.
     """
     _check_model(model)
+    if safety is not None:
+        reply = partial(generate_response, model=model, tokenizer=tokenizer, device=device)
+        return safety.guard(reply)(context, **generate_kwargs)
     ids = encode_context(context, tokenizer)
     return reply_to_batch([ids], model, tokenizer, device, **generate_kwargs)[0]
 
@@ -126,6 +155,7 @@ def generate_responses(
     device=None,
     tokens_per_batch: int = TOKENS_PER_BATCH,
     progress: Callable[[int], object] | None = None,
+    safety: Safety | None = None,
     **generate_kwargs,
 ) -> list[str] | list[list[str]]:
     """Reply to many contexts, to those of like length together.
@@ -142,7 +172,7 @@ def generate_responses(
             tokens, times the beams. More is faster, and takes more memory.
         progress: called with the number of contexts that a batch has answered, such as the `update`
             of a bar of tqdm.
-        device, generate_kwargs: as for `generate_response`.
+        device, safety, generate_kwargs: as for `generate_response`.
 
     Returns:
         A reply to each context, in their order; with `num_return_sequences` above 1, a list of
@@ -155,18 +185,19 @@ def generate_responses(
     rule = Bounds(1, whole=True).broken_by(tokens_per_batch)
     if rule:
         raise UsageError(f"tokens_per_batch is {tokens_per_batch!r}; it must be {rule}.")
-    ids = _encode_contexts(contexts, tokenizer)
+    ids = _encode_contexts(contexts, tokenizer, safety)
     options = checked_options(generate_kwargs)
     config = deepcopy(model.generation_config)
     config.update(**options)
-    copies = max(config.num_beams or 1, config.num_return_sequences or 1)
+    own = split_options(model, options)[0]
+    copies = max(config.num_beams or 1, config.num_return_sequences or 1, own["candidates"])
     longest = config.max_new_tokens or config.max_length or 20  # of generate() without settings
     lengths = [(copies * len(row), copies * longest) for row in ids]
     seed = int(torch.randint(2**63 - 1, ())) if config.do_sample else 0
     replies: list = [None] * len(ids)
     for batch in evaluation_batches(lengths, tokens_per_batch) if ids else []:
         if not isinstance(model, ExportedModel):
-            options |= _loop_options(config, generate_kwargs, seed, batch, longest)
+            options |= _loop_options(config, generate_kwargs, seed, batch, copies, longest)
         texts = _generate_texts([ids[i] for i in batch], model, tokenizer, device, options)
         count = len(texts) // len(batch)
         for place, i in enumerate(batch):
@@ -174,7 +205,7 @@ def generate_responses(
             replies[i] = several if count > 1 else several[0]
         if progress is not None:
             progress(len(batch))
-    return replies
+    return replies if safety is None else safety.filtered(contexts, replies)
 
 
 def _check_model(model) -> None:
@@ -184,12 +215,14 @@ def _check_model(model) -> None:
         )
 
 
-def _encode_contexts(contexts: Sequence, tokenizer) -> list[list[int]]:
+def _encode_contexts(contexts: Sequence, tokenizer, safety: Safety | None) -> list[list[int]]:
     if isinstance(contexts, (str, Mapping)):
         raise UsageError(f"contexts is {contexts!r}; it must be a list of contexts: [context].")
     encoded = []
     for place, context in enumerate(contexts):
         try:
+            if safety is not None:  # one that is refused keeps its place, and is answered in vain
+                context = safety.readable(context) or context
             encoded.append(encode_context(context, tokenizer))
         except (TypeError, ValueError) as error:
             raise UsageError(f"contexts[{place}]: {error}") from error
@@ -197,7 +230,12 @@ def _encode_contexts(contexts: Sequence, tokenizer) -> list[list[int]]:
 
 
 def _loop_options(
-    config: GenerationConfig, wishes: Mapping, seed: int, batch: Sequence[int], longest: int
+    config: GenerationConfig,
+    wishes: Mapping,
+    seed: int,
+    batch: Sequence[int],
+    copies: int,
+    longest: int,
 ) -> dict:
     """Return the options by which `generate()` decodes a batch by our loops, where they can do it.
 
@@ -213,7 +251,7 @@ def _loop_options(
         return {"custom_generate": decode}
     if mode != GenerationMode.SAMPLE:
         return {}
-    size = (config.num_return_sequences or 1, longest)
+    size = (copies, longest)
     rows = [np.random.default_rng((seed, i)).random(size, dtype=np.float32) for i in batch]
     draws = torch.from_numpy(np.concatenate(rows))  # (batch * replies, longest)
     return {"custom_generate": decode, "draws": draws}
@@ -238,27 +276,78 @@ def _generate_texts(
     contexts: Sequence[Sequence[int]], model, tokenizer, device, options: Mapping
 ) -> list[str]:
     """Reply to contexts at once; replies to the same one are neighbours."""
+    inputs = _padded(contexts, model, tokenizer, device)
+    if isinstance(model, ExportedModel):
+        output_ids = model.generate(**inputs, **options)
+    else:
+        reverse = reverse_model(model, options)
+        output_ids = generate(model, tokenizer, inputs, options, reverse)
+    texts = tokenizer.batch_decode(
+        output_ids, skip_special_tokens=True
+    )  # of (batch * replies, ...)
+    return [text.strip() for text in texts]
+
+
+def _padded(contexts: Sequence[Sequence[int]], model, tokenizer, device) -> dict:
+    """Fill encoded contexts up to the longest: `input_ids` and a mask, (batch, source_len)."""
     device = model.device if device is None else usable_device(device)
     ids = [torch.tensor(context) for context in contexts]
     masks = [torch.ones_like(row) for row in ids]
     input_ids = pad_sequence(ids, batch_first=True, padding_value=tokenizer.pad_token_id)
-    output_ids = model.generate(
-        input_ids=input_ids.to(device),  # (batch, source_len)
-        attention_mask=pad_sequence(masks, batch_first=True).to(device),
-        **options,
-    )  # (batch * replies, target_len)
-    texts = tokenizer.batch_decode(output_ids, skip_special_tokens=True)
-    return [text.strip() for text in texts]
+    mask = pad_sequence(masks, batch_first=True)
+    return {"input_ids": input_ids.to(device), "attention_mask": mask.to(device)}
+
+
+@torch.no_grad()
+def candidates(
+    context: str | Sequence, model, tokenizer, device=None, **generate_kwargs
+) -> list[Candidate]:
+    """Reply to a context in several ways, and say what speaks for each.
+
+        candidates("How are you?", model, tokenizer, candidates=10, do_sample=True)
+
+    Args:
+        context, device, generate_kwargs: as for `generate_response`.
+
+    Returns:
+        The candidates, the best first, each text once; the first is what `generate_response` gives.
+        The `parts` of a score are its criteria, times their weights.
+
+    Raises:
+        ValueError: as `generate_response`; an export scores no candidates.
+    """
+    _check_model(model)
+    if isinstance(model, ExportedModel):
+        raise UsageError(
+            "An export does not score candidates: use --no-export, or load the run folder without "
+            "exported=True."
+        )
+    ids = encode_context(context, tokenizer)
+    own, options = split_options(model, checked_options(generate_kwargs))
+    options = guided(model, tokenizer, own, options | {"num_return_sequences": None})
+    inputs = encode_once(model, _padded([ids], model, tokenizer, device))
+    pool = decode_pool(model, tokenizer, inputs, own["candidates"], options)
+    reverse, weights = reverse_model(model, generate_kwargs), own["rerank"]
+    values = score_pool(model, tokenizer, inputs, pool, weights, own["stock_phrases"], reverse)
+    scores, texts = weigh(values, weights)[0], pool.texts[0]
+    distinct, others = rank(texts, scores)
+    parts = {name: values[name][0].double() * weight for name, weight in weights.items()}
+    return [
+        Candidate(texts[i], scores[i], {name: float(part[i]) for name, part in parts.items()})
+        for i in distinct or others[:1]
+    ]
 
 
 class Conversation:
     """A dialogue with a model that remembers its turns.
 
-    `generate_kwargs`, options of `model.generate()`, may be changed between turns.
+    `generate_kwargs`, options of `model.generate()`, may be changed between turns. What `safety`
+    refuses is remembered, but not read by the model.
     """
 
-    def __init__(self, model, tokenizer, **generate_kwargs):
+    def __init__(self, model, tokenizer, safety: Safety | None = None, **generate_kwargs):
         self.model, self.tokenizer, self.generate_kwargs = model, tokenizer, generate_kwargs
+        self.safety = safety
         self.reset()
 
     def say(self, text: str) -> str:
@@ -271,7 +360,9 @@ class Conversation:
 
     def reply_to(self, context) -> str:
         """Reply to a context that is not remembered, with this conversation's settings."""
-        return generate_response(context, self.model, self.tokenizer, **self.generate_kwargs)
+        return generate_response(
+            context, self.model, self.tokenizer, safety=self.safety, **self.generate_kwargs
+        )
 
     def undo(self) -> bool:
         """Forget the last thing said and its reply; False where there is none."""

@@ -26,8 +26,10 @@ from ..hub_errors import short_reason
 from ..portable.context import as_turns
 from ..portable.options import checked_options
 from ..run_folder import check_writable, read_json, write_json
+from ..strict_yaml import load_mapping
 from .exported_model import ExportedModel
 from .inference import TOKENS_PER_BATCH, engine, generate_responses, load
+from .safety import safety_of
 
 CHUNK = 1000  # contexts; so many at most are answered again after a kill
 ABOUT = ".about.json"  # the end of the name of the file beside the replies
@@ -43,7 +45,7 @@ def reply(
     exported: bool = True,
     device: str | None = None,
     trust_remote_code: bool = False,
-    **decoding,
+    **options,
 ) -> None:
     """Write a reply to each context of a file, as JSON Lines.
 
@@ -54,20 +56,22 @@ def reply(
             input, model and settings, it is completed.
         seed: of sampling; each chunk has one of its own.
         tokens_per_batch: as for `generate_responses`.
-        decoding: options of `generate()`; None is the model's own setting.
+        options: those of the filter (`safety_of`), and of `generate()`; None is the model's own
+            setting.
     """
     disable_progress_bar()
-    try:
-        options = checked_options({k: v for k, v in decoding.items() if v is not None})
-    except ValueError as error:
-        raise UsageError(str(error)) from error
+    safety = safety_of(options)
+    options = decoding_options(options)
     if output is not None:
         check_writable(Path(output), [".jsonl"])
     with input_file(input) as path:
         count, input_hash = check_records(path)
         model, tokenizer, _ = load(folder, device, trust_remote_code, exported)
         settings = decoding_settings(model, options, seed)
+        if safety is not None:
+            settings["safety"] = safety.description
         answer = {"model": model, "tokenizer": tokenizer, "tokens_per_batch": tokens_per_batch}
+        answer["safety"] = safety
         check_answer(answer | options)
         done = 0
         if output is not None:
@@ -76,6 +80,17 @@ def reply(
         write_replies(path, output, done, count, seed, answer | options)
     if output is not None:
         print(f"{count:,} contexts are answered in {output}.")
+
+
+def decoding_options(options: dict) -> dict:
+    """Return options of `generate()` as the command line gives them, without those not given."""
+    try:
+        if options.get("rerank") is not None:
+            example = "{likelihood: 1, context_free: 0.5}"
+            options = options | {"rerank": load_mapping("rerank", options["rerank"], example)}
+        return checked_options({k: v for k, v in options.items() if v is not None})
+    except ValueError as error:
+        raise UsageError(str(error)) from error
 
 
 def write_replies(

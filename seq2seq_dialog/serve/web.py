@@ -1,38 +1,94 @@
-"""The chat page of a model on this machine.
+"""The chat page of a model on this machine, or of several that answer the same turn.
 
-The page itself is defined once, in space/app.py, which a Space runs without this package.
+The page of one model is that of a Space, which runs space/app.py without this package.
 """
 
+import tempfile
 import time
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from importlib.util import find_spec
+from pathlib import Path
 
 from transformers.utils.logging import disable_progress_bar
 
 from ..errors import UsageError
+from ..portable.context import encode_context
+from .attention import attention_map, draw_map, readable, save
+from .exported_model import ExportedModel
 from .inference import engine, generate_response, load
+from .safety import safety_of
+from .votes import VOTES, read_votes
 
 
-def web(folder: str, port: int | None = None, **options) -> None:
-    """Serve the chat page of a model on this machine, for this machine alone, until Ctrl-C.
+def web(folders: Sequence[str], port: int | None = None, votes: str = VOTES, **options) -> None:
+    """Serve the chat page of models on this machine, for this machine alone, until Ctrl-C.
 
-    The port is by default the first free one from 7860 on; `options` are those of `load`.
+    The port is by default the first free one from 7860 on; `votes` is the file for votes where
+    there are several models; `options` are those of `load`, and of the filter (`safety_of`).
     """
     if find_spec("gradio") is None:
         raise UsageError("The page needs Gradio, which is not installed: pip install gradio")
     if port is not None and not 1 <= port <= 65535:
         raise UsageError(f"port is {port}; it must be from 1 to 65535.")
+    check_different(folders)
+    from .arena import arena
+    from .space.app import page
+    from .space.conversation import Speaker
+
+    disable_progress_bar()
+    safety = safety_of(options)
+    if len(folders) > 1:
+        read_votes(votes)  # what is wrong with them is told before the models are loaded
+    speakers, about = [], []
+    for folder in folders:
+        model, tokenizer, device = load(folder, **options)
+        speakers.append(
+            Speaker(
+                str(folder),
+                model,
+                tokenizer,
+                answer=partial(generate_response, model=model, tokenizer=tokenizer, safety=safety),
+                encode=partial(encode_context, tokenizer=tokenizer),
+                extras=extras(model, tokenizer),
+            )
+        )
+        about.append(f"{folder} by {engine(model)}, on {device}")
+    demo = page(*speakers) if len(speakers) == 1 else arena(speakers, Path(votes))
+    serve(demo, port, "; ".join(about))
+
+
+def check_different(folders: Sequence[str]) -> None:
+    """Refuse a model that is given twice."""
+    twice = [folder for folder in folders if list(folders).count(folder) > 1]
+    if twice:
+        raise UsageError(f"The model {twice[0]!r} is given twice: give different models.")
+
+
+def extras(model, tokenizer) -> Mapping:
+    """Return what can be shown under the replies of a model: see `Speaker`."""
+    if isinstance(model, ExportedModel):
+        return {}
+    pictures = tempfile.TemporaryDirectory(prefix="seq2seq-dialog-")  # Gradio copies them
+
+    def attention(messages: list, reply: str, options: dict) -> dict:
+        source, target, weights = attention_map(messages, model, tokenizer, reply)
+        figure = draw_map(readable(source, tokenizer), readable(target, tokenizer), weights)
+        path = Path(pictures.name, f"{time.monotonic_ns()}.png")
+        save(figure, path)
+        return {"path": str(path), "alt_text": "attention: context across, reply down"}
+
+    return {"Attention map": attention}
+
+
+def serve(demo, port: int | None, what: str) -> None:
+    """Serve a page to this machine alone, until Ctrl-C; tell where, and what it is."""
     from starlette.middleware import Middleware
     from starlette.middleware.trustedhost import TrustedHostMiddleware
 
-    from .space.app import LAUNCH_OPTIONS, page
+    from .space.app import LAUNCH_OPTIONS
 
-    disable_progress_bar()
-    model, tokenizer, device = load(folder, **options)
-
-    answer = partial(generate_response, model=model, tokenizer=tokenizer)
-    demo = page(answer, model, tokenizer, str(folder))
     address = {"server_name": "127.0.0.1", "server_port": port, "share": False}
     # Another name for this address is a page elsewhere that wants to talk with it (DNS rebinding).
     hosts = Middleware(TrustedHostMiddleware, allowed_hosts=["127.0.0.1", "localhost"])
@@ -44,9 +100,7 @@ def web(folder: str, port: int | None = None, **options) -> None:
             f"Port {port or '7860 and the next 99'} cannot be used, most likely because another "
             "program uses it: choose another with --port."
         ) from error
-    print(
-        f"{folder} by {engine(model)}, on {device}: {demo.local_url}  (Ctrl-C ends it)", flush=True
-    )
+    print(f"{what}: {demo.local_url}  (Ctrl-C ends it)", flush=True)
     with suppress(KeyboardInterrupt):
         while True:
             time.sleep(1)

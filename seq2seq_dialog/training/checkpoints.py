@@ -16,7 +16,7 @@ from ..run_folder import read_json, write_json
 logger = logging.getLogger(__name__)
 MANIFEST = "manifest.json"
 # What a finished run has at its root besides the model: made again from it where it is damaged.
-RESULTS = ("metrics.json", "predictions.jsonl", "evaluation.json", "report.html")
+RESULTS = ("metrics.json", "predictions.jsonl", "evaluation.json", "selfchat.jsonl", "report.html")
 
 
 def write_manifest(folder: Path, files: Iterable[Path]) -> None:

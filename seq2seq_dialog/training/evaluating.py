@@ -19,6 +19,8 @@ from ..data.batching import IGNORE
 from ..decoding.batch_loop import cache_of_sources, decode, merge_parts, select_rows
 from ..decoding.beam_loop import search
 from ..evaluation.metrics import likelihood_statistics
+from ..models.loading import reverse_model
+from ..portable.reranking import generate, split_options
 from .sharding import UNSHARDED, sharding_of
 
 PARTS = 8  # of a batch
@@ -44,13 +46,16 @@ def evaluate_examples(trainer, dataloader, with_replies: bool) -> list[dict]:
         inputs = trainer._prepare_inputs(batch)
         with precision():
             if not sharded:  # shards are gathered for passes through the whole model alone
-                inputs |= encode_sources(model, inputs.pop("input_ids"), inputs["attention_mask"])
+                source_ids = inputs.pop("input_ids")
+                inputs |= encode_sources(model, source_ids, inputs["attention_mask"])
             nll = target_nll(model, inputs, tokens, sharded).tolist()
             exchanged = target_nll(model, inputs, tokens, sharded, exchange=True).tolist()
             exchanged = [None] if len(indices) == 1 else exchanged  # there is no other context
             replies = [None] * len(indices)
             if with_replies:
                 seed = trainer.args.seed + indices[0]
+                if not sharded:
+                    inputs["input_ids"] = source_ids
                 replies = generate_replies(model, trainer.processing_class, inputs, seed, sharded)
         results += zip(indices, nll, exchanged, tokens.tolist(), replies, strict=True)
         trainer.control = trainer.callback_handler.on_prediction_step(
@@ -155,11 +160,15 @@ def target_nll(
 def generate_replies(model, tokenizer, inputs: dict, seed: int, sharded: bool) -> list[str]:
     """Decode a reply to each source of a batch with the model's generation config.
 
-    `inputs` have `input_ids` (batch, source_len), or what `encode_sources` returns. Sampling, by
-    `seed`, leaves the random state of the training alone.
+    `inputs` have `input_ids` (batch, source_len), what `encode_sources` returns, or both. Sampling,
+    by `seed`, leaves the random state of the training alone.
     """
+    several = split_options(model, {})[0]["candidates"] > 1
     names = ("input_ids", "encoder_outputs", "attention_mask")
-    options = {name: inputs[name] for name in names if name in inputs}
+    sources = {name: inputs[name] for name in names if name in inputs}
+    if "encoder_outputs" in sources and not several:
+        sources.pop("input_ids", None)
+    options = {}
     mode = model.generation_config.get_generation_mode()
     if sharded:  # the processes take each pass together, so they go on until all have ended
         options["synced_gpus"] = True
@@ -167,12 +176,13 @@ def generate_replies(model, tokenizer, inputs: dict, seed: int, sharded: bool) -
         options["custom_generate"] = search
     elif mode in (GenerationMode.GREEDY_SEARCH, GenerationMode.SAMPLE):
         options["custom_generate"] = decode
-        if "past_key_values" in inputs:
+        if "past_key_values" in inputs and not several:
             options["past_key_values"] = cache_of_sources(inputs["past_key_values"])
     devices = [model.device] if model.device.type == "cuda" else []
     with torch.random.fork_rng(devices):
         torch.manual_seed(seed)
-        output_ids = model.generate(**options)  # (batch, target_len)
+        reverse = reverse_model(model, options)
+        output_ids = generate(model, tokenizer, sources, options, reverse)  # (batch, target_len)
     texts = tokenizer.batch_decode(output_ids, skip_special_tokens=True)
     return [text.strip() for text in texts]
 

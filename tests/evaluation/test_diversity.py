@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from seq2seq_dialog.dataset_script.dialogues import normalised
 
-from seq2seq_dialog.evaluation.diversity import by_size, diversity, repetition
+from seq2seq_dialog.evaluation.diversity import by_size, diversity, repetition, self_chat
 from seq2seq_dialog.evaluation.metrics import ReplyMetric, pair_statistics
 
 NOTHING = dict.fromkeys(diversity([], [], set()), 0)
@@ -148,3 +148,26 @@ def test_empty_groups_are_left_out_and_bounds_belong_to_the_lower_one():
     assert groups[2]["rouge_l"] == pytest.approx(100)
     assert by_size("turns", [2], ["a"], ["b"], set(), {})[0]["turns"] == "2"
     assert by_size("turns", [], [], [], set(), {}) == []
+
+
+@pytest.mark.parametrize(
+    ("dialogues", "expected"),
+    [
+        ([], dict.fromkeys(self_chat([], []), 0)),
+        # But for case and marks, what was said before; its words with their marks are others.
+        (
+            [["a b c d", "x y"], ["a b c d", "x y", "A, b c d!"]],
+            {"repeated_replies": 50, "repeated_ngrams": 0, "distinct_replies": 100}
+            | {"distinct_2": 100, "generic": 0, "reply_words": 3},
+        ),
+        (
+            [["a b c d", "b c d e"], ["hi", "b c d e"]],
+            {"repeated_replies": 0, "repeated_ngrams": 25, "distinct_replies": 50}
+            | {"distinct_2": 50, "generic": 100, "reply_words": 4},
+        ),
+    ],
+    ids=["nothing", "within", "across"],
+)
+def test_self_chat_by_hand(dialogues, expected):
+    figures = self_chat([turns[:-1] for turns in dialogues], [turns[-1] for turns in dialogues])
+    assert figures == pytest.approx(expected)

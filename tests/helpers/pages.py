@@ -1,8 +1,10 @@
-"""Files of a finished run whose figures stand nowhere else."""
+"""Files of a finished run whose figures stand nowhere else, and a checker of pages."""
+
+from html.parser import HTMLParser
 
 HOSTILE = 'Say <script>alert("x")</script> | or *this*\nin a line `of` [its](http://x.y) own & more'
 
-
+VOID = {"meta", "link", "br"}
 SYSTEMS = ("model", "nearest training context", "second human reference")
 
 
@@ -69,3 +71,31 @@ def evaluation():
         },
         "verdict": ["The model does not beat <the rest>."],
     }
+
+
+class Checker(HTMLParser):
+    """Collects tags, and notices elements that are not closed in the order they were opened."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.open, self.tags, self.said = [], [], ""
+        self.feed(text)
+        self.close()
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if self.open and self.open[-1] not in ("style", "script"):
+            self.said += data
+
+    def all(self, name):
+        return [attrs for tag, attrs in self.tags if tag == name]

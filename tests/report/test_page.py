@@ -5,10 +5,9 @@ import json
 import math
 import re
 import shlex
-from html.parser import HTMLParser
 
 import pytest
-from helpers.pages import HOSTILE, SYSTEMS, evaluation
+from helpers.pages import HOSTILE, SYSTEMS, Checker, evaluation
 from rich.console import Console
 
 from seq2seq_dialog.errors import UsageError
@@ -19,8 +18,6 @@ from seq2seq_dialog.report.model_card import model_card
 from seq2seq_dialog.report.page import choose_samples, describe, write
 from seq2seq_dialog.report.tables import markdown, number, table
 from seq2seq_dialog.run_folder import read_jsonl, write_json, write_jsonl, write_yaml
-
-VOID = {"meta", "link", "br"}
 
 
 def adversarial_log():
@@ -42,34 +39,6 @@ def adversarial_log():
 
 def page_of(folder):
     return write(folder).read_text(encoding="utf-8")
-
-
-class Checker(HTMLParser):
-    """Collects tags, and notices elements that are not closed in the order they were opened."""
-
-    def __init__(self, text):
-        super().__init__()
-        self.open, self.tags, self.said = [], [], ""
-        self.feed(text)
-        self.close()
-
-    def handle_starttag(self, tag, attrs):
-        self.tags.append((tag, dict(attrs)))
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag, attrs):
-        self.tags.append((tag, dict(attrs)))
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-
-    def handle_data(self, data):
-        if self.open and self.open[-1] != "style":
-            self.said += data
-
-    def all(self, name):
-        return [attrs for tag, attrs in self.tags if tag == name]
 
 
 def test_the_file_is_written_and_named(run_folder, capsys):

@@ -238,7 +238,8 @@ def test_the_hub_accepts_the_card(private):
 
 def test_a_space_runs_the_reviewed_file_on_the_versions_that_are_tested():
     files = space_files("ann/model", COMMIT, openings=["Grüezi!"])
-    assert files["app.py"] == (PAGE / "app.py").read_bytes()
+    for name in ("app.py", "conversation.py"):
+        assert files[name] == (PAGE / name).read_bytes()
     assert yaml.safe_load(files["model.json"]) == {
         "model": "ann/model", "revision": COMMIT, "openings": ["Grüezi!"],
     }  # fmt: skip
@@ -257,6 +258,7 @@ def test_a_space_runs_the_commit_it_was_published_with(hub, t5, tmp_path, monkey
     )
     files = space_files("ann/model", commit, private=True, openings=["Grüezi!"])
     folder = unpack(tmp_path / "space", files)
+    monkeypatch.syspath_prepend(folder)
     demo = runpy.run_path(str(folder / "app.py"))["main"]()
     _, url, _ = demo.launch(server_port=free_port(), prevent_thread_lock=True, quiet=True)
     try:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import gradio as gr
@@ -19,13 +20,9 @@ from huggingface_hub import constants
 from transformers import pipeline
 
 try:
-    from spaces import GPU  # installed on ZeroGPU hardware; it has to be imported before torch
-except ImportError:
-
-    def GPU(**_):
-        """Return a function as it is, where there is no GPU to ask for."""
-        return lambda function: function
-
+    from . import conversation
+except ImportError:  # in a Space this file is no part of a package
+    import conversation
 
 OPENINGS = (
     "Hi! How are you today?",
@@ -43,10 +40,11 @@ SLIDERS = {
     "no_repeat_ngram_size": ("No repeats", "of so many tokens in a row; 0: allowed", 0, 6, 1, 0),
 }
 SAMPLING_OPTIONS = ("temperature", "top_p", "top_k")
-LONGEST_MESSAGE = 4000  # letters, far more than a model reads
-MOST_TURNS = 256  # of a dialogue that are looked at, the latest
-TOO_LONG = f"The message is too long: at most {LONGEST_MESSAGE:,} letters."
-SAY_SOMETHING = "Say something first: the message is empty."
+CANNOT = (
+    "learnt from dialogues how people answer, not what is true: it makes things up, may offend, "
+    "and knows neither you nor today's date."
+)
+BLOCKS = {"fill_height": True, "analytics_enabled": False, "delete_cache": (3600, 3600)}  # seconds
 # The look of the page. It uses the reader's fonts and fetches none.
 LAUNCH_OPTIONS = {
     "theme": gr.themes.Soft(
@@ -87,12 +85,21 @@ LAUNCH_OPTIONS = {
         .bubble-wrap .example:hover { border-color: var(--color-accent); }
         footer { margin-top: 8px !important; }
     """,
-    # Gradio locks the textbox during a reply, which takes the cursor out of it.
+    # Gradio locks the textbox during a reply, which takes the cursor out of it, and leaves the
+    # buttons within it without names for those who do not see them.
     "js": """() => {
-        const box = document.querySelector("#message textarea");
-        if (!box) return;  // the page of a failure
-        const back = () => box.disabled || document.activeElement !== document.body || box.focus();
-        new MutationObserver(back).observe(box, { attributeFilter: ["disabled"] });
+        for (const message of document.querySelectorAll(".message-box")) {
+            const box = message.querySelector("textarea");
+            const lost = () => !box.disabled && document.activeElement === document.body;
+            const back = () => lost() && box.offsetParent && box.focus();
+            const name = () => {
+                message.querySelector(".submit-button")?.setAttribute("aria-label", "Send");
+                message.querySelector(".stop-button")?.setAttribute("aria-label", "Stop");
+            };
+            new MutationObserver(back).observe(box, { attributeFilter: ["disabled"] });
+            new MutationObserver(name).observe(message, { childList: true, subtree: true });
+            name();
+        }
     }""",
     "footer_links": ["api", "gradio", "settings"],
     "run_history": False,
@@ -100,58 +107,77 @@ LAUNCH_OPTIONS = {
 }
 
 
-def page(answer, model, tokenizer, name: str, openings=OPENINGS) -> gr.Blocks:
-    """Make the chat page of a model, `user/name` on the Hub or a folder.
+def page(speaker: conversation.Speaker, openings: Sequence[str] = OPENINGS) -> gr.Blocks:
+    """Make the chat page of a model. Visitors can choose one of `openings` by a click."""
+    name = speaker.name
+    with gr.Blocks(title=title(name), **BLOCKS) as demo:
+        gr.Markdown(heading(speaker), elem_classes="heading")
+        chatbot = make_chatbot(openings, "Dialogue", show_label=False, scale=1)
+        message = make_message()
+        controls, show = decoding_controls(speaker.model.generation_config, speaker.extras)
+        reply = conversation.replier(speaker)
 
-    `answer` returns the reply to a list of messages, given options of `generate()`. Visitors can
-    choose one of `openings` by a click.
-    """
-    with gr.Blocks(title=title(name), fill_height=True, analytics_enabled=False) as demo:
-        gr.Markdown(heading(model, tokenizer, name), elem_classes="heading")
-        conversation = gr.Column(scale=1)
-        with gr.Accordion("Decoding", open=False):
-            controls = decoding_controls(model.generation_config)
-        with conversation:
-            gr.ChatInterface(
-                chat_function(answer),
-                chatbot=gr.Chatbot(
-                    show_label=False,
-                    scale=1,
-                    render_markdown=False,  # stars and hashes are shown as typed
-                    placeholder="**Say something**, or begin with one of these.",
-                    buttons=["copy_all"],
-                ),
-                textbox=gr.Textbox(
-                    elem_id="message",
-                    label="Your message",
-                    placeholder="Say something…",
-                    max_length=LONGEST_MESSAGE,
-                    show_label=False,
-                    autofocus=True,
-                    submit_btn=True,
-                ),
-                additional_inputs=controls,
-                examples=[[opening] for opening in openings],
-                cache_examples=False,
-                validator=lambda message: gr.validate(bool((message or "").strip()), SAY_SOMETHING),
-                analytics_enabled=False,
-                api_name="chat",
-            )
-    # One reply at a time: a second would only share the same cores.
+        def answer(histories: Sequence, values: Sequence) -> Iterator[list]:
+            *settings, shown = values
+            for messages in reply(histories[0], as_options(*settings), shown):
+                yield [[*histories[0], *messages]]
+
+        conversation.connect([chatbot], message, [*controls, show], answer)
+        add_endpoint(speaker, message, controls)
+    return queued(demo)
+
+
+def queued(demo: gr.Blocks) -> gr.Blocks:
+    """Let visitors wait in a queue; one reply is made at a time, as a second shares the cores."""
     return demo.queue(default_concurrency_limit=1, max_size=32)
 
 
-def decoding_controls(config) -> list:
-    """Make the controls of decoding, in the order in which `chat` takes them."""
-    do_sample = gr.Checkbox(
-        bool(config.do_sample),
-        label="Sample",
-        info="draw each token at random, so that a reply can differ each time",
+def make_chatbot(openings: Sequence[str], label: str, **options) -> gr.Chatbot:
+    """Make the part of the page that shows a dialogue."""
+    return gr.Chatbot(
+        label=label,
+        render_markdown=False,  # stars and hashes are shown as typed
+        placeholder="**Say something**, or begin with one of these.",
+        examples=[{"text": opening} for opening in openings],
+        editable="user",
+        buttons=["copy_all"],
+        **options,
     )
-    with gr.Row():
-        sampling = [slider(option, config, config.do_sample) for option in SAMPLING_OPTIONS]
-    with gr.Row():
-        others = [slider(option, config) for option in SLIDERS if option not in SAMPLING_OPTIONS]
+
+
+def make_message() -> gr.Textbox:
+    """Make the box that messages are typed into."""
+    return gr.Textbox(
+        elem_classes="message-box",
+        label="Your message",
+        placeholder="Say something…",
+        max_length=conversation.LONGEST_MESSAGE,
+        show_label=False,
+        autofocus=True,
+        submit_btn=True,
+    )
+
+
+def decoding_controls(config, extras: Mapping) -> tuple[list, gr.CheckboxGroup]:
+    """Make the controls of decoding, in the order of `as_options`, and that of what is shown."""
+    with gr.Accordion("Decoding", open=False):
+        do_sample = gr.Checkbox(
+            bool(config.do_sample),
+            label="Sample",
+            info="draw each token at random, so that a reply can differ each time",
+        )
+        with gr.Row():
+            sampling = [slider(option, config, config.do_sample) for option in SAMPLING_OPTIONS]
+        with gr.Row():
+            others = [
+                slider(option, config) for option in SLIDERS if option not in SAMPLING_OPTIONS
+            ]
+        show = gr.CheckboxGroup(
+            list(extras),
+            label="Show under each reply",
+            info="each takes time of its own",
+            visible=bool(extras),
+        )
     do_sample.change(
         lambda on: [gr.update(interactive=on) for _ in sampling],
         do_sample,
@@ -160,18 +186,36 @@ def decoding_controls(config) -> list:
         queue=False,
         show_progress="hidden",
     )
-    return [do_sample, *sampling, *others]
+    return [do_sample, *sampling, *others], show
 
 
-def chat_function(answer):
-    """Make the function behind the page."""
+def as_options(
+    do_sample: bool,
+    temperature: float,
+    top_p: float,
+    top_k: int,
+    num_beams: int,
+    max_new_tokens: int,
+    no_repeat_ngram_size: int,
+) -> dict:
+    """Return the options of `generate()` for values of the controls."""
+    options = {
+        "do_sample": do_sample,
+        "num_beams": num_beams,
+        "max_new_tokens": max_new_tokens,
+        "no_repeat_ngram_size": no_repeat_ngram_size,
+    }
+    if do_sample:  # 1 comes as an int, which generate() does not take for a temperature
+        options |= {"temperature": float(temperature), "top_p": float(top_p), "top_k": top_k}
+    return options
 
-    @GPU(duration=15)  # seconds
-    def generate(messages: list[dict], settings: dict) -> str:
-        try:
-            return answer(messages, **settings)
-        except ValueError as error:  # settings that do not go together
-            raise gr.Error(str(error), print_exception=False) from error
+
+def add_endpoint(speaker: conversation.Speaker, message: gr.Textbox, controls: Sequence) -> None:
+    """Let programs chat, each with a dialogue of its own: `Client(...).predict(message)`."""
+
+    @conversation.GPU(duration=15)  # seconds
+    def generate(messages: list[dict], options: dict) -> str:
+        return speaker.answer(messages, **options)
 
     def chat(
         message: str,
@@ -183,28 +227,27 @@ def chat_function(answer):
         num_beams: int,
         max_new_tokens: int,
         no_repeat_ngram_size: int,
-    ) -> str:
+    ) -> tuple[str, list[dict]]:
         """Reply to a message in the dialogue of a visitor."""
-        if not (message or "").strip():
-            raise gr.Error(SAY_SOMETHING, print_exception=False)
-        settings = {
-            "do_sample": do_sample,
-            "num_beams": num_beams,
-            "max_new_tokens": max_new_tokens,
-            "no_repeat_ngram_size": no_repeat_ngram_size,
-        }
-        if do_sample:  # 1 comes as an int, which generate() does not take for a temperature
-            settings |= {"temperature": float(temperature), "top_p": float(top_p), "top_k": top_k}
-        turns = [*history[-MOST_TURNS:], {"role": "user", "content": message}]
-        messages = [{"role": turn["role"], "content": text(turn["content"])} for turn in turns]
-        if any(len(turn["content"]) > LONGEST_MESSAGE for turn in messages):
-            raise gr.Error(TOO_LONG, print_exception=False)
-        reply = generate(messages, settings)
-        if not reply:
-            gr.Info("The reply is empty. Say something else, or let the model sample.")
-        return reply
+        conversation.check_message(message)
+        options = as_options(
+            do_sample, temperature, top_p, top_k, num_beams, max_new_tokens, no_repeat_ngram_size
+        )
+        history = [*history, {"role": "user", "content": message}]
+        try:
+            reply = generate(conversation.as_messages(history), options)
+        except ValueError as error:  # settings that do not go together
+            raise gr.Error(str(error), print_exception=False) from error
+        return reply, [*history, {"role": "assistant", "content": reply}]
 
-    return chat
+    history = gr.State([])
+    gr.Button(visible=False).click(
+        chat,
+        [message, history, *controls],
+        [gr.Textbox(label="Reply", visible=False), history],
+        api_name="chat",
+        concurrency_id="reply",
+    )
 
 
 def title(name: str) -> str:
@@ -212,16 +255,19 @@ def title(name: str) -> str:
     return f"Chat with {Path(name).resolve().name}"
 
 
-def heading(model, tokenizer, name: str) -> str:
+def heading(speaker: conversation.Speaker) -> str:
     """Word the heading of the page: which model it is, what it reads, what it cannot do."""
-    size = model.num_parameters() / 1e6
+    return f"# {title(speaker.name)}\n{description(speaker)}\n\nIt has {CANNOT}"
+
+
+def description(speaker: conversation.Speaker) -> str:
+    """Word which model it is and what it reads."""
+    name = speaker.name
+    size = speaker.model.num_parameters() / 1e6
     link = f"`{name}`" if Path(name).is_dir() else f"[{name}]({constants.ENDPOINT}/{name})"
     return (
-        f"# {title(name)}\n"
         f"{link} · {size:.{0 if size >= 10 else 1}f} million parameters · reads the last "
-        f"{tokenizer.model_max_length} tokens of the dialogue\n\n"
-        "It has learnt from dialogues how people answer, not what is true: it makes things up, may "
-        "offend, and knows neither you nor today's date."
+        f"{speaker.tokenizer.model_max_length} tokens of the dialogue"
     )
 
 
@@ -241,13 +287,6 @@ def slider(option: str, config, interactive: bool = True) -> gr.Slider:
         min_width=200,
         interactive=bool(interactive),
     )
-
-
-def text(content: str | list[dict]) -> str:
-    """Return the text of a turn, which Gradio passes as a string or in parts."""
-    if isinstance(content, str):
-        return content
-    return " ".join(part["text"] for part in content if part["type"] == "text")
 
 
 def failure_page(name: str, message: str) -> gr.Blocks:
@@ -284,11 +323,16 @@ def main() -> gr.Blocks:
             "secrets).",
         )
 
-    def answer(messages: list[dict], **settings) -> str:
-        return generate_reply(messages, **settings)[0]["generated_text"]
+    def answer(messages: list[dict], **options) -> str:
+        return generate_reply(messages, **options)[0]["generated_text"]
 
-    openings = about.get("openings") or OPENINGS
-    return page(answer, generate_reply.model, generate_reply.tokenizer, name, openings)
+    def encode(messages: list[dict]) -> list[int]:
+        return generate_reply.preprocess(messages)["input_ids"][0].tolist()
+
+    speaker = conversation.Speaker(
+        name, generate_reply.model, generate_reply.tokenizer, answer, encode
+    )
+    return page(speaker, about.get("openings") or OPENINGS)
 
 
 if __name__ == "__main__":

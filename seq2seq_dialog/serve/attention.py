@@ -11,7 +11,7 @@ from transformers.utils.logging import disable_progress_bar
 from ..errors import UsageError
 from ..portable.context import encode_context
 from ..run_folder import free_path
-from ..serve.inference import load
+from .inference import load
 
 CELL = 0.22  # inches, room for a token's letters
 LAST_LAYER = "attention of the last layer, mean of its heads"

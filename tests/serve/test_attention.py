@@ -8,7 +8,7 @@ from transformers import BartConfig, BartForConditionalGeneration
 from seq2seq_dialog.errors import UsageError
 from seq2seq_dialog.models import artifact
 from seq2seq_dialog.portable.context import encode_context
-from seq2seq_dialog.report.attention import attention, attention_map, draw_map, readable, save
+from seq2seq_dialog.serve.attention import attention, attention_map, draw_map, readable, save
 from seq2seq_dialog.serve.inference import generate_response
 
 TURNS = ["Hi, is the room still free?", "It is. Would you like to see it?"]
@@ -114,7 +114,7 @@ def test_cells_are_square_and_all_labels_stand(tmp_path, shape):
 
 def test_a_very_long_source_still_fits_into_a_picture(tmp_path, monkeypatch):
     monkeypatch.setattr(
-        "seq2seq_dialog.report.attention.CELL", 5
+        "seq2seq_dialog.serve.attention.CELL", 5
     )  # inches; 100 of them: 75,000 pixels
     save(draw_map(["x"] * 100, ["y"], np.full((1, 100), 0.01)), tmp_path / "map.png")
     assert (tmp_path / "map.png").stat().st_size > 0

@@ -1,0 +1,243 @@
+"""Which way of decoding gives which replies: plain ways, and candidates chosen by many weights.
+
+    python -m benchmarks.replies MODEL --data DAILYDIALOG --split validation --output val.json \\
+        --grid '{context_free: [0, .25, .5], mbr: [0, 2, 4]}'
+    python -m benchmarks.replies MODEL --data DAILYDIALOG --multireference multireftest.json \\
+        --output test.json --weights '{likelihood: 1, context_free: .5, mbr: 2}'
+
+The contexts are those of clean pairs. Each plain way decodes once. Candidates are decoded once, and
+scored once by each criterion and against the references, and all is kept in the output: the same
+command with other weights takes seconds. Times are those of a reply, in times of greedy.
+"""
+
+import argparse
+import itertools
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.table import Table
+from seq2seq_dialog.dataset_script.dialogues import normalised
+from transformers.utils.logging import disable_progress_bar
+
+from seq2seq_dialog.data.batching import evaluation_batches
+from seq2seq_dialog.data.corpus import read_corpus
+from seq2seq_dialog.data.overlap import audit
+from seq2seq_dialog.decoding.batch_loop import decode
+from seq2seq_dialog.decoding.beam_loop import search
+from seq2seq_dialog.errors import UsageError, run
+from seq2seq_dialog.evaluation.diversity import diversity, stock_phrases
+from seq2seq_dialog.evaluation.protocols import multiref, multiref_tokens
+from seq2seq_dialog.models.loading import load_model_files, load_tokenizer_files
+from seq2seq_dialog.portable import reranking
+from seq2seq_dialog.portable.context import encode_context
+from seq2seq_dialog.portable.reranking import CRITERIA, check_weights, rank, weigh
+from seq2seq_dialog.run_folder import check_writable, read_json, write_json
+from seq2seq_dialog.serve.inference import generate_responses, load
+from seq2seq_dialog.settings import DataArguments
+from seq2seq_dialog.strict_yaml import load_mapping
+
+GREEDY = {"do_sample": False, "num_beams": 1, "candidates": 1, "guidance_weight": 0.0}
+NUCLEUS = {"do_sample": True, "temperature": 1.0, "top_p": 0.9, "top_k": 0}
+WAYS = {
+    "greedy": GREEDY,
+    "4 beams": GREEDY | {"num_beams": 4},
+    "nucleus 0.9": GREEDY | NUCLEUS,
+    "guidance 0.5": GREEDY | {"guidance_weight": 0.5},
+    "guidance 1": GREEDY | {"guidance_weight": 1.0},
+    "guidance 0.5, 4 beams": GREEDY | {"num_beams": 4, "guidance_weight": 0.5},
+}
+WEIGHTS = [
+    {"likelihood": 1},
+    {"likelihood_sum": 1},
+    {"likelihood": 1, "context_free": 0.5},
+    {"likelihood": 1, "context_free": 1},
+    {"likelihood_sum": 1, "context_free_sum": 0.5},
+    {"mbr": 1},
+    {"likelihood": 1, "context_free": 0.5, "mbr": 2},
+]
+FREE = {"weights", "grid", "examples", "output", "device"}  # may change for the same candidates
+SHOWN = ("bleu_2", "rouge_l", "distinct_2", "generic", "copied", "length_ratio")
+TOKENS_PER_BATCH = 4096
+
+
+def pairs_of(args) -> tuple[list, list[str], list[list[str]], list[str]]:
+    """Read evenly spaced clean pairs: contexts, references, all references, training replies."""
+    corpus = read_corpus(DataArguments(data=args.data, multireference=args.multireference))
+    rows = corpus.rows[args.split]
+    if args.multireference and args.split != corpus.evaluated:
+        raise UsageError("multireference has references of the test split: set --split test.")
+    clean = np.flatnonzero(audit(corpus.rows)["clean"][args.split])
+    chosen = clean[np.linspace(0, len(clean) - 1, min(args.contexts, len(clean))).astype(int)]
+    responses = [rows[int(i)]["response"] for i in chosen]
+    several = [[" ".join(multiref_tokens(text))] for text in responses]
+    if args.multireference:
+        several = [corpus.references[i] for i in chosen]
+    contexts = [rows[int(i)]["context"] for i in chosen]
+    return contexts, responses, several, corpus.rows["train"]["response"]
+
+
+def measure(args, contexts: list) -> dict:
+    """Decode all ways and the candidates, and compute the criteria."""
+    model, tokenizer, device = load(args.model, args.device)
+    ways, seconds = {}, {}
+    generate_responses(contexts[:8], model, tokenizer, device, **GREEDY)  # warm
+    for name, options in WAYS.items():
+        torch.manual_seed(args.seed)
+        begin = time.perf_counter()
+        ways[name] = generate_responses(contexts, model, tokenizer, device, **options)
+        seconds[name] = time.perf_counter() - begin
+    # What the model says too often, by no more than its own greedy replies.
+    written = {normalised(reply): reply for reply in ways["greedy"]}
+    stock = [written[phrase] for phrase in stock_phrases([*map(normalised, ways["greedy"])])]
+    found = pool_of(args, contexts, model, tokenizer, stock)
+    found["seconds"] |= seconds
+    return found | {"ways": ways, "stock_phrases": sorted(stock)}
+
+
+@torch.no_grad()
+def pool_of(args, contexts: list, model, tokenizer, stock: list[str]) -> dict:
+    """Decode candidates for each context, and compute each criterion, in batches."""
+    encoded = [encode_context(context, tokenizer) for context in contexts]
+    texts, values = [None] * len(contexts), {}
+    seconds = dict.fromkeys(["candidates", *CRITERIA], 0.0)
+    options = {"do_sample": True, "temperature": args.temperature, "top_p": args.top_p, "top_k": 0}
+    options |= {"num_beams": 1, "custom_generate": decode}
+    if args.num_beams:
+        options = {"num_beams": args.num_beams, "do_sample": False, "custom_generate": search}
+    guidance = {"guidance_weight": args.guidance_weight, "guidance_tokens": 0}
+    options = reranking.guided(model, tokenizer, guidance, options)
+    reverse = None
+    if args.reverse_model:
+        files = (args.reverse_model, "the reverse model", "Give a run folder.")
+        reverse = load_model_files(*files).to(model.device).eval(), load_tokenizer_files(*files)
+    names = [name for name in CRITERIA if reverse or not name.startswith("reverse")]
+    longest = model.generation_config.max_new_tokens
+    lengths = [(args.candidates * len(ids), args.candidates * longest) for ids in encoded]
+    for batch in evaluation_batches(lengths, TOKENS_PER_BATCH):
+        rows = [encoded[i] for i in batch]
+        ids, mask = reranking.pad(rows, tokenizer.pad_token_id, model.device)
+        begin = time.perf_counter()
+        inputs = reranking.encode_once(model, {"input_ids": ids, "attention_mask": mask})
+        torch.manual_seed(args.seed + batch[0])
+        pool = reranking.decode_pool(model, tokenizer, inputs, args.candidates, options)
+        seconds["candidates"] += time.perf_counter() - begin
+        for name in names:
+            begin = time.perf_counter()
+            computed = reranking.score_pool(model, tokenizer, inputs, pool, [name], stock, reverse)[
+                name
+            ]
+            seconds[name] += time.perf_counter() - begin
+            for i, row in zip(batch, computed.tolist(), strict=True):
+                values.setdefault(name, {})[i] = row
+        for i, candidates in zip(batch, pool.texts, strict=True):
+            texts[i] = candidates
+    ordered = {name: [of[i] for i in range(len(contexts))] for name, of in values.items()}
+    return {"pool": texts, "values": ordered, "seconds": seconds}
+
+
+def choices(found: dict, settings: list[dict]) -> dict[str, tuple[list[int], float]]:
+    """Choose a candidate of each context by each setting: the places, and the seconds it takes."""
+    values = {name: torch.tensor(rows) for name, rows in found["values"].items()}
+    seconds, chosen = found["seconds"], {}
+    for weights in settings:
+        used = {name: weight for name, weight in weights.items() if weight}
+        scores = weigh(values, used)
+        places = [rank(*row) for row in zip(found["pool"], scores, strict=True)]
+        passes = {name.removesuffix("_sum") for name in used}
+        cost = seconds["candidates"] + sum(seconds[name] for name in passes)
+        label = ", ".join(f"{name} {weight:g}" for name, weight in used.items())
+        chosen[label] = [(distinct + others)[0] for distinct, others in places], cost
+    chosen["a random candidate"] = [0] * len(found["pool"]), seconds["candidates"]
+    return chosen
+
+
+def report(found: dict, settings: list[dict], known: set[str]) -> dict[str, list[str]]:
+    """Print the figures of every way and every setting; return their replies."""
+    size = len(found["pool"][0])
+    texts = [text for row in found["pool"] for text in row]
+    pool = multiref(texts, [several for several in found["references"] for _ in range(size)])
+    chosen = choices(found, settings)
+    best = pool.statistics["bleu_2"].columns[:, 0].reshape(-1, size).argmax(1)
+    chosen["the best BLEU-2, by the references"] = best.tolist(), found["seconds"]["candidates"]
+    ways = {
+        name: (replies, multiref(replies, found["references"]), found["seconds"][name])
+        for name, replies in found["ways"].items()
+    }
+    for name, (places, seconds) in chosen.items():
+        rows = [size * i + place for i, place in enumerate(places)]
+        ways[name] = [texts[row] for row in rows], pool.of(rows), seconds
+    table = Table("way", *SHOWN, "times of greedy")
+    for name, (replies, scored, seconds) in ways.items():
+        figures = scored.figures() | diversity(replies, found["responses"], known)
+        figures["cost"] = seconds / found["seconds"]["greedy"]
+        table.add_row(name, *(f"{figures[key]:.2f}" for key in (*SHOWN, "cost")))
+    Console(width=160).print(table)
+    return {name: replies for name, (replies, _, _) in ways.items()}
+
+
+def settings_of(args) -> list[dict]:
+    """List the weights to try: those given, and all combinations of a grid; else `WEIGHTS`."""
+    settings = [load_mapping("weights", text, "{mbr: 1}") for text in args.weights or ()]
+    if args.grid:
+        grid = load_mapping("grid", args.grid, "{context_free: [0, .5], mbr: [0, 2]}")
+        combinations = itertools.product(*grid.values())
+        settings += [{"likelihood": 1} | dict(zip(grid, row, strict=True)) for row in combinations]
+    for weights in settings:
+        check_weights(weights)
+    return settings or WEIGHTS
+
+
+def compare(args) -> None:
+    """Measure, or take what was measured before; print figures, and some of the replies."""
+    disable_progress_bar()
+    settings, output = settings_of(args), Path(args.output)
+    check_writable(output, [".json"])
+    about = {name: value for name, value in vars(args).items() if name not in FREE}
+    contexts, responses, references, training = pairs_of(args)
+    if output.exists():
+        found = read_json(output)
+        if found.pop("about", None) != about:
+            raise UsageError(f"{args.output} was made otherwise. Choose another --output.")
+    else:
+        found = {"responses": responses, "references": references}
+        found |= measure(args, contexts)
+        write_json(output, found | {"about": about})
+    replies = report(found, settings, set(map(normalised, training)))
+    for i in range(min(args.examples, len(contexts))):
+        print("\n" + " / ".join(contexts[i][-3:]) + f"\n    a person: {responses[i]}")
+        for name, of_way in replies.items():
+            print(f"    {name}: {of_way[i]}")
+
+
+def main() -> None:
+    """Compare what the command line names."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.replies", allow_abbrev=False)
+    parser.add_argument("model", help="a run folder or a checkpoint")
+    parser.add_argument("--data", required=True, help="dialogues with splits")
+    parser.add_argument("--split", default="test", choices=("validation", "test"))
+    parser.add_argument("--multireference", help="multireftest.json, for the test split")
+    parser.add_argument("--contexts", type=int, default=200, help="[%(default)s]")
+    parser.add_argument("--candidates", type=int, default=10, help="[%(default)s]")
+    parser.add_argument(
+        "--temperature", type=float, default=1.0, help="of candidates [%(default)s]"
+    )
+    parser.add_argument("--top_p", type=float, default=0.9, help="of candidates [%(default)s]")
+    parser.add_argument(
+        "--guidance_weight", type=float, default=0.0, help="of candidates [%(default)s]"
+    )
+    parser.add_argument("--num_beams", type=int, help="candidates by beams, not by sampling")
+    parser.add_argument("--reverse_model", help="a model that was trained with exchange_sides")
+    parser.add_argument("--weights", action="append", help="a mapping, once or several times")
+    parser.add_argument("--grid", help="all combinations: '{context_free: [0, .5], mbr: [0, 2]}'")
+    parser.add_argument("--examples", type=int, default=0, help="replies to print [%(default)s]")
+    parser.add_argument("--output", default="runs/replies.json", help="[%(default)s]")
+    parser.add_argument("--seed", type=int, default=42, help="[%(default)s]")
+    parser.add_argument("--device", help="[a GPU where there is one]")
+    run(lambda: compare(parser.parse_args()))
+
+
+if __name__ == "__main__":
+    main()

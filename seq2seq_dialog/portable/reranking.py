@@ -1,0 +1,419 @@
+"""Replies chosen among candidates, by a weighted sum of criteria, and guidance while decoding.
+
+The likeliest reply is often a dull one, which fits every context (Li et al., 2016,
+arXiv:1510.03055). So a model decodes several candidates, by sampling or by beams, and the one with
+the greatest score is the reply. All candidates of a batch are scored at once, and each context is
+encoded once.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain
+
+import torch
+from torch.nn import functional
+from transformers import LogitsProcessor
+
+from .context import TURN_SEPARATOR, encode_texts, special_ids
+
+# What `rerank` gives weights to. Greater is better: penalties are negative.
+CRITERIA = {
+    "likelihood": "log p(reply | context), per token",
+    "likelihood_sum": "log p(reply | context)",
+    "context_free": "-log p(reply | no context), per token: against what fits every context",
+    "context_free_sum": "-log p(reply | no context)",
+    "reverse": "log p(last turn | reply) by reverse_model, per token",
+    "reverse_sum": "log p(last turn | reply) by reverse_model",
+    "mbr": "mean chrF, 0 to 1, against the other candidates: minimum Bayes risk",
+    "stock": "-1 for a stock phrase of the model, else 0",
+    "echo": "-share of the reply's words that the context has",
+    "length": "words of the reply",
+}
+DEFAULT_WEIGHTS = {"likelihood": 1.0}
+# Options of ours beside those of `generate()`, and what each is where nothing sets it.
+OPTIONS = {
+    "candidates": 1,
+    "rerank": None,
+    "reverse_model": None,
+    "stock_phrases": (),
+    "guidance_weight": 0.0,
+    "guidance_tokens": 0,
+}
+CHRF_ORDER, CHRF_BETA = 6, 2  # of chrF2 (Popović, 2015), as sacreBLEU has it
+PARTS, SMALLEST_PART = 8, 8  # of the rows that are scored: those of like lengths together
+MOST_LOGITS = 2**26  # that are computed at once: 256 MB
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A reply that could be given: its score, and the share that each criterion has in it."""
+
+    text: str
+    score: float
+    parts: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Pool:
+    """The candidates of a batch of contexts: ids (batch, candidates, target_len), and texts."""
+
+    ids: torch.Tensor
+    texts: list[list[str]]
+
+
+def check_weights(weights) -> None:
+    """Refuse what cannot be the value of `rerank`."""
+    example = "{likelihood: 1, context_free: 0.5}"
+    if not isinstance(weights, Mapping):
+        raise ValueError(f"rerank is {weights!r}; it must be weights, for example {example}.")
+    for name, weight in weights.items():
+        if name not in CRITERIA:
+            raise ValueError(f"rerank has {name!r}; it can weigh {', '.join(CRITERIA)}.")
+        number = isinstance(weight, (int, float)) and not isinstance(weight, bool)
+        if not number or not math.isfinite(weight):
+            raise ValueError(f"rerank has {name}: {weight!r}; a weight must be a finite number.")
+
+
+def check_candidates(
+    candidates: int, weights: Mapping, do_sample: bool, num_beams: int, reverse_model
+) -> None:
+    """Refuse settings that do not give so many candidates, or leave out what scores them."""
+    if candidates > 1 and not do_sample and num_beams < candidates:
+        way = "Greedy decoding gives one reply" if num_beams == 1 else f"{num_beams} beams give few"
+        raise ValueError(
+            f"candidates is {candidates}. {way}: set do_sample, or at least as many num_beams."
+        )
+    if not reverse_model and (weights.get("reverse") or weights.get("reverse_sum")):
+        raise ValueError(
+            "rerank weighs reverse, which needs reverse_model: a model that was trained with "
+            "exchange_sides."
+        )
+
+
+def split_options(model, options: Mapping) -> tuple[dict, dict]:
+    """Split options into ours, with the model's saved ones for what is not given, and the others.
+
+    Raises:
+        ValueError: they do not go together.
+    """
+    saved = model.generation_config
+    own = {
+        name: getattr(saved, name, default) if options.get(name) is None else options[name]
+        for name, default in OPTIONS.items()
+    }
+    weights = {name: weight for name, weight in (own["rerank"] or {}).items() if weight}
+    own["rerank"] = weights or DEFAULT_WEIGHTS
+    others = {name: value for name, value in options.items() if name not in OPTIONS}
+    names = ("do_sample", "num_beams", "num_return_sequences")
+    mode = {
+        name: getattr(saved, name) if others.get(name) is None else others[name] for name in names
+    }
+    check_candidates(
+        own["candidates"], own["rerank"], mode["do_sample"], mode["num_beams"] or 1,
+        own["reverse_model"],
+    )  # fmt: skip
+    if (options.get("rerank") or {}).get("stock") and not own["stock_phrases"]:
+        raise ValueError(
+            "rerank weighs stock, but this model has no stock_phrases saved: give them, a list of "
+            "texts."
+        )
+    replies = mode["num_return_sequences"] or 1
+    if 1 < own["candidates"] < replies:
+        raise ValueError(
+            f"num_return_sequences is {replies}, but candidates are {own['candidates']}: raise "
+            "these, or lower it."
+        )
+    return own, others
+
+
+@torch.no_grad()
+def generate(model, tokenizer, inputs: Mapping, options: Mapping, reverse=None) -> torch.Tensor:
+    """Reply as `model.generate(**inputs, **options)`, choosing among candidates where there are.
+
+    Args:
+        inputs: `input_ids` and `attention_mask` (batch, source_len), perhaps `encoder_outputs`.
+        options: those of `generate()`, and `OPTIONS`; by default the model's saved ones.
+        reverse: the model and the tokenizer for the criterion `reverse`; left out without.
+
+    Returns:
+        (batch * num_return_sequences, target_len), the best reply to a context first.
+    """
+    own, options = split_options(model, options)
+    options = guided(model, tokenizer, own, options)
+    if own["candidates"] == 1:
+        return model.generate(**inputs, **options)
+    replies = options.pop("num_return_sequences", None)
+    replies = replies or model.generation_config.num_return_sequences or 1
+    weights = {
+        name: weight
+        for name, weight in own["rerank"].items()
+        if reverse is not None or not name.startswith("reverse")
+    } or DEFAULT_WEIGHTS
+    inputs = encode_once(model, inputs)
+    pool = decode_pool(model, tokenizer, inputs, own["candidates"], options)
+    values = score_pool(model, tokenizer, inputs, pool, weights, own["stock_phrases"], reverse)
+    scores = weigh(values, weights)
+    rows = zip(pool.texts, scores, strict=True)
+    orders = [[*chain(*rank(texts, row))][:replies] for texts, row in rows]
+    chosen = torch.tensor(orders, device=pool.ids.device)  # (batch, replies)
+    return pool.ids.take_along_dim(chosen[..., None], dim=1).flatten(0, 1)
+
+
+def guided(model, tokenizer, own: Mapping, options: Mapping) -> dict:
+    """Add the guidance that our options ask for to options of `generate()`."""
+    if not own["guidance_weight"]:
+        return dict(options)
+    guidance = ContextFreeGuidance(model, tokenizer, own["guidance_weight"], own["guidance_tokens"])
+    return {**options, "logits_processor": [*options.get("logits_processor", ()), guidance]}
+
+
+class ContextFreeGuidance(LogitsProcessor):
+    """Favours tokens that are likelier after the context than after none.
+
+    Scores become (1 + weight) * log p(token | context) - weight * log p(token | no context), as in
+    classifier-free guidance of language models (Sanchez et al., 2023, arXiv:2306.17806). Li et al.
+    (2016) have the same up to a factor, with lambda = weight / (1 + weight), and penalise the first
+    tokens alone, too. `guidance_scale` of transformers is for decoders: it gives an
+    encoder-decoder model the reply so far as its context.
+
+    Args:
+        tokens: so many at the beginning of a reply are guided; 0 is all.
+    """
+
+    def __init__(self, model, tokenizer, weight: float, tokens: int = 0):
+        self.model, self.weight, self.tokens = model, weight, tokens
+        self.source = no_context(model, tokenizer)
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        if 0 < self.tokens < input_ids.shape[1]:
+            return scores
+        # All tokens anew each time: rows may have been moved, repeated or left out.
+        source = rows_of(self.source, input_ids.new_zeros(len(input_ids)))
+        outputs = self.model(**source, decoder_input_ids=input_ids, use_cache=False)
+        without = outputs.logits[:, -1].float().log_softmax(-1)  # (rows, vocab)
+        scores = scores.log_softmax(-1)
+        return scores + self.weight * (scores - without)
+
+
+def encode_once(model, inputs: Mapping) -> dict:
+    """Add the encoder's output, where it is not there."""
+    if "encoder_outputs" in inputs:
+        return dict(inputs)
+    sources = {name: inputs[name] for name in ("input_ids", "attention_mask")}
+    return {**inputs, "encoder_outputs": model.get_encoder()(**sources)}
+
+
+def decode_pool(model, tokenizer, inputs: Mapping, candidates: int, options: Mapping) -> Pool:
+    """Decode so many candidates for each context, of what `encode_once` returns."""
+    encoded = inputs["encoder_outputs"]
+    ids = model.generate(
+        encoder_outputs=type(encoded)(**encoded),  # generate() changes its own
+        attention_mask=inputs["attention_mask"],
+        **{**options, "num_return_sequences": candidates},
+    )  # (batch * candidates, target_len)
+    texts = [text.strip() for text in tokenizer.batch_decode(ids, skip_special_tokens=True)]
+    ids = ids.view(-1, candidates, ids.shape[1])
+    return Pool(ids, [texts[i : i + candidates] for i in range(0, len(texts), candidates)])
+
+
+def score_pool(
+    model,
+    tokenizer,
+    inputs: Mapping,
+    pool: Pool,
+    criteria: Sequence[str] | Mapping,
+    stock_phrases: Sequence[str] = (),
+    reverse=None,
+) -> dict[str, torch.Tensor]:
+    """Compute criteria of all candidates, each (batch, candidates), unweighted.
+
+    `inputs` are what `encode_once` returns, with `input_ids` for the criteria that read words.
+    """
+    shape, values = pool.ids.shape[:2], {}
+    wanted = {name.removesuffix("_sum") for name in criteria}
+    ids = pool.ids.flatten(0, 1)  # (rows, target_len)
+    mask = is_reply(ids, model.generation_config.eos_token_id)  # (rows, target_len - 1)
+    if "likelihood" in wanted:
+        rows = torch.arange(shape[0], device=ids.device).repeat_interleave(shape[1])
+        log_probs = log_likelihood(model, inputs, rows, ids, mask)
+        values |= sums_and_means("likelihood", log_probs, mask)
+    if "context_free" in wanted:
+        rows = torch.zeros(len(ids), dtype=torch.long, device=ids.device)
+        log_probs = log_likelihood(model, no_context(model, tokenizer), rows, ids, mask)
+        values |= sums_and_means("context_free", -log_probs, mask)
+    contexts = [turns_of(row, tokenizer) for row in inputs.get("input_ids", [])]
+    if "reverse" in wanted:
+        last = [turns[-1] for turns in contexts for _ in range(shape[1])]
+        values |= reverse_likelihood(*reverse, last, [*chain(*pool.texts)])
+    if "mbr" in wanted:
+        values["mbr"] = torch.stack([mean_chrf(texts) for texts in pool.texts])
+    known = {letters(phrase) for phrase in stock_phrases}
+    of_texts = {
+        "stock": lambda text, _: -float(letters(text) in known),
+        "echo": lambda text, turns: -shared_words(text, " ".join(turns)),
+        "length": lambda text, _: float(len(text.split())),
+    }
+    for name in of_texts.keys() & wanted:
+        measure = of_texts[name]
+        pairs = zip(pool.texts, contexts or [()] * shape[0], strict=True)
+        values[name] = torch.tensor([[measure(t, turns) for t in texts] for texts, turns in pairs])
+    return {name: values[name].float().cpu().view(shape) for name in criteria}
+
+
+def weigh(values: Mapping[str, torch.Tensor], weights: Mapping[str, float]) -> list[list[float]]:
+    """Sum up criteria, (batch, candidates) each."""
+    return sum(values[name].double() * weight for name, weight in weights.items()).tolist()
+
+
+def rank(texts: Sequence[str], scores: Sequence[float]) -> tuple[list[int], list[int]]:
+    """Order candidates, the best first; empty ones and those said before are in a second list."""
+    order = sorted(range(len(texts)), key=lambda place: -scores[place])
+    first = {}
+    for place in order:
+        first.setdefault(texts[place], place)
+    distinct = [place for text, place in first.items() if text]
+    return distinct, [place for place in order if place not in distinct]
+
+
+def is_reply(ids: torch.Tensor, ends: int | Sequence[int]) -> torch.Tensor:
+    """Tell which tokens behind the first are of the reply, its end included.
+
+    `ids` are (rows, target_len); the answer is (rows, target_len - 1).
+    """
+    is_end = torch.isin(ids[:, 1:], torch.as_tensor(ends, device=ids.device))
+    return is_end.cumsum(1) - is_end.long() == 0
+
+
+def log_likelihood(
+    model, inputs: Mapping, rows: torch.Tensor, ids: torch.Tensor, mask: torch.Tensor
+) -> torch.Tensor:
+    """Compute the log-probability of each token behind the first, 0 where there is none.
+
+    Args:
+        inputs: `encoder_outputs` and `attention_mask` of the sources.
+        rows: which source each reply follows, (rows,).
+        ids, mask: as `is_reply` takes and returns them.
+
+    Returns:
+        (rows, target_len - 1)
+    """
+    log_probs = torch.zeros(mask.shape, device=ids.device)
+    lengths = mask.sum(1)
+    size = MOST_LOGITS // (mask.shape[1] * model.config.vocab_size)
+    size = max(1, min(size, max(SMALLEST_PART, -(-len(rows) // PARTS))))
+    for part in lengths.argsort().split(size):
+        longest = int(lengths[part].max())
+        sources = rows[part]
+        replies = {"decoder_input_ids": ids[part, :longest], "use_cache": False}
+        logits = model(**rows_of(inputs, sources), **replies).logits.float()
+        targets = ids[part, 1 : longest + 1]
+        nll = functional.cross_entropy(logits.transpose(1, 2), targets, reduction="none")
+        # (part, longest), of logits (part, longest, vocab)
+        log_probs[part, :longest] = -nll
+    return log_probs * mask
+
+
+def rows_of(inputs: Mapping, rows: torch.Tensor) -> dict:
+    """Choose encoded sources by their place, (rows,), some perhaps several times."""
+    encoded = inputs["encoder_outputs"]
+    chosen = {name: value[rows] for name, value in encoded.items()}
+    return {
+        "encoder_outputs": type(encoded)(**chosen),
+        "attention_mask": inputs["attention_mask"][rows],
+    }
+
+
+def sums_and_means(name: str, values: torch.Tensor, mask: torch.Tensor) -> dict:
+    """Sum values of tokens, (rows, length), as two criteria: per token, and of the whole reply."""
+    sums = values.double().sum(1)
+    return {name: sums / mask.sum(1), f"{name}_sum": sums}
+
+
+def no_context(model, tokenizer) -> dict:
+    """Encode a context without text: the special tokens around nothing."""
+    before, after = special_ids(tokenizer)
+    ids = [*before, *after] or [tokenizer.eos_token_id]
+    input_ids = torch.tensor([ids], device=model.device)
+    return encode_once(
+        model, {"input_ids": input_ids, "attention_mask": torch.ones_like(input_ids)}
+    )
+
+
+def turns_of(ids: torch.Tensor, tokenizer) -> list[str]:
+    """Read the turns of an encoded context, (source_len,), padded or not."""
+    separator, turns = tokenizer.convert_tokens_to_ids(TURN_SEPARATOR), [[]]
+    for token in ids.tolist():
+        if token == separator:
+            turns.append([])
+        else:
+            turns[-1].append(token)
+    return [text.strip() for text in tokenizer.batch_decode(turns, skip_special_tokens=True)]
+
+
+def reverse_likelihood(model, tokenizer, turns: Sequence[str], replies: Sequence[str]) -> dict:
+    """Compute how likely each turn is, (rows,), as the answer to a reply: see `sums_and_means`."""
+    before, after = special_ids(tokenizer)
+    end, start = tokenizer.eos_token_id, model.config.decoder_start_token_id
+    room = tokenizer.model_max_length - len(before) - len(after)
+    sources = [[*before, *ids[-room:], *after] for ids in encode_texts(replies, tokenizer)]
+    targets = [[start, *before, *ids, end] for ids in encode_texts(turns, tokenizer)]
+    (input_ids, attention_mask), (ids, mask) = (
+        pad(rows, tokenizer.pad_token_id, model.device) for rows in (sources, targets)
+    )
+    inputs = encode_once(model, {"input_ids": input_ids, "attention_mask": attention_mask})
+    rows = torch.arange(len(ids), device=ids.device)
+    log_probs = log_likelihood(model, inputs, rows, ids, mask[:, 1:].bool())
+    return sums_and_means("reverse", log_probs, mask[:, 1:])
+
+
+def pad(
+    rows: Sequence[Sequence[int]], fill: int, device: torch.device
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Fill rows up to the longest; return them and a mask, (rows, length) each."""
+    tensors = [torch.tensor(row) for row in rows]
+    masks = [torch.ones_like(row) for row in tensors]
+    padded = torch.nn.utils.rnn.pad_sequence(tensors, batch_first=True, padding_value=fill)
+    mask = torch.nn.utils.rnn.pad_sequence(masks, batch_first=True)
+    return padded.to(device), mask.to(device)
+
+
+def mean_chrf(texts: Sequence[str]) -> torch.Tensor:
+    """Compute the mean chrF, 0 to 1, of each text with each other text as the reference, (texts,).
+
+    Choosing the greatest is minimum Bayes risk decoding (Kumar and Byrne, 2004) with samples as
+    hypotheses and as references (Eikema and Aziz, 2020). sacreBLEU has the same chrF of one pair.
+    """
+    texts = ["".join(text.split()) for text in texts]
+    precision, recall, orders = torch.zeros(3, len(texts), len(texts))
+    for n in range(1, CHRF_ORDER + 1):
+        counts = [Counter(text[i : i + n] for i in range(len(text) - n + 1)) for text in texts]
+        columns = {ngram: place for place, ngram in enumerate(set().union(*counts))}
+        table = torch.zeros(len(texts), len(columns))
+        for row, of_text in zip(table, counts, strict=True):
+            row[[columns[ngram] for ngram in of_text]] = torch.tensor([*of_text.values()]).float()
+        totals = table.sum(1)
+        matches = torch.minimum(table[:, None], table).sum(-1)  # (texts, references)
+        both = (totals[:, None] > 0) & (totals > 0)
+        precision += matches / totals[:, None].clamp(min=1)
+        recall += matches / totals.clamp(min=1)
+        orders += both
+    precision, recall = precision / orders.clamp(min=1), recall / orders.clamp(min=1)
+    weight = CHRF_BETA**2
+    chrf = (1 + weight) * precision * recall / (weight * precision + recall).clamp(min=1e-9)
+    return (chrf.sum(1) - chrf.diagonal()) / max(1, len(texts) - 1)
+
+
+def letters(text: str) -> str:
+    """Leave case, spaces and punctuation out of a text."""
+    return "".join(filter(str.isalnum, text.casefold()))
+
+
+def shared_words(reply: str, context: str) -> float:
+    """Compute which share of a reply's words the context has; 0 for a reply without words."""
+    known = set(map(letters, context.split()))
+    words = [word for word in map(letters, reply.split()) if word]
+    return sum(word in known for word in words) / max(1, len(words))
