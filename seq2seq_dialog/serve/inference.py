@@ -28,7 +28,8 @@ from ..shipped import command, find_model
 from ..training_settings import DialogueTrainingArguments
 from .exported_model import ExportedModel, find_export, is_export
 
-LOOP_OPTIONS = {*DECODING, "do_sample", "early_stopping"}  # what our loops of decoding can do
+# What our loops of decoding can do.
+LOOP_OPTIONS = {*DECODING, "do_sample", "early_stopping", "stopping_criteria"}
 TOKENS_PER_BATCH = DialogueTrainingArguments.eval_tokens_per_batch
 
 
