@@ -416,6 +416,32 @@ VERBS = {
             *LOADING,
         ],
     ),
+    "serve": Verb(
+        "serve.server.serve",
+        help="answer programs over HTTP, as OpenAI's chat completions",
+        description="Serve a model under OpenAI's /v1/chat/completions, with streaming, until "
+        "Ctrl-C or SIGTERM. Requests are answered together. It listens to this machine alone, "
+        "unless it has a key.",
+        arguments=[
+            MODEL,
+            argument("--host", default="127.0.0.1", help="the address to listen at [%(default)s]"),
+            argument("--port", type=int, default=8000, help="[%(default)s]"),
+            argument(
+                "--api-key-env",
+                metavar="NAME",
+                help="the environment variable that has the key which clients must send",
+            ),
+            argument(
+                "--queue",
+                type=int,
+                default=64,
+                metavar="N",
+                help="requests that may wait; more are refused by status 429 [%(default)s]",
+            ),
+            NO_EXPORT,
+            *LOADING,
+        ],
+    ),
 }
 
 

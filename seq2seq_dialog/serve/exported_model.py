@@ -7,6 +7,7 @@ identifies the weights that were exported, and compares the export with them.
 
 import hashlib
 import logging
+from collections.abc import Callable
 from copy import deepcopy
 from importlib.util import find_spec
 from pathlib import Path
@@ -167,7 +168,13 @@ class ExportedModel:
     def num_parameters(self) -> int:
         return self.about["parameters"]
 
-    def generate(self, input_ids, attention_mask=None, **options) -> torch.Tensor:
+    def generate(
+        self,
+        input_ids,
+        attention_mask=None,
+        on_token: Callable[[int, int, bool], bool] | None = None,
+        **options,
+    ) -> torch.Tensor:
         """Reply to contexts, as a transformers model's `generate` does.
 
         Up to rounding, replies are those of transformers: greedy ones, and with beams those of
@@ -177,6 +184,9 @@ class ExportedModel:
 
         Options are those of `OPTIONS` and `SAMPLING`, `do_sample`, `early_stopping` (True or False)
         and `max_length`; the saved settings by default.
+
+        `on_token(row, token_id, is_last)` is called with each token where there are no beams; the
+        reply of a row ends where it returns True.
         """
         pad = self.generation_config.pad_token_id
         start = start_token_id(self.generation_config)
@@ -188,6 +198,8 @@ class ExportedModel:
         options = self._ctranslate2_options(options)
         first = self.generation_config.forced_bos_token_id
         prefixes = None if first is None else [[self._tokens[first]]] * len(sources)
+        if on_token is not None:
+            options["callback"] = lambda step: on_token(step.batch_id, step.token_id, step.is_last)
         try:
             results = self._translator.translate_batch(sources, prefixes, **options)
         except (RuntimeError, TypeError, ValueError) as error:

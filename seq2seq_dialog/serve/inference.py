@@ -43,12 +43,8 @@ from ..training_settings import DialogueTrainingArguments
 from .exported_model import ExportedModel, find_export, is_export
 from .safety import Safety
 
-LOOP_OPTIONS = {
-    *DECODING,
-    *OPTIONS,
-    "do_sample",
-    "early_stopping",
-}  # what our loops of decoding can do
+# What our loops of decoding can do.
+LOOP_OPTIONS = {*DECODING, *OPTIONS, "do_sample", "early_stopping", "stopping_criteria"}
 TOKENS_PER_BATCH = DialogueTrainingArguments.eval_tokens_per_batch
 
 

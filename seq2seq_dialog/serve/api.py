@@ -1,0 +1,288 @@
+"""The routes of the server, and how it stops."""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import json
+import logging
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import aclosing, suppress
+
+import uvicorn
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse, Response, StreamingResponse
+from starlette.datastructures import Headers
+from starlette.exceptions import HTTPException
+from starlette.middleware.trustedhost import TrustedHostMiddleware
+
+from .chat_completions import ChatRequest, Completion, error_body
+from .metrics import Metrics
+from .scheduler import Job, Piece, QueueFull, Scheduler, Stopping
+
+logger = logging.getLogger(__name__)
+LARGEST_BODY = 64 * 1024  # bytes; a model reads some hundred tokens of it
+GRACE_SECONDS = 60  # for clients that read slowly, once all replies have been made
+STOPPING = "The server is stopping."
+
+
+class ApiError(Exception):
+    """A request cannot be answered; `code` is in OpenAI's words."""
+
+    def __init__(self, status: int, message: str, code: str | None = None):
+        super().__init__(message)
+        self.status, self.code = status, code
+
+
+def api_error(error: Exception) -> ApiError:
+    """Say by what status and message an exception is answered."""
+    if isinstance(error, QueueFull):
+        message = "Too many requests wait already: try again later."
+        return ApiError(429, message, "rate_limit_exceeded")
+    if isinstance(error, Stopping):
+        return ApiError(503, STOPPING)
+    if isinstance(error, ValueError):
+        return ApiError(400, str(error))
+    return ApiError(500, "The server could not reply; its log says why.")
+
+
+def error_response(status: int, message: str, code=None, param=None) -> JSONResponse:
+    """Answer by an error in OpenAI's form."""
+    headers = {"Retry-After": "1"} if status in (429, 503) else {}
+    headers |= {"WWW-Authenticate": "Bearer"} if status == 401 else {}
+    return JSONResponse(error_body(message, status, code, param), status, headers)
+
+
+class KeyCheck:
+    """Turns away who does not send the key, before a body is read; `/health` needs none."""
+
+    def __init__(self, app, key: str):
+        self.app, self.expected = app, f"Bearer {key}".encode()
+
+    async def __call__(self, scope, receive, send) -> None:
+        app = self.app
+        if scope["type"] == "http" and scope["path"] != "/health":
+            given = Headers(scope=scope).get("authorization", "").encode("latin-1")
+            if not hmac.compare_digest(given, self.expected):
+                message = "The API key is missing or wrong: send `Authorization: Bearer KEY`."
+                app = error_response(401, message, "invalid_api_key")
+        await app(scope, receive, send)
+
+
+def make_app(scheduler: Scheduler, name: str, key: str | None = None) -> FastAPI:
+    """Make the server's application for a model that clients call `name`.
+
+    Args:
+        key: that clients must send; without one, the server answers this machine alone.
+    """
+    app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None, max_body_size=LARGEST_BODY)
+    if key is not None:
+        app.add_middleware(KeyCheck, key=key)
+    else:
+        # Another name for this address is a page elsewhere that wants to talk with it (DNS
+        # rebinding).
+        app.add_middleware(TrustedHostMiddleware, allowed_hosts=["127.0.0.1", "localhost", "[::1]"])
+    metrics = Metrics(lambda: scheduler.waiting)
+    card = {"id": name, "object": "model", "created": int(time.time())}
+    card["owned_by"] = "seq2seq-dialog"
+
+    @app.exception_handler(ApiError)
+    async def answer_error(request: Request, error: ApiError) -> JSONResponse:
+        metrics.requests.labels(error.status).inc()
+        return error_response(error.status, str(error), error.code)
+
+    @app.exception_handler(HTTPException)
+    async def answer_http_error(request: Request, error: HTTPException) -> JSONResponse:
+        return error_response(error.status_code, f"{request.url.path}: {error.detail}.")
+
+    @app.exception_handler(Exception)
+    async def answer_bug(request: Request, error: Exception) -> JSONResponse:
+        return error_response(500, str(api_error(error)))
+
+    @app.exception_handler(RequestValidationError)
+    async def answer_invalid(request: Request, error: RequestValidationError) -> JSONResponse:
+        metrics.requests.labels(400).inc()
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"][1:]))
+        message = first["msg"].removeprefix("Value error, ")
+        return error_response(400, f"{place}: {message}" if place else message, param=place or None)
+
+    @app.get("/health")
+    async def health() -> JSONResponse:
+        if scheduler.is_stopping:
+            return error_response(503, STOPPING)
+        return JSONResponse({"status": "ok"})
+
+    @app.get("/metrics")
+    async def show_metrics() -> Response:
+        return Response(*metrics.page())
+
+    @app.get("/v1/models")
+    async def list_models() -> JSONResponse:
+        return JSONResponse({"object": "list", "data": [card]})
+
+    @app.get("/v1/models/{model:path}")
+    async def show_model(model: str) -> JSONResponse:
+        check_name(model, name)
+        return JSONResponse(card)
+
+    @app.post("/v1/chat/completions")
+    async def complete(body: ChatRequest, request: Request) -> Response:
+        check_name(body.model, name)
+        try:
+            pieces = Pieces(scheduler, metrics, body)
+        except (QueueFull, Stopping, ValueError) as error:
+            raise api_error(error) from error
+        completion = Completion(name, len(pieces.job.source_ids))
+        if body.stream:
+            usage = body.stream_options is not None and body.stream_options.include_usage
+            events = stream_events(pieces, completion, usage)
+            headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
+            return EventStream(events, media_type="text/event-stream", headers=headers)
+        reply = asyncio.create_task(read_replies(pieces, completion))
+        gone = asyncio.create_task(client_gone(request))
+        await asyncio.wait([reply, gone], return_when=asyncio.FIRST_COMPLETED)
+        gone.cancel()
+        if not reply.done():
+            reply.cancel()
+            return Response(status_code=499)  # nobody reads it
+        return JSONResponse(reply.result())
+
+    return app
+
+
+def check_name(model: str, name: str) -> None:
+    """Refuse another model than the one that is served."""
+    if model != name:
+        message = f"There is no model {model[:200]!r} here, but {name!r}."
+        raise ApiError(404, message, "model_not_found")
+
+
+async def client_gone(request: Request) -> None:
+    """Wait until the client has closed the connection; the body has been read."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+class Pieces:
+    """The pieces of the replies to a request, as they come; see `Scheduler.submit` for errors."""
+
+    def __init__(self, scheduler: Scheduler, metrics: Metrics, body: ChatRequest):
+        self.scheduler, self.metrics, self.tokens = scheduler, metrics, 0
+        self.began = time.perf_counter()
+        self.events: asyncio.Queue[Piece | Exception] = asyncio.Queue()
+        self.job = Job(
+            [message.as_context() for message in body.messages],
+            body.decoding(),
+            teller(self.events),
+            body.n or 1,
+            body.stop or [],
+            body.seed,
+        )
+        scheduler.submit(self.job)
+
+    async def read(self) -> AsyncIterator[Piece]:
+        """Yield pieces until all replies have ended.
+
+        Raises:
+            ApiError: the model could not reply.
+        """
+        status, left, is_first = 499, self.job.count, True  # 499: the client went, as nginx says
+        try:
+            while left:
+                piece = await self.events.get()
+                if isinstance(piece, Exception):
+                    error = api_error(piece)
+                    status = error.status
+                    raise error
+                if is_first:
+                    self.metrics.first_token.observe(time.perf_counter() - self.began)
+                    is_first = False
+                if piece.finish_reason is not None:
+                    left -= 1
+                    self.tokens += piece.tokens
+                yield piece
+            status = 200
+        finally:
+            self.scheduler.cancel(self.job)
+            self.metrics.count(status, self.tokens, time.perf_counter() - self.began)
+
+
+def teller(events: asyncio.Queue) -> Callable[[object], None]:
+    """Return a function by which another thread puts something into a queue of this loop."""
+    loop = asyncio.get_running_loop()
+
+    def tell(event) -> None:
+        with suppress(RuntimeError):  # the loop is closed: nobody waits
+            loop.call_soon_threadsafe(events.put_nowait, event)
+
+    return tell
+
+
+class EventStream(StreamingResponse):
+    """A stream whose generator is closed at once where the client goes."""
+
+    async def __call__(self, scope, receive, send) -> None:
+        async with aclosing(self.body_iterator):
+            await super().__call__(scope, receive, send)
+
+
+async def read_replies(pieces: Pieces, completion: Completion) -> dict:
+    """Wait for all replies, and write them as one answer."""
+    texts, reasons = [""] * pieces.job.count, [""] * pieces.job.count
+    async for piece in pieces.read():
+        texts[piece.index] += piece.text
+        reasons[piece.index] = piece.finish_reason or ""
+    return completion.whole(list(zip(texts, reasons, strict=True)), pieces.tokens)
+
+
+async def stream_events(
+    pieces: Pieces, completion: Completion, with_usage: bool
+) -> AsyncIterator[str]:
+    """Write replies as server-sent events, piece by piece."""
+    usage = {"usage": None} if with_usage else {}
+    for index in range(pieces.job.count):
+        yield event(completion.chunk(index, {"role": "assistant", "content": ""}) | usage)
+    try:
+        async with aclosing(pieces.read()) as read:
+            async for piece in read:
+                if piece.text:
+                    yield event(completion.chunk(piece.index, {"content": piece.text}) | usage)
+                if piece.finish_reason is not None:
+                    yield event(completion.chunk(piece.index, {}, piece.finish_reason) | usage)
+    except ApiError as error:
+        yield event(error_body(str(error), error.status, error.code))
+        return
+    if with_usage:
+        yield event(completion.last_chunk(pieces.tokens))
+    yield "data: [DONE]\n\n"
+
+
+def event(data: dict) -> str:
+    """Write a server-sent event."""
+    return f"data: {json.dumps(data, ensure_ascii=False)}\n\n"
+
+
+class Server(uvicorn.Server):
+    """A server that, told to stop, refuses requests, finishes the replies under way, and ends.
+
+    Told a second time, it ends at once.
+    """
+
+    def __init__(self, app: FastAPI, scheduler: Scheduler):
+        config = uvicorn.Config(
+            app, log_level="warning", timeout_graceful_shutdown=GRACE_SECONDS, server_header=False
+        )
+        super().__init__(config)
+        self.scheduler = scheduler
+
+    def handle_exit(self, sig: int, frame) -> None:
+        if self.scheduler.is_stopping:
+            super().handle_exit(sig, frame)
+        self.scheduler.stop()
+
+    async def on_tick(self, counter: int) -> bool:
+        should_exit = await super().on_tick(counter)
+        return should_exit or self.scheduler.has_ended

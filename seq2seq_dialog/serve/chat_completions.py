@@ -1,0 +1,197 @@
+"""OpenAI's form of a chat: what a request may hold, and what is answered."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from typing import Annotated, Literal
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    model_validator,
+)
+
+from ..errors import nearest
+
+MOST_NEW_TOKENS = 1000  # more would take minutes for each reply
+MOST_CHOICES = 16
+# Options of OpenAI's that say nothing about the reply.
+IGNORED = {
+    "metadata",
+    "prompt_cache_key",
+    "safety_identifier",
+    "service_tier",
+    "store",
+    "user",
+}
+# Options of OpenAI's that a request may spell out, with the value at which they change nothing.
+UNCHANGED = {
+    "audio": None,
+    "frequency_penalty": 0,
+    "function_call": None,
+    "functions": None,
+    "logit_bias": {},
+    "logprobs": False,
+    "modalities": ["text"],
+    "parallel_tool_calls": True,
+    "prediction": None,
+    "presence_penalty": 0,
+    "reasoning_effort": None,
+    "response_format": {"type": "text"},
+    "tool_choice": "none",
+    "tools": [],
+    "top_logprobs": None,
+    "verbosity": None,
+    "web_search_options": None,
+}
+
+
+def whole_characters(text: str) -> str:
+    """Refuse half of a character, which JSON can spell."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(
+            "half of a character (an escaped surrogate without its other half)"
+        ) from error
+    return text
+
+
+Text = Annotated[str, AfterValidator(whole_characters)]
+
+
+class TextPart(BaseModel):
+    """A part of a message; there is no other kind."""
+
+    type: Literal["text"]
+    text: Text
+
+
+def as_parts(content):
+    """Write plain text as a list of parts."""
+    return [{"type": "text", "text": content}] if isinstance(content, str) else content
+
+
+def as_list(stop):
+    """Write one text as a list of texts."""
+    return [stop] if isinstance(stop, str) else stop
+
+
+class Message(BaseModel):
+    """A turn, or what stands before the dialogue. Other keys are ignored."""
+
+    role: Literal["system", "developer", "user", "assistant", "persona", "knowledge"]
+    content: Annotated[list[TextPart], BeforeValidator(as_parts)]
+
+    def as_context(self) -> dict[str, str]:
+        """Return the message as `portable.context.as_turns` takes it."""
+        role = "system" if self.role == "developer" else self.role
+        return {"role": role, "content": " ".join(part.text for part in self.content)}
+
+
+class StreamOptions(BaseModel):
+    """What a stream holds besides the reply. Other keys are ignored."""
+
+    include_usage: bool = False
+
+
+StopText = Annotated[str, StringConstraints(min_length=1, max_length=200)]
+
+
+class ChatRequest(BaseModel):
+    """The body of a request to `/v1/chat/completions`; None is the same as no value."""
+
+    model_config = ConfigDict(extra="allow", allow_inf_nan=False)
+
+    model: str
+    messages: list[Message] = Field(min_length=1)
+    temperature: float | None = Field(None, ge=0, le=2)
+    top_p: float | None = Field(None, ge=1e-3, le=1)
+    n: int | None = Field(None, ge=1, le=MOST_CHOICES)
+    max_tokens: int | None = Field(None, ge=1, le=MOST_NEW_TOKENS)
+    max_completion_tokens: int | None = Field(None, ge=1, le=MOST_NEW_TOKENS)
+    stop: Annotated[list[StopText] | None, Field(max_length=4), BeforeValidator(as_list)] = None
+    seed: int | None = None
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+
+    @model_validator(mode="after")
+    def _refuse_other_options(self) -> ChatRequest:
+        for name, value in self.model_extra.items():
+            if value is None or name in IGNORED:
+                continue
+            if name not in UNCHANGED:
+                known = {*ChatRequest.model_fields, *IGNORED, *UNCHANGED}
+                raise ValueError(f"there is no option {name!r}.{nearest(name, known)}")
+            if value != UNCHANGED[name]:
+                raise ValueError(f"{name} is {value!r}, but these models cannot do that.")
+        return self
+
+    def decoding(self) -> dict:
+        """Return options of `generate()`: what the request sets, over the model's own settings."""
+        options: dict = {}
+        if self.temperature is not None and self.temperature < 1e-3:
+            options = {"do_sample": False, "num_beams": 1}
+        elif self.temperature is not None or self.top_p is not None:
+            options = {"do_sample": True, "num_beams": 1}
+            given = {"temperature": self.temperature, "top_p": self.top_p}
+            options |= {name: value for name, value in given.items() if value is not None}
+        longest = self.max_completion_tokens or self.max_tokens
+        if longest is not None:
+            options["max_new_tokens"] = longest
+        return options
+
+
+class Completion:
+    """Writes the answer to a request: at once, or as the chunks of a stream."""
+
+    def __init__(self, model: str, prompt_tokens: int):
+        self.head = {
+            "id": f"chatcmpl-{uuid.uuid4().hex}",
+            "created": int(time.time()),
+            "model": model,
+        }
+        self.prompt_tokens = prompt_tokens
+
+    def whole(self, replies: list[tuple[str, str]], tokens: int) -> dict:
+        """Write an answer of texts with their finish reasons, of so many tokens together."""
+        choices = [
+            {
+                "index": index,
+                "message": {"role": "assistant", "content": text, "refusal": None},
+                "logprobs": None,
+                "finish_reason": reason,
+            }
+            for index, (text, reason) in enumerate(replies)
+        ]
+        body = self.head | {"object": "chat.completion", "choices": choices}
+        return body | {"usage": self.usage(tokens)}
+
+    def chunk(self, index: int, delta: dict, finish_reason: str | None = None) -> dict:
+        """Write a chunk of the reply `index`."""
+        choice = {"index": index, "delta": delta, "logprobs": None, "finish_reason": finish_reason}
+        return self.head | {"object": "chat.completion.chunk", "choices": [choice]}
+
+    def last_chunk(self, tokens: int) -> dict:
+        """Write the chunk that has the usage."""
+        head = self.head | {"object": "chat.completion.chunk", "choices": []}
+        return head | {"usage": self.usage(tokens)}
+
+    def usage(self, tokens: int) -> dict[str, int]:
+        """Count the tokens that the model has read, and those of its replies."""
+        return {
+            "prompt_tokens": self.prompt_tokens,
+            "completion_tokens": tokens,
+            "total_tokens": self.prompt_tokens + tokens,
+        }
+
+
+def error_body(message: str, status: int, code: str | None = None, param: str | None = None):
+    """Write an error as OpenAI does."""
+    kind = "server_error" if status >= 500 else "invalid_request_error"
+    return {"error": {"message": message, "type": kind, "param": param, "code": code}}

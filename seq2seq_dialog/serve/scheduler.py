@@ -1,0 +1,384 @@
+"""Which requests are answered together, and when: the queue of the server and its two threads.
+
+One thread answers token by token, the other whole replies: those of beams, or of other decoding
+that chooses among replies when they are there.
+
+Token by token, by PyTorch: a request joins the running batch after its next token, where the model
+allows it (`running_batch.JOINABLE`); of other models, batches take turns, a token each. By an
+export: requests that are alike are answered together, by CTranslate2, and those that come
+meanwhile are the next batch.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from copy import deepcopy
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch.nn.utils.rnn import pad_sequence
+from transformers import GenerationConfig, StoppingCriteria
+
+from ..decoding.running_batch import JOINABLE, RunningBatch
+from ..errors import UsageError
+from ..portable.context import encode_context, encode_texts
+from .exported_model import ExportedModel, end_token_ids
+from .inference import generate_responses
+from .text_stream import TextStream, cut_at_stop
+
+logger = logging.getLogger(__name__)
+MOST_ROWS = 64  # replies that are decoded at once
+GATHER_SECONDS = 0.003  # to wait for more requests, where they could not join later
+# Settings of decoding with which tokens can be handed out as they are chosen. With any other the
+# whole reply is waited for.
+STREAMED = {
+    "do_sample",
+    "early_stopping",
+    "length_penalty",
+    "max_length",
+    "max_new_tokens",
+    "min_length",
+    "min_new_tokens",
+    "no_repeat_ngram_size",
+    "num_beams",
+    "num_return_sequences",
+    "repetition_penalty",
+    "temperature",
+    "top_k",
+    "top_p",
+}
+
+
+class QueueFull(Exception):
+    """More requests wait than may."""
+
+
+class Stopping(Exception):
+    """The server takes no more requests."""
+
+
+class Piece(NamedTuple):
+    """What is new of a reply."""
+
+    index: int  # of the reply, where a request wants several
+    text: str
+    finish_reason: str | None = None  # "stop" or "length"; None: the reply goes on
+    tokens: int = 0  # of the whole reply, where it has ended
+
+
+@dataclass(eq=False)
+class Job:
+    """A request.
+
+    Args:
+        context: as `encode_context` takes it.
+        options: of `generate()`, over the model's saved settings.
+        tell: called with each `Piece`, or with the exception that ends the request, by a thread of
+            the scheduler.
+        count: of replies.
+        stop: texts that end a reply.
+        seed: of sampling; without one, replies differ each time.
+    """
+
+    context: Sequence
+    options: dict
+    tell: Callable[[Piece | Exception], None]
+    count: int = 1
+    stop: Sequence[str] = ()
+    seed: int | None = None
+    # By the scheduler:
+    source_ids: list[int] = field(default_factory=list)
+    kind: tuple = ()  # jobs for which it is equal can be answered together
+    is_cancelled: bool = False
+
+
+class Choice:
+    """A reply in the making: a row of a batch."""
+
+    def __init__(self, job: Job, index: int, tokenizer):
+        self.job, self.index, self.stream = job, index, TextStream(tokenizer, job.stop)
+        self.has_ended = False
+
+    @property
+    def goes_on(self) -> bool:
+        return not self.has_ended and not self.job.is_cancelled
+
+    def take(self, token_id: int, finish_reason: str | None) -> None:
+        """Take the next token, and tell what is new; "stop" is told with the end token."""
+        if not self.goes_on:
+            return
+        text = "" if finish_reason == "stop" else self.stream.add(token_id)
+        if self.stream.stopped:
+            finish_reason = "stop"
+        if finish_reason is not None:
+            self.end(finish_reason, text)
+        elif text:
+            self.job.tell(Piece(self.index, text))
+
+    def end(self, finish_reason: str, text: str = "") -> None:
+        """Tell the rest of the reply, after `text`."""
+        self.has_ended = True
+        text += self.stream.end()
+        self.job.tell(Piece(self.index, text, finish_reason, len(self.stream.token_ids)))
+
+
+class Abandoned(StoppingCriteria):
+    """Ends a batch when the clients of all its jobs have gone."""
+
+    def __init__(self, jobs: Sequence[Job]):
+        self.jobs = jobs
+
+    def __call__(self, input_ids: torch.Tensor, scores, **kwargs) -> torch.Tensor:
+        gone = all(job.is_cancelled for job in self.jobs)
+        return torch.full((len(input_ids),), gone, device=input_ids.device)  # (rows,)
+
+
+class Scheduler:
+    """Answers jobs by a loaded model.
+
+    Args:
+        most_waiting: jobs; more are refused.
+    """
+
+    def __init__(self, model, tokenizer, most_waiting: int):
+        self.model, self.tokenizer, self.most_waiting = model, tokenizer, most_waiting
+        self.is_stopping = False
+        self._waiting: dict[bool, deque[Job]] = {True: deque(), False: deque()}  # token by token?
+        self._changed = threading.Condition()  # guards all that is above
+        stream = self._stream_export if isinstance(model, ExportedModel) else self._stream_pytorch
+        # A tokenizer is not for several threads at once: each has its own.
+        self._threads = [
+            threading.Thread(target=work, args=(deepcopy(tokenizer),), daemon=True)
+            for work in (stream, self._answer_whole)
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    # For the thread of the server
+
+    def submit(self, job: Job) -> None:
+        """Queue a job.
+
+        Raises:
+            QueueFull, Stopping: it is not taken.
+            ValueError: its context holds no text, or the model cannot decode so.
+        """
+        job.source_ids = encode_context(job.context, self.tokenizer)
+        config = self._config(job)
+        options = tuple(sorted(job.options.items()))
+        streamed = setting_names(config) <= STREAMED and (config.num_beams or 1) == 1
+        if not config.do_sample:
+            job.seed = None
+        elif isinstance(self.model, ExportedModel) and job.seed is not None:
+            raise UsageError(
+                f"seed is {job.seed}, but this server samples by the seed of its process alone: "
+                "leave it out, or start the server with --no-export."
+            )
+        job.kind = options
+        if not streamed:  # replies by one seed depend on what is in their batch
+            job.kind += (job.count, None if job.seed is None else id(job))
+        with self._changed:
+            if self.is_stopping:
+                raise Stopping
+            if self.waiting >= self.most_waiting:
+                raise QueueFull
+            self._waiting[streamed].append(job)
+            self._changed.notify_all()
+
+    def cancel(self, job: Job) -> None:
+        """Stop computing a job, whose client has gone."""
+        job.is_cancelled = True
+        with self._changed:
+            for queue in self._waiting.values():
+                if job in queue:
+                    queue.remove(job)
+
+    def stop(self) -> None:
+        """Take no more jobs; the threads end when those that are here are answered."""
+        with self._changed:
+            self.is_stopping = True
+            self._changed.notify_all()
+
+    @property
+    def has_ended(self) -> bool:
+        return not any(thread.is_alive() for thread in self._threads)
+
+    @property
+    def waiting(self) -> int:
+        """The number of jobs that nothing has been done for yet."""
+        return sum(map(len, self._waiting.values()))
+
+    # For the threads of the scheduler
+
+    def _config(self, job: Job) -> GenerationConfig:
+        """Return the settings that a job is decoded by."""
+        config = deepcopy(self.model.generation_config)
+        config.update(**job.options)
+        return config
+
+    def _take(self, streamed: bool, room: int, block: bool, gather: bool) -> list[Job]:
+        """Take the job that waits longest and others of its kind; none where the work is over.
+
+        Args:
+            room: replies that they may have together; the first may have more.
+            block: wait for a job, until there are to be no more.
+            gather: then wait a moment for others.
+        """
+        queue = self._waiting[streamed]
+        with self._changed:
+            if block:
+                self._changed.wait_for(lambda: queue or self.is_stopping)
+            if gather:
+                self._changed.wait_for(lambda: len(queue) >= room, timeout=GATHER_SECONDS)
+            taken: list[Job] = []
+            for job in [job for job in queue if job.kind == queue[0].kind]:
+                room -= job.count
+                if room < 0 and taken:
+                    break
+                taken.append(job)
+            for job in taken:
+                queue.remove(job)
+        return taken
+
+    @contextmanager
+    def _telling_errors(self, jobs: Iterable[Job]) -> Iterator[None]:
+        """Tell jobs what has gone wrong, which ends them."""
+        try:
+            yield
+        except Exception as error:
+            if not isinstance(error, ValueError):
+                logger.exception("requests have failed")
+            for job in jobs:
+                job.tell(error)
+                job.is_cancelled = True
+
+    def _stream_pytorch(self, tokenizer) -> None:
+        """Answer jobs token by token, by PyTorch."""
+        joinable = self.model.config.model_type in JOINABLE
+        batches: list[RunningBatch] = []
+        while True:
+            room = MOST_ROWS - sum(len(batch.rows) for batch in batches)
+            jobs = []
+            if room > 0:
+                block = not batches
+                jobs = self._take(True, room, block=block, gather=block and not joinable)
+            if not jobs and not batches:
+                return
+            if jobs:
+                with self._telling_errors(jobs):
+                    batches.append(self._begin(jobs, tokenizer))
+            for batch in batches:
+                self._advance(batch)
+            batches = [batch for batch in batches if any(row.goes_on for row in batch.rows)]
+            if joinable and len(batches) > 1:
+                batches = [self._join(*batches)]
+
+    def _begin(self, jobs: Sequence[Job], tokenizer) -> RunningBatch:
+        rows = choices(jobs, tokenizer)
+        config = self._config(jobs[0])
+        draws = None
+        if config.do_sample:
+            longest = config.max_new_tokens or config.max_length or 20  # as in generate()
+            draws = torch.stack([draw(row.job.seed, row.index, longest) for row in rows])
+            draws = draws.to(self.model.device)
+        sources = pad_sources(rows, tokenizer.pad_token_id, self.model.device)
+        options = jobs[0].options | {"num_return_sequences": 1}
+        return RunningBatch.begin(self.model, rows, *sources, draws, **options)
+
+    def _join(self, batch: RunningBatch, other: RunningBatch) -> RunningBatch:
+        with self._telling_errors({row.job for row in [*batch.rows, *other.rows]}):
+            batch.join(other)
+        return batch
+
+    def _advance(self, batch: RunningBatch) -> None:
+        with self._telling_errors({row.job for row in batch.rows}):
+            for step in batch.step():
+                step.row.take(step.token_id, step.finish_reason)
+            batch.keep(lambda row: row.goes_on)
+
+    def _stream_export(self, tokenizer) -> None:
+        """Answer jobs token by token, by CTranslate2."""
+        most = self.model.about.get("max_batch_size") or MOST_ROWS
+        while jobs := self._take(True, most, block=True, gather=True):
+            rows = choices(jobs, tokenizer)
+            with self._telling_errors(jobs):
+                for start in range(0, len(rows), most):
+                    self._stream_rows(rows[start : start + most], tokenizer)
+
+    def _stream_rows(self, rows: Sequence[Choice], tokenizer) -> None:
+        ends = end_token_ids(self.model.generation_config)
+
+        def on_token(place: int, token_id: int, is_last: bool) -> bool:
+            row = rows[place]
+            reason = ("stop" if token_id in ends else "length") if is_last else None
+            row.take(token_id, reason)
+            return not row.goes_on
+
+        sources = pad_sources(rows, tokenizer.pad_token_id, "cpu")
+        options = rows[0].job.options | {"num_return_sequences": 1}
+        self.model.generate(*sources, on_token=on_token, **options)
+
+    def _answer_whole(self, tokenizer) -> None:
+        """Answer jobs by whole replies, told at their end."""
+        while jobs := self._take(False, MOST_ROWS, block=True, gather=True):
+            with self._telling_errors(jobs):
+                config, options = self._config(jobs[0]), dict(jobs[0].options)
+                if (config.num_beams or 1) > 1:
+                    options["num_beams"] = max(config.num_beams, jobs[0].count)
+                if setting_names(config) <= STREAMED and not isinstance(self.model, ExportedModel):
+                    options["stopping_criteria"] = [Abandoned(jobs)]
+                if jobs[0].seed is not None:
+                    torch.manual_seed(jobs[0].seed % 2**63)
+                replies = generate_responses(
+                    [job.context for job in jobs],
+                    self.model,
+                    tokenizer,
+                    num_return_sequences=jobs[0].count,
+                    **options,
+                )
+                longest = config.max_new_tokens or config.max_length or 20
+                for job, texts in zip(jobs, replies, strict=True):
+                    texts = [texts] if isinstance(texts, str) else texts
+                    for piece in whole_pieces(texts, job.stop, tokenizer, longest):
+                        job.tell(piece)
+
+
+def setting_names(config: GenerationConfig) -> set[str]:
+    """Name the settings of decoding that are not the defaults of transformers."""
+    return {n for n in config.to_diff_dict() if not n.endswith(("_id", "_version"))}
+
+
+def choices(jobs: Sequence[Job], tokenizer) -> list[Choice]:
+    """List the replies to make, those of a job side by side."""
+    return [Choice(job, i, tokenizer) for job in jobs for i in range(job.count)]
+
+
+def draw(seed: int | None, index: int, count: int) -> torch.Tensor:
+    """Draw numbers to sample a reply by, (count,): the same for the same seed and index."""
+    seed = secrets.randbits(64) if seed is None else seed % 2**64
+    return torch.from_numpy(np.random.default_rng((seed, index)).random(count, dtype=np.float32))
+
+
+def pad_sources(rows: Sequence[Choice], pad_id: int, device) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the sources of rows and their mask, (rows, source_len), padded on the right."""
+    ids = [torch.tensor(row.job.source_ids) for row in rows]
+    mask = pad_sequence([torch.ones_like(row) for row in ids], batch_first=True)
+    return pad_sequence(ids, batch_first=True, padding_value=pad_id).to(device), mask.to(device)
+
+
+def whole_pieces(
+    texts: Sequence[str], stop: Sequence[str], tokenizer, longest: int
+) -> Iterator[Piece]:
+    """Turn replies into pieces; their tokens are counted in the text, so nearly as they were."""
+    for index, text in enumerate(texts):
+        tokens = len(encode_texts([text], tokenizer)[0])
+        cut = cut_at_stop(text, stop)
+        reason = "length" if cut is None and tokens >= longest else "stop"
+        yield Piece(index, text if cut is None else cut, reason, tokens)
