@@ -12,9 +12,9 @@ from transformers import Trainer, get_scheduler
 from transformers.integrations import INTEGRATION_TO_CALLBACK
 
 from .errors import UsageError, nearest
-from .evaluation.catalogue import OF_LIKELIHOOD, keys_with
+from .evaluation.catalogue import OF_LIKELIHOOD, OF_PREFERENCES, keys_with
 from .portable.reranking import check_candidates, check_weights
-from .settings import DataArguments, LoraArguments, Settings
+from .settings import DataArguments, LoraArguments, PreferenceArguments, Settings
 from .shipped import COMMAND
 from .training_settings import SCALED, DialogueTrainingArguments
 
@@ -30,6 +30,8 @@ def check(settings: Settings) -> None:
     _check_sides(settings.data)
     _check_decoding(settings)
     _check_adversarial(settings)
+    _check_objectives(settings)
+    _check_preferences(settings)
     _check_lora(settings)
     _check_streaming(settings)
     _check_metrics(settings)
@@ -145,13 +147,57 @@ def _check_adversarial(settings: Settings) -> None:
         )
 
 
+def _changed(group, defaults: type) -> list[str]:
+    """Name the settings of a group that are not the default."""
+    return [name for name, value in vars(group).items() if value != getattr(defaults, name)]
+
+
+def _check_objectives(settings: Settings) -> None:
+    weights, training = settings.objectives.weights(), settings.training
+    of_all_replies = {"vocabulary", "stock_phrases"} & weights.keys()
+    for name, is_set, reason in (
+        ("adversarial", not settings.adversarial.is_off, "each is a training of its own"),
+        ("dpo", not settings.preferences.is_off, "each is a training of its own"),
+        ("tokens_per_batch auto", training.tokens_per_batch == "auto", "it tries plain batches"),
+        ("streaming", settings.data.streaming and of_all_replies, "replies are counted first"),
+    ):
+        if weights and is_set:
+            raise UsageError(f"{name} does not work with objectives: {reason}. Take one out.")
+
+
+def _check_preferences(settings: Settings) -> None:
+    preferences, training = settings.preferences, settings.training
+    metric = training.metric_for_best_model.removeprefix("eval_")
+    if preferences.is_off:
+        if changed := _changed(preferences, PreferenceArguments):
+            raise UsageError(f"{changed[0]} has no effect without dpo: set dpo as well, to true.")
+        if metric in OF_PREFERENCES:
+            raise UsageError(f"metric_for_best_model is {metric}: set dpo as well, to true.")
+        return
+    if settings.model.model_name_or_path is None:
+        raise UsageError(
+            "dpo improves a model that was trained by likelihood: make one first "
+            "(configs/t5_small.yaml) and give its folder as model_name_or_path."
+        )
+    for name, is_set, reason in (
+        ("adversarial", not settings.adversarial.is_off, "each is a training of its own"),
+        ("streaming", settings.data.streaming, "likelihoods are measured before training begins"),
+        ("tokens_per_batch auto", training.tokens_per_batch == "auto", "it tries single replies"),
+        ("label_smoothing_factor", training.label_smoothing_factor > 0, "no token is a target"),
+    ):
+        if is_set:
+            raise UsageError(f"{name} does not work with dpo: {reason}. Take one out.")
+    if training.load_best_model_at_end and metric in OF_LIKELIHOOD:
+        raise UsageError(
+            f"metric_for_best_model is {metric}, by which the best model is the one before dpo: "
+            "set it to preference_loss, or load_best_model_at_end to false."
+        )
+
+
 def _check_lora(settings: Settings) -> None:
     lora, training = settings.lora, settings.training
     if lora.is_off:
-        changed = [
-            name for name, value in vars(lora).items() if value != getattr(LoraArguments, name)
-        ]
-        if changed:
+        if changed := _changed(lora, LoraArguments):
             raise UsageError(f"{changed[0]} has no effect without LoRA: set lora_r as well, to 16.")
         return
     if not find_spec("peft"):
@@ -201,7 +247,8 @@ def _check_metrics(settings: Settings) -> None:
     if metric not in known:
         hint = nearest(metric, known)
         raise UsageError(f"metric_for_best_model is {metric!r}, which is not computed.{hint}")
-    if metric not in OF_LIKELIHOOD and not training.predict_with_generate:
+    known_without_replies = OF_LIKELIHOOD + OF_PREFERENCES
+    if metric not in known_without_replies and not training.predict_with_generate:
         raise UsageError(f"metric_for_best_model is {metric}: set predict_with_generate as well.")
 
 

@@ -21,6 +21,12 @@ from .setting_fields import Group, Mark, setting
 from .training_settings import SCALED, T5_LIKE, DialogueTrainingArguments
 
 
+# Settings that are mappings or lists.
+STRUCTURES = (
+    *("columns", "new_model", "objectives", "discriminator", "rerank", "lr_scheduler_kwargs"),
+)
+
+
 @dataclass
 class DataArguments(Group):
     """Where the dialogues come from and how they become examples."""
@@ -45,7 +51,7 @@ class DataArguments(Group):
     columns: str | None = setting(
         None,
         "Names of columns that are not the usual ones, a mapping such as {text: body, speaker: "
-        "author}: of dialogue, context, response, text, speaker, conversation, time.",
+        "author}: of dialogue, context, response, rejected, text, speaker, conversation, time.",
     )
     respond_as: str | None = setting(
         None,
@@ -116,7 +122,8 @@ class DataArguments(Group):
         example = "{text: body, speaker: author}"
         text = self.columns or "{}"
         names = strict_yaml.load_mapping("columns", text, example)
-        kinds = ("dialogue", "context", "response", "text", "speaker", "conversation", "time")
+        kinds = ["dialogue", "context", "response", "rejected", "text", "speaker"]
+        kinds += ["conversation", "time"]
         for kind, name in names.items():
             if kind not in kinds or not isinstance(name, str):
                 raise UsageError(
@@ -266,6 +273,106 @@ class AdversarialArguments(Group):
     )
 
 
+OBJECTIVES = (
+    "repetition",
+    "context_copy",
+    "vocabulary",
+    "sequence_repetition",
+    "stock_phrases",
+)
+
+
+@dataclass
+class ObjectiveArguments(Group):
+    """What a training makes unlikely, beside the likelihood of the replies (Li et al., 2020)."""
+
+    _argument_group_name = "objectives"
+
+    @property
+    def is_off(self) -> bool:
+        """Whether the group has no effect."""
+        return not self.weights()
+
+    objectives: str | None = setting(
+        None,
+        "Weights of unlikelihood training, a mapping such as {repetition: 0.5, stock_phrases: "
+        "0.2}: of repetition (of the reply's own tokens), context_copy (of tokens of the context), "
+        "vocabulary (of tokens that the model uses more than people; weights above 10), "
+        "sequence_repetition (of n-grams, in replies that are decoded at each step), "
+        "stock_phrases (what the training replies say most often).",
+    )
+
+    def __post_init__(self):
+        super().__post_init__()
+        self.weights()
+
+    def weights(self) -> dict[str, float]:
+        """Return the weights of those that are on."""
+        if self.objectives is None:
+            return {}
+        example = "{repetition: 0.5, stock_phrases: 0.2}"
+        weights = strict_yaml.load_mapping("objectives", self.objectives, example)
+        for name, weight in weights.items():
+            if name not in OBJECTIVES:
+                raise UsageError(
+                    f"objectives has {name!r}; it gives weights to {', '.join(OBJECTIVES)}, for "
+                    f"example {example}.{nearest(name, OBJECTIVES)}"
+                )
+            if rule := Bounds(0).broken_by(weight):
+                raise UsageError(f"objectives gives {name} {weight!r}; it must be {rule}.")
+        return {name: float(weight) for name, weight in weights.items() if weight > 0}
+
+
+NEGATIVES = ("other_contexts", "stock_phrases", "samples")
+
+
+@dataclass
+class PreferenceArguments(Group):
+    """Direct preference optimisation (Rafailov et al., 2023) of a trained model."""
+
+    _argument_group_name = "preferences"
+
+    @property
+    def is_off(self) -> bool:
+        """Whether the group has no effect."""
+        return not self.dpo
+
+    dpo: bool = setting(
+        False,
+        "Train model_name_or_path, a finished run, to prefer the chosen reply of each pair to the "
+        "rejected one (direct preference optimisation).",
+    )
+    negatives: list[str] | None = setting(  # noqa: RUF009 (None is its default)
+        None,
+        "The rejected replies where the data is ordinary dialogues: other_contexts (replies of "
+        "other dialogues), stock_phrases (what the training replies say most often), samples (of "
+        "the model as it begins); of several, each for as many pairs. By default the data has "
+        "them: rows of context, chosen and rejected.",
+    )
+    dpo_beta: Annotated[float, Bounds(above=0)] = setting(
+        0.1, "How much the model is held to what it was: lower lets it move further."
+    )
+    dpo_length_normalised: bool = setting(
+        False, "Take log-likelihoods per token, not of whole replies; with a dpo_beta of 1 to 10."
+    )
+    dpo_likelihood_weight: Annotated[float, Bounds(0)] = setting(
+        0.0, "Weight of the chosen reply's own loss, nats per token, which keeps it likely."
+    )
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.negatives is None:
+            return
+        kinds = [kind for word in self.negatives for kind in word.replace(",", " ").split()]
+        for kind in kinds:
+            if kind not in NEGATIVES:
+                raise UsageError(
+                    f"negatives has {kind!r}; it must be one or several of "
+                    f"{', '.join(NEGATIVES)}.{nearest(kind, NEGATIVES)}"
+                )
+        self.negatives = list(dict.fromkeys(kinds)) or None
+
+
 @dataclass
 class LoraArguments(Group):
     """Fine-tuning of small matrices beside the frozen weights (LoRA, Hu et al., 2022)."""
@@ -321,7 +428,9 @@ class Settings:
     data: DataArguments
     model: ModelArguments
     decoding: DecodingArguments
+    objectives: ObjectiveArguments
     adversarial: AdversarialArguments
+    preferences: PreferenceArguments
     lora: LoraArguments
     search: SearchArguments
     training: DialogueTrainingArguments
@@ -335,6 +444,19 @@ class Settings:
     def trains_adapter(self) -> bool:
         """Whether LoRA trains; a model that is only evaluated gets no adapter."""
         return self.training.do_train and not self.lora.is_off
+
+    @property
+    def trains_preferences(self) -> bool:
+        """Whether preferences train; a model that is only evaluated needs no rejected replies."""
+        return self.training.do_train and self.preferences.dpo
+
+    @property
+    def reading(self) -> DataArguments:
+        """By which settings rows are read: those of preferences have a column `rejected`."""
+        if not self.trains_preferences or self.preferences.negatives:
+            return self.data
+        columns = {"rejected": "rejected"} | self.data.column_names()
+        return dataclasses.replace(self.data, columns=strict_yaml.to_json("columns", columns))
 
     def with_training(self, **changes: Any) -> Settings:
         """Return these settings with other values in `training`; `given` stays as it is."""
@@ -350,6 +472,8 @@ class Settings:
             new = self.model.new_model and self.model.new_model_sizes()["model_type"]
             optim = SCALED if new in T5_LIKE else "adamw_torch_fused"
             training._choose_optimizer(optim)
+        if self.preferences.dpo and training.given["learning_rate"] is None:
+            training.learning_rate /= 10
         training.given = training.given | {"optim": optim, "learning_rate": training.learning_rate}
         return dataclasses.replace(self, training=training)
 
@@ -378,14 +502,7 @@ class Settings:
                     continue
                 if value not in (None, []) and (shown or value != f.default):
                     config[f.name] = value
-        for name in (
-            "columns",
-            "new_model",
-            "discriminator",
-            "rerank",
-            "lr_scheduler_kwargs",
-            "data",
-        ):
+        for name in (*STRUCTURES, "data"):
             value = config.get(name)
             if isinstance(value, str) and (name != "data" or value.lstrip().startswith("[")):
                 config[name] = strict_yaml.load(value)

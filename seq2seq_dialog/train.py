@@ -44,6 +44,8 @@ from .training import checkpoints
 from .training.adversarial import AdversarialTrainer
 from .training.lora import add_adapter
 from .training.memory import keep_freed_memory
+from .training.objectives import ObjectiveTrainer
+from .training.preferences import PreferenceTrainer
 from .training.resume import find_checkpoint, is_complete
 from .training.sharding import UNSHARDED, sharding_of
 from .training.stopping import Diverged
@@ -109,7 +111,7 @@ def execute(settings: Settings) -> None:
 
     # 2. Read the rows
     with settings.training.main_process_first(desc="reading the dialogues"):
-        corpus = read_corpus(settings.data)
+        corpus = read_corpus(settings.reading)
 
     # 3. Audit them; describe what the run is made with
     corpus = audit_corpus(corpus, settings.data, console)
@@ -226,6 +228,11 @@ def build_trainer(
     if settings.adversarial.adversarial and settings.training.do_train:
         trainer_class, options["adversarial"] = AdversarialTrainer, settings.adversarial
         options["discriminator"] = discriminator_config(settings.adversarial.discriminator, model)
+    if not settings.objectives.is_off and settings.training.do_train:
+        trainer_class, options["objectives"] = ObjectiveTrainer, settings.objectives.weights()
+    if settings.trains_preferences:
+        trainer_class, options["preferences"] = PreferenceTrainer, settings.preferences
+        options["data"] = settings.data
     if sources := parse_sources(settings.data.data):
         options["weights"] = {source.name: source.weight for source in sources}
     batches = StreamedBatches(stream.train, tokenizer, settings.data) if stream else None
@@ -320,7 +327,7 @@ def evaluate_model(
     training, split, metrics = settings.training, corpus.evaluated, {}
     replies = training.do_predict and split in features
     if training.do_eval and "validation" in features and not (replies and split == "validation"):
-        metrics["validation"] = trimmed(trainer.evaluate(features["validation"]), "eval_")
+        metrics["validation"] = trimmed(trainer.evaluate(), "eval_")
     if replies:
         output = trainer.predict(features[split])
         labels = (features[name]["labels"] for name in ("train", split))

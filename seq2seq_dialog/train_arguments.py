@@ -33,6 +33,7 @@ KINDS = {int: "a whole number", float: "a number", string_to_bool: "true or fals
 STRUCTURES = {
     "columns": dict,
     "new_model": dict,
+    "objectives": dict,
     "discriminator": dict,
     "rerank": dict,
     "data": list,

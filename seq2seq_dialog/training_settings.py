@@ -62,7 +62,8 @@ class DialogueTrainingArguments(Seq2SeqTrainingArguments):
         "AdamW with a rate for each tensor of a T5, by the scale at which it starts.",
     )
     learning_rate: Annotated[float | None, Bounds(0)] = setting(
-        None, "Peak learning rate; by default 0.03 with adamw_scaled, else 5e-4."
+        None,
+        "Peak learning rate; by default 0.03 with adamw_scaled, else 5e-4, and for dpo a tenth.",
     )
     warmup_steps: Annotated[float, Bounds(0)] = setting(
         0.05, "Warm-up: below 1 a share of all steps, else steps."

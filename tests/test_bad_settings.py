@@ -40,6 +40,7 @@ NUMBERS = {
     "length_penalty": (FINITE, "finite"),
     "teacher_forcing_weight": (f"-1 {FINITE}", "at least 0"),
     "discriminator_learning_rate": (f"-1 {FINITE}", "at least 0"),
+    "dpo_likelihood_weight": (f"-1 {FINITE}", "at least 0"),
     "collapse_threshold": (f"-1 1.5 {FINITE}", "from 0 to 1"),
 }
 HUGE = "99999999999999999999"

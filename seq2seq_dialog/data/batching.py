@@ -94,6 +94,7 @@ class TokenBudgetSampler(Sampler[list[int]]):
 
     Attributes:
         mean_targets: the mean number of target tokens of a batch; with `draw`, of the first epoch.
+        mean_examples: the same of examples.
     """
 
     def __init__(
@@ -126,6 +127,7 @@ class TokenBudgetSampler(Sampler[list[int]]):
         self.grid, ends = cuts[min(cuts)]
         self.spans = _spans(ends, lambda count: count % world_size == 0)
         self.mean_targets = float(exact[:, 1].sum() / len(self.spans))
+        self.mean_examples = len(exact) / len(self.spans)
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch whose batches come next."""

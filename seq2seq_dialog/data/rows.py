@@ -59,7 +59,9 @@ def _load_sources(args: DataArguments, sources: list[Source]) -> tuple[dict, dic
     parts: dict[str, list[Dataset]] = {}
     problems = {}
     for source in sources:
-        rows, problems_by_file = _load_source(replace(args, data=source.path))
+        args_of_source = replace(args, data=source.path)
+        rows, problems_by_file = _load_source(args_of_source)
+        check_rejected(rows, args_of_source)
         problems |= {f"{source.name}: {file}": each for file, each in problems_by_file.items()}
         for split, part in rows.items():
             labelled = part.add_column("source", [source.name] * len(part))
@@ -130,6 +132,7 @@ def messages_of_a_setting() -> Iterator[None]:
 
 def check_training_pairs(rows: dict, args: DataArguments) -> None:
     """Refuse a source without training rows."""
+    check_rejected(rows, args)
     if not len(rows.get("train", ())):
         raise UsageError(
             f"{args.dataset_name or args.data}: no training pair; at least one dialogue of two "
@@ -137,11 +140,23 @@ def check_training_pairs(rows: dict, args: DataArguments) -> None:
         )
 
 
+def check_rejected(rows: dict, args: DataArguments) -> None:
+    """Refuse a source without the rejected replies that it is to have."""
+    if "rejected" not in args.column_names():
+        return
+    if not len(rows.get("train", ())) or "rejected" not in rows["train"].column_names:
+        raise UsageError(
+            f"{args.dataset_name or args.data}: no training pair has a rejected reply. Preference "
+            "training needs rows with the columns context, chosen and rejected; of ordinary "
+            "dialogues, say which replies are rejected: negatives [other_contexts]."
+        )
+
+
 def fingerprint(rows: Dataset) -> str:
     """Hash what rows say, and of which source they are: not where it was read from, or when."""
     digests = {}
     for batch in rows.with_format("arrow").iter(10_000):
-        for name in ("context", "response", "source"):
+        for name in ("context", "response", "rejected", "source"):
             if name not in rows.column_names:
                 continue
             # Lengths and texts apart: so the hash does not depend on how Arrow cuts the rows.

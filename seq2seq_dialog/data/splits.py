@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
-from datasets import Dataset, DatasetDict, Features, NamedSplit
+from datasets import Dataset, DatasetDict, Features, NamedSplit, Value
 
 from ..dataset_script import dialogues
 from ..dataset_script.dialogues import SPLITS, Dialogue, Note
@@ -38,6 +38,10 @@ def prepare(
     Returns:
         The rows, and by split of the source what `scan` returns.
     """
+    features = FEATURES
+    if "rejected" in args.column_names():
+        readers = {split: partial(_read_preferences, read) for split, read in readers.items()}
+        features = Features(FEATURES | {"rejected": Value("string")})
     pairs: Counter = Counter()
     problems = {
         split: dialogues.scan(read, split if is_official(readers) else None, pairs)
@@ -49,7 +53,7 @@ def prepare(
             content = f"{key} {split} {is_official(readers)} {args.detokenize}"
             rows[split] = Dataset.from_generator(
                 read_rows,
-                features=FEATURES,
+                features=features,
                 cache_dir=args.data_cache,
                 split=NamedSplit(split),
                 fingerprint=hashlib.sha256(CODE + content.encode()).hexdigest()[:32],
@@ -65,6 +69,12 @@ def stream(
     return {split: partial(_rows, readers, split, args.detokenize) for split in splits}
 
 
+def _read_preferences(read: ReadSplit, note: Note) -> Iterator[Dialogue]:
+    """Read dialogues, of whose pairs those are left that have a rejected reply."""
+    for dialogue in read(note):
+        yield dialogue._replace(pairs=[p for p in dialogue.pairs if "rejected" in p.labels])
+
+
 def is_official(readers: dict) -> bool:
     """Whether the splits are kept, and not made by the hash of each dialogue."""
     return set(readers) != {"train"}
@@ -73,4 +83,7 @@ def is_official(readers: dict) -> bool:
 def _rows(readers: dict[str, ReadSplit], split: str, detokenize: bool) -> Iterator[dict]:
     read = readers[split if is_official(readers) else "train"]
     said = read(lambda kind, number: None)
-    yield from dialogues.make_rows(said, split, is_official(readers), detokenize)
+    for row in dialogues.make_rows(said, split, is_official(readers), detokenize):
+        if detokenize and "rejected" in row:
+            row["rejected"] = dialogues.detokenize(row["rejected"])
+        yield row

@@ -166,9 +166,27 @@ METRICS = {
         "Distinct-2 of samples", "%", HIGHER, PERCENT, main=True,
         plain="Pairs of words that are different, of all in replies that are sampled.",
     ),
+    # Of preference training, on held-out pairs.
+    "preference_loss": Metric(
+        "preference loss", "nats per pair", LOWER, **BEST,
+        plain="How much it surprises the model that the chosen reply is preferred; at first ln 2.",
+    ),
+    "preference_accuracy": Metric(
+        "preference accuracy", "%", HIGHER, PERCENT, main=True, **BEST,
+        plain="Pairs whose chosen reply gained on the rejected one since training began.",
+    ),
+    "preference_margin": Metric(
+        "preference margin", "nats", HIGHER, (-math.inf, math.inf), **BEST,
+        plain="How much the chosen replies gained on the rejected ones since training began.",
+    ),
+    "chosen_likelier": Metric(
+        "chosen likelier", "%", HIGHER, PERCENT,
+        plain="Pairs whose chosen reply is likelier per token than the rejected one.",
+    ),
 }  # fmt: skip
 # What is known without replies.
 OF_LIKELIHOOD = ("loss", "perplexity", "bits_per_byte", "context_gain")
+OF_PREFERENCES = ("preference_loss", "preference_accuracy", "preference_margin")
 
 
 def keys_with(trait: str) -> list[str]:

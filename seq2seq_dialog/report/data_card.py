@@ -30,6 +30,8 @@ PROBLEMS = {
     "under_two_utterances": "fewer than two utterances, which makes no row",
     "empty_context": "a row without context, dropped",
     "empty_response": "a row without reply, dropped",
+    "empty_rejected": "a row without rejected reply, dropped",
+    "equal_replies": "a row whose rejected reply is the chosen one, dropped",
     "eou_inside": "the mark of a turn inside an utterance, removed",
     "system_message": "system messages, read as instructions",
     "tool_message": "calls of tools and their results, dropped",

@@ -57,6 +57,7 @@ def describe(config: dict) -> str:
     """Name a run by its model, training and data: `T5 trained on dailydialog`."""
     new, model = config.get("new_model"), config.get("model_name_or_path") or "A model"
     how = "trained adversarially" if config.get("adversarial") else "fine-tuned"
+    how = "trained by preferences" if config.get("dpo") else how
     if isinstance(new, dict):
         model, how = str(new.get("model_type", model)).upper(), "trained"
         if model == "RNN_SEQ2SEQ":

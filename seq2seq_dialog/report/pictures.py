@@ -37,13 +37,16 @@ TEXT = {"fontsize": 10, "parse_math": False}  # of a small picture; a "$" is a l
 BY_GROUP = ("perplexity", "bleu_2", "rouge_l", "distinct_2", "length_ratio", "generic")
 LOSSES = "Loss, nats per target token"
 SAMPLED = "Sampled replies to held-out contexts, %"
+PREFERENCES = "Held-out pairs of a chosen and a rejected reply, %"
+# The loss of human, or chosen, replies where the training's own loss is another.
+LIKELIHOOD = ("human_loss", "chosen_loss", "loss")
 
 
 def curve_panels(log_history: Sequence[Mapping]) -> dict[str, dict[str, list[tuple]]]:
-    """Collect the losses and, of adversarial training, how sampled replies fare.
+    """Collect the losses; of adversarial training, how sampled replies fare; of dpo, preferences.
 
-    The training loss of adversarial training says nothing: the loss of human replies takes its
-    place, and the second panel shows a collapse. A line's points are (step, value).
+    Where the training loss is more than a likelihood, the loss of human replies takes its place. A
+    panel of samples shows a collapse. A line's points are (step, value).
     """
 
     def points(key: str, scale: int = 1) -> list[tuple[int, float]]:
@@ -54,10 +57,9 @@ def curve_panels(log_history: Sequence[Mapping]) -> dict[str, dict[str, list[tup
         ]
         return finite[:: math.ceil(len(finite) / POINTS) or 1]
 
-    adversarial = any("eval_adversarial_success" in log for log in log_history)
     panels = {
         LOSSES: {
-            "training": points("human_loss" if adversarial else "loss"),
+            "training": next((line for key in LIKELIHOOD if (line := points(key))), []),
             "validation": points("eval_loss"),
         },
         SAMPLED: {
@@ -65,6 +67,10 @@ def curve_panels(log_history: Sequence[Mapping]) -> dict[str, dict[str, list[tup
             "adversarial success": points("eval_adversarial_success"),
             "mean reward × 100": points("eval_reward", 100) or points("reward", 100),
             "Distinct-2": points("eval_sampled_distinct_2"),
+        },
+        PREFERENCES: {
+            "the chosen one gained": points("eval_preference_accuracy"),
+            "the chosen one is likelier": points("eval_chosen_likelier"),
         },
     }
     for title, lines in panels.items():

@@ -25,6 +25,7 @@ from .pictures import PALETTE, histogram
 from .tables import render
 
 TRIAL_BATCHES = 4  # of which the first warms up
+OF_STREAMS = ("position", "mean_targets")  # what a batch of a stream has beside the examples
 SHOWN = 3  # examples
 LETTERS = 200_000  # by which scripts are guessed
 
@@ -111,7 +112,7 @@ def measure(trainer: DialogueTrainer) -> dict[str, float]:
     times, sizes = [], []
     for batch in islice(loader, TRIAL_BATCHES):
         begin = time.perf_counter()
-        inputs = {name: batch[name] for name in ("input_ids", "attention_mask", "labels")}
+        inputs = {name: batch[name] for name in batch if name not in OF_STREAMS}
         trainer.model.zero_grad()
         with trainer.accelerator.autocast():
             trainer.training_step(trainer.model, dict(inputs), inputs["labels"].numel())

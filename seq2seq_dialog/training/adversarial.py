@@ -83,7 +83,7 @@ class AdversarialTrainer(DialogueTrainer):
                 "Adversarial training does not work with FSDP and DeepSpeed: use plain data "
                 "parallelism, configs/accelerate/gpus.yaml."
             )
-        _switch_off_dropout(model)
+        switch_off_dropout(model)
         self.adversarial = adversarial
         self.discriminator = Discriminator(discriminator).to(args.device)
         self.discriminator_optimizer = torch.optim.AdamW(
@@ -337,7 +337,8 @@ class AdversarialTrainer(DialogueTrainer):
             self.discriminator_optimizer.load_state_dict(state["optimizer"])
 
 
-def _switch_off_dropout(model) -> None:
+def switch_off_dropout(model) -> None:
+    """Let a model in training compute what it computes in evaluation."""
     for module in model.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0

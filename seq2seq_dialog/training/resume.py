@@ -203,8 +203,11 @@ def check_changes(settings: Settings, checkpoint: Path, before: dict, environmen
 
 def _free(settings: Settings) -> set[str]:
     """Name the settings that may change before the run goes on."""
-    if settings.adversarial.adversarial:  # replies teach, and evaluations can end the training
+    # Replies teach; evaluations can end adversarial training, and are references of preferences.
+    if settings.adversarial.adversarial or settings.trains_preferences:
         return FREE - {"eval_tokens_per_batch"}
+    if "sequence_repetition" in settings.objectives.weights():  # decoded replies teach
+        return FREE
     if settings.training.predict_with_generate:  # replies choose the best checkpoint
         return FREE
     return FREE | set(DecodingArguments.__dataclass_fields__)

@@ -100,6 +100,10 @@ class DialogueTrainer(Seq2SeqTrainer):
         compute_metrics: takes an EvalPrediction of replies and references (lists of strings).
     """
 
+    training_columns: ClassVar = [
+        "input_ids",
+        "labels",
+    ]  # of the features, what batches are made of
     # What the progress bar and the line of an evaluation show of a log: label and format.
     training_figures: ClassVar = {
         "loss": ("loss", ".3f"),
@@ -136,13 +140,14 @@ class DialogueTrainer(Seq2SeqTrainer):
             compute_loss_func=self._mean_loss,
             **kwargs,
         )
+        self.training_collator = self.data_collator
         sharding.check_sharding(self)
         if self.is_fsdp_enabled:
             sharding.share_embedding(model)
         self._flops_per_token = 6 * model.num_parameters(exclude_embeddings=True)
-        # Since the last log: tokens, target tokens, and those of as many average batches.
-        self._token_counts, self._log_time = np.zeros(3), time.perf_counter()
-        self._mean_targets = 0.0  # target tokens of an average batch
+        # Since the last log: tokens, what the loss is a mean over, and that of average batches.
+        self._counts, self._log_time = np.zeros(3), time.perf_counter()
+        self._mean_count = 0.0  # of an average batch
         self._predicting = False
         self._streams = isinstance(self.train_dataset, StreamedBatches)
         self._stream_position = None  # of the last batch taken
@@ -199,14 +204,22 @@ class DialogueTrainer(Seq2SeqTrainer):
         for batch in batches:
             if self._streams:
                 self._stream_position = tuple(batch.pop("position").tolist())
-                self._mean_targets = float(batch.pop("mean_targets"))
+                self._mean_count = float(batch.pop("mean_targets"))
             source, target = batch["attention_mask"].sum(), batch["labels"].ne(IGNORE).sum()
-            self._token_counts += int(source + target), int(target), self._mean_targets
-            expected += self._mean_targets
+            self._counts += int(source + target), self._count(batch), self._mean_count
+            expected += self._mean_count
         count = torch.full((), expected, dtype=torch.float32, device=device)  # no copy to wait for
         if self.args.world_size > 1:
             count = self.stop.vote(self.accelerator.reduce, count)
         return batches, count
+
+    def _count(self, batch) -> int:
+        """Count what the loss is a mean over, in a batch: target tokens."""
+        return int(batch["labels"].ne(IGNORE).sum())
+
+    def _mean_count_of(self, sampler: TokenBudgetSampler) -> float:
+        """Return how many of them an average batch has."""
+        return sampler.mean_targets
 
     def create_optimizer(self, model=None) -> torch.optim.Optimizer:
         """Make the optimizer; with `adamw_scaled`, AdamW with a rate for each tensor."""
@@ -229,14 +242,14 @@ class DialogueTrainer(Seq2SeqTrainer):
         if "train_loss" in logs:
             logs["train_loss"] = self._mean_logged_loss(logs["train_loss"])
         if "loss" in logs:
-            counts = torch.tensor(self._token_counts, dtype=torch.float32, device=self.args.device)
-            tokens, targets, expected = self.accelerator.reduce(counts, "sum").tolist()
+            counts = torch.tensor(self._counts, dtype=torch.float32, device=self.args.device)
+            tokens, count, expected = self.accelerator.reduce(counts, "sum").tolist()
             now = time.perf_counter()
-            logs["loss"] *= expected / targets
+            logs["loss"] *= expected / count
             if not math.isfinite(logs["loss"]):
                 raise divergence(self, f"The loss is {logs['loss']}")
             logs["tokens_per_second"] = round(tokens / max(1e-9, now - self._log_time), 1)
-            self._token_counts, self._log_time = np.zeros(3), now
+            self._counts, self._log_time = np.zeros(3), now
         super().log(logs, start_time)
 
     def _mean_logged_loss(self, since_started: float) -> float:
@@ -265,9 +278,9 @@ class DialogueTrainer(Seq2SeqTrainer):
             sampler = TokenBudgetSampler(lengths_of(self.train_dataset), *options, draw)
         except ValueError as error:
             raise UsageError(str(error)) from error
-        self._mean_targets = sampler.mean_targets
-        features = self.train_dataset.select_columns(["input_ids", "labels"])
-        loader = self._loader(features, batch_sampler=sampler, collate_fn=self.data_collator)
+        self._mean_count = self._mean_count_of(sampler)
+        features = self.train_dataset.select_columns(self.training_columns)
+        loader = self._loader(features, batch_sampler=sampler, collate_fn=self.training_collator)
         loader.set_epoch = sampler.set_epoch  # Trainer calls it
         return loader
 

@@ -5,7 +5,9 @@ import sys
 from pathlib import Path
 
 import torch
+from accelerate.utils import gather_object
 from helpers.corpus import rows_of, sample_dialogues
+from helpers.preferences import make_trainer as make_preference_trainer
 from helpers.trainers import limited, make_trainer
 from transformers import T5Config, T5ForConditionalGeneration, set_seed
 
@@ -35,6 +37,30 @@ def check_one_step_is_the_gradient_of_all_tokens(model, tokenizer, features, fol
     (nll / tokens).backward()
     for (name, moved), before in zip(model.named_parameters(), reference.parameters(), strict=True):
         torch.testing.assert_close(moved, before - before.grad, atol=2e-6, rtol=1e-4, msg=name)
+
+
+def check_preferences_step_by_the_gradient_of_all_pairs(model, tokenizer, features, folder):
+    """At first the gradient is beta / 2 times that of what parts both likelihoods."""
+    reference = copy.deepcopy(model)
+    settings = {"optim": "sgd", "learning_rate": 1.0, "max_grad_norm": 0, "tokens_per_batch": 700}
+    trainer = make_preference_trainer(
+        model, tokenizer, features.select(range(41)), folder, **settings
+    )
+    per_rank = len(trainer.get_train_dataloader())
+    assert per_rank > 2
+    trainer.args.gradient_accumulation_steps, trainer.args.max_steps = per_rank, 1
+    trainer.train()
+    parted = 0
+    for example in trainer.train_dataset:
+        for sign, name in ((1, "labels"), (-1, "rejected_labels")):
+            labels = torch.tensor([example[name]])
+            logits = reference(input_ids=torch.tensor([example["input_ids"]]), labels=labels).logits
+            parted = parted + sign * token_nll(logits, labels).sum()
+    (trainer.preferences.dpo_beta / 2 * parted / 41).backward()
+    for (name, moved), before in zip(model.named_parameters(), reference.parameters(), strict=True):
+        torch.testing.assert_close(moved, before - before.grad, atol=2e-5, rtol=1e-3, msg=name)
+    sums = gather_object([sum(p.double().sum().item() for p in model.parameters())])
+    assert len(set(sums)) == 1
 
 
 def check_no_number_of_examples_blocks(model, tokenizer, features, folder):

@@ -279,6 +279,10 @@ def test_figures(value, text):
             {"model_name_or_path": "/runs/gru", "adversarial": True},
             "gru trained adversarially on DailyDialog",
         ),
+        (
+            {"model_name_or_path": "/runs/t5", "dpo": True, "data": "votes.jsonl"},
+            "t5 trained by preferences on votes.jsonl",
+        ),
         ({"model_name_or_path": "/runs/t5", "do_train": False}, "t5 evaluated on DailyDialog"),
     ],
 )

@@ -240,8 +240,8 @@ def find_columns(names: Iterable[str], columns: dict[str, str]) -> dict[str, str
 def choose_form(sample: list[dict], columns: dict[str, str]) -> Form | None:
     """Choose how rows become dialogues, by their columns; None where that cannot be told."""
     names = list(dict.fromkeys(name for row in sample for name in row))
-    for name in columns.values():
-        if name not in names:
+    for kind, name in columns.items():
+        if name not in names and kind != "rejected":
             return None
     found = find_columns(names, columns)
     for name in [columns["dialogue"]] if "dialogue" in columns else names:
@@ -313,7 +313,10 @@ def _message(entry) -> tuple[str | None, str | None]:
 
 
 def _read_pairs(found: dict[str, str], rows: Rows, note: Note) -> Iterator[Dialogue]:
-    """Read rows of context and response, and put those of a dialogue together."""
+    """Read rows of context and response, and put those of a dialogue together.
+
+    Where `columns` names one of rejected replies, these are kept, beside the labels.
+    """
     dialogue = None
     for number, row in rows:
         labels = {
@@ -331,6 +334,11 @@ def _read_pairs(found: dict[str, str], rows: Rows, note: Note) -> Iterator[Dialo
         if not context or not response:
             note("empty_response" if context else "empty_context", number)
             continue
+        if found.get("rejected") in row:
+            labels["rejected"] = clean_text(_reply(row[found["rejected"]]))
+            if labels["rejected"] in ("", response):
+                note("equal_replies" if labels["rejected"] else "empty_rejected", number)
+                continue
         given = row.get(found.get("conversation"))
         if dialogue is None:
             continues = False

@@ -1,0 +1,302 @@
+"""Direct preference optimisation: rows, negatives, loss, references, resuming, figures."""
+
+import copy
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+from helpers.preferences import LIMITS, make_trainer
+from seq2seq_dialog.dataset_script.dialogues import normalised
+from torch.nn import functional
+from transformers import set_seed
+
+from seq2seq_dialog.data.rows import load_rows
+from seq2seq_dialog.errors import UsageError
+from seq2seq_dialog.portable.modeling_rnn import shift_right
+from seq2seq_dialog.report.pictures import curve_panels
+from seq2seq_dialog.settings import DataArguments, LoraArguments, PreferenceArguments
+from seq2seq_dialog.train_arguments import parse
+from seq2seq_dialog.training.lora import add_adapter
+from seq2seq_dialog.training.negatives import other_phrase, stock_phrases
+
+OTHERS = {"negatives": ["other_contexts"]}
+
+
+# Rows
+
+
+def votes(path, *rows):
+    lines = [json.dumps(dict(zip(("context", "chosen", "rejected"), row, strict=True)) | MORE)
+             for row in rows]  # fmt: skip
+    path.write_text("\n".join(lines) + "\n")
+    return str(path)
+
+
+MORE = {"chosen_model": "runs/a", "rejected_model": "runs/b", "vote": "left", "time": 1700000000}
+GOOD = [(["Hi", f"Is it {i} yet?"], f"Nearly {i}.", "I don ' t know .") for i in range(30)]
+
+
+def reading(path, **columns):
+    settings = parse(["--model_name_or_path", "m", "--dpo", "true", "--data", path,
+                      "--load_best_model_at_end", "false",
+                      *(["--columns", json.dumps(columns)] if columns else [])])  # fmt: skip
+    return settings.reading
+
+
+def test_votes_are_read_and_what_no_one_chose_is_counted(tmp_path):
+    path = votes(
+        tmp_path / "votes.jsonl",
+        *GOOD,
+        ("How are you? __eou__ Fine.", "Good.", "What?"),
+        (["Both are bad"], None, ["x", "y"]),
+        (["Nothing to reject"], "Oh.", None),
+        (["The same"], "Oh.", "Oh."),
+    )
+    rows, problems = load_rows(reading(path))
+    pairs = {tuple(row["context"]): row for split in rows.values() for row in split}
+    assert len(pairs) == 31
+    assert pairs["Hi", "Is it 3 yet?"]["response"] == "Nearly 3."
+    assert pairs["Hi", "Is it 3 yet?"]["rejected"] == "I don't know."  # natural, as the chosen one
+    assert pairs["How are you?", "Fine."]["rejected"] == "What?"
+    (counts,) = problems.values()
+    told = {kind: problem["count"] for kind, problem in counts.items() if isinstance(problem, dict)}
+    assert told == {"empty_response": 1, "empty_rejected": 1, "equal_replies": 1}
+    ordinary, _ = load_rows(DataArguments(data=path))  # plain training takes what was chosen
+    assert "rejected" not in ordinary["train"].column_names
+    assert sum(map(len, ordinary.values())) == 33
+
+
+def test_a_column_of_rejected_replies_may_have_another_name(tmp_path):
+    lines = ["question,better,worse", *(f"Is it {i}?,Yes {i},No {i}" for i in range(20))]
+    (tmp_path / "pairs.csv").write_text("\n".join(lines))
+    args = reading(str(tmp_path / "pairs.csv"), response="better", rejected="worse")
+    rows, _ = load_rows(args)
+    assert rows["train"][0]["rejected"].startswith("No")
+
+
+@pytest.mark.parametrize("kind", ["pairs", "text"])
+def test_data_without_rejected_replies_are_refused(kind, tmp_path):
+    text = {"pairs": '{"context": ["Hi"], "response": "Oh."}\n', "text": "Hi __eou__ Oh __eou__\n"}
+    (tmp_path / "data").write_text(text[kind] * 5)
+    with pytest.raises(UsageError, match=r"no training pair has a rejected reply.* negatives \["):
+        load_rows(reading(str(tmp_path / "data")))
+
+
+# Negatives
+
+
+@pytest.fixture
+def features(features):
+    return features.select(range(90))
+
+
+@pytest.fixture
+def trainer(model, tokenizer, features, tmp_path):
+    return make_trainer(model, tokenizer, features, tmp_path, OTHERS)
+
+
+def test_each_pair_gets_a_negative_of_each_kind_as_often(model, tokenizer, features, tmp_path):
+    said = {"Thank you.": 5, "I see.": 3}
+    responses = list(features["response"])
+    for place, phrase in enumerate([p for p, n in said.items() for _ in range(n)]):
+        responses[10 * place] = phrase
+    features = features.remove_columns("response").add_column("response", responses)
+    kinds = {"negatives": ["other_contexts", "stock_phrases", "samples"]}
+    drawn = [
+        list(make_trainer(model, tokenizer, features, tmp_path, kinds).train_dataset["rejected"])
+        for _ in range(2)
+    ]
+    assert drawn[0] == drawn[1]  # a run that goes on draws the same
+    assert 30 <= sum(text in said for text in drawn[0]) < 45
+    others = [text in responses and text not in said for text in drawn[0]]
+    assert 20 < sum(others) <= 30
+    same = [normalised(a) == normalised(b) for a, b in zip(drawn[0], responses, strict=True)]
+    assert not any(same)
+
+
+def test_other_contexts_are_of_other_dialogues(trainer):
+    rows = trainer.train_dataset
+    ids = {}
+    for row in rows:
+        ids.setdefault(row["response"], set()).add(row["dialogue_id"])
+    assert all(ids[row["rejected"]] - {row["dialogue_id"]} for row in rows)
+
+
+def test_stock_phrases_are_what_is_said_most_often():
+    phrases = stock_phrases(["Yes.", "yes", "Ok!", "Ok", "Ok.", "Once.", "..."])
+    assert phrases == {"Ok!": 3, "Yes.": 2}
+    rng = np.random.default_rng(0)
+    assert {other_phrase("OK", phrases, rng) for _ in range(9)} == {"Yes."}
+    with pytest.raises(UsageError, match="the training data has 1: two are needed"):
+        other_phrase("Yes", {"Yes.": 2}, rng)
+
+
+# The loss
+
+
+def summed_logp(model, example, labels):
+    labels = torch.tensor([labels])
+    ids = torch.tensor([example["input_ids"]])
+    logits = model(input_ids=ids, decoder_input_ids=shift_right(labels, 0, 0)).logits
+    return logits.log_softmax(-1).gather(-1, labels[..., None]).sum()
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"dpo_length_normalised": True}, {"dpo_likelihood_weight": 0.5}], ids=str
+)
+def test_loss_and_gradient_are_those_of_the_formula(model, tokenizer, features, tmp_path, options):
+    trainer = make_trainer(model, tokenizer, features, tmp_path, OTHERS | options)
+    reference = copy.deepcopy(model).eval()
+    examples = [trainer.train_dataset[i] for i in (0, 7, 20)]
+    batch = trainer.training_collator(examples)
+    assert len(batch["labels"]) == 6
+    before = trainer.training_step(model, dict(batch), 3)
+    if not trainer.preferences.dpo_likelihood_weight:
+        assert before.item() == pytest.approx(math.log(2), abs=2e-4)
+    torch.manual_seed(3)
+    with torch.no_grad():  # as if it had learnt
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter), alpha=0.05)
+    model.zero_grad()
+    loss = trainer.training_step(model, dict(batch), 3)
+    got = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+    model.zero_grad()
+    total, margins = 0, []
+    for example in examples:
+        gains, nll = [], 0
+        for name in ("labels", "rejected_labels"):
+            logp = summed_logp(model, example, example[name])
+            gain = logp - summed_logp(reference, example, example[name]).detach()
+            normalised_by = len(example[name]) if "dpo_length_normalised" in options else 1
+            gains.append(gain / normalised_by)
+            nll = nll or -logp / len(example[name])
+        margins.append(gains[0] - gains[1])
+        weight = options.get("dpo_likelihood_weight", 0)
+        total = total - functional.logsigmoid(0.1 * margins[-1]) + weight * nll
+    (total / 3).backward()
+    assert loss.item() == pytest.approx(total.item() / 3, rel=1e-4)
+    for name, parameter in model.named_parameters():
+        error = (parameter.grad - got[name]).norm()
+        assert error <= 1e-3 * parameter.grad.norm() + 1e-7, name
+    means = trainer._means.take(trainer.accelerator)
+    assert means["preference_margin"] == pytest.approx(
+        sum(m.item() for m in margins) / 6, abs=1e-4
+    )  # of two steps, the first with 0
+
+
+def test_what_it_learns_is_seen_on_held_out_pairs(model, tokenizer, features, tmp_path):
+    trainer = make_trainer(
+        model, tokenizer, features, tmp_path, OTHERS,
+        max_steps=30, learning_rate=3e-3, eval_strategy="steps", eval_steps=10,
+        logging_steps=10, gradient_accumulation_steps=2,
+    )  # fmt: skip
+    start = trainer.evaluate()
+    assert start["eval_preference_loss"] == pytest.approx(math.log(2), abs=1e-4)
+    assert start["eval_preference_margin"] == pytest.approx(0, abs=1e-3)
+    trainer.train()
+    logs = trainer.state.log_history
+    assert [log["loss"] for log in logs if "loss" in log][-1] < 0.6
+    last = [log for log in logs if "preference_accuracy" in log][-1]
+    assert last["preference_accuracy"] > 80 and last["preference_margin"] > 1
+    end = trainer.evaluate()
+    assert end["eval_preference_loss"] < 0.6 and end["eval_preference_accuracy"] > 80
+    assert end["eval_preference_margin"] > 1
+    assert end["eval_loss"] == pytest.approx(math.log(end["eval_perplexity"]))  # likelihood alone
+
+
+def test_adapter_off_is_the_reference_and_resumed_equals_uninterrupted(
+    model, tokenizer, features, tmp_path
+):
+    plain = make_trainer(copy.deepcopy(model), tokenizer, features, tmp_path, OTHERS)
+
+    def run(folder, resume=None):
+        set_seed(5)
+        adapted = add_adapter(copy.deepcopy(model), LoraArguments(lora_r=2, lora_dropout=0.2))
+        trainer = make_trainer(
+            adapted, tokenizer, features, folder, {"negatives": ["samples", "other_contexts"]},
+            max_steps=6, save_strategy="steps", save_steps=3, eval_strategy="steps", eval_steps=3,
+        )  # fmt: skip
+        expected = trainer.eval_dataset["reference_chosen"][:]
+        assert expected == pytest.approx(plain.eval_dataset["reference_chosen"][:], rel=1e-5)
+        trainer.train(resume_from_checkpoint=resume)
+        return trainer
+
+    whole = run(tmp_path / "whole")
+    resumed = run(tmp_path / "resumed", str(tmp_path / "whole" / "checkpoint-3"))
+    resumed_weights = resumed.model.state_dict()
+    assert all(x.equal(resumed_weights[name]) for name, x in whole.model.state_dict().items())
+    assert any(x.any() for name, x in resumed_weights.items() if "lora_B" in name)
+    figures = [
+        [log["eval_preference_loss"] for log in t.state.log_history if "eval_loss" in log]
+        for t in (whole, resumed)
+    ]
+    assert figures[0] == figures[1] and len(figures[0]) == 2
+    assert whole.model.generation_config.max_new_tokens == 12
+    assert not whole.model.generation_config.do_sample  # of the model, not of the samples
+
+
+def test_a_batch_holds_both_replies_within_the_budget(trainer):
+    trainer.args.tokens_per_batch = 700
+    batches = list(trainer.get_train_dataloader())
+    assert len(batches) > 5
+    sizes = [batch["input_ids"].numel() + batch["labels"].numel() for batch in batches]
+    pairs = [len(batch["labels"]) // 2 for batch in batches]
+    assert all(size <= 700 or count == 1 for size, count in zip(sizes, pairs, strict=True))
+    assert sum(pairs) == len(trainer.train_dataset)
+    assert trainer._mean_count == pytest.approx(np.mean(pairs))
+
+
+def test_the_curves_are_of_likelihood_and_of_preferences():
+    log = [
+        {"step": 10, "loss": 0.69, "chosen_loss": 3.0},
+        {"step": 10, "eval_loss": 3.1, "eval_preference_accuracy": 50, "eval_chosen_likelier": 60},
+    ]
+    losses, preferences = curve_panels(log).values()
+    assert losses == {"training": [(10, 3.0)], "validation": [(10, 3.1)]}
+    assert list(preferences.values()) == [[(10, 50)], [(10, 60)]]
+
+
+# Settings
+
+DPO = "--model_name_or_path m --dpo true --metric_for_best_model preference_loss "
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ("--model_name_or_path m --dpo true", "metric_for_best_model is loss, by which the best"),
+        ("--model_name_or_path m --dpo_beta 0.2", "dpo_beta has no effect without dpo"),
+        ("--model_name_or_path m --metric_for_best_model preference_loss", "set dpo as well"),
+        ('--new_model {"model_type":"t5"} --dpo true', "dpo improves a model that was trained"),
+        (DPO + "--dpo_beta 0", "dpo_beta is 0.0; it must be above 0"),
+        (DPO + "--negatives sample", "negatives has 'sample'.* Did you mean 'samples'"),
+        (DPO + "--adversarial true", "adversarial does not work with dpo"),
+        (DPO + "--streaming true --max_steps 5", "streaming does not work with dpo"),
+        (DPO + "--tokens_per_batch auto", "tokens_per_batch auto does not work with dpo"),
+        (DPO + "--label_smoothing_factor 0.1", "label_smoothing_factor does not work with dpo"),
+        (DPO + "--columns {rejected:1}", "columns has 'rejected': 1"),
+    ],
+)
+def test_wrong_settings_are_refused(flags, message):
+    with pytest.raises(UsageError, match=message):
+        settings = parse(flags.split())
+        settings.reading.column_names()
+
+
+@pytest.mark.parametrize(
+    ("flags", "rate"),
+    [("", 5e-5), ("--optim adamw_scaled", 3e-3), ("--learning_rate 0.01", 0.01)],
+)
+def test_the_default_rate_is_a_tenth(flags, rate):
+    settings = parse((DPO + flags).split())
+    assert settings.training.learning_rate == settings.as_config()["learning_rate"] == rate
+
+
+def test_what_is_kept_of_the_settings():
+    settings = parse((DPO + "--negatives samples,other_contexts").split())
+    assert settings.as_config()["negatives"] == ["samples", "other_contexts"]
+    assert settings.reading is settings.data
+    assert not any("dpo" in name for name in parse(["--model_name_or_path", "m"]).as_config())
+    assert PreferenceArguments().negatives is None and LIMITS.columns is None
