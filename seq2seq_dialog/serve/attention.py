@@ -8,8 +8,10 @@ import torch
 from matplotlib.figure import Figure
 from transformers.utils.logging import disable_progress_bar
 
+from ..data.features import encode
 from ..errors import UsageError
 from ..portable.context import encode_context
+from ..portable.options import LARGEST_INT
 from ..run_folder import free_path
 from .inference import load
 
@@ -32,23 +34,20 @@ def attention_map(
         greatest length without one), and weights (target_len, source_len) whose rows sum to one.
     """
     try:
-        input_ids = torch.tensor([encode_context(context, tokenizer)], device=model.device)
+        ids = encode_context(context, tokenizer)
     except ValueError as error:
         raise UsageError(str(error)) from error
-    if reply is None:
-        mask = torch.ones_like(input_ids)
-        labels = model.generate(input_ids=input_ids, attention_mask=mask)[:, 1:]  # (1, target_len)
-    elif reply.split():
-        ids = tokenizer(text_target=" ".join(reply.split()))["input_ids"]
-        labels = torch.tensor([ids], device=model.device)
-    else:
+    if reply is not None and not reply.split():
         raise UsageError(f"A reply needs text; got {reply!r}. Without one, the model replies.")
-    before = model.config._attn_implementation
-    model.set_attn_implementation("eager")  # the fused kernels of others return no weights
+    input_ids = torch.tensor([ids], device=model.device)  # (1, source_len)
     try:
-        outputs = model(input_ids=input_ids, labels=labels, output_attentions=True)
-    finally:
-        model.set_attn_implementation(before)
+        labels = _reply_ids(reply, input_ids, model, tokenizer)  # (1, target_len)
+        outputs = _with_weights(model, input_ids, labels)
+    except IndexError as error:
+        raise UsageError(
+            f"The context has {len(ids):,} tokens, and {model.name_or_path!r} has no positions for "
+            "as many or for as long a reply: give shorter ones."
+        ) from error
     layers = getattr(outputs, "cross_attentions", None)  # each (1, heads, target_len, source_len)
     if not layers or layers[-1] is None:
         raise UsageError(
@@ -57,6 +56,26 @@ def attention_map(
         )
     weights = layers[-1][0].float().mean(0).cpu().numpy()  # (target_len, source_len)
     return _tokens(input_ids[0], tokenizer), _tokens(labels[0], tokenizer), weights
+
+
+def _with_weights(model, input_ids: torch.Tensor, labels: torch.Tensor):
+    """Run a model so that it returns its weights of attention, too."""
+    before = model.config._attn_implementation
+    model.set_attn_implementation("eager")  # the fused kernels of others return no weights
+    try:
+        return model(input_ids=input_ids, labels=labels, output_attentions=True)
+    finally:
+        model.set_attn_implementation(before)
+
+
+def _reply_ids(reply: str | None, input_ids: torch.Tensor, model, tokenizer) -> torch.Tensor:
+    """Encode a reply as one that is learnt; without a text, generate it."""
+    if reply is None:
+        mask = torch.ones_like(input_ids)
+        return model.generate(input_ids=input_ids, attention_mask=mask)[:, 1:]
+    pair = {"context": [[reply]], "response": [reply]}
+    (ids,) = encode(pair, tokenizer, LARGEST_INT, LARGEST_INT)["labels"]
+    return torch.tensor([ids], device=model.device)
 
 
 def _tokens(ids, tokenizer) -> list[str]:

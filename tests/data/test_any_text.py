@@ -15,6 +15,7 @@ import zipfile
 from collections import Counter
 
 import pytest
+from helpers.damage import mutated
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from seq2seq_dialog.dataset_script.dialogues import CONTROL, make_rows, read, scan_text
@@ -94,23 +95,12 @@ def _seeds() -> list[bytes]:
     return [raw, raw.replace(b"\n", b"\r"), *encoded, *packed_texts, b""]
 
 
-def _mutated(data: bytes, generator: random.Random) -> bytes:
-    """Change, cut, repeat or insert some bytes."""
-    data = bytearray(data)
-    for _ in range(generator.randint(0, 8)):
-        at = generator.randint(0, len(data))
-        piece = generator.randbytes(generator.randint(0, 9))
-        end = at + generator.choice([0, 1, len(piece), generator.randint(0, 99)])
-        data[at:end] = generator.choice([piece, data[at:end] * 2, b"\0" * 9, b"__eou__", b"\n"])
-    return bytes(data)
-
-
 def test_any_bytes_are_read_or_refused_in_words(tmp_path):
     seconds, seed = (float(os.environ.get(f"FUZZ_{name}", 1)) for name in ("SECONDS", "SEED"))
     generator, seeds, outcomes = random.Random(seed), _seeds(), Counter()
     path, end = tmp_path / "talk.txt", time.monotonic() + seconds
     while time.monotonic() < end:
-        data = _mutated(generator.choice(seeds), generator)
+        data = mutated(generator.choice(seeds), generator)
         path.write_bytes(data)
         try:
             for source in find_sources(str(path)):

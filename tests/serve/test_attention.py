@@ -56,14 +56,19 @@ def test_the_map_of_a_t5_is_the_mean_of_the_last_layers_heads(model, tokenizer):
     np.testing.assert_allclose(weights.sum(1), 1, atol=1e-5)
 
 
-def test_a_bart_has_a_map(tokenizer):
+@pytest.fixture
+def tiny_bart():
     sizes = {"d_model": 16, "encoder_layers": 1, "decoder_layers": 2, "decoder_start_token_id": 0}
     sizes |= {"encoder_ffn_dim": 16, "decoder_ffn_dim": 16, "encoder_attention_heads": 2}
     ids = {"pad_token_id": 0, "eos_token_id": 1, "bos_token_id": None, "forced_eos_token_id": None}
-    config = BartConfig(vocab_size=512, decoder_attention_heads=2, **sizes, **ids)
-    source, target, weights = attention_map(
-        TURNS, BartForConditionalGeneration(config).eval(), tokenizer, "Yes, please."
+    config = BartConfig(
+        vocab_size=512, max_position_embeddings=64, decoder_attention_heads=2, **sizes, **ids
     )
+    return BartForConditionalGeneration(config).eval()
+
+
+def test_a_bart_has_a_map(tiny_bart, tokenizer):
+    source, target, weights = attention_map(TURNS, tiny_bart, tokenizer, "Yes, please.")
     assert weights.shape == (len(target), len(source))
     np.testing.assert_allclose(weights.sum(1), 1, atol=1e-5)
 
@@ -76,6 +81,19 @@ def test_a_reply_that_is_given_has_its_tokens_and_the_end_token(make_rnn, tokeni
     _, longer, more = attention_map("Hello!", model, tokenizer, "Yes, please. How are you?")
     assert longer[: len(target) - 1] == target[:-1]
     np.testing.assert_allclose(more[: len(target)], weights, atol=1e-6)
+
+
+def test_a_typed_end_token_is_text(make_rnn, tokenizer):
+    _, target, _ = attention_map("Hi!", make_rnn(attention="additive"), tokenizer, "Yes</s> no")
+    assert target.index("</s>") == len(target) - 1
+
+
+@pytest.mark.parametrize("reply", [None, "no " * 90], ids=["context", "reply"])
+def test_what_a_model_has_no_positions_for_is_refused(tiny_bart, tokenizer, reply):
+    tokenizer.model_max_length = 10_000
+    context = "Hi!" if reply else "no " * 90
+    with pytest.raises(UsageError, match=r"The context has [\d,]+ tokens, and .*give shorter ones"):
+        attention_map(context, tiny_bart, tokenizer, reply)
 
 
 def test_tokens_become_readable(tokenizer):
