@@ -20,7 +20,6 @@ from .portable.reranking import CRITERIA
 from .setting_fields import Group, Mark, setting
 from .training_settings import SCALED, T5_LIKE, DialogueTrainingArguments
 
-
 # Settings that are mappings or lists.
 STRUCTURES = (
     *("columns", "new_model", "objectives", "discriminator", "rerank", "lr_scheduler_kwargs"),
