@@ -8,6 +8,7 @@ identifies the weights that were exported, and compares the export with them.
 import hashlib
 import logging
 from copy import deepcopy
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -141,6 +142,12 @@ def find_export(name: str | Path, device: torch.device, wanted: bool) -> Path | 
     return export
 
 
+def _hand_over(streamer, step) -> bool:
+    """Give a streamer a token that CTranslate2 has made; True would end the reply."""
+    streamer.put(torch.tensor([step.token_id]))
+    return False
+
+
 class ExportedModel:
     """A model that answers by CTranslate2, on the CPU, as the transformers one does it.
 
@@ -167,7 +174,7 @@ class ExportedModel:
     def num_parameters(self) -> int:
         return self.about["parameters"]
 
-    def generate(self, input_ids, attention_mask=None, **options) -> torch.Tensor:
+    def generate(self, input_ids, attention_mask=None, streamer=None, **options) -> torch.Tensor:
         """Reply to contexts, as a transformers model's `generate` does.
 
         Up to rounding, replies are those of transformers: greedy ones, and with beams those of
@@ -176,7 +183,8 @@ class ExportedModel:
         logits, where transformers changes their log-softmax.
 
         Options are those of `OPTIONS` and `SAMPLING`, `do_sample`, `early_stopping` (True or False)
-        and `max_length`; the saved settings by default.
+        and `max_length`; the saved settings by default. A `streamer` gets the tokens of one reply
+        as they are made, without beams.
         """
         pad = self.generation_config.pad_token_id
         start = start_token_id(self.generation_config)
@@ -186,6 +194,9 @@ class ExportedModel:
             for ids, keep in zip(input_ids, mask, strict=True)
         ]
         options = self._ctranslate2_options(options)
+        if streamer is not None:
+            streamer.put(torch.tensor([start]))
+            options["callback"] = partial(_hand_over, streamer)
         first = self.generation_config.forced_bos_token_id
         prefixes = None if first is None else [[self._tokens[first]]] * len(sources)
         try:
@@ -193,6 +204,8 @@ class ExportedModel:
         except (RuntimeError, TypeError, ValueError) as error:
             reason = str(error).splitlines()[0]
             raise UsageError(f"CTranslate2 does not take {options}: {reason}") from error
+        if streamer is not None:
+            streamer.end()
         replies = [
             torch.tensor([start, *(self._ids[token] for token in tokens)])
             for result in results
