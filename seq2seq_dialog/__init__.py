@@ -27,6 +27,7 @@ _HOME = {
     "DialogueTrainingArguments": "training_settings",
     "ReplyMetric": "evaluation.metrics",
     "candidates": "serve.inference",
+    "Safety": "serve.safety",
     "generate_response": "serve.inference",
     "generate_responses": "serve.inference",
     "load": "serve.inference",

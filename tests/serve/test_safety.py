@@ -1,6 +1,7 @@
 """The filter on what is said and answered: words, classifiers, and where it is asked for."""
 
 import io
+import re
 
 import pytest
 import torch
@@ -124,12 +125,13 @@ def test_what_is_said_and_answered_is_filtered(model, tokenizer, words):
     assert several[0] == [FALLBACK, FALLBACK] and len(several[1]) == 2
 
 
-def test_a_reply_that_is_refused_is_not_given(model, tokenizer, words):
+def test_a_reply_that_is_refused_is_not_given(make_rnn, tokenizer, words):
     safety = Safety(words=words("badger"), fallback="No.")
-    assert safety.guard(lambda turns, **_: f"{turns[0]} badger")("Hello", num_beams=2) == "No."
-    said = generate_response("Hello", model.eval(), tokenizer)
-    word = next(part for part in said.split() if part.isalpha())
-    safety = Safety(words=words(word), fallback="No.")
+    answer = safety.guard(lambda turns, num_beams: f"{turns[0]} badger")
+    assert answer("Hello", num_beams=2, streamer="shows words at once") == "No."
+    model = make_rnn()
+    said = re.findall(r"\w+", generate_response("Hello", model, tokenizer))
+    safety = Safety(words=words(*said), fallback="No.")
     assert generate_responses(["Hello"], model, tokenizer, safety=safety) == ["No."]
 
 
@@ -145,7 +147,7 @@ def test_a_conversation_remembers_what_is_refused_but_the_model_does_not_read_it
 def test_the_terminal_and_files_have_the_same_filter(saved, words, tmp_path, monkeypatch, capsys):
     options = {"safety_words": words("badger"), "fallback": "No.", "device": "cpu"}
     monkeypatch.setattr("sys.stdin", io.StringIO("A badger!\n"))
-    chat.chat(str(saved), **options)
+    chat.chat([str(saved)], **options)
     assert capsys.readouterr().out == "No.\n"
 
     (tmp_path / "contexts.txt").write_text("A badger!\nHello\n")
