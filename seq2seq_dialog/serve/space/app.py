@@ -148,7 +148,7 @@ def make_chatbot(openings: Sequence[str], label: str, **options) -> gr.Chatbot:
     return gr.Chatbot(
         label=label,
         render_markdown=False,  # stars and hashes are shown as typed
-        placeholder="**Say something**" + ", or begin with one of these." * bool(openings),
+        placeholder=f"**Say something**{', or begin with one of these' if openings else ''}.",
         examples=[{"text": opening} for opening in openings] or None,
         editable="user",
         buttons=["copy_all"],
