@@ -124,17 +124,26 @@ def read_words(path: Path) -> list[str]:
             f"Cannot read the words in {str(path)!r}: {error}. Give a text file in UTF-8, a word "
             "or phrase a line."
         ) from error
-    phrases = [_as_words(line) for line in lines if not line.lstrip().startswith("#")]
-    phrases = [_joined(phrase) for phrase in phrases if phrase.strip()]
+    phrases = {}
+    for number, line in enumerate(lines, 1):
+        if not line.strip() or line.lstrip().startswith("#"):
+            continue
+        phrase = _as_words(line)
+        if not phrase.strip():
+            raise UsageError(
+                f"{path}, line {number} is {line!r}, which holds no word. Take it out."
+            )
+        phrases[_joined(phrase)] = None
     if not phrases:
         raise UsageError(f"{str(path)!r} holds no word. Give a text file with one a line.")
-    return list(dict.fromkeys(phrases))
+    return list(phrases)
 
 
 def _as_words(text: str) -> str:
     """Write a text as its words, casefolded, with a space before and after each.
 
-    A word is letters, digits and the marks that combine with them. What cannot be seen is left out.
+    A word is letters, digits and the marks that combine with them, or one symbol, such as an emoji.
+    What cannot be seen is left out.
     """
     text = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
     return f" {' '.join(''.join(map(_of_word, text)).split())} "
@@ -145,6 +154,8 @@ def _of_word(character: str) -> str:
     category = unicodedata.category(character)
     if category == "Cf" or "\ufe00" <= character <= "\ufe0f":  # joiners, soft hyphens, variants
         return ""
+    if category[0] == "S":
+        return f" {character} "
     return character if character.isalnum() or category[0] == "M" else " "
 
 
@@ -170,7 +181,11 @@ def _load_rule(rule: str) -> tuple[Callable, str, float]:
     remedy = "Give a folder or the name of a model on the Hub for text classification."
     with loading(f"a classifier from {name!r}", remedy):
         classify = pipeline("text-classification", model=name, top_k=None, truncation=True)
-        labels = list(classify.model.config.id2label.values())
+        config, tokenizer = classify.model.config, classify.tokenizer
+        labels = list(config.id2label.values())
+        # Many a tokenizer does not know how long a text may be; RoBERTa has two positions less.
+        positions = getattr(config, "max_position_embeddings", tokenizer.model_max_length + 2) - 2
+        tokenizer.model_max_length = min(tokenizer.model_max_length, positions)
     if label not in labels:
         raise UsageError(
             f"safety is {rule!r}, but the labels of that model are {', '.join(map(repr, labels))}. "

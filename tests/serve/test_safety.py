@@ -38,6 +38,7 @@ def classifier(tokenizer, tmp_path):
     with torch.no_grad():
         model.classifier.weight.zero_()
         model.classifier.bias.copy_(torch.tensor([0.05, 0.95]).log())
+    tokenizer.model_max_length = 10**30  # as of a tokenizer that does not know
     model.save_pretrained(tmp_path / "classifier")
     tokenizer.save_pretrained(tmp_path / "classifier")
     return str(tmp_path / "classifier")
@@ -59,7 +60,9 @@ def classifier(tokenizer, tmp_path):
         ("ばか", "お前はばかだ", True),
         ("कल", "यह कला है", False),  # the mark after it makes another word
         ("कल", "कल।", True),
-        ("🦡", "a 🦡", False),
+        ("🦡", "a 🦡\ufe0f!", True),
+        ("c++", "C++.", True),
+        ("c++", "c", False),
     ],
 )
 def test_a_word_is_found_as_a_whole_in_any_script(words, word, text, refused):
@@ -92,9 +95,11 @@ def test_what_cannot_be_used_is_refused_at_once(classifier, options, message):
         Safety(**options)
 
 
-def test_an_empty_list_is_refused(words):
+def test_a_list_without_words_is_refused(words):
     with pytest.raises(UsageError, match="holds no word"):
-        Safety(words=words("!!"))
+        Safety(words=words())
+    with pytest.raises(UsageError, match=r"line 4 is '\?!', which holds no word"):
+        Safety(words=words("badger", "?!"))
 
 
 def test_the_options_of_a_verb(words):
