@@ -12,6 +12,8 @@ from collections.abc import Callable, Sequence
 from functools import lru_cache
 from pathlib import Path
 
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
 from ..errors import UsageError
 from ..hub_errors import check_name
 from ..models.loading import loading
@@ -174,18 +176,24 @@ def _load_rule(rule: str) -> tuple[Callable, str, float]:
             f"safety is {rule!r}; it must be MODEL:label>=score, the score above 0 and at most 1: "
             "user/toxicity:toxic>=0.8"
         )
-    from transformers import pipeline  # only here: most answer without a classifier
+    from transformers import pipeline  # only here: it imports pipelines of all kinds
 
     name, label = match["model"], match["label"]
     check_name(name)
     remedy = "Give a folder or the name of a model on the Hub for text classification."
     with loading(f"a classifier from {name!r}", remedy):
-        classify = pipeline("text-classification", model=name, top_k=None, truncation=True)
-        config, tokenizer = classify.model.config, classify.tokenizer
-        labels = list(config.id2label.values())
-        # Many a tokenizer does not know how long a text may be; RoBERTa has two positions less.
-        positions = getattr(config, "max_position_embeddings", tokenizer.model_max_length + 2) - 2
-        tokenizer.model_max_length = min(tokenizer.model_max_length, positions)
+        model, report = AutoModelForSequenceClassification.from_pretrained(
+            name, output_loading_info=True
+        )
+        if report["missing_keys"]:  # they would be random
+            raise ValueError(f"its files lack {', '.join(sorted(report['missing_keys'])[:3])}.")
+        tokenizer = AutoTokenizer.from_pretrained(name)
+    # Many a tokenizer does not know how long a text may be; RoBERTa has two positions less.
+    positions = getattr(model.config, "max_position_embeddings", tokenizer.model_max_length + 2)
+    tokenizer.model_max_length = min(tokenizer.model_max_length, positions - 2)
+    options = {"model": model, "tokenizer": tokenizer, "top_k": None, "truncation": True}
+    classify = pipeline("text-classification", **options)
+    labels = list(model.config.id2label.values())
     if label not in labels:
         raise UsageError(
             f"safety is {rule!r}, but the labels of that model are {', '.join(map(repr, labels))}. "

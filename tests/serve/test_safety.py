@@ -95,6 +95,11 @@ def test_what_cannot_be_used_is_refused_at_once(classifier, options, message):
         Safety(**options)
 
 
+def test_a_model_that_is_no_classifier_is_refused(saved):
+    with pytest.raises(UsageError, match=r"Cannot load a classifier from .* its files lack"):
+        Safety([f"{saved}:LABEL_1>=0.5"])
+
+
 def test_a_list_without_words_is_refused(words):
     with pytest.raises(UsageError, match="holds no word"):
         Safety(words=words())
