@@ -26,6 +26,7 @@ _HOME = {
     "DialogueTrainer": "training.trainer",
     "DialogueTrainingArguments": "training_settings",
     "ReplyMetric": "evaluation.metrics",
+    "Safety": "serve.safety",
     "candidates": "serve.inference",
     "generate_response": "serve.inference",
     "generate_responses": "serve.inference",

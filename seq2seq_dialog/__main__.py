@@ -39,6 +39,12 @@ MODELS = argument(
     metavar="MODEL",
     help="run folders, names of models on the Hub, or starter; several answer the same turn",
 )
+VOTES = argument(
+    "--votes",
+    default="votes.jsonl",
+    metavar="FILE",
+    help="where votes are appended to, of which DPO can learn [%(default)s]",
+)
 DATA = argument("folder", metavar="DATA", help="dialogues, as --data of a run takes them")
 PUBLISHING = [
     argument("--repo", required=True, metavar="USER/NAME", help="its name on the Hub"),
@@ -147,10 +153,11 @@ BY_SETTINGS = {
 VERBS = {
     "chat": Verb(
         "serve.chat.chat",
-        help="talk with a model in the terminal",
-        description="Talk with a model; it remembers the dialogue. /help lists the commands. In a "
-        "pipe, each line is something said and each line printed a reply.",
-        arguments=[MODEL, *SAFETY, NO_EXPORT, *LOADING],
+        help="talk with models in the terminal",
+        description="Talk with a model; it remembers the dialogue. /help lists the commands. "
+        "Several models answer the same. In a pipe, each line is something said and each line "
+        "printed a reply.",
+        arguments=[MODELS, VOTES, *SAFETY, NO_EXPORT, *LOADING],
     ),
     "reply": Verb(
         "serve.reply.reply",
@@ -406,11 +413,7 @@ VERBS = {
             argument(
                 "--port", type=int, help="of 127.0.0.1; by default the first free one from 7860 on"
             ),
-            argument(
-                "--votes",
-                default="votes.jsonl",
-                help="the file that votes are appended to, preferences for DPO [%(default)s]",
-            ),
+            VOTES,
             *SAFETY,
             NO_EXPORT,
             *LOADING,

@@ -38,7 +38,7 @@ def test_the_run_folder_is_complete(finished):
         "config.json", "config.5.0.0.json", "config.yaml", "context.py", "curves.png",
         "environment.json", "generation_config.json", "metrics.json", "model.safetensors",
         "pipeline.py", "predictions.jsonl", "tokenizer.json", "trainer_state.json",
-        "evaluation.json", "report.html",
+        "evaluation.json", "report.html", "selfchat.jsonl",
     }  # fmt: skip
     assert not [name for name in files if name.endswith(".part")]
     for name in ("config.json", "config.5.0.0.json"):  # Trainer switches it off to train
@@ -83,6 +83,17 @@ def test_the_evaluation_has_both_columns_and_the_baselines(finished):
     assert rows["model", "default", "clean"]["pairs"] == clean == found["overlap"]["clean_pairs"]
     assert "nearest training" in out
     assert found["verdict"][0] in (folder / "report.html").read_text(encoding="utf-8")
+
+
+def test_the_model_has_talked_with_itself_for_the_report(finished):
+    folder, _ = finished
+    talks = read_jsonl(folder / "selfchat.jsonl")
+    said = [[message["content"] for message in row["messages"]] for row in talks]
+    predictions = read_jsonl(folder / "predictions.jsonl")
+    first = {row["context"][0] for row in predictions if row["turn"] == 1}
+    assert len({turns[0] for turns in said} & first) == len(said) == 3
+    assert all(1 <= len(turns) <= 6 for turns in said) and any(len(turns) > 1 for turns in said)
+    assert (folder / "report.html").read_text(encoding="utf-8").count('class="dialogue"') == 3
 
 
 def test_overlap_is_told_and_dropped(run, config, tmp_path):

@@ -44,6 +44,7 @@ def again(project, *flags, status=0, config="config.yaml", **env):
 
 
 RESULTS = ["metrics.json", "evaluation.json", "predictions.jsonl", "report.html"]
+RESULTS += ["selfchat.jsonl"]
 OTHERS = ["config.json", "trainer_state.json", *RESULTS[1:], MANIFEST]
 
 

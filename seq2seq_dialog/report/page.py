@@ -16,6 +16,7 @@ from ..evaluation.catalogue import METRICS, keys_with
 from ..evaluation.scoring import HUMAN
 from ..run_folder import read_mapping, read_predictions, write_text
 from ..serve.selfchat import TALKS
+from ..serve.votes import VOTES, pair, ranking, read_votes, tally
 from ..strict_yaml import read_yaml
 from .licences import data_name
 from .pictures import PALETTE, curve_pictures, group_pictures, rankings
@@ -115,9 +116,32 @@ def read(folder: Path) -> dict:
         "best_step": train.get("best_step") if config.get("load_best_model_at_end") else None,
         "samples": choose_samples(predictions),
         "talks": read_transcripts(folder / TALKS, most=3),
+        "votes": vote_table(folder / VOTES),
         "documents": {k: yaml.safe_dump(x, **layout) for k, x in documents.items() if x},
         "picture": (folder / "curves.png").is_file(),
     }
+
+
+def vote_table(path: Path) -> dict | None:
+    """Lay out what people's votes on replies say of each model, the best first."""
+    votes = read_votes(path) if path.is_file() else []
+    models = list(dict.fromkeys(model for vote in votes for model in pair(vote)))
+    ratings = (ranking(votes, models) or {}) if len(models) > 2 else {}
+    rows = []
+    for standing in tally(votes, models):
+        figures = {"better": standing.wins, "worse": standing.losses, "tie": standing.ties}
+        figures |= {"both_bad": standing.both_bad, "preferred": 100 * standing.share}
+        intervals = {"preferred": [100 * share for share in standing.interval]}
+        if standing.model in ratings:
+            figures["Bradley-Terry"], *intervals["Bradley-Terry"] = ratings[standing.model]
+        rows.append({"name": standing.model, "metrics": figures, "intervals": intervals})
+    notes = [
+        f"{len(votes):,} votes, without names.",
+        "Preferred: percent of the votes that prefer one of two, with its 95 % interval.",
+    ]
+    if ratings:
+        notes.append("Bradley-Terry: 400 more are ten times the odds to be preferred.")
+    return table("Votes", "model", rows, notes=notes)
 
 
 def _checks(log_history: Sequence[Mapping]) -> list[dict]:

@@ -31,7 +31,7 @@ def arena(speakers: Sequence[Speaker], votes: Path) -> gr.Blocks:
     with gr.Blocks(title=f"Compare {', '.join(names)}", **BLOCKS) as demo:
         models = "\n".join(f"- {description(speaker)}" for speaker in speakers)
         gr.Markdown(
-            f"# {len(speakers)} models answer\n{models}\n\nThey have {CANNOT}",
+            f"# {len(speakers)} models answer\n{models}\n\n{CANNOT}",
             elem_classes="heading",
         )
         settings = gr.Column(render=False)
@@ -55,11 +55,7 @@ def extras(speakers: Sequence[Speaker]) -> list[str]:
 def side_by_side(speakers: Sequence[Speaker], controls: Sequence) -> None:
     """Make the part where each model has a dialogue of its own, in which the same is said."""
     replies = [replier(speaker) for speaker in speakers]
-    with gr.Row():
-        chatbots = [
-            make_chatbot(OPENINGS, speaker.name, height=HEIGHT, min_width=320)
-            for speaker in speakers
-        ]
+    chatbots = dialogues([speaker.name for speaker in speakers])
 
     def answer(histories: Sequence, values: Sequence) -> Iterator[list]:
         *settings, shown = values
@@ -72,6 +68,15 @@ def side_by_side(speakers: Sequence[Speaker], controls: Sequence) -> None:
     connect(chatbots, make_message(), controls, answer)
 
 
+def dialogues(labels: Sequence[str]) -> list[gr.Chatbot]:
+    """Make dialogues beside each other, as far as there is room; openings stand in the first."""
+    with gr.Row(elem_classes="several"):
+        return [
+            make_chatbot(() if number else OPENINGS, label, height=HEIGHT, min_width=320)
+            for number, label in enumerate(labels)
+        ]
+
+
 def blind(speakers: Sequence[Speaker], path: Path, controls: Sequence) -> None:
     """Make the part where two models, drawn at random for each turn, answer without their names.
 
@@ -79,11 +84,7 @@ def blind(speakers: Sequence[Speaker], path: Path, controls: Sequence) -> None:
     """
     names = [speaker.name for speaker in speakers]
     replies = [replier(speaker) for speaker in speakers]
-    with gr.Row():
-        chatbots = [
-            make_chatbot(OPENINGS, label, height=HEIGHT, min_width=320)
-            for label in ("Left", "Right")
-        ]
+    chatbots = dialogues(["Left", "Right"])
     with gr.Row():
         buttons = {better: gr.Button(label, min_width=140) for label, better in VOTES.items()}
     message = make_message()
@@ -109,6 +110,9 @@ def blind(speakers: Sequence[Speaker], path: Path, controls: Sequence) -> None:
         else:
             *context, first = (turn["content"] for turn in as_messages(left))
             second = as_messages(right)[-1]["content"]
+            if first == second and better in (0, 1):
+                gr.Info("Both replies are the same: your vote is a tie.")
+                better = "tie"
             voted = [names[number] for number in numbers]
             append_votes(path, [make_vote(context, [first, second], voted, better)])
             gr.Info("Your vote is saved. The dialogue goes on with the same reply on both sides.")

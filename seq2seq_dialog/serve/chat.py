@@ -1,34 +1,180 @@
-"""Chat in the terminal, or in a pipe: each line read gives a line printed."""
+"""Chat in the terminal, or in a pipe: each line read gives a line printed, of each model."""
 
+import json
+import os
 import sys
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from pathlib import Path
 
 import yaml
+from transformers import TextStreamer
 from transformers.utils.logging import disable_progress_bar
 
+from ..errors import UsageError
 from ..hub_errors import short_reason
+from ..portable.context import TURN_SEPARATOR
 from ..portable.reranking import split_options
+from ..run_folder import check_writable, write_text
 from ..settings import DecodingArguments
-from .inference import Conversation, engine, generate_response, load
-from .safety import safety_of
+from .inference import Conversation, candidates, engine, generate_response, load
+from .safety import Safety, safety_of
+from .votes import VOTES, append_votes, check_different, make_vote, read_votes
 
-MOST = {
-    "max_new_tokens": 1000,
-    "num_beams": 100,
-    "candidates": 100,
-}  # more would take minutes for each reply
+# More would take minutes for each reply.
+MOST = {"max_new_tokens": 1000, "num_beams": 100, "candidates": 100}
+SHOWN_CANDIDATES = 5  # where the settings ask for no candidates
 HELP = """\
 /reset             forget the dialogue
 /undo              forget the last thing you said and its reply
+/retry             reply anew; where nothing is sampled, after /set
+/candidates        show other replies and their scores
+/vote N            of several models: reply N is better; or /vote tie, /vote bad
+/save FILE         write the dialogue to FILE, which ends in .jsonl or .txt
 /set               show the decoding settings
 /set NAME=VALUE    change one, for example /set num_beams=4 or /set do_sample=true
 /quit              leave (or end of input); in a terminal, exit, quit or :q alone on a line, too"""
 GOODBYES = ("exit", "quit", ":q")  # in a pipe they are something said
+CYAN = "\x1b[36m{}\x1b[0m"
 
 
-def command(line: str, conversation: Conversation) -> str | None:
+class Talk(Conversation):
+    """A dialogue that is printed, with a model or several, from a name to model and tokenizer.
+
+    With several, it goes on with the reply of the first, unless another is voted better.
+    """
+
+    def __init__(
+        self,
+        models: Mapping[str, tuple],
+        in_terminal: bool,
+        votes: str = VOTES,
+        safety: Safety | None = None,
+    ):
+        self.models, self.in_terminal, self.votes = models, in_terminal, votes
+        self.replies: list[str] = []  # to the last turn, one of each model
+        super().__init__(*next(iter(models.values())), safety)
+
+    def reply_to(self, context) -> str:
+        """Print the reply of each model; return the first."""
+        self.replies = [self._reply(name, context) for name in self.models]
+        return self.replies[0]
+
+    def _reply(self, name: str, context) -> str:
+        model, tokenizer = self.models[name]
+        settings = dict(self.generate_kwargs)
+        label = name if len(self.models) > 1 else "bot" if self.in_terminal else ""
+        start = f"{painted(label)}: " if label else ""
+        if self.in_terminal and self.safety is None and streams(model, settings):
+            print(start, end="", flush=True)
+            settings["streamer"] = Words(tokenizer, skip_prompt=True, skip_special_tokens=True)
+        reply = generate_response(context, model, tokenizer, safety=self.safety, **settings)
+        if "streamer" not in settings:
+            print(f"{start}{reply}", flush=True)
+        return reply
+
+    def retry(self) -> bool:
+        """Reply anew to what was said last; False where nothing was."""
+        if not self.turns:
+            return False
+        self.turns[-1] = self.reply_to(self.turns[:-1])
+        return True
+
+    def vote(self, choice: str) -> str:
+        """Keep a vote on the replies to the last turn, one of each pair; tell what it does."""
+        count = len(self.models)
+        if count == 1 or not self.turns:
+            return "A vote needs two replies: give several models, and say something."
+        numbers = {str(number): number - 1 for number in range(1, count + 1)}
+        if choice not in (*numbers, "tie", "bad"):
+            return f"/vote takes tie, bad, or the number of a reply, 1 to {count}."
+        best, names = numbers.get(choice, 0), list(self.models)
+        better = 0 if choice in numbers else {"tie": "tie", "bad": "both bad"}[choice]
+        pairs = [(best, other) for other in range(count) if other != best]
+        append_votes(
+            self.votes,
+            [
+                make_vote(self.turns[:-1], pick(self.replies, two), pick(names, two), better)
+                for two in pairs
+            ],
+        )
+        self.turns[-1] = self.replies[best]
+        return f"Saved to {self.votes}. The dialogue goes on with the reply of {names[best]}."
+
+
+def pick(values: Sequence[str], places: Sequence[int]) -> list[str]:
+    """Return the values at some places."""
+    return [values[place] for place in places]
+
+
+class Words(TextStreamer):
+    """Print the words of a reply as they are made, without blanks before the first."""
+
+    begun = False
+
+    def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
+        text = text if self.begun else text.lstrip()
+        self.begun |= bool(text)
+        super().on_finalized_text(text, stream_end)
+
+
+def painted(text: str) -> str:
+    """Colour a text, where the output is a terminal and nobody has asked for none."""
+    return CYAN.format(text) if sys.stdout.isatty() and "NO_COLOR" not in os.environ else text
+
+
+def streams(model, settings: Mapping) -> bool:
+    """Tell whether a reply is made token by token: not by beams, nor chosen among candidates."""
+    beams = settings.get("num_beams", model.generation_config.num_beams) or 1
+    return beams == 1 and split_options(model, settings)[0]["candidates"] == 1
+
+
+def describe_candidates(context, model, tokenizer, settings: Mapping) -> str:
+    """List candidates for a reply, the best first: score, text, and what the score is made of.
+
+    Without `candidates` in the settings, they are what beams or sampling find.
+    """
+    own, _ = split_options(model, settings)
+    if own["candidates"] == 1:
+        saved = model.generation_config
+        settings = {**settings, "candidates": SHOWN_CANDIDATES}
+        if not settings.get("do_sample", saved.do_sample):
+            beams = settings.get("num_beams", saved.num_beams) or 1
+            settings["num_beams"] = max(beams, SHOWN_CANDIDATES)
+    lines = []
+    for candidate in candidates(context, model, tokenizer, **settings):
+        parts = ", ".join(f"{name} {part:.2f}" for name, part in candidate.parts.items())
+        lines.append(f"{candidate.score:.2f}  {candidate.text}  ({parts})")
+    return "\n".join(lines)
+
+
+def save(turns: Sequence[str], name: str) -> str:
+    """Write a dialogue to a file that `data` of a run reads; tell what was done."""
+    path = Path(name).expanduser()
+    try:
+        if not turns:
+            raise UsageError("There is no dialogue to save: say something first.")
+        check_writable(path, (".jsonl", ".txt"))
+        if path.exists():
+            raise UsageError(f"{name!r} is there already: choose another name.")
+        if path.suffix == ".jsonl":
+            text = json.dumps({"dialog": list(turns)}, ensure_ascii=False)
+        elif any(TURN_SEPARATOR in turn for turn in turns):
+            raise UsageError(
+                f"A turn has {TURN_SEPARATOR}, which .txt cannot hold: save as .jsonl."
+            )
+        else:
+            text = " ".join(f"{turn} {TURN_SEPARATOR}" for turn in turns)
+        write_text(path, f"{text}\n")
+    except (UsageError, OSError) as error:
+        return f"Not saved: {error}"
+    return f"Saved: {name}"
+
+
+def command(line: str, conversation: Talk) -> str | None:
     """Carry out a line that begins with a slash; return what to print, None to leave."""
     name, _, rest = line.partition(" ")
+    rest = rest.strip()
     if name in ("/quit", "/exit", "/q"):
         return None
     if name == "/reset":
@@ -36,12 +182,34 @@ def command(line: str, conversation: Conversation) -> str | None:
         return "The dialogue is forgotten."
     if name == "/undo":
         return "Forgotten." if conversation.undo() else "There is nothing to undo."
+    if name == "/retry":
+        return "" if conversation.retry() else "There is nothing to reply to."
+    if name == "/candidates":
+        return all_candidates(conversation)
+    if name == "/vote":
+        return conversation.vote(rest)
+    if name == "/save":
+        return save(conversation.turns, rest)
     if name == "/set":
-        return change_setting(rest.strip(), conversation)
+        return change_setting(rest, conversation)
     return HELP if name == "/help" else f"There is no command {name}.\n{HELP}"
 
 
-def change_setting(assignment: str, conversation: Conversation) -> str:
+def all_candidates(conversation: Talk) -> str:
+    """List the candidates of each model for the last reply."""
+    if not conversation.turns:
+        return "There is nothing to reply to."
+    if conversation.safety is not None:
+        return "The filter does not read candidates, so they are not shown."
+    context, settings = conversation.turns[:-1], conversation.generate_kwargs
+    lists = [
+        f"{name}:\n{describe_candidates(context, *model, settings)}"
+        for name, model in conversation.models.items()
+    ]
+    return "\n".join(lists)
+
+
+def change_setting(assignment: str, conversation: Talk) -> str:
     """Change a decoding setting if `generate()` accepts it; without `assignment`, show all."""
     config = conversation.model.generation_config
     if not assignment:
@@ -74,20 +242,25 @@ def change_setting(assignment: str, conversation: Conversation) -> str:
     return f"{name}={value}"
 
 
-def chat(folder: str, **options) -> None:
-    """Talk with the model in `folder` until the input ends.
+def chat(folders: Sequence[str], votes: str = VOTES, **options) -> None:
+    """Talk with the models in `folders` until the input ends.
 
     `options` are those of `load`, and of the filter (`safety_of`).
     """
     disable_progress_bar()
     safety = safety_of(options)
-    model, tokenizer, device = load(folder, **options)
-    conversation = Conversation(model, tokenizer, safety)
+    check_different(folders)
+    if len(folders) > 1:
+        read_votes(votes)  # what is wrong with them is told before the models are loaded
+    loaded = {str(folder): load(folder, **options) for folder in folders}
     in_terminal = sys.stdin.isatty()
+    models = {name: (model, tokenizer) for name, (model, tokenizer, _) in loaded.items()}
+    talk = Talk(models, in_terminal, votes, safety)
     if in_terminal:
         with suppress(ImportError):
             import readline  # noqa: F401 (gives input() editing and history)
-        print(f"{folder} by {engine(model)}, on {device}.")
+        for name, (model, _, device) in loaded.items():
+            print(f"{name} by {engine(model)}, on {device}.")
         print("/help lists the commands; exit, quit or :q alone on a line leaves.")
     while True:
         try:
@@ -96,19 +269,20 @@ def chat(folder: str, **options) -> None:
             break
         if in_terminal and line in GOODBYES:
             break
-        if line.startswith("/"):
-            answer = command(line, conversation)
-            if answer is None:
-                break
-            print(answer, file=sys.stdout if in_terminal else sys.stderr)
-        elif line:
-            try:
-                reply = conversation.say(line)
-            except Exception as error:  # a line that fails is told, and the next one is read
-                print(short_reason(error), file=sys.stderr)
-                continue
-            print(f"bot: {reply}" if in_terminal else reply, flush=True)
-            if getattr(sys.stdout, "reader_is_gone", False):
-                break
+        try:
+            if line.startswith("/"):
+                answer = command(line, talk)
+                if answer is None:
+                    break
+                if answer:
+                    print(answer, file=sys.stdout if in_terminal else sys.stderr)
+            elif line:
+                talk.say(line)
+        except KeyboardInterrupt:  # ends the reply, not the chat
+            print(flush=True)
+        except Exception as error:  # a line that fails is told, and the next one is read
+            print(short_reason(error), file=sys.stderr)
+        if getattr(sys.stdout, "reader_is_gone", False):
+            break
     if in_terminal:
         print()

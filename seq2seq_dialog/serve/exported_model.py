@@ -9,6 +9,7 @@ import hashlib
 import logging
 from collections.abc import Callable
 from copy import deepcopy
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -142,6 +143,12 @@ def find_export(name: str | Path, device: torch.device, wanted: bool) -> Path | 
     return export
 
 
+def _hand_over(streamer, row: int, token_id: int, is_last: bool) -> bool:
+    """Give a streamer a token that CTranslate2 has made; True would end the reply."""
+    streamer.put(torch.tensor([token_id]))
+    return False
+
+
 class ExportedModel:
     """A model that answers by CTranslate2, on the CPU, as the transformers one does it.
 
@@ -172,6 +179,7 @@ class ExportedModel:
         self,
         input_ids,
         attention_mask=None,
+        streamer=None,
         on_token: Callable[[int, int, bool], bool] | None = None,
         **options,
     ) -> torch.Tensor:
@@ -186,7 +194,7 @@ class ExportedModel:
         and `max_length`; the saved settings by default.
 
         `on_token(row, token_id, is_last)` is called with each token where there are no beams; the
-        reply of a row ends where it returns True.
+        reply of a row ends where it returns True. A `streamer` gets the tokens of one reply.
         """
         pad = self.generation_config.pad_token_id
         start = start_token_id(self.generation_config)
@@ -196,6 +204,9 @@ class ExportedModel:
             for ids, keep in zip(input_ids, mask, strict=True)
         ]
         options = self._ctranslate2_options(options)
+        if streamer is not None:
+            streamer.put(torch.tensor([start]))
+            on_token = partial(_hand_over, streamer)
         first = self.generation_config.forced_bos_token_id
         prefixes = None if first is None else [[self._tokens[first]]] * len(sources)
         if on_token is not None:
@@ -205,6 +216,8 @@ class ExportedModel:
         except (RuntimeError, TypeError, ValueError) as error:
             reason = str(error).splitlines()[0]
             raise UsageError(f"CTranslate2 does not take {options}: {reason}") from error
+        if streamer is not None:
+            streamer.end()
         replies = [
             torch.tensor([start, *(self._ids[token] for token in tokens)])
             for result in results

@@ -12,6 +12,8 @@ from collections.abc import Callable, Sequence
 from functools import lru_cache
 from pathlib import Path
 
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
 from ..errors import UsageError
 from ..hub_errors import check_name
 from ..models.loading import loading
@@ -124,17 +126,26 @@ def read_words(path: Path) -> list[str]:
             f"Cannot read the words in {str(path)!r}: {error}. Give a text file in UTF-8, a word "
             "or phrase a line."
         ) from error
-    phrases = [_as_words(line) for line in lines if not line.lstrip().startswith("#")]
-    phrases = [_joined(phrase) for phrase in phrases if phrase.strip()]
+    phrases = {}
+    for number, line in enumerate(lines, 1):
+        if not line.strip() or line.lstrip().startswith("#"):
+            continue
+        phrase = _as_words(line)
+        if not phrase.strip():
+            raise UsageError(
+                f"{path}, line {number} is {line!r}, which holds no word. Take it out."
+            )
+        phrases[_joined(phrase)] = None
     if not phrases:
         raise UsageError(f"{str(path)!r} holds no word. Give a text file with one a line.")
-    return list(dict.fromkeys(phrases))
+    return list(phrases)
 
 
 def _as_words(text: str) -> str:
     """Write a text as its words, casefolded, with a space before and after each.
 
-    A word is letters, digits and the marks that combine with them. What cannot be seen is left out.
+    A word is letters, digits and the marks that combine with them, or one symbol, such as an emoji.
+    What cannot be seen is left out.
     """
     text = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
     return f" {' '.join(''.join(map(_of_word, text)).split())} "
@@ -145,6 +156,8 @@ def _of_word(character: str) -> str:
     category = unicodedata.category(character)
     if category == "Cf" or "\ufe00" <= character <= "\ufe0f":  # joiners, soft hyphens, variants
         return ""
+    if category[0] == "S":
+        return f" {character} "
     return character if character.isalnum() or category[0] == "M" else " "
 
 
@@ -163,14 +176,24 @@ def _load_rule(rule: str) -> tuple[Callable, str, float]:
             f"safety is {rule!r}; it must be MODEL:label>=score, the score above 0 and at most 1: "
             "user/toxicity:toxic>=0.8"
         )
-    from transformers import pipeline  # only here: most answer without a classifier
+    from transformers import pipeline  # only here: it imports pipelines of all kinds
 
     name, label = match["model"], match["label"]
     check_name(name)
     remedy = "Give a folder or the name of a model on the Hub for text classification."
     with loading(f"a classifier from {name!r}", remedy):
-        classify = pipeline("text-classification", model=name, top_k=None, truncation=True)
-        labels = list(classify.model.config.id2label.values())
+        model, report = AutoModelForSequenceClassification.from_pretrained(
+            name, output_loading_info=True
+        )
+        if report["missing_keys"]:  # they would be random
+            raise ValueError(f"its files lack {', '.join(sorted(report['missing_keys'])[:3])}.")
+        tokenizer = AutoTokenizer.from_pretrained(name)
+    # Many a tokenizer does not know how long a text may be; RoBERTa has two positions less.
+    positions = getattr(model.config, "max_position_embeddings", tokenizer.model_max_length + 2)
+    tokenizer.model_max_length = min(tokenizer.model_max_length, positions - 2)
+    options = {"model": model, "tokenizer": tokenizer, "top_k": None, "truncation": True}
+    classify = pipeline("text-classification", **options)
+    labels = list(model.config.id2label.values())
     if label not in labels:
         raise UsageError(
             f"safety is {rule!r}, but the labels of that model are {', '.join(map(repr, labels))}. "

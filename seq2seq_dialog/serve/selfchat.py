@@ -99,6 +99,7 @@ def talk(
         torch.manual_seed(seed)
         for turn in range(1, turns):
             for place, (_, model, tokenizer, options) in enumerate(speakers):
+                options = options | {"num_return_sequences": 1}  # saved settings may have more
                 mine = [i for i in going if role(i, turn, speakers) % len(speakers) == place]
                 contexts = [dialogues[i] for i in mine]
                 replies = generate_responses(
@@ -126,8 +127,8 @@ def sample_talks(
     if model.device.type == "cpu" and model.num_parameters() > MOST_PARAMETERS:
         return []
     contexts = (row["context"] for row in predictions)
-    first = (turns for turns in contexts if len(turns) - count_background(turns) == 1)
-    openings = list(dict.fromkeys(turns[-1] for turns in first))
+    first = (context for context in contexts if len(context) - count_background(context) == 1)
+    openings = list(dict.fromkeys(context[-1] for context in first))
     count = min(count, len(openings))
     chosen = [openings[i * len(openings) // count] for i in range(count)]
     speaker = Speaker(name, model, tokenizer, decoding(model, {}))

@@ -31,6 +31,13 @@ RESAMPLES, STEPS = 200, 100  # of the bootstrap, of each estimate
 KEYS = ("context", "chosen", "rejected", "chosen_model", "rejected_model", "vote")
 
 
+def check_different(models: Sequence[str]) -> None:
+    """Refuse a model that is given twice."""
+    twice = [model for model in models if list(models).count(model) > 1]
+    if twice:
+        raise UsageError(f"The model {twice[0]!r} is given twice: give different models.")
+
+
 def make_vote(
     context: Sequence[str], replies: Sequence[str], models: Sequence[str], better: int | str
 ) -> dict:

@@ -5,21 +5,23 @@ The page of one model is that of a Space, which runs space/app.py without this p
 
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 
+import torch
 from transformers.utils.logging import disable_progress_bar
 
 from ..errors import UsageError
 from ..portable.context import encode_context
 from .attention import attention_map, draw_map, readable, save
+from .chat import describe_candidates
 from .exported_model import ExportedModel
 from .inference import engine, generate_response, load
 from .safety import safety_of
-from .votes import VOTES, read_votes
+from .votes import VOTES, check_different, read_votes
 
 
 def web(folders: Sequence[str], port: int | None = None, votes: str = VOTES, **options) -> None:
@@ -44,32 +46,31 @@ def web(folders: Sequence[str], port: int | None = None, votes: str = VOTES, **o
     speakers, about = [], []
     for folder in folders:
         model, tokenizer, device = load(folder, **options)
-        speakers.append(
-            Speaker(
-                str(folder),
-                model,
-                tokenizer,
-                answer=partial(generate_response, model=model, tokenizer=tokenizer, safety=safety),
-                encode=partial(encode_context, tokenizer=tokenizer),
-                extras=extras(model, tokenizer),
-            )
-        )
+        answer, extras = functions_of(model, tokenizer)
+        if safety is not None:  # what is shown under a reply is not filtered
+            answer, extras = safety.guard(answer), {}
+        encode = partial(encode_context, tokenizer=tokenizer)
+        speakers.append(Speaker(str(folder), model, tokenizer, answer, encode, extras))
         about.append(f"{folder} by {engine(model)}, on {device}")
     demo = page(*speakers) if len(speakers) == 1 else arena(speakers, Path(votes))
     serve(demo, port, "; ".join(about))
 
 
-def check_different(folders: Sequence[str]) -> None:
-    """Refuse a model that is given twice."""
-    twice = [folder for folder in folders if list(folders).count(folder) > 1]
-    if twice:
-        raise UsageError(f"The model {twice[0]!r} is given twice: give different models.")
-
-
-def extras(model, tokenizer) -> Mapping:
-    """Return what can be shown under the replies of a model: see `Speaker`."""
+def functions_of(model, tokenizer) -> tuple[Callable, Mapping]:
+    """Return how a model answers, and what can be shown under its replies: see `Speaker`."""
     if isinstance(model, ExportedModel):
-        return {}
+        return partial(generate_response, model=model, tokenizer=tokenizer), {}
+    seed = None
+
+    def answer(messages: list, **options) -> str:
+        nonlocal seed
+        seed = torch.seed()
+        return generate_response(messages, model, tokenizer, **options)
+
+    def candidates(messages: list, reply: str, options: dict) -> str:
+        torch.manual_seed(seed)  # those that the reply was chosen from
+        return describe_candidates(messages, model, tokenizer, options)
+
     pictures = tempfile.TemporaryDirectory(prefix="seq2seq-dialog-")  # Gradio copies them
 
     def attention(messages: list, reply: str, options: dict) -> dict:
@@ -79,7 +80,7 @@ def extras(model, tokenizer) -> Mapping:
         save(figure, path)
         return {"path": str(path), "alt_text": "attention: context across, reply down"}
 
-    return {"Attention map": attention}
+    return answer, {"Candidates": candidates, "Attention map": attention}
 
 
 def serve(demo, port: int | None, what: str) -> None:

@@ -73,9 +73,9 @@ def flaw(folder: Path, needed: Iterable[str] = (), ignored: Iterable[str] = ()) 
 def seal_run(run_dir: Path) -> None:
     """Declare what stands at the root of a run folder written: the model, at the end the results.
 
-    What a continued run writes anew, its settings, is left out.
+    What is written anew later is left out: by a continued run its settings, by people votes.
     """
-    rewritten = ("config.yaml", "environment.json")
+    rewritten = ("config.yaml", "environment.json", "votes.jsonl")
     files = (path for path in run_dir.iterdir() if path.is_file() and path.name[0] != ".")
     write_manifest(run_dir, (path for path in files if path.name not in rewritten))
 

@@ -18,6 +18,10 @@ from seq2seq_dialog.report.model_card import model_card
 from seq2seq_dialog.report.page import choose_samples, describe, write
 from seq2seq_dialog.report.tables import markdown, number, table
 from seq2seq_dialog.run_folder import read_jsonl, write_json, write_jsonl, write_yaml
+from seq2seq_dialog.serve.votes import make_vote
+
+TIE = {"vote": "tie", "chosen": None, "chosen_model": None, "rejected": ["yes", "no"]}
+TIE |= {"rejected_model": ["runs/<a>", "runs/b"]}
 
 
 def adversarial_log():
@@ -137,6 +141,25 @@ def test_no_text_of_the_data_becomes_markup(run_folder):
     html = page_of(run_folder)
     assert HOSTILE in Checker(html).said
     assert "<script" not in html
+
+
+def test_self_chats_and_votes_are_shown_where_there_are_any(run_folder):
+    assert 'id="talk"' not in page_of(run_folder)
+    texts = ["Hi!", HOSTILE, "hi", "Bye"]
+    row = {"messages": [{"role": "AB"[i % 2], "content": text} for i, text in enumerate(texts)]}
+    write_jsonl(run_folder / "selfchat.jsonl", [row] * 5)
+    votes = [make_vote(["Hi!"], ["yes", "no"], ["runs/<a>", "runs/b"], 0)] * 3
+    write_jsonl(run_folder / "votes.jsonl", [*votes, votes[0] | TIE])
+    html = page_of(run_folder)
+    checker = Checker(html)
+    assert checker.open == [] and "<script" not in html and HOSTILE in checker.said
+    assert html.count('class="dialogue"') == 3 and html.count('class="again"') == 3
+    cells = " ".join(checker.said.split())
+    assert "runs/<a> 3 0 1 0 100.00 43.85–100.00" in cells and "runs/b 0 3 1 0 0.00" in cells
+    assert "4 votes, without names" in cells and "#talk" in {a["href"] for a in checker.all("a")}
+    (run_folder / "selfchat.jsonl").write_text("[1]")
+    with pytest.raises(UsageError, match="holds no dialogues of selfchat"):
+        write(run_folder)
 
 
 def test_markdown_is_escaped():

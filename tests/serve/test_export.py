@@ -385,7 +385,7 @@ def test_chat_says_what_answers(run, monkeypatch, capsys):
     lines = "/set num_beams=2\n/set do_sample=true\nHello\n/set num_beams=-1\n"
     for exported, name in ((True, "CTranslate2, float32"), (False, "PyTorch")):
         monkeypatch.setattr("sys.stdin", Terminal(lines))
-        chat.chat(str(run), device="cpu", exported=exported)
+        chat.chat([str(run)], device="cpu", exported=exported)
         out = capsys.readouterr().out
         assert f"{run} by {name}, on cpu." in out
         assert "num_beams=2\n" in out and "num_beams=-1 does not work" in out

@@ -134,7 +134,7 @@ def test_chat_by_hand_shows_who_speaks(saved, monkeypatch, capsys):
             return True
 
     monkeypatch.setattr("sys.stdin", Terminal("Hello\n\n/set\n"))
-    chat.chat(saved, device="cpu")
+    chat.chat([saved], device="cpu")
     out = capsys.readouterr().out
     assert "you: bot:" in out and "num_beams=1" in out and out.count("bot:") == 1
 
@@ -144,7 +144,7 @@ def test_a_word_alone_on_a_line_ends_the_chat_in_a_terminal(saved, monkeypatch, 
     stdin = io.StringIO(f"I want to quit\n {word} \nunheard\n")
     monkeypatch.setattr(stdin, "isatty", lambda: True, raising=False)
     monkeypatch.setattr("sys.stdin", stdin)
-    chat.chat(saved, device="cpu")
+    chat.chat([saved], device="cpu")
     out = capsys.readouterr().out
     assert out.count("bot:") == 1 and "exit, quit or :q alone on a line leaves" in out
 

@@ -1,6 +1,7 @@
 """The filter on what is said and answered: words, classifiers, and where it is asked for."""
 
 import io
+import re
 
 import pytest
 import torch
@@ -37,6 +38,7 @@ def classifier(tokenizer, tmp_path):
     with torch.no_grad():
         model.classifier.weight.zero_()
         model.classifier.bias.copy_(torch.tensor([0.05, 0.95]).log())
+    tokenizer.model_max_length = 10**30  # as of a tokenizer that does not know
     model.save_pretrained(tmp_path / "classifier")
     tokenizer.save_pretrained(tmp_path / "classifier")
     return str(tmp_path / "classifier")
@@ -58,7 +60,9 @@ def classifier(tokenizer, tmp_path):
         ("ばか", "お前はばかだ", True),
         ("कल", "यह कला है", False),  # the mark after it makes another word
         ("कल", "कल।", True),
-        ("🦡", "a 🦡", False),
+        ("🦡", "a 🦡\ufe0f!", True),
+        ("c++", "C++.", True),
+        ("c++", "c", False),
     ],
 )
 def test_a_word_is_found_as_a_whole_in_any_script(words, word, text, refused):
@@ -91,9 +95,16 @@ def test_what_cannot_be_used_is_refused_at_once(classifier, options, message):
         Safety(**options)
 
 
-def test_an_empty_list_is_refused(words):
+def test_a_model_that_is_no_classifier_is_refused(saved):
+    with pytest.raises(UsageError, match=r"Cannot load a classifier from .* its files lack"):
+        Safety([f"{saved}:LABEL_1>=0.5"])
+
+
+def test_a_list_without_words_is_refused(words):
     with pytest.raises(UsageError, match="holds no word"):
-        Safety(words=words("!!"))
+        Safety(words=words())
+    with pytest.raises(UsageError, match=r"line 4 is '\?!', which holds no word"):
+        Safety(words=words("badger", "?!"))
 
 
 def test_the_options_of_a_verb(words):
@@ -124,12 +135,13 @@ def test_what_is_said_and_answered_is_filtered(model, tokenizer, words):
     assert several[0] == [FALLBACK, FALLBACK] and len(several[1]) == 2
 
 
-def test_a_reply_that_is_refused_is_not_given(model, tokenizer, words):
+def test_a_reply_that_is_refused_is_not_given(make_rnn, tokenizer, words):
     safety = Safety(words=words("badger"), fallback="No.")
-    assert safety.guard(lambda turns, **_: f"{turns[0]} badger")("Hello", num_beams=2) == "No."
-    said = generate_response("Hello", model.eval(), tokenizer)
-    word = next(part for part in said.split() if part.isalpha())
-    safety = Safety(words=words(word), fallback="No.")
+    answer = safety.guard(lambda turns, num_beams: f"{turns[0]} badger")
+    assert answer("Hello", num_beams=2, streamer="shows words at once") == "No."
+    model = make_rnn()
+    said = re.findall(r"\w+", generate_response("Hello", model, tokenizer))
+    safety = Safety(words=words(*said), fallback="No.")
     assert generate_responses(["Hello"], model, tokenizer, safety=safety) == ["No."]
 
 
@@ -145,7 +157,7 @@ def test_a_conversation_remembers_what_is_refused_but_the_model_does_not_read_it
 def test_the_terminal_and_files_have_the_same_filter(saved, words, tmp_path, monkeypatch, capsys):
     options = {"safety_words": words("badger"), "fallback": "No.", "device": "cpu"}
     monkeypatch.setattr("sys.stdin", io.StringIO("A badger!\n"))
-    chat.chat(str(saved), **options)
+    chat.chat([str(saved)], **options)
     assert capsys.readouterr().out == "No.\n"
 
     (tmp_path / "contexts.txt").write_text("A badger!\nHello\n")

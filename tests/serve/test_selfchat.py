@@ -8,6 +8,7 @@ import torch
 from seq2seq_dialog.data.convert import readers
 from seq2seq_dialog.data.turns import as_dialogue
 from seq2seq_dialog.errors import UsageError
+from seq2seq_dialog.serve import selfchat
 from seq2seq_dialog.serve.inference import generate_response
 from seq2seq_dialog.serve.selfchat import (
     SAMPLING,
@@ -64,6 +65,18 @@ def test_an_empty_reply_ends_a_dialogue(speakers, monkeypatch):
 
     monkeypatch.setattr("seq2seq_dialog.serve.selfchat.generate_responses", answer)
     assert [len(turns) for turns in talk(speakers, OPENINGS, 5)] == [2, 5, 5]
+
+
+def test_a_few_dialogues_begin_as_test_dialogues_do(make_rnn, tokenizer, monkeypatch):
+    contexts = [[f"opening {i // 2}", "later"][: 1 + i % 2] for i in range(20)]
+    predictions = [{"context": ["persona: I bake.", *turns]} for turns in contexts]
+    rows = selfchat.sample_talks("run", make_rnn(), tokenizer, predictions, turns=2)
+    said = [[message["content"] for message in row["messages"]] for row in rows]
+    assert [turns[0] for turns in said] == ["opening 0", "opening 3", "opening 6"]
+    assert rows[0]["models"]["A"] == "run" and all(len(turns) == 2 for turns in said)
+    assert selfchat.sample_talks("run", make_rnn(), tokenizer, [{"context": ["a", "b"]}]) == []
+    monkeypatch.setattr(selfchat, "MOST_PARAMETERS", 1000)
+    assert selfchat.sample_talks("run", make_rnn(), tokenizer, predictions) == []
 
 
 @pytest.mark.parametrize(

@@ -175,7 +175,8 @@ def test_the_settings_begin_as_the_models_own(client):
     defaults = {p["parameter_name"]: p["parameter_default"] for p in endpoint["parameters"][1:]}
     assert defaults == {
         "do_sample": False, "temperature": 1, "top_p": 1, "top_k": 50, "num_beams": 2,
-        "max_new_tokens": 12, "no_repeat_ngram_size": 3,
+        "max_new_tokens": 12, "no_repeat_ngram_size": 3, "candidates": 1,
+        "rerank": "as the model has it",
     }  # fmt: skip
 
 
@@ -360,13 +361,13 @@ def test_a_port_that_is_taken_is_told(t5):
         other.listen()
         port = other.getsockname()[1]
         with pytest.raises(UsageError, match=rf"Port {port} cannot be used.*--port"):
-            web(str(t5), port, device="cpu")
+            web([str(t5)], port, device="cpu")
 
 
 def test_without_gradio_it_is_said_how_to_get_it(t5, monkeypatch):
     monkeypatch.setitem(sys.modules, "gradio", None)
     with pytest.raises(UsageError, match=r"not installed: pip install gradio"):
-        web(str(t5))
+        web([str(t5)])
 
 
 def test_settings_of_a_model_beyond_the_usual_are_kept():

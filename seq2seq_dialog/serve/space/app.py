@@ -38,11 +38,18 @@ SLIDERS = {
     "num_beams": ("Beams", "replies weighed side by side", 1, 8, 1, 1),
     "max_new_tokens": ("Longest reply", "in tokens", 1, 128, 1, 64),
     "no_repeat_ngram_size": ("No repeats", "of so many tokens in a row; 0: allowed", 0, 6, 1, 0),
+    "candidates": ("Candidates", "replies to choose the best from", 1, 20, 1, 1),
+}
+RERANK = {  # what the best is chosen by
+    "as the model has it": None,
+    "likelihood": {"likelihood": 1},
+    "likelihood, against what fits every context": {"likelihood": 1, "context_free": 0.5},
+    "agreement with the other candidates": {"mbr": 1},
 }
 SAMPLING_OPTIONS = ("temperature", "top_p", "top_k")
 CANNOT = (
-    "learnt from dialogues how people answer, not what is true: it makes things up, may offend, "
-    "and knows neither you nor today's date."
+    "What is learnt from dialogues is how people answer, not what is true: replies are made up, "
+    "may offend, and know neither you nor today's date."
 )
 BLOCKS = {"fill_height": True, "analytics_enabled": False, "delete_cache": (3600, 3600)}  # seconds
 # The look of the page. It uses the reader's fonts and fetches none.
@@ -72,6 +79,10 @@ LAUNCH_OPTIONS = {
     ),
     "css": """
         .app { max-width: 860px !important; }
+        .app:has(.several) { max-width: 1280px !important; }
+        .heading ul { margin: 8px 0; }
+        .standings :is(table, th, td) { border-color: var(--border-color-primary) !important; }
+        .standings .md { overflow-x: auto; }
         .heading { padding-top: 8px !important; }
         .heading h1 { margin: 0; font-size: 1.5rem; }
         .heading p { margin: 4px 0 0; color: var(--body-text-color-subdued); }
@@ -137,8 +148,8 @@ def make_chatbot(openings: Sequence[str], label: str, **options) -> gr.Chatbot:
     return gr.Chatbot(
         label=label,
         render_markdown=False,  # stars and hashes are shown as typed
-        placeholder="**Say something**, or begin with one of these.",
-        examples=[{"text": opening} for opening in openings],
+        placeholder=f"**Say something**{', or begin with one of these' if openings else ''}.",
+        examples=[{"text": opening} for opening in openings] or None,
         editable="user",
         buttons=["copy_all"],
         **options,
@@ -172,6 +183,7 @@ def decoding_controls(config, extras: Mapping) -> tuple[list, gr.CheckboxGroup]:
             others = [
                 slider(option, config) for option in SLIDERS if option not in SAMPLING_OPTIONS
             ]
+        rerank = gr.Dropdown(list(RERANK), label="Candidates are chosen by")
         show = gr.CheckboxGroup(
             list(extras),
             label="Show under each reply",
@@ -186,7 +198,7 @@ def decoding_controls(config, extras: Mapping) -> tuple[list, gr.CheckboxGroup]:
         queue=False,
         show_progress="hidden",
     )
-    return [do_sample, *sampling, *others], show
+    return [do_sample, *sampling, *others, rerank], show
 
 
 def as_options(
@@ -197,6 +209,8 @@ def as_options(
     num_beams: int,
     max_new_tokens: int,
     no_repeat_ngram_size: int,
+    candidates: int,
+    rerank: str,
 ) -> dict:
     """Return the options of `generate()` for values of the controls."""
     options = {
@@ -204,7 +218,10 @@ def as_options(
         "num_beams": num_beams,
         "max_new_tokens": max_new_tokens,
         "no_repeat_ngram_size": no_repeat_ngram_size,
+        "candidates": candidates,
     }
+    if candidates > 1 and RERANK[rerank]:
+        options["rerank"] = RERANK[rerank]
     if do_sample:  # 1 comes as an int, which generate() does not take for a temperature
         options |= {"temperature": float(temperature), "top_p": float(top_p), "top_k": top_k}
     return options
@@ -215,7 +232,7 @@ def add_endpoint(speaker: conversation.Speaker, message: gr.Textbox, controls: S
 
     @conversation.GPU(duration=15)  # seconds
     def generate(messages: list[dict], options: dict) -> str:
-        return speaker.answer(messages, **options)
+        return speaker.reply(messages, options)
 
     def chat(
         message: str,
@@ -227,11 +244,21 @@ def add_endpoint(speaker: conversation.Speaker, message: gr.Textbox, controls: S
         num_beams: int,
         max_new_tokens: int,
         no_repeat_ngram_size: int,
+        candidates: int,
+        rerank: str,
     ) -> tuple[str, list[dict]]:
         """Reply to a message in the dialogue of a visitor."""
         conversation.check_message(message)
         options = as_options(
-            do_sample, temperature, top_p, top_k, num_beams, max_new_tokens, no_repeat_ngram_size
+            do_sample,
+            temperature,
+            top_p,
+            top_k,
+            num_beams,
+            max_new_tokens,
+            no_repeat_ngram_size,
+            candidates,
+            rerank,
         )
         history = [*history, {"role": "user", "content": message}]
         try:
@@ -257,7 +284,7 @@ def title(name: str) -> str:
 
 def heading(speaker: conversation.Speaker) -> str:
     """Word the heading of the page: which model it is, what it reads, what it cannot do."""
-    return f"# {title(speaker.name)}\n{description(speaker)}\n\nIt has {CANNOT}"
+    return f"# {title(speaker.name)}\n{description(speaker)}\n\n{CANNOT}"
 
 
 def description(speaker: conversation.Speaker) -> str:
@@ -274,7 +301,7 @@ def description(speaker: conversation.Speaker) -> str:
 def slider(option: str, config, interactive: bool = True) -> gr.Slider:
     """Make the slider of an option of `generate()`, beginning at the model's own value."""
     label, info, low, high, step, unset = SLIDERS[option]
-    value = getattr(config, option)
+    value = getattr(config, option, None)
     value = unset if value is None else value
     return gr.Slider(
         min(low, value),

@@ -43,6 +43,14 @@ class Speaker(NamedTuple):
     # What can be shown under a reply: its title, and a function of messages, reply and options.
     extras: Mapping[str, Callable] = {}
 
+    def reply(self, messages: list[dict], options: dict) -> str:
+        """Reply by options of the page; one that is as the model has it saved is not passed on."""
+        saved = getattr(self.model.generation_config, "candidates", None) or 1
+        options = dict(options)
+        if options["candidates"] == saved:  # not every model and engine knows candidates
+            del options["candidates"]
+        return self.answer(messages, **options)
+
 
 def connect(
     chatbots: Sequence[gr.Chatbot],
@@ -194,13 +202,13 @@ class Streamer(TextIteratorStreamer):
 
 
 def stream(speaker: Speaker, messages: list[dict], options: dict) -> Iterator[str]:
-    """Yield a reply as it grows, word by word; with beams, the whole reply alone."""
-    if options["num_beams"] > 1:
-        yield speaker.answer(messages, **options)
+    """Yield a reply as it grows, word by word; with beams or candidates, the whole reply alone."""
+    if options["num_beams"] > 1 or options["candidates"] > 1:
+        yield speaker.reply(messages, options)
         return
     streamer = Streamer(speaker.tokenizer, skip_prompt=True, skip_special_tokens=True)
     with ThreadPoolExecutor(1) as pool:
-        whole = pool.submit(speaker.answer, messages, streamer=streamer, **options)
+        whole = pool.submit(speaker.reply, messages, options | {"streamer": streamer})
         whole.add_done_callback(lambda _: streamer.end())  # where generate() fails, it has not
         said, shown_at = "", 0.0
         try:

@@ -1,0 +1,123 @@
+"""The terminal with several models: streaming, votes, candidates, retry, save."""
+
+import io
+import json
+
+import pytest
+from transformers import set_seed
+
+from seq2seq_dialog.errors import UsageError
+from seq2seq_dialog.serve import chat
+from seq2seq_dialog.serve.inference import generate_response
+from seq2seq_dialog.serve.votes import read_votes
+
+
+@pytest.fixture
+def models(model, make_rnn, tokenizer):
+    return {"runs/a": (model.eval(), tokenizer), "runs/b": (make_rnn(), tokenizer)}
+
+
+@pytest.fixture
+def talk(models, tmp_path):
+    return chat.Talk(models, in_terminal=True, votes=tmp_path / "votes.jsonl")
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def test_both_models_answer_the_same_and_the_better_reply_goes_on(talk, models, capsys):
+    talk.say("Hello")
+    replies = [generate_response(["Hello"], *two) for two in models.values()]
+    assert capsys.readouterr().out == "".join(
+        f"{name}: {reply}\n" for name, reply in zip(models, replies, strict=True)
+    )
+    assert talk.turns == ["Hello", replies[0]]
+    assert "goes on with the reply of runs/b" in chat.command("/vote 2", talk)
+    assert talk.turns == ["Hello", replies[1]]
+    chat.command("/vote bad", talk)
+    better, bad = read_votes(talk.votes)
+    assert (better["context"], better["chosen"], better["rejected"]) == (["Hello"], *replies[::-1])
+    assert (bad["vote"], bad["chosen"], bad["rejected"]) == ("both bad", None, replies)
+
+
+def test_a_vote_says_what_it_takes(talk, models):
+    assert "needs two replies" in chat.command("/vote 1", talk)
+    talk.say("Hello")
+    assert "1 to 2" in chat.command("/vote 3", talk)
+    alone = chat.Talk({"a": models["runs/a"]}, in_terminal=False)
+    alone.say("Hello")
+    assert "needs two replies" in chat.command("/vote 1", alone)
+
+
+def test_a_retry_replies_anew(talk):
+    assert "nothing to reply to" in chat.command("/retry", talk)
+    talk.generate_kwargs = {"do_sample": True, "temperature": 2.0}
+    set_seed(1)
+    talk.say("Hello")
+    first = talk.turns
+    assert chat.command("/retry", talk) == ""
+    assert talk.turns[0] == "Hello" and talk.turns != first
+    chat.command("/undo", talk)
+    assert talk.turns == []
+
+
+def test_candidates_have_scores(talk):
+    assert "nothing to reply to" in chat.command("/candidates", talk)
+    talk.say("Hello")
+    listed = chat.command("/candidates", talk)
+    assert "runs/a:\n-" in listed and "runs/b:\n-" in listed and "(likelihood -" in listed
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("talk.txt", "Hello, you __eou__ Hi! __eou__\n"),
+        ("talk.jsonl", json.dumps({"dialog": ["Hello, you", "Hi!"]}) + "\n"),
+    ],
+)
+def test_a_dialogue_is_saved_as_data_and_over_nothing(tmp_path, name, expected):
+    turns = ["Hello, you", "Hi!"]
+    assert chat.save(turns, str(tmp_path / name)).startswith("Saved: ")
+    assert (tmp_path / name).read_text() == expected
+    assert "is there already: choose another" in chat.save(turns, str(tmp_path / name))
+
+
+@pytest.mark.parametrize(
+    ("turns", "name", "reason"),
+    [
+        ([], "talk.txt", "say something first"),
+        (["Hi!"], "talk.doc", "must end in .jsonl or .txt"),
+        (["a __eou__ b"], "talk.txt", "save as .jsonl"),
+    ],
+)
+def test_what_cannot_be_saved_is_told(tmp_path, turns, name, reason):
+    assert reason in chat.save(turns, str(tmp_path / name))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_colours_are_for_terminals_alone(monkeypatch):
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    assert chat.painted("bot") == "bot"
+    monkeypatch.setattr("sys.stdout", Terminal())
+    assert chat.painted("bot") == "\x1b[36mbot\x1b[0m"
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert chat.painted("bot") == "bot"
+
+
+def test_replies_come_word_by_word(models, monkeypatch):
+    written = []
+    monkeypatch.setattr("sys.stdout", Terminal())
+    monkeypatch.setattr("sys.stdout.write", written.append)
+    rnn = {"b": models["runs/b"]}
+    chat.Talk(rnn, in_terminal=True).say("Hello")
+    streamed, pieces = "".join(written), len(written)
+    written.clear()
+    chat.Talk(rnn, in_terminal=False).say("Hello")
+    assert streamed.endswith("".join(written)) and pieces > len(written) + 2
+
+
+def test_a_model_given_twice_is_refused():
+    with pytest.raises(UsageError, match="'starter' is given twice: give different models"):
+        chat.chat(["starter", "starter"])
