@@ -78,11 +78,16 @@ def check_weights(weights) -> None:
             raise ValueError(f"rerank has {name}: {weight!r}; a weight must be a finite number.")
 
 
+def gives(candidates: int, do_sample: bool, num_beams: int) -> bool:
+    """Tell whether sampling or so many beams give so many candidates."""
+    return candidates == 1 or do_sample or num_beams >= candidates
+
+
 def check_candidates(
     candidates: int, weights: Mapping, do_sample: bool, num_beams: int, reverse_model
 ) -> None:
     """Refuse settings that do not give so many candidates, or leave out what scores them."""
-    if candidates > 1 and not do_sample and num_beams < candidates:
+    if not gives(candidates, do_sample, num_beams):
         way = "Greedy decoding gives one reply" if num_beams == 1 else f"{num_beams} beams give few"
         raise ValueError(
             f"candidates is {candidates}. {way}: set do_sample, or at least as many num_beams."
@@ -97,37 +102,36 @@ def check_candidates(
 def split_options(model, options: Mapping) -> tuple[dict, dict]:
     """Split options into ours, with the model's saved ones for what is not given, and the others.
 
+    Saved candidates do not hold for a call that asks for greedy search, or for fewer beams.
+
     Raises:
         ValueError: they do not go together.
     """
-    saved = model.generation_config
-    own = {
-        name: getattr(saved, name, default) if options.get(name) is None else options[name]
-        for name, default in OPTIONS.items()
-    }
+
+    def of(name: str, default):
+        saved = getattr(model.generation_config, name, None)
+        value = saved if options.get(name) is None else options[name]
+        return default if value is None else value
+
+    own = {name: of(name, default) for name, default in OPTIONS.items()}
     weights = {name: weight for name, weight in (own["rerank"] or {}).items() if weight}
     own["rerank"] = weights or DEFAULT_WEIGHTS
-    others = {name: value for name, value in options.items() if name not in OPTIONS}
-    names = ("do_sample", "num_beams", "num_return_sequences")
-    mode = {
-        name: getattr(saved, name) if others.get(name) is None else others[name] for name in names
-    }
-    check_candidates(
-        own["candidates"], own["rerank"], mode["do_sample"], mode["num_beams"] or 1,
-        own["reverse_model"],
-    )  # fmt: skip
+    mode = of("do_sample", False), of("num_beams", 1)
+    if options.get("candidates") is None and not gives(own["candidates"], *mode):
+        own["candidates"] = 1
+    check_candidates(own["candidates"], own["rerank"], *mode, own["reverse_model"])
     if (options.get("rerank") or {}).get("stock") and not own["stock_phrases"]:
         raise ValueError(
             "rerank weighs stock, but this model has no stock_phrases saved: give them, a list of "
             "texts."
         )
-    replies = mode["num_return_sequences"] or 1
+    replies = of("num_return_sequences", 1)
     if 1 < own["candidates"] < replies:
         raise ValueError(
             f"num_return_sequences is {replies}, but candidates are {own['candidates']}: raise "
             "these, or lower it."
         )
-    return own, others
+    return own, {name: value for name, value in options.items() if name not in OPTIONS}
 
 
 @torch.no_grad()
@@ -168,7 +172,7 @@ def guided(model, tokenizer, own: Mapping, options: Mapping) -> dict:
     if not own["guidance_weight"]:
         return dict(options)
     guidance = ContextFreeGuidance(model, tokenizer, own["guidance_weight"], own["guidance_tokens"])
-    return {**options, "logits_processor": [*options.get("logits_processor", ()), guidance]}
+    return {**options, "logits_processor": [*(options.get("logits_processor") or ()), guidance]}
 
 
 class ContextFreeGuidance(LogitsProcessor):
@@ -303,7 +307,8 @@ def log_likelihood(
     """
     log_probs = torch.zeros(mask.shape, device=ids.device)
     lengths = mask.sum(1)
-    size = MOST_LOGITS // (mask.shape[1] * model.config.vocab_size)
+    vocab_size = model.config.get_text_config(decoder=True).vocab_size
+    size = MOST_LOGITS // (mask.shape[1] * vocab_size)
     size = max(1, min(size, max(SMALLEST_PART, -(-len(rows) // PARTS))))
     for part in lengths.argsort().split(size):
         longest = int(lengths[part].max())
@@ -357,7 +362,7 @@ def turns_of(ids: torch.Tensor, tokenizer) -> list[str]:
 def reverse_likelihood(model, tokenizer, turns: Sequence[str], replies: Sequence[str]) -> dict:
     """Compute how likely each turn is, (rows,), as the answer to a reply: see `sums_and_means`."""
     before, after = special_ids(tokenizer)
-    end, start = tokenizer.eos_token_id, model.config.decoder_start_token_id
+    end, start = tokenizer.eos_token_id, model.generation_config.decoder_start_token_id
     room = tokenizer.model_max_length - len(before) - len(after)
     sources = [[*before, *ids[-room:], *after] for ids in encode_texts(replies, tokenizer)]
     targets = [[start, *before, *ids, end] for ids in encode_texts(turns, tokenizer)]

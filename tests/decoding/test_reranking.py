@@ -193,12 +193,15 @@ def test_the_pipeline_and_the_evaluation_choose_the_same_reply(model, tokenizer)
         set_seed(3)
         reply = generate_response(CONTEXT, model, tokenizer, rerank=weights, **options)
         set_seed(3)
-        assert pipe([CONTEXT], rerank=weights, **options)[0]["generated_text"] == reply
+        # One context: of a list, its DataLoader would draw a number before.
+        found = pipe("__eou__".join(CONTEXT), rerank=weights, **options)
+        assert found == [{"generated_text": reply}]
     plain = generate_response(CONTEXT, model, tokenizer, **beams)
     args = DecodingArguments(**beams, candidates=4, rerank='{"context_free": 2, "echo": 1}')
     model.generation_config = generation_config(args, model)
     saved = generate_response(CONTEXT, model, tokenizer)  # by what is saved with the model
     assert saved != plain
+    assert generate_response(CONTEXT, model, tokenizer, num_beams=3) != saved  # too few: not chosen
     ids = torch.tensor([encode_context(CONTEXT, tokenizer)] * 2)
     inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
     encoded = encode_sources(model.eval(), **inputs) | inputs

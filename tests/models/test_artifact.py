@@ -176,6 +176,26 @@ def test_the_folder_gives_the_same_replies_on_the_older_line(saved, home, legacy
     check(consume(legacy_python, saved, home), saved)
 
 
+@pytest.mark.legacy
+def test_a_model_that_chooses_among_candidates_answers_on_the_older_line(
+    saved, model, home, legacy_python
+):
+    """Its own pipeline by the other settings, the one that travels with the model by choosing."""
+    args = DecodingArguments(max_new_tokens=8, do_sample=True, candidates=4, rerank='{"mbr": 1}')
+    generation_config(args, model).save_pretrained(saved)
+    artifact.finish(saved)
+    code = (
+        "import sys; from transformers import pipeline\n"
+        "for options in {'task': 'text2text-generation'}, "
+        "{'task': 'text-generation', 'trust_remote_code': True}:\n"
+        "    (reply,) = pipeline(model=sys.argv[1], **options)('Hi!')\n"
+        "    print('REPLY', reply['generated_text'])"
+    )
+    env = os.environ | {"HF_HOME": str(home), "HF_HUB_OFFLINE": "1"}
+    done = warm.run("-c", code, saved, python=legacy_python, env=env)
+    assert done.stdout.count("REPLY") == 2, done.stderr
+
+
 def test_the_replies_differ_so_that_comparing_them_means_something(saved):
     assert len(set(expected_of(saved)[0])) > 1
 
