@@ -179,6 +179,7 @@ class Pieces:
             teller(self.events),
             body.n or 1,
             body.stop or [],
+            bool(body.stream),
             body.seed,
         )
         scheduler.submit(self.job)
@@ -189,7 +190,8 @@ class Pieces:
         Raises:
             ApiError: the model could not reply.
         """
-        status, left, is_first = 499, self.job.count, True  # 499: the client went, as nginx says
+        status, left = 499, self.job.count  # 499: the client went, as nginx says
+        is_first = self.job.in_pieces
         try:
             while left:
                 piece = await self.events.get()
@@ -280,6 +282,7 @@ class Server(uvicorn.Server):
 
     def handle_exit(self, sig: int, frame) -> None:
         if self.scheduler.is_stopping:
+            self.force_exit = True
             super().handle_exit(sig, frame)
         self.scheduler.stop()
 
