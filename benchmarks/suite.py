@@ -29,7 +29,17 @@ from seq2seq_dialog.errors import UsageError, nearest
 from seq2seq_dialog.run_folder import check_writable, environment, read_json, write_json
 from seq2seq_dialog.shipped import STARTER
 
-from . import answering, gpu, harness, material, pictures, preparation, processes, training
+from . import (
+    answering,
+    gpu,
+    harness,
+    material,
+    pictures,
+    preparation,
+    processes,
+    serving,
+    training,
+)
 from .harness import check, compare
 
 CHART = Path(__file__).parent / "ours_vs_peers.png"
@@ -293,6 +303,28 @@ def measure_batches(suite: Suite) -> dict:
     return part(title, "replies/s", results, ratios, checks)
 
 
+def measure_serving(suite: Suite) -> dict:
+    """Many clients of the server against one, and its first token against a whole reply."""
+    common = {"folder": suite.folder, "run": Path(suite.model or STARTER)}
+    few, many = (2, 4) if suite.quick else (30, 200)
+    results, ratios = {}, []
+    for engine in ("PyTorch", "int8"):
+        options = common | {"engine": engine}
+        whats = ("20 clients", "one client", "first token", "whole reply")
+        twenty, one, first, whole = (f"{engine}, {what}" for what in whats)
+        results |= suite.measure(
+            {
+                twenty: (serving.replies, options | {"clients": 20, "count": many}),
+                one: (serving.replies, options | {"clients": 1, "count": few}),
+                first: (serving.first_token, options | {"count": few}),
+                whole: (serving.whole_reply, options | {"count": few}),
+            }
+        )
+        ratios += [compare(results, twenty, one, 3), compare(results, first, whole, 3)]
+    title = "the server, greedy; first token and whole reply are one over seconds"
+    return part(title, "replies/s", results, ratios)
+
+
 def measure_preparation(suite: Suite) -> dict:
     """Tokenising, and how memory and time grow with the data."""
     options = {"folder": suite.folder, "count": 200 if suite.quick else 10_000}
@@ -394,6 +426,7 @@ PARTS = {
     "generation": measure_generation,
     "latency": measure_latency,
     "batches": measure_batches,
+    "serving": measure_serving,
     "preparation": measure_preparation,
     "growth": measure_growth,
     "processes": measure_processes,

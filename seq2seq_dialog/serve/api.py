@@ -38,6 +38,8 @@ class ApiError(Exception):
 
 def api_error(error: Exception) -> ApiError:
     """Say by what status and message an exception is answered."""
+    if isinstance(error, ApiError):
+        return error
     if isinstance(error, QueueFull):
         message = "Too many requests wait already: try again later."
         return ApiError(429, message, "rate_limit_exceeded")
@@ -88,26 +90,7 @@ def make_app(scheduler: Scheduler, name: str, key: str | None = None) -> FastAPI
     card = {"id": name, "object": "model", "created": int(time.time())}
     card["owned_by"] = "seq2seq-dialog"
 
-    @app.exception_handler(ApiError)
-    async def answer_error(request: Request, error: ApiError) -> JSONResponse:
-        metrics.requests.labels(error.status).inc()
-        return error_response(error.status, str(error), error.code)
-
-    @app.exception_handler(HTTPException)
-    async def answer_http_error(request: Request, error: HTTPException) -> JSONResponse:
-        return error_response(error.status_code, f"{request.url.path}: {error.detail}.")
-
-    @app.exception_handler(Exception)
-    async def answer_bug(request: Request, error: Exception) -> JSONResponse:
-        return error_response(500, str(api_error(error)))
-
-    @app.exception_handler(RequestValidationError)
-    async def answer_invalid(request: Request, error: RequestValidationError) -> JSONResponse:
-        metrics.requests.labels(400).inc()
-        first = error.errors()[0]
-        place = ".".join(map(str, first["loc"][1:]))
-        message = first["msg"].removeprefix("Value error, ")
-        return error_response(400, f"{place}: {message}" if place else message, param=place or None)
+    add_error_handlers(app, metrics)
 
     @app.get("/health")
     async def health() -> JSONResponse:
@@ -130,27 +113,46 @@ def make_app(scheduler: Scheduler, name: str, key: str | None = None) -> FastAPI
 
     @app.post("/v1/chat/completions")
     async def complete(body: ChatRequest, request: Request) -> Response:
-        check_name(body.model, name)
         try:
+            check_name(body.model, name)
             pieces = Pieces(scheduler, metrics, body)
-        except (QueueFull, Stopping, ValueError) as error:
-            raise api_error(error) from error
+        except (ApiError, QueueFull, Stopping, ValueError) as error:
+            refused = api_error(error)
+            metrics.requests.labels(refused.status).inc()
+            raise refused from error
         completion = Completion(name, len(pieces.job.source_ids))
         if body.stream:
             usage = body.stream_options is not None and body.stream_options.include_usage
             events = stream_events(pieces, completion, usage)
             headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
             return EventStream(events, media_type="text/event-stream", headers=headers)
-        reply = asyncio.create_task(read_replies(pieces, completion))
-        gone = asyncio.create_task(client_gone(request))
-        await asyncio.wait([reply, gone], return_when=asyncio.FIRST_COMPLETED)
-        gone.cancel()
-        if not reply.done():
-            reply.cancel()
-            return Response(status_code=499)  # nobody reads it
-        return JSONResponse(reply.result())
+        return await answer_at_once(request, pieces, completion)
 
     return app
+
+
+def add_error_handlers(app: FastAPI, metrics: Metrics) -> None:
+    """Let the application answer errors in OpenAI's form."""
+
+    @app.exception_handler(ApiError)
+    async def answer_error(request: Request, error: ApiError) -> JSONResponse:
+        return error_response(error.status, str(error), error.code)
+
+    @app.exception_handler(HTTPException)
+    async def answer_http_error(request: Request, error: HTTPException) -> JSONResponse:
+        return error_response(error.status_code, f"{request.url.path}: {error.detail}.")
+
+    @app.exception_handler(Exception)
+    async def answer_bug(request: Request, error: Exception) -> JSONResponse:
+        return error_response(500, str(api_error(error)))
+
+    @app.exception_handler(RequestValidationError)
+    async def answer_invalid(request: Request, error: RequestValidationError) -> JSONResponse:
+        metrics.requests.labels(400).inc()
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"][1:]))
+        message = first["msg"].removeprefix("Value error, ")
+        return error_response(400, f"{place}: {message}" if place else message, param=place or None)
 
 
 def check_name(model: str, name: str) -> None:
@@ -179,6 +181,7 @@ class Pieces:
             teller(self.events),
             body.n or 1,
             body.stop or [],
+            bool(body.stream),
             body.seed,
         )
         scheduler.submit(self.job)
@@ -189,7 +192,8 @@ class Pieces:
         Raises:
             ApiError: the model could not reply.
         """
-        status, left, is_first = 499, self.job.count, True  # 499: the client went, as nginx says
+        status, left = 499, self.job.count  # 499: the client went, as nginx says
+        is_first = self.job.in_pieces
         try:
             while left:
                 piece = await self.events.get()
@@ -227,6 +231,18 @@ class EventStream(StreamingResponse):
     async def __call__(self, scope, receive, send) -> None:
         async with aclosing(self.body_iterator):
             await super().__call__(scope, receive, send)
+
+
+async def answer_at_once(request: Request, pieces: Pieces, completion: Completion) -> Response:
+    """Answer by all replies together, unless the client goes before."""
+    replies = asyncio.create_task(read_replies(pieces, completion))
+    gone = asyncio.create_task(client_gone(request))
+    await asyncio.wait([replies, gone], return_when=asyncio.FIRST_COMPLETED)
+    gone.cancel()
+    if not replies.done():
+        replies.cancel()
+        return Response(status_code=499)  # nobody reads it
+    return JSONResponse(replies.result())
 
 
 async def read_replies(pieces: Pieces, completion: Completion) -> dict:
@@ -280,6 +296,7 @@ class Server(uvicorn.Server):
 
     def handle_exit(self, sig: int, frame) -> None:
         if self.scheduler.is_stopping:
+            self.force_exit = True
             super().handle_exit(sig, frame)
         self.scheduler.stop()
 

@@ -23,7 +23,7 @@ class Metrics:
         )
         self.tokens = Counter("reply_tokens", "Tokens of replies.", **common)
         self.first_token = Histogram(
-            "first_token_seconds", "Time to the first token.", buckets=SECONDS, **common
+            "first_token_seconds", "Time to the first text of a stream.", buckets=SECONDS, **common
         )
         self.duration = Histogram(
             "request_seconds", "Time to the end of the last reply.", buckets=SECONDS, **common

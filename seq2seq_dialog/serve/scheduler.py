@@ -84,6 +84,7 @@ class Job:
             the scheduler.
         count: of replies.
         stop: texts that end a reply.
+        in_pieces: tell text as it comes, not at the end.
         seed: of sampling; without one, replies differ each time.
     """
 
@@ -92,6 +93,7 @@ class Job:
     tell: Callable[[Piece | Exception], None]
     count: int = 1
     stop: Sequence[str] = ()
+    in_pieces: bool = True
     seed: int | None = None
     # By the scheduler:
     source_ids: list[int] = field(default_factory=list)
@@ -114,7 +116,13 @@ class Choice:
         """Take the next token, and tell what is new; "stop" is told with the end token."""
         if not self.goes_on:
             return
-        text = "" if finish_reason == "stop" else self.stream.add(token_id)
+        text = ""
+        if finish_reason == "stop":
+            pass  # the end token is no part of the reply
+        elif self.job.in_pieces or self.job.stop:
+            text = self.stream.add(token_id)
+        else:  # decoded at the end, at once
+            self.stream.token_ids.append(token_id)
         if self.stream.stopped:
             finish_reason = "stop"
         if finish_reason is not None:

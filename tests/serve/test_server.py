@@ -6,15 +6,13 @@ from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import pytest
-import torch
-from helpers.corpus import sample_dialogues
-from helpers.servers import NAME, serving
-from transformers import T5Config, T5ForConditionalGeneration, set_seed
+from helpers.corpus import ROOT, sample_dialogues
+from helpers.markdown import blocks
+from helpers.servers import NAME, lively_model, serving
 
-from seq2seq_dialog.decoding.generation_config import generation_config
 from seq2seq_dialog.models.tokenizer import load_tokenizer
 from seq2seq_dialog.serve.inference import generate_response, generate_responses
-from seq2seq_dialog.settings import DecodingArguments, ModelArguments
+from seq2seq_dialog.settings import ModelArguments
 
 openai = pytest.importorskip("openai")
 
@@ -39,18 +37,7 @@ def tokenizer(tokenizer_folder):
 
 @pytest.fixture(scope="module")
 def model():
-    """A T5 whose replies depend on their contexts, and end now and then."""
-    set_seed(2)
-    sizes = {"vocab_size": 512, "d_model": 32, "d_kv": 8, "d_ff": 64, "num_layers": 2}
-    model = T5ForConditionalGeneration(T5Config(**sizes, num_heads=4, decoder_start_token_id=0))
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.normal_(0, 0.5)
-        model.get_output_embeddings().weight[1] *= 4
-    model.generation_config = generation_config(
-        DecodingArguments(max_new_tokens=12, num_beams=3), model
-    )
-    return model.eval()
+    return lively_model()
 
 
 @pytest.fixture(scope="module")
@@ -177,7 +164,9 @@ def test_the_models_are_listed(client):
 def test_what_cannot_be_answered_is_refused_in_the_form_of_openai(server, change, words):
     body = json.dumps(GREEDY | {"messages": HELLO} | change)
     headers = {"Content-Type": "application/json"}
-    response = httpx.post(f"{server}/v1/chat/completions", content=body, headers=headers)
+    response = httpx.Client(verify=False).post(
+        f"{server}/v1/chat/completions", content=body, headers=headers
+    )
     said = response.json()["error"]
     assert words in said["message"] and said["type"] == "invalid_request_error"
     assert response.status_code == (404 if "model" in change else 400)
@@ -189,3 +178,11 @@ def test_options_that_change_nothing_are_taken(client):
     assert ignored.choices[0] == plain
     parts = [{"role": "user", "content": [{"type": "text", "text": "Hi!"}]}]
     assert client.chat.completions.create(messages=parts, **GREEDY).choices[0] == plain
+
+
+def test_the_python_of_the_documentation_works(server, capsys):
+    (block,) = (b for b in blocks(ROOT / "docs/how-to/serve.md") if b.language == "python")
+    code = block.code.replace("http://127.0.0.1:8000", server).replace("starter", NAME)
+    exec(compile(code, block.page, "exec"), {})
+    reply, streamed = capsys.readouterr().out.split("\n", 1)
+    assert reply and streamed
