@@ -29,6 +29,7 @@ class Entry(NamedTuple):
     place: str  # for messages
     record: dict  # what is written, with a reply
     context: object  # what `as_turns` takes
+    form: str  # as what the file is read
 
 
 def read_contexts(path: Path) -> Iterator[Entry]:
@@ -51,23 +52,24 @@ def read_contexts(path: Path) -> Iterator[Entry]:
 
 
 def _read_file(file: File, is_alone: bool) -> Iterator[Entry]:
-    first = next((line for _, line in file.lines() if line.strip()), "") if is_alone else ""
-    if _has_context(first):
+    first = next((line for line in file.head.splitlines() if line.strip()), "")
+    if is_alone and _has_context(first):
         yield from _read_objects(file)
     elif (table := tables.open_table(file, tables.choose_contexts)) is not None:
         rows, found = table
         for number, row in rows:
-            yield Entry(f"{file}, row {number}", row, tables.context_of(row, found))
+            yield Entry(f"{file}, row {number}", row, tables.context_of(row, found), "table")
     elif (reader := _reader_of(file)) is not None:
         for talk in read_talks_of([Recognised(file, reader)], FORM, lambda kind, number: None):
             if talk.turns:
-                yield _end_of(talk, f"{file}, dialogue {talk.dialogue_id}")
+                yield _end_of(talk, f"{file}, dialogue {talk.dialogue_id}", reader.name)
     elif is_alone and JSON_LINE.match(first):
         yield from _read_objects(file)
     elif is_alone:
         for number, line in file.lines():
             if line.strip():
-                yield Entry(f"{file}, line {number}", {"context": line.strip()}, line.strip())
+                text = line.strip()
+                yield Entry(f"{file}, line {number}", {"context": text}, text, "lines of text")
 
 
 def _reader_of(file: File):
@@ -102,14 +104,14 @@ def _read_objects(file: File) -> Iterator[Entry]:
                 f"{place} has no 'context', but each line has to be an object that has one: a "
                 "string, a list of turns or a list of messages. Mend it, or leave it out."
             )
-        yield Entry(place, record, record["context"])
+        yield Entry(place, record, record["context"], "JSON Lines")
 
 
-def _end_of(talk: Talk, place: str) -> Entry:
+def _end_of(talk: Talk, place: str, form: str) -> Entry:
     """What is to be said at the end of a dialogue, or in place of what the assistant has said."""
     said, before = [turn.text for turn in talk.turns], talk.transcript
     record = {"conversation_id": talk.dialogue_id, "context": said}
     if len(said) > 1 and talk.learnt is not None and talk.is_learnt(talk.turns[-1].speaker):
         record |= {"context": said[:-1], "reference": said[-1]}
     background = background_turns(before.instruction, before.persona, before.knowledge)
-    return Entry(place, record, [*background, *record["context"]])
+    return Entry(place, record, [*background, *record["context"]], form)

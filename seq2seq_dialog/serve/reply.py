@@ -12,6 +12,7 @@ import json
 import shutil
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import partial
@@ -140,13 +141,13 @@ def input_file(input: str | None) -> Iterator[Path]:
 
 
 def check_entries(path: Path, as_table: bool) -> tuple[int, str, list[str]]:
-    """Read all contexts, and refuse one that cannot be answered.
+    """Read all contexts, tell as what, and refuse one that cannot be answered.
 
     Returns:
         Their number, the hash of their records, and the columns of a table with the replies.
     """
-    digest, count, columns = hashlib.blake2b(digest_size=8), 0, {}
-    for place, record, context in read_contexts(path):
+    digest, forms, columns = hashlib.blake2b(digest_size=8), Counter(), {}
+    for place, record, context, form in read_contexts(path):
         try:
             as_turns(context)
             digest.update(json_line(record).encode())
@@ -167,13 +168,15 @@ def check_entries(path: Path, as_table: bool) -> tuple[int, str, list[str]]:
                 f"{place} has lists, which a row of CSV does not hold: let --output end in .jsonl."
             )
         columns |= dict.fromkeys(with_reply(record, ""))
-        count += 1
-    if not count:
+        forms[form] += 1
+    if not forms:
         raise UsageError(
             f"{path} holds no context. Give a file with one a line, or dialogues as --data of a "
             "run takes them."
         )
-    return count, digest.hexdigest(), list(columns)
+    told = ", ".join(f"{count:,} as {form}" for form, count in forms.items())
+    print(f"Contexts read: {told}", file=sys.stderr)
+    return forms.total(), digest.hexdigest(), list(columns)
 
 
 def is_csv(output: str | None) -> bool:

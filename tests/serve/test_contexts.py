@@ -1,7 +1,10 @@
 """What `reply` answers of each form: rows of tables, ends of dialogues, lines of text."""
 
 import json
+from datetime import datetime
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from data.test_chat_exports import SAMPLES as CHATS
 
@@ -72,6 +75,12 @@ def test_what_is_answered_in_each_form(name, tmp_path):
         assert [entry.record for entry in entries] == records
 
 
+def test_a_column_of_parquet_is_answered(tmp_path):
+    pq.write_table(pa.table({"prompt": ["Hi!"], "at": [datetime(2024, 1, 1)]}), tmp_path / "talk")
+    (entry,) = read_contexts(tmp_path / "talk")
+    assert entry.context == ["Hi!"] and check_entries(tmp_path / "talk", False)[0] == 1
+
+
 def test_the_ends_of_chats_in_a_folder_are_answered(tmp_path):
     for name, text in CHATS["Slack"][1].items():
         (tmp_path / name).parent.mkdir(exist_ok=True)
@@ -81,10 +90,11 @@ def test_the_ends_of_chats_in_a_folder_are_answered(tmp_path):
     assert entries[0].context[0].startswith("Hi @Ben B.")  # users.json is no chat, but is read
 
 
-def test_a_table_is_written_as_one_where_it_can_be(tmp_path):
+def test_a_table_is_written_as_one_where_it_can_be(tmp_path, capsys):
     path = tmp_path / "talk.csv"
     path.write_text("response,context\nHello.,Hi!\n")
     assert check_entries(path, True)[2] == ["reference", "context", "response"]
+    assert capsys.readouterr().err == "Contexts read: 1 as table\n"
     path.write_text(json.dumps([{"context": ["Hi!"]}]))
     with pytest.raises(UsageError, match=r"row 1 has lists, .* end in .jsonl"):
         check_entries(path, True)
