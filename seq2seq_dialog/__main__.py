@@ -162,21 +162,24 @@ VERBS = {
     "reply": Verb(
         "serve.reply.reply",
         help="reply to all contexts of a file",
-        description="Write a reply to each context of a file, as JSON Lines with what else its "
-        "record holds. The same command completes an interrupted file. Decoding is as the model "
-        "has it saved, but for what is given here.",
+        description="Write a reply to each context of a file, with what else its record holds. Of "
+        "a dialogue, its end is answered. The same command completes an interrupted file. Decoding "
+        "is as the model has it saved, but for what is given here.",
         arguments=[
             MODEL,
             argument(
                 "input",
                 nargs="?",
                 metavar="INPUT",
-                help="JSON Lines with a context (a string, a list of turns or of messages), or "
-                "text with a context a line and __eou__ between its turns; packed by gzip or not; "
-                "standard input by default",
+                help="JSON Lines with a context (a string, a list of turns or of messages), text "
+                "with a context a line and __eou__ between its turns, a table with a column of "
+                "contexts, or dialogues as --data of a run takes them; standard input by default",
             ),
             argument(
-                "--output", "-o", help="a .jsonl file for the replies; standard output by default"
+                "--output",
+                "-o",
+                help="a .jsonl file for the replies, or a .csv file for those to rows of a table; "
+                "JSON Lines on standard output by default",
             ),
             *DECODING,
             argument(
@@ -300,7 +303,9 @@ VERBS = {
                 default="full",
                 help="all pairs, or those not in train [%(default)s]",
             ),
-            argument("--output", help="a JSON file for the figures"),
+            argument(
+                "--output", help="a JSON file for the figures; an earlier comparison is replaced"
+            ),
         ],
     ),
     "report": Verb(
@@ -341,7 +346,11 @@ VERBS = {
         "near-duplicates; write the counts and the ids of the clean pairs to a JSON file.",
         arguments=[
             DATA,
-            argument("--output", default="audit.json", help="the JSON file [%(default)s]"),
+            argument(
+                "--output",
+                default="audit.json",
+                help="the JSON file [%(default)s]; an earlier audit there is replaced",
+            ),
             NO_DETOKENIZE,
         ],
     ),

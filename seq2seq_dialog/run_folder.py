@@ -207,6 +207,19 @@ def free_path(path: str | Path) -> Path:
     return next(each for each in itertools.chain([path], numbered) if not each.exists())
 
 
+def check_result(path: Path, what: str, keys: set[str]) -> None:
+    """Refuse to write figures where there is a file that is no earlier `what`, by its keys."""
+    check_writable(path, [".json"])
+    if not path.exists():
+        return
+    try:
+        is_earlier = read_json(path).keys() >= keys
+    except (OSError, ValueError, AttributeError):
+        is_earlier = False
+    if not is_earlier:
+        raise UsageError(f"{str(path)!r} is no earlier {what}. Choose another output.")
+
+
 def check_writable(path: Path, endings: Sequence[str] = ()) -> None:
     """Refuse a path that cannot be written, before long work for it; make its folder."""
     if endings and path.suffix not in endings:

@@ -385,8 +385,8 @@ class LoraArguments(Group):
 
     lora_r: Annotated[int, Bounds(0)] = setting(
         0,
-        "Rank of the matrices that are trained instead of the weights of model_name_or_path, and "
-        "merged into them at the end; 0 trains the weights. 16 is usual. Needs peft.",
+        "Rank of the matrices that are trained instead of the weights of model_name_or_path; 0 "
+        "trains the weights. 16 is usual. Needs peft.",
     )
     lora_alpha: Annotated[float | None, Bounds(above=0)] = setting(
         None, "What they add is multiplied by lora_alpha / lora_r; by default 2 * lora_r."
@@ -401,6 +401,11 @@ class LoraArguments(Group):
     )
     lora_base_dtype: Literal["float32", "bfloat16"] = setting(
         "float32", "Precision of the frozen weights; bfloat16 takes half the memory."
+    )
+    lora_merge: bool = setting(
+        True,
+        "Merge the matrices into the weights at the end. Otherwise the run folder holds them "
+        "alone, and needs model_name_or_path and peft wherever it is loaded.",
     )
 
 

@@ -3,8 +3,15 @@
 `run_seq2seq_dialog.py` and the verb `train` start it, on several GPUs `accelerate launch`.
 """
 
-import signal
 import sys
+
+from .command_line import check_command_line
+from .errors import Stopped, UsageError, run
+
+if __name__ == "__main__":  # a typo is told before the imports below, which take seconds
+    run(lambda: check_command_line(sys.argv[1:]))
+
+import signal
 from contextlib import nullcontext
 from pathlib import Path
 from shutil import rmtree
@@ -22,7 +29,6 @@ from .data.rows import fingerprint, utterances
 from .data.streaming import Stream, StreamedBatches
 from .dataset_script.dialogues import normalised
 from .decoding.generation_config import generation_config
-from .errors import Stopped, UsageError, run
 from .evaluation import scoring
 from .evaluation.diversity import stock_phrases
 from .evaluation.metrics import ReplyMetric, unigram_perplexity
@@ -42,7 +48,7 @@ from .shipped import command
 from .train_arguments import parse
 from .training import checkpoints
 from .training.adversarial import AdversarialTrainer
-from .training.lora import add_adapter
+from .training.lora import add_adapter, has_adapter
 from .training.memory import keep_freed_memory
 from .training.objectives import ObjectiveTrainer
 from .training.preferences import PreferenceTrainer
@@ -142,7 +148,7 @@ def execute(settings: Settings) -> None:
 
     # 7. Train
     metrics = {"data": data, "parameters": model.num_parameters()}
-    model = adapt_model(settings, model, console)
+    model = adapt_model(settings, model, tokenizer, console)
     trainer = build_trainer(settings, model, tokenizer, features, corpus.stream)
     if settings.training.dry_run:
         return look_only(trainer, corpus, features, settings)
@@ -150,7 +156,6 @@ def execute(settings: Settings) -> None:
     metrics |= train_model(trainer, settings, checkpoint, console)
 
     # 8. Save the model, at the root of the run folder
-    trainer.merge_adapter()
     find_stock_phrases(trainer.model, tokenizer, corpus, settings)
     save_model(trainer, run_dir, settings)
 
@@ -207,11 +212,11 @@ def prepare_model(settings: Settings, tokenizer, console: Console):
     return model
 
 
-def adapt_model(settings: Settings, model, console: Console):
+def adapt_model(settings: Settings, model, tokenizer, console: Console):
     """Add what LoRA trains, where it is asked for; the model itself is frozen then."""
     if not settings.trains_adapter:
         return model
-    model = add_adapter(model, settings.lora)
+    model = add_adapter(model, settings.lora, tokenizer, settings.model.model_revision)
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     console.print(f"LoRA of rank {settings.lora.lora_r}: {trained:,} parameters are trained")
     return model
@@ -310,14 +315,21 @@ def find_stock_phrases(model, tokenizer, corpus: Corpus, settings: Settings) -> 
 
 
 def save_model(trainer: DialogueTrainer, run_dir: Path, settings: Settings) -> None:
-    """Save the model with its code, and the history of the training."""
+    """Save the model with its code, or its adapter, and the history of the training.
+
+    From there on the adapter is merged, in memory or in the folder, too.
+    """
+    if settings.lora.lora_merge:
+        trainer.merge_adapter()
     trainer.save_model(str(run_dir))
     if settings.main_process:
-        artifact.finish(run_dir)
+        if not has_adapter(trainer.model):
+            artifact.finish(run_dir)
         if settings.training.do_train:
             trainer.state.save_to_json(str(run_dir / "trainer_state.json"))
             pictures.save_curves(trainer.state.log_history, run_dir / "curves.png")
         checkpoints.seal_run(run_dir)
+    trainer.merge_adapter()
 
 
 def evaluate_model(

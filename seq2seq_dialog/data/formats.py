@@ -92,7 +92,9 @@ def recognise(path: str, args: DataArguments) -> Source | None:
         else:
             recognised.append(Recognised(replace(file), reader))  # without what it has in memory
     if recognised:
-        return Source(_by_split(recognised), [file.name for file in others])
+        beside = {reader.beside for _, reader in recognised}
+        others = [file.name for file in others if PurePosixPath(file.name).name not in beside]
+        return Source(_by_split(recognised), others)
     if not others or any(END in file.head or _is_odd(file.head) for file in others):
         return None
     columns = [name for file in others for name in tables.columns_of(file)]

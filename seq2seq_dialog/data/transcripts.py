@@ -46,3 +46,4 @@ class Reader(NamedTuple):
     # `note(kind, number)` counts what is left out and what is odd; number is a line or a message.
     read: Callable[[File, Note], Iterator[Transcript]]
     pause: timedelta = CHAT_PAUSE  # how much time ends a dialogue
+    beside: str | None = None  # the name of a file that it reads together with others

@@ -64,9 +64,13 @@ class Talk(NamedTuple):
         texts = [turn.text for turn in self.turns]
         for place in range(1, len(texts)):
             speaker = self.turns[place].speaker
-            if self.learnt is None or _plain(speaker) in self.learnt:
+            if self.is_learnt(speaker):
                 context = texts[max(0, place - WINDOW) : place]
                 yield Pair([*_background(self.transcript, speaker), *context], texts[place], {})
+
+    def is_learnt(self, speaker: str | None) -> bool:
+        """Tell whether the replies of a speaker are learnt."""
+        return self.learnt is None or _plain(speaker) in self.learnt
 
     def role(self, speaker: str) -> str:
         """The name that a message keeps: assistant, user, where a format says whose reply it is."""

@@ -6,15 +6,16 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import yaml
 from huggingface_hub import ModelCard, constants, get_token
 from jinja2 import StrictUndefined, Template
 
 from ..errors import UsageError
 from ..models.artifact import PIPELINE_CODE, PORTABLE, V5_CONFIG
+from ..models.loading import ADAPTER_FILE
 from ..portable.context import TURN_SEPARATOR
 from ..report.model_card import model_card
 from ..run_folder import check_writable, free_path, read_mapping, write_text
+from ..strict_yaml import read_yaml
 from .push import Publication, RepoKind, check_target, is_private, prepare, send
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
@@ -138,6 +139,11 @@ def model_files(publication: Publication) -> dict[str, Path | bytes]:
     pairs the few that the card shows. Code is that of this project, never that of the folder.
     """
     folder = Path(publication.folder)
+    if (folder / ADAPTER_FILE).is_file():
+        raise UsageError(
+            f"{str(folder)!r} holds an adapter (lora_merge is false), but a whole model is "
+            "published: train with lora_merge true. The adapter by itself goes up by hf upload."
+        )
     missing = [name for name in NEEDED if not (folder / name).is_file()]
     if missing:
         raise UsageError(
@@ -203,14 +209,15 @@ def _refuse_foreign_code(folder: Path) -> None:
 
 def _refuse_secrets(files: Mapping[str, Path | bytes], folder: Path) -> None:
     """Refuse to send a token, or where things lie on this machine, to everybody."""
-    config = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
+    config = read_yaml(folder / "config.yaml")
     paths = {str(value) for value in config.values() if Path(str(value)).is_absolute()}
     secrets = {*paths, str(folder.resolve()), get_token()} - {None, "", "/"}
     places = {str(Path.cwd()), str(Path.home())} - {"/"}  # short ones may stand in a reply
     for name, file in files.items():
         if not name.endswith((".json", ".md", ".jinja")):
             continue
-        text = file.decode() if isinstance(file, bytes) else file.read_text(encoding="utf-8")
+        content = file if isinstance(file, bytes) else file.read_bytes()
+        text = content.decode(errors="replace")
         text = text.replace("\\", "")  # before what Markdown or JSON escapes
         for secret in secrets if name == "README.md" else secrets | places:
             # A path only where it begins and ends as one: /data is none in example.org/datasets.

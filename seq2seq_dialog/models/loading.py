@@ -3,11 +3,12 @@
 from collections.abc import Mapping, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
+from importlib.util import find_spec
 from pathlib import Path
 from pickle import UnpicklingError
 
 import torch
-from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
+from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, GenerationConfig
 
 from ..errors import UsageError
 from ..hub_errors import check_name
@@ -16,6 +17,8 @@ from ..portable.reranking import split_options
 from ..run_folder import read_mapping
 
 DECODING_FILE = "generation_config.json"
+ADAPTER_FILE = "adapter_config.json"  # of peft
+PANIC = "PanicException"  # of the tokenizers' Rust, on files that it cannot be; no Exception
 
 
 @contextmanager
@@ -30,7 +33,9 @@ def loading(what: str, remedy: str):
             f"Cannot load {what}. {remedy} The reason given: its weights are a pickle that is "
             "damaged or holds more than tensors; model.safetensors is safe to load."
         ) from error
-    except Exception as error:  # damaged files raise what each library raises
+    except BaseException as error:  # damaged files raise what each library raises
+        if not isinstance(error, Exception) and type(error).__name__ != PANIC:
+            raise
         reason = " ".join(str(error).split())[:400]
         raise UsageError(f"Cannot load {what}. {remedy} The reason given: {reason}") from error
 
@@ -42,6 +47,8 @@ def load_model_files(name: str, what: str, remedy: str, **options):
     a file that it cannot read.
     """
     check_name(name)
+    if (Path(name) / ADAPTER_FILE).is_file():
+        return _load_adapted(name, what, remedy, **options)
     with loading(what, remedy):
         read_mapping(Path(name) / DECODING_FILE)
         model, report = AutoModelForSeq2SeqLM.from_pretrained(
@@ -80,6 +87,32 @@ def _load_reverse_model(name: str, device: torch.device) -> tuple:
     tokenizer = load_tokenizer_files(name, what, remedy)
     model = load_model_files(name, what, remedy, dtype=torch.float32)
     return model.to(device).eval(), tokenizer
+
+
+def _load_adapted(folder: str, what: str, remedy: str, **options):
+    """Load the model that an adapter of peft is for, and merge both, in float32."""
+    if not find_spec("peft"):
+        raise UsageError(f"{str(folder)!r} holds an adapter, which needs peft: pip install peft.")
+    from peft import PeftConfig, PeftModel
+
+    with loading(what, remedy):
+        read_mapping(Path(folder) / DECODING_FILE)
+        config = PeftConfig.from_pretrained(folder)
+        base, options["revision"] = config.base_model_name_or_path, config.revision
+        tokens = len(AutoTokenizer.from_pretrained(folder))
+        own = f"the model {base!r}, for which {str(folder)!r} holds an adapter"
+        model = load_model_files(base, own, "Put it there again.", **options).float()
+        if tokens > model.get_input_embeddings().num_embeddings:
+            model.resize_token_embeddings(tokens, mean_resizing=False)
+        adapted = PeftModel(model, config)
+        missing = adapted.load_adapter(folder, adapted.active_adapter).missing_keys
+        missing = [name for name in missing if "lora_" in name]  # the base's are no news
+        if missing:
+            raise ValueError(f"its adapter lacks {len(missing)} weights ({_shown(missing)}).")
+        model = adapted.merge_and_unload(safe_merge=True)
+        model.generation_config = GenerationConfig.from_pretrained(folder)
+        model.name_or_path = str(folder)
+    return model
 
 
 def _shown(names: Sequence[str]) -> str:

@@ -66,15 +66,19 @@ def prepare_tokenizer(tokenizer, max_source_length: int):
     """Make a tokenizer fit for dialogues: `__eou__` as one token, chat template, cut at the left.
 
     Args:
-        tokenizer: is changed in place.
+        tokenizer: is changed in place; its `separator_is_new` tells whether it had no `__eou__`.
         max_source_length: tokens of a context.
 
     Raises:
         UsageError: the tokenizer reads a turn differently after `__eou__` than at the start, so
             that turns cannot be tokenised one by one.
     """
+    # M2M100's language codes may lie behind what transformers 5 counts: `__eou__` would be one.
+    codes = getattr(tokenizer, "lang_token_to_id", {})
+    codes = [AddedToken(c, special=True, normalized=False) for c in sorted(codes, key=codes.get)]
+    tokenizer.add_tokens(codes, special_tokens=True)
     separator = AddedToken(TURN_SEPARATOR, lstrip=True, rstrip=True, special=True, normalized=False)
-    tokenizer.add_tokens([separator], special_tokens=True)
+    tokenizer.separator_is_new = bool(tokenizer.add_tokens([separator], special_tokens=True))
     tokenizer.truncation_side = "left"
     tokenizer.model_max_length = max_source_length
     tokenizer.eos_token = tokenizer.eos_token or tokenizer.sep_token  # BERT names it otherwise

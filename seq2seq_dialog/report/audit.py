@@ -10,7 +10,7 @@ from rich.table import Column, Table
 
 from ..data.overlap import CONTEXTS, DEFINITIONS, KINDS, SPLITS, audit, warning
 from ..data.rows import load_rows
-from ..run_folder import check_writable, write_json
+from ..run_folder import check_result, write_json
 from ..settings import DataArguments
 
 
@@ -24,7 +24,7 @@ def audit_data(
     `detokenize`, as in training, changes the exact counts and those of words.
     """
     output = Path(output)
-    check_writable(output, [".json"])
+    check_result(output, "audit", {"definitions", "splits", "clean"})
     console = Console()
     rows, _ = load_rows(DataArguments(data=data, detokenize=detokenize))
     with console.status("Comparing the splits ..."):

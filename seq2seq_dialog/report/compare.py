@@ -19,7 +19,7 @@ from ..errors import UsageError
 from ..evaluation.bootstrap import bootstrap, with_intervals
 from ..evaluation.catalogue import LOWER, METRICS
 from ..evaluation.metrics import PairStatistics, likelihood_statistics, pair_statistics
-from ..run_folder import check_writable, read_json, read_language, read_predictions, write_json
+from ..run_folder import check_result, read_language, read_predictions, write_json
 from . import seeds
 
 LEVEL = 0.05  # of p: below it, a difference is beyond chance
@@ -143,14 +143,7 @@ def _check(samples: int, seed: int, output: Path | None) -> None:
         raise UsageError(f"seed is {seed}; it must be at least 0.")
     if output is None:
         return
-    check_writable(output, [".json"])
-    if output.exists():
-        try:
-            earlier = read_json(output).keys() >= {"a", "b", "metrics", "verdict"}
-        except (OSError, ValueError, AttributeError):
-            earlier = False
-        if not earlier:
-            raise UsageError(f"{str(output)!r} is no earlier comparison. Choose another output.")
+    check_result(output, "comparison", {"a", "b", "metrics", "verdict"})
 
 
 def _test(runs: list[list[dict]], samples: int, seed: int, language: str) -> dict:

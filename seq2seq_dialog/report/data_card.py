@@ -39,7 +39,7 @@ PROBLEMS = {
     "media": "picture, sound or other file without words, left out",
     "deleted_message": "notice of a deleted message, left out",
     "forwarded_message": "forwarded message, kept as what was said",
-    "bot_message": "message of a program, kept",
+    "bot_message": "message of a program, left out",
     "unreadable": "line or message that its format does not allow, left out",
     "row_mismatch": "labels that are not as many as the utterances, left out",
     "row_missing": "no labels",

@@ -1,39 +1,42 @@
-"""Replies to all contexts of a file, each written with what else its record holds.
+"""Replies to all contexts of a source, each written with what else its record holds.
 
 Contexts are answered and written in chunks. Those of a chunk are answered in batches of like
 lengths and written in the order of the file. What was written before a kill is kept, by chunks; a
 file beside the replies tells what they are made of: the input, the model and the settings.
 """
 
+import csv
 import hashlib
+import io
 import json
-import re
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from itertools import islice
 from pathlib import Path
+from typing import BinaryIO
 
 import torch
 from tqdm import tqdm
 from transformers.utils.logging import disable_progress_bar
 
-from ..data.files import File
 from ..errors import Stopped, UsageError
 from ..hub_errors import short_reason
 from ..portable.context import as_turns
 from ..portable.options import checked_options
 from ..run_folder import check_writable, read_json, write_json
 from ..strict_yaml import load_mapping
+from .contexts import read_contexts
 from .exported_model import ExportedModel
 from .inference import TOKENS_PER_BATCH, engine, generate_responses, load
 from .safety import safety_of
 
 CHUNK = 1000  # contexts; so many at most are answered again after a kill
 ABOUT = ".about.json"  # the end of the name of the file beside the replies
-JSON_LINE = re.compile(r"\s*(\{|\[\s*(\{|$))")  # begins an object, or an array of objects
 
 
 def reply(
@@ -47,13 +50,14 @@ def reply(
     trust_remote_code: bool = False,
     **options,
 ) -> None:
-    """Write a reply to each context of a file, as JSON Lines.
+    """Write a reply to each context of a source, as JSON Lines or CSV.
 
     Args:
         folder: the model, as `load` takes it, and `exported`, `device`, `trust_remote_code`.
-        input: a file as `read_records` takes it; standard input by default, or where it is "-".
-        output: a .jsonl file; standard output by default. If it is there already, from the same
-            input, model and settings, it is completed.
+        input: what `read_contexts` takes; standard input by default, or where it is "-".
+        output: a .jsonl file, or a .csv file for the rows of a table; JSON Lines on standard output
+            by default. If it is there already, from the same input, model and settings, it is
+            completed.
         seed: of sampling; each chunk has one of its own.
         tokens_per_batch: as for `generate_responses`.
         options: those of the filter (`safety_of`), and of `generate()`; None is the model's own
@@ -63,9 +67,9 @@ def reply(
     safety = safety_of(options)
     options = decoding_options(options)
     if output is not None:
-        check_writable(Path(output), [".jsonl"])
+        check_writable(Path(output), [".jsonl", ".csv"])
     with input_file(input) as path:
-        count, input_hash = check_records(path)
+        count, input_hash, columns = check_entries(path, is_csv(output))
         model, tokenizer, _ = load(folder, device, trust_remote_code, exported)
         settings = decoding_settings(model, options, seed)
         if safety is not None:
@@ -77,7 +81,10 @@ def reply(
         if output is not None:
             about = {"input": input_hash, "model": model_hash(model, tokenizer)}
             done = begin(Path(output), about | {"settings": settings}, count)
-        write_replies(path, output, done, count, seed, answer | options)
+        write = partial(csv_row, columns) if is_csv(output) else json_line
+        if is_csv(output) and not done:
+            Path(output).write_text(csv_line(columns), encoding="utf-8", newline="\n")
+        write_replies(path, output, done, count, seed, answer | options, write)
     if output is not None:
         print(f"{count:,} contexts are answered in {output}.")
 
@@ -94,27 +101,33 @@ def decoding_options(options: dict) -> dict:
 
 
 def write_replies(
-    path: Path, output: str | None, done: int, count: int, seed: int, options: dict
+    path: Path,
+    output: str | None,
+    done: int,
+    count: int,
+    seed: int,
+    options: dict,
+    write: Callable[[dict], str],
 ) -> None:
-    """Answer the contexts of a file from number `done` on, chunk by chunk.
+    """Answer the contexts of a source from number `done` on, chunk by chunk.
 
-    `options` are those of `generate_responses`.
+    `options` are those of `generate_responses`; `write` makes text of an answered record.
     """
     if output is None:
         sys.stdout.reconfigure(encoding="utf-8")
         opened = nullcontext(sys.stdout)
     else:
         opened = open(output, "a", encoding="utf-8", newline="\n")  # noqa: SIM115
-    records = (record for _, record in islice(read_records(path), done, None))
+    entries = islice(read_contexts(path), done, None)
     with opened as file, tqdm(total=count, initial=done, unit=" contexts") as bar:
         try:
             for start in range(done, count, CHUNK):
-                chunk = list(islice(records, CHUNK))
+                chunk = list(islice(entries, CHUNK))
                 torch.manual_seed(seed + start)
-                contexts = [record["context"] for record in chunk]
+                contexts = [entry.context for entry in chunk]
                 replies = generate_responses(contexts, progress=bar.update, **options)
-                answered = map(with_reply, chunk, replies)
-                file.write("".join(json_line(record) for record in answered))
+                answered = map(with_reply, (entry.record for entry in chunk), replies)
+                file.write("".join(map(write, answered)))
                 file.flush()
                 if getattr(file, "reader_is_gone", False):
                     break
@@ -125,9 +138,9 @@ def write_replies(
 
 @contextmanager
 def input_file(input: str | None) -> Iterator[Path]:
-    """Give the file to read; what comes by standard input is kept in one as long as it is read."""
+    """Give the path to read; what comes by standard input is kept in one as long as it is read."""
     if input not in (None, "-"):
-        if not Path(input).is_file():
+        if not Path(input).exists():
             raise UsageError(
                 f"There is no file {input!r}. Give a file of contexts, or none for standard input."
             )
@@ -142,74 +155,67 @@ def input_file(input: str | None) -> Iterator[Path]:
         yield path
 
 
-def read_records(path: Path) -> Iterator[tuple[int, dict]]:
-    """Yield the records of a file with the numbers of their lines; each has a `context`.
+def check_entries(path: Path, as_table: bool) -> tuple[int, str, list[str]]:
+    """Read all contexts, tell as what, and refuse one that cannot be answered.
 
-    The file is JSON Lines, or plain text with a context a line, packed or not. Empty lines are left
-    out.
-
-    Raises:
-        UsageError: a line cannot be read.
+    Returns:
+        Their number, the hash of their records, and the columns of a table with the replies.
     """
-    is_json = None
-    try:
-        for number, line in File(path.name, (str(path),)).lines():
-            if not line.strip():
-                continue
-            if is_json is None:
-                is_json = bool(JSON_LINE.match(line))
-            record = {"context": line.strip()}
-            yield number, parse_record(line, f"{path}, line {number}") if is_json else record
-    except ValueError as error:  # of files that are no text, or damaged
-        raise UsageError(str(error)) from error
-
-
-def parse_record(line: str, where: str) -> dict:
-    """Read an object with a `context` from a line of JSON Lines."""
-    try:
-        record = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise UsageError(
-            f"{where} is not JSON ({error}), but each line has to be an object of its own. Mend "
-            "it; jq -c . writes objects so, jq -c '.[]' an array of them."
-        ) from error
-    if not isinstance(record, dict) or "context" not in record:
-        raise UsageError(
-            f"{where} has no 'context', but each line has to be an object that has one: a string, "
-            "a list of turns or a list of messages. Mend it, or leave it out."
-        )
-    return record
-
-
-def check_records(path: Path) -> tuple[int, str]:
-    """Read all records, and refuse one that cannot be answered; return their number and hash."""
-    digest, count = hashlib.blake2b(digest_size=8), 0
-    for number, record in read_records(path):
-        where = f"{path}, line {number}"
+    digest, forms, columns = hashlib.blake2b(digest_size=8), Counter(), {}
+    for place, record, context, form in read_contexts(path):
         try:
-            as_turns(record["context"])
+            as_turns(context)
             digest.update(json_line(record).encode())
         except UnicodeEncodeError as error:
             raise UsageError(
-                f"{where} has half of a character (an escaped surrogate without its other half), "
+                f"{place} has half of a character (an escaped surrogate without its other half), "
                 "but it has to be text. Write the whole character, or leave it out."
             ) from error
         except (TypeError, ValueError) as error:
-            raise UsageError(f"{where}: {error} Mend the line, or leave it out.") from error
+            raise UsageError(f"{place}: {error} Mend it, or leave it out.") from error
         if "responses" in record or {"response", "reference"} <= record.keys():
             raise UsageError(
-                f"{where} has a column that is to be written: replies go to 'response' or "
+                f"{place} has a column that is to be written: replies go to 'response' or "
                 "'responses', a 'response' that is there to 'reference'. Rename the column."
             )
-        count += 1
-    if not count:
-        raise UsageError(f"{path} holds no context. Give a file with one a line.")
-    return count, digest.hexdigest()
+        if as_table and any(isinstance(value, list | dict) for value in record.values()):
+            raise UsageError(
+                f"{place} has lists, which a row of CSV does not hold: let --output end in .jsonl."
+            )
+        columns |= dict.fromkeys(with_reply(record, ""))
+        forms[form] += 1
+    if not forms:
+        raise UsageError(
+            f"{path} holds no context. Give a file with one a line, or dialogues as --data of a "
+            "run takes them."
+        )
+    told = ", ".join(f"{count:,} as {form}" for form, count in forms.items())
+    print(f"Contexts read: {told}", file=sys.stderr)
+    return forms.total(), digest.hexdigest(), list(columns)
+
+
+def is_csv(output: str | None) -> bool:
+    """Tell whether replies are written as CSV."""
+    return output is not None and output.endswith(".csv")
 
 
 def json_line(record: dict) -> str:
-    """Write a record as a line of JSON Lines."""
-    return json.dumps(record, ensure_ascii=False) + "\n"
+    """Write a record as a line of JSON Lines; times and the like, of Parquet, as text."""
+    return json.dumps(record, ensure_ascii=False, default=str) + "\n"
+
+
+def csv_line(cells: Iterable) -> str:
+    """Write cells as a row of CSV."""
+    row = io.StringIO()
+    csv.writer(row, lineterminator="\n").writerow(cells)
+    return row.getvalue()
+
+
+def csv_row(columns: Sequence[str], record: dict) -> str:
+    """Write a record as a row of CSV; of several replies, the list of them as JSON."""
+    if "responses" in record:
+        record = record | {"response": json.dumps(record["responses"], ensure_ascii=False)}
+    return csv_line(record.get(name) for name in columns)
 
 
 def with_reply(record: dict, reply: str | list[str]) -> dict:
@@ -298,12 +304,30 @@ def differences(earlier: dict, about: dict) -> list[str]:
 
 def keep_chunks(output: Path, count: int) -> int:
     """Cut a file of replies after its last whole chunk; return how many it keeps of `count`."""
-    kept = end = size = 0
+    kept = end = 0
     with open(output, "r+b") as file:
-        for number, line in enumerate(file, 1):
-            size += len(line)
-            if line.endswith(b"\n") and (number % CHUNK == 0 or number == count):
+        for number, size in enumerate(_ends(file, output.suffix == ".csv"), 1):
+            if number % CHUNK == 0 or number == count:
                 kept, end = number, size
         if kept < count:
             file.truncate(end)
     return kept
+
+
+def _ends(file: BinaryIO, is_table: bool) -> Iterator[int]:
+    """Yield where each whole record of a file of replies ends; a table begins with its names."""
+    size = 0
+
+    def lines() -> Iterator[str]:
+        nonlocal size
+        for line in file:
+            size += len(line)
+            if line.endswith(b"\n"):
+                yield line.decode(errors="replace")
+
+    if not is_table:
+        yield from (size for _ in lines())
+        return
+    rows = csv.reader(lines())
+    names = next(rows, [])
+    yield from (size for row in rows if len(row) == len(names))

@@ -18,7 +18,7 @@ from ..setting_fields import Mark
 from ..settings import DecodingArguments, Settings, marked
 from ..strict_yaml import read_yaml
 from .checkpoints import MANIFEST, RESULTS, best_checkpoint, checkpoints, flaw, last_checkpoint
-from .lora import has_adapter
+from .lora import has_adapter, holds_adapter
 from .sharding import check_checkpoint, prepare_for_evaluation, sharding_of
 
 logger = logging.getLogger(__name__)
@@ -43,7 +43,7 @@ def load_ended_training(trainer, folder: Path) -> bool:
     if trainer.is_fsdp_enabled and not at_root:
         prepare_for_evaluation(trainer)
         trainer._load_from_checkpoint(str(folder))
-    elif has_adapter(trainer.model) and not at_root:
+    elif has_adapter(trainer.model) and holds_adapter(folder):
         trainer._load_from_checkpoint(str(folder))
     else:
         trainer.merge_adapter()  # it has learnt nothing; the merged weights replace all

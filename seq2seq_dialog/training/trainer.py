@@ -383,8 +383,11 @@ class DialogueTrainer(Seq2SeqTrainer):
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
         if has_adapter(self.model):
-            if self.args.should_save:  # otherwise peft asks the Hub for the size of the embedding
+            if self.args.should_save:
+                # Otherwise peft asks the Hub for the size of the embedding.
                 self.model.save_pretrained(output_dir, save_embedding_layers=False)
+                self.model.generation_config.save_pretrained(output_dir)
+                self.processing_class.save_pretrained(output_dir)
             return
         if state_dict is None:
             super()._save(output_dir)

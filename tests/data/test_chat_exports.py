@@ -274,7 +274,7 @@ WHO_SAYS_WHAT = {
         },
     ),
     "Discord": (
-        [("ann", "Hi\nall"), ("Ben#0042", "Hi @ann"), ("Bot", "Level 2!")],
+        [("ann", "Hi\nall"), ("Ben#0042", "Hi @ann")],
         {"system_line": [1], "media": [4], "bot_message": [5], "unreadable": [6]},
     ),
     "Discord CSV": (

@@ -10,6 +10,7 @@ from datetime import datetime
 
 import pandas as pd
 import pytest
+from data.test_chat_exports import SAMPLES as CHATS
 from datasets import Dataset, disable_progress_bars
 from helpers.corpus import ROOT
 from helpers.corpus_formats import SAMPLES as CORPORA
@@ -133,6 +134,22 @@ TABLES = {
     "preferences.jsonl": (
         json.dumps({"prompt": TURNS[0], "chosen": TURNS[1], "rejected": "Why?"}),
         [(TURNS[:1], TURNS[1])],
+    ),
+    "odd-parts.jsonl": (
+        json.dumps(
+            {
+                "messages": [
+                    {"role": "user", "content": [["x"], {"text": 5}, TURNS[0]]},
+                    {"role": "assistant", "content": TURNS[1]},
+                ]
+            }
+        ),
+        PAIRS[:1],
+    ),
+    "numbers.jsonl": (json.dumps({"context": 5, "response": 7}), [(["5"], "7")]),
+    "reply-message.jsonl": (
+        json.dumps({"context": TURNS[0], "response": {"role": "bot", "content": TURNS[1]}}),
+        PAIRS[:1],
     ),
     "persona.jsonl": (
         json.dumps({"personality": ["I sell.", "I am old."], "facts": "Closed.", "dialog": TURNS}),
@@ -352,6 +369,12 @@ def test_a_folder_is_read_whole_and_tells_how(tmp_path):
     source = recognise(str(tmp_path / "export"), DataArguments())
     assert [file.name for file, _ in source.files["train"]] == ["one.csv", "in/two.csv"]
     assert source.passed_over == ["photo.jpg"]
+    for name, text in CHATS["Slack"][1].items():
+        (tmp_path / "export" / name).parent.mkdir(exist_ok=True)
+        (tmp_path / "export" / name).write_text(text, encoding="utf-8")
+    assert recognise(str(tmp_path / "export"), DataArguments()).passed_over == ["photo.jpg"]
+    for name in CHATS["Slack"][1]:
+        (tmp_path / "export" / name).unlink()
     rows, _ = _whole(tmp_path / "export")
     assert len(in_one_split(rows)) == 6
     (tmp_path / "export" / "train.csv").write_text(TABLES["csv.csv"][0], encoding="utf-8")

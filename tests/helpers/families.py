@@ -114,11 +114,11 @@ def marian_tokenizer(folder):
     return hf.MarianTokenizer.from_pretrained(folder)
 
 
-def m2m100_tokenizer(folder):
+def m2m100_tokenizer(folder, codes=FAIRSEQ_LANGUAGE_CODES["m2m100"]):
     pieces = train_pieces(folder / "sentencepiece.bpe.model", **FAIRSEQ_IDS)
     write_vocabulary(folder / "vocab.json", ["<s>", "<pad>", "</s>", "<unk>", *pieces[3:]])
-    codes = [f"__{code}__" for code in FAIRSEQ_LANGUAGE_CODES["m2m100"]]
-    return hf.M2M100Tokenizer.from_pretrained(folder, additional_special_tokens=codes)
+    options = {"additional_special_tokens": [f"__{code}__" for code in codes]} if codes else {}
+    return hf.M2M100Tokenizer.from_pretrained(folder, **options)
 
 
 def nllb_tokenizer(folder):

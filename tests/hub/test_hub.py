@@ -126,6 +126,11 @@ def test_what_would_tell_a_secret_is_refused(runs, ann, tmp_path, secret):
     (tmp_path / "config.json").write_text(json.dumps(config))
     with pytest.raises(UsageError, match=r"config.json would tell everybody .* take it out"):
         model_files(Publication(tmp_path, "ann/m"))
+    (tmp_path / "config.json").write_text("{}")
+    template = secret.format(folder=tmp_path / "a").encode() + b" \xff"  # no text
+    (tmp_path / "chat_template.jinja").write_bytes(template)
+    with pytest.raises(UsageError, match=r"chat_template.jinja would tell everybody"):
+        model_files(Publication(tmp_path, "ann/m"))
 
 
 def test_the_code_is_this_projects_even_where_the_folder_has_other(runs, tmp_path, ann):

@@ -9,7 +9,7 @@ import pytest
 import torch
 from helpers import warm
 from helpers.corpus import ROOT, rows_of, sample_dialogues
-from helpers.families import BART_SIZES, BERT_SIZES, FAMILIES, make_checkpoint
+from helpers.families import BART_SIZES, BERT_SIZES, FAMILIES, m2m100_tokenizer, make_checkpoint
 from helpers.trainers import make_trainer
 from transformers import (
     BertConfig,
@@ -226,3 +226,13 @@ def test_a_tokenizer_without_an_end_token_is_refused(tmp_path):
     tokenizer.sep_token = None
     with pytest.raises(UsageError, match="has no end token, without which no reply can end"):
         prepare_tokenizer(tokenizer, 48)
+
+
+def test_the_separator_is_no_language_code_of_m2m100(tmp_path):
+    """Without a list of the codes, transformers 5 does not count them as tokens."""
+    m2m100_tokenizer(tmp_path, codes=None).save_pretrained(tmp_path / "saved")
+    args = ModelArguments(model_name_or_path=str(tmp_path / "saved"))
+    tokenizer = load_tokenizer(args, 32)
+    separator = tokenizer.convert_tokens_to_ids("__eou__")
+    assert separator not in tokenizer.lang_token_to_id.values()
+    assert separator == max(tokenizer.lang_token_to_id.values()) + 1 == len(tokenizer) - 1

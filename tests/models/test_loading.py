@@ -12,6 +12,7 @@ from seq2seq_dialog.data.rows import load_rows
 from seq2seq_dialog.errors import UsageError
 from seq2seq_dialog.hub_errors import check_name
 from seq2seq_dialog.models.build import check_names, load_model
+from seq2seq_dialog.models.loading import loading
 from seq2seq_dialog.models.tokenizer import load_tokenizer
 from seq2seq_dialog.serve.inference import load
 from seq2seq_dialog.settings import DataArguments, ModelArguments
@@ -215,3 +216,12 @@ def test_a_checkpoint_may_lack_the_row_of_the_separator(bart):
     args = ModelArguments(model_name_or_path=bart)
     tokenizer = load_tokenizer(args, 64)
     assert load_model(args, tokenizer).get_input_embeddings().num_embeddings >= len(tokenizer)
+
+
+def test_a_panic_of_the_tokenizers_is_one_message():
+    """It is no Exception; Ctrl-C, which is none either, goes on."""
+    for raised, becomes in (("PanicException", UsageError), ("Other", BaseException)):
+        error = type(raised, (BaseException,), {})("broken")
+        with pytest.raises(becomes, match="broken") as caught, loading("a model", "Mend it."):
+            raise error
+        assert isinstance(caught.value, UsageError) == (becomes is UsageError)

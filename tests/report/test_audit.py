@@ -72,6 +72,10 @@ def test_a_wrong_output_or_source_is_one_clear_message(leaky, tmp_path):
     with pytest.raises(UsageError, match=r"missing\.txt"):
         audit_data(str(tmp_path / "missing.txt"), output=tmp_path / "audit.json")
     assert not (tmp_path / "audit.json").exists()
+    (tmp_path / "audit.json").write_text('{"mine": 1}')
+    with pytest.raises(UsageError, match=r"audit.json' is no earlier audit. Choose another"):
+        audit_data(leaky, output=tmp_path / "audit.json")
+    assert read_json(tmp_path / "audit.json") == {"mine": 1}
 
 
 @pytest.mark.parametrize("held_out", ["validation", "test"])

@@ -1,5 +1,6 @@
 """Answering many contexts: in Python, and from a file to a file."""
 
+import csv
 import gzip
 import json
 
@@ -286,10 +287,25 @@ def test_a_line_that_cannot_be_answered_is_named(answer, answered, tmp_path, lin
     assert not answered and not (tmp_path / "replies.jsonl").exists()
 
 
-@pytest.mark.parametrize("array", ['[{"context": "a"}]', "[\n{}\n]"], ids=["line", "lines"])
+@pytest.mark.parametrize("array", ["[{}]", "[\n{}\n]"], ids=["line", "lines"])
 def test_an_array_is_not_taken_for_text(answer, array):
     with pytest.raises(UsageError, match=r"line 1 (is not JSON|has no 'context')"):
         answer([array])
+
+
+@pytest.mark.parametrize("kept", [0, 3, 4, 6])
+def test_a_table_is_answered_as_a_table_and_completed(answer, answered, tmp_path, kept):
+    rows = [f'{i},"Tea, or\n{i}?"' for i in range(10)]
+    table = ["id,question", *rows]
+    whole = answer(table, output=tmp_path / "replies.csv")
+    read = list(csv.reader(whole.splitlines(keepends=True)))
+    assert read[0] == ["id", "question", "response"] and len(read) == 11
+    assert all(row[1] == f"Tea, or\n{row[0]}?" and row[2] for row in read[1:])
+    begun = "".join(line for line in whole.splitlines(keepends=True)[: 1 + 2 * kept])
+    (tmp_path / "replies.csv").write_text(begun + '9,"Tea', encoding="utf-8")
+    answered.clear()
+    assert answer(output=tmp_path / "replies.csv") == whole
+    assert sum(map(len, answered)) == 10 - kept // 4 * 4
 
 
 @pytest.mark.parametrize(

@@ -48,11 +48,11 @@ def _read_json(file: File, note: Note) -> Iterator[Transcript]:
             continue
         if message.get("type", "Default") not in SAID:
             note("system_line", number)
+        elif author.get("isBot"):
+            note("bot_message", number)
         elif not text:
             note("media" if any(map(message.get, MEDIA)) else "empty_utterance", number)
         else:
-            if author.get("isBot"):
-                note("bot_message", number)
             messages.append(Message(name, text, time_of(message.get("timestamp"))))
     channel = content.get("channel")
     yield Transcript(str(channel.get("id", 1) if isinstance(channel, dict) else 1), _sort(messages))

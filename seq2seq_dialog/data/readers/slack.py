@@ -18,6 +18,7 @@ from ..transcripts import Message, Reader, Transcript
 from .json_export import distinct_names, document
 
 DAY = re.compile(r'\s*\[\s*\{(?=.*"type":\s*"message").*"ts":\s*"\d+\.\d+"', re.S)
+PEOPLE = "users.json"
 SAID = (None, "file_share", "thread_broadcast")  # the subtypes of messages that a person types
 MARKUP = re.compile(r"<([@#!]?)([^<>|]*)(?:\|([^<>]*))?>")  # <@U123>, <https://x.org|the page>
 
@@ -54,7 +55,7 @@ def _read(file: File, note: Note) -> Iterator[Transcript]:
 
 def _names(file: File) -> dict[str, str]:
     """Return the names that people have chosen, by their ids."""
-    users = file.beside("users.json")
+    users = file.beside(PEOPLE)
     people = document(users) if users else []
     if not isinstance(people, list):
         raise UsageError(
@@ -106,4 +107,4 @@ def _plain(match: re.Match, names: dict[str, str]) -> str:
     return sign + (label or target)
 
 
-READER = Reader("Slack export", _recognises, _read)
+READER = Reader("Slack export", _recognises, _read, beside=PEOPLE)

@@ -53,36 +53,37 @@ SAMPLE = 50  # rows by which a form is recognised
 DELIMITERS = ",\t;|"
 Rows = Iterable[tuple[int, dict[str, Any]]]  # numbered as in the file
 Form = Callable[[Rows, Note], Iterator[Transcript | Dialogue]]
+Choice = Callable[[list[dict]], Any]  # of rows, the first ones: what to do with all, or None
 
 
 def reader(columns: dict[str, str]) -> Reader:
     """The reader of tables; `columns` has names that cannot be guessed, by what they are for."""
+    choose = partial(choose_form, columns=columns)
     return Reader(
-        "table",
-        lambda file: open_table(file, columns) is not None,
-        partial(read, columns=columns),
+        "table", lambda file: open_table(file, choose) is not None, partial(read, choose=choose)
     )
 
 
-def read(file: File, note: Note, columns: dict[str, str]) -> Iterator[Transcript | Dialogue]:
+def read(file: File, note: Note, choose: Choice) -> Iterator[Transcript | Dialogue]:
     """Read a file that `reader` recognises."""
-    rows, form = open_table(file, columns)
+    rows, form = open_table(file, choose)
     yield from form(rows, note)
 
 
-def open_table(file: File, columns: dict[str, str]) -> tuple[Rows, Form] | None:
-    """The rows of a file and how they become dialogues; None where it is no such table."""
-    for open_rows in (_json_rows, _json_lines, _parquet_rows, _delimited_rows):
-        if (rows := open_rows(file, columns)) is not None:
-            form = choose_form([row for _, row in islice(rows, SAMPLE)], columns)
-            return None if form is None else (open_rows(file, columns), form)
+def open_table(file: File, choose: Choice) -> tuple[Rows, Any] | None:
+    """The rows of a file and what `choose` says of the first; None where it says nothing."""
+    delimited = partial(_delimited_rows, choose=choose)
+    for open_rows in (_json_rows, _json_lines, _parquet_rows, delimited):
+        if (rows := open_rows(file)) is not None:
+            chosen = choose([row for _, row in islice(rows, SAMPLE)])
+            return None if chosen is None else (open_rows(file), chosen)
     return None
 
 
 def columns_of(file: File) -> list[str]:
     """The columns of a file that is a table of any kind; none where it is no table."""
     for open_rows in (_json_rows, _json_lines, _parquet_rows):
-        if (rows := open_rows(file, {})) is not None:
+        if (rows := open_rows(file)) is not None:
             return list(dict.fromkeys(name for _, row in islice(rows, SAMPLE) for name in row))
     lines = file.head.splitlines()[:2]
     for delimiter in DELIMITERS:
@@ -95,7 +96,7 @@ def columns_of(file: File) -> list[str]:
 # -------------------------------------------------------------------------------------- files
 
 
-def _json_rows(file: File, columns: dict[str, str]) -> Rows | None:
+def _json_rows(file: File) -> Rows | None:
     """The rows of one JSON document: a list of rows or of dialogues, or an object around it."""
     content = file.document
     if isinstance(content, dict):
@@ -127,7 +128,7 @@ def _holds_rows(entries: list) -> bool:
     return form is not None and form.func is not _read_utterances
 
 
-def _json_lines(file: File, columns: dict[str, str]) -> Rows | None:
+def _json_lines(file: File) -> Rows | None:
     first = file.head.lstrip().partition("\n")[0]
     try:
         begins = json.loads(first)
@@ -157,7 +158,7 @@ def _parse_lines(file: File) -> Rows:
         yield number, row
 
 
-def _parquet_rows(file: File, columns: dict[str, str]) -> Rows | None:
+def _parquet_rows(file: File) -> Rows | None:
     return _parse_parquet(file) if file.head.startswith("PAR1") else None
 
 
@@ -176,7 +177,7 @@ def _parse_parquet(file: File) -> Rows:
             ) from error
 
 
-def _delimited_rows(file: File, columns: dict[str, str]) -> Rows | None:
+def _delimited_rows(file: File, choose: Choice) -> Rows | None:
     """The rows of CSV or TSV with a line of names or, of two columns, pairs without one."""
     lines = file.head.splitlines()
     if not lines or "\0" in file.head:
@@ -187,7 +188,7 @@ def _delimited_rows(file: File, columns: dict[str, str]) -> Rows | None:
         except csv.Error:
             continue
         sample = [dict(zip(names, cells, strict=False)) for cells in rows or [names]]
-        if len(names) > 1 and choose_form(sample, columns) is not None:
+        if choose(sample) is not None:
             return _parse_delimited(file, delimiter, None)
     whole = lines if len(lines) == 1 else lines[:-1]
     if all(line.count("\t") == 1 and all(map(str.strip, line.split("\t"))) for line in whole):
@@ -256,6 +257,24 @@ def choose_form(sample: list[dict], columns: dict[str, str]) -> Form | None:
     return None
 
 
+def choose_contexts(sample: list[dict]) -> dict[str, str] | None:
+    """Find the columns of a table with a context in each row; None where it has dialogues."""
+    form = choose_form(sample, {})
+    if form is not None and form.func is not _read_pairs:
+        return None
+    found = find_columns(dict.fromkeys(name for row in sample for name in row), {})
+    context = found.get("context", found.get("text"))
+    if context is None or context != context.strip():  # ` human`, behind a comma, is no name
+        return None
+    return found | {"context": context}
+
+
+def context_of(row: dict, found: dict[str, str]) -> list[str]:
+    """The turns of a row's context, behind what stands before the dialogue."""
+    before, turns = _context(row, found)
+    return [*before, *(text for text in map(clean_text, turns) if text)]
+
+
 def _as_list(value) -> list | None:
     """A list, also where it is written as text."""
     if isinstance(value, str) and value.lstrip().startswith("["):
@@ -307,7 +326,7 @@ def _message(entry) -> tuple[str | None, str | None]:
     speaker = entry.get(found.get("speaker"))
     content = entry.get(found.get("text"))
     if isinstance(content, list):  # parts
-        texts = [part if isinstance(part, str) else part.get("text") for part in content]
+        texts = [part.get("text") if isinstance(part, dict) else part for part in content]
         content = " ".join(text for text in texts if isinstance(text, str)) or None
     return None if speaker is None else str(speaker), content if content is None else str(content)
 
@@ -372,9 +391,11 @@ def _context(row: dict, found: dict[str, str]) -> tuple[list[str], list[str | No
 
 
 def _reply(value) -> str | None:
-    """A reply: a text, or the last of a list of messages."""
+    """A reply: a text, a message, or the last of a list of either."""
     entries = _as_list(value)
-    return _message(entries[-1])[1] if entries else value
+    if entries is not None:
+        value = entries[-1] if entries else None
+    return _message(value)[1]
 
 
 def _read_utterances(found: dict[str, str], rows: Rows, note: Note) -> Iterator[Transcript]:
