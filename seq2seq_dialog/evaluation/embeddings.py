@@ -4,6 +4,7 @@ The vectors are the input embeddings of the starter, a fixed model: no system is
 own. They know English.
 """
 
+import hashlib
 import json
 from collections.abc import Sequence
 from functools import lru_cache
@@ -48,6 +49,13 @@ def load_vectors() -> Vectors:
     probability = np.exp([log_probability for _, log_probability in pieces])  # (pieces,)
     table = table[: len(pieces)]  # the rows after them are padding
     return Vectors(tokenizer, table * (SMOOTHING / (SMOOTHING + probability))[:, None])
+
+
+@lru_cache(maxsize=1)
+def signature() -> str:
+    """Name what moves a similarity: the vectors, by a hash of their file, and their weights."""
+    digest = hashlib.sha256((STARTER / "model.safetensors").read_bytes()).hexdigest()[:8]
+    return f"similarity|vectors:starter-{digest}|a:{SMOOTHING}|mean:pairs"
 
 
 def knows(language: str) -> bool:

@@ -8,7 +8,7 @@ from safetensors.torch import load_file
 from tokenizers import Tokenizer
 
 from seq2seq_dialog.evaluation.embeddings import LANGUAGE, SMOOTHING, knows, similarities
-from seq2seq_dialog.evaluation.metrics import pair_statistics
+from seq2seq_dialog.evaluation.protocols import score
 from seq2seq_dialog.shipped import STARTER
 
 TEXTS = "I have two dogs at home.", "We have a cat.", "The train leaves at nine."
@@ -42,4 +42,6 @@ def test_equal_and_empty_texts(reply, reference, expected):
 @pytest.mark.parametrize(("language", "known"), [("en", 1), ("en-GB", 1), ("EN_us", 1), ("de", 0)])
 def test_only_english_has_the_figure(language, known):
     assert knows(language) == bool(known) and LANGUAGE == "en"
-    assert ("similarity" in pair_statistics(["Ja"], ["Nein"], language)) == bool(known)
+    figures, signature = score("default", ["Ja"], ["Nein"], language=language)
+    assert ("similarity" in figures) == bool(known)
+    assert signature.count("similarity|vectors:starter-") == known
