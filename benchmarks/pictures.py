@@ -10,6 +10,7 @@ from seq2seq_dialog.errors import UsageError
 
 OURS, THEIRS, TARGET = "#1b6ca8", "#b0522d", "#d1495b"
 OTHERS = "#8a8a8a"
+SHADES = ("#1b6ca8", "#7fb2d9", "#d98e4a")
 # What the chart shows: part, ours, peer, label.
 BARS = (
     ("training", "ours", "seed", "training, against the seed recipe"),
@@ -88,5 +89,32 @@ def draw_curves(curves: dict[str, list[list]], over: str, path: Path) -> None:
     axes.set_ylabel("validation loss")
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False)
+    figure.savefig(path, dpi=150)
+    pyplot.close(figure)
+
+
+def draw_agreement(figures: list[dict], path: Path) -> None:
+    """Draw how each figure correlates with people's ratings, with intervals, the best first.
+
+    Args:
+        figures: of each `figure`, `references` (which, of three kinds), and `spearman`: what was
+            measured, low, high.
+    """
+    kinds = dict(zip(("one reference", "four references", "no reference"), SHADES, strict=True))
+    figure, axes = pyplot.subplots(figsize=(8, 0.9 + 0.25 * len(figures)), layout="constrained")
+    for place, row in enumerate(reversed(figures)):
+        value, low, high = row["spearman"]
+        axes.barh(place, value, height=0.66, color=kinds[row["references"]])
+        axes.hlines(place, low, high, color="#222222", linewidth=1.2)
+    for kind, colour in kinds.items():
+        axes.barh(0, 0, color=colour, label=kind)
+    axes.set_yticks(range(len(figures)), [row["figure"] for row in reversed(figures)])
+    axes.set_ylim(-0.6, len(figures) - 0.4)
+    axes.axvline(0, color="#555555", linewidth=1)
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.supxlabel(
+        "rank correlation with people's ratings (Spearman), and 95 % interval", fontsize="medium"
+    )
+    axes.legend(loc="lower right", frameon=False)
     figure.savefig(path, dpi=150)
     pyplot.close(figure)

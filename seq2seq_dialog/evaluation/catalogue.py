@@ -6,6 +6,7 @@ by themselves.
 """
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 HIGHER, LOWER, TO_ONE = "higher", "lower", "to one"  # which values are better
@@ -52,6 +53,10 @@ METRICS = {
     "unigram_perplexity": Metric(
         "unigram model", "perplexity", "", FROM_1,
         plain="The perplexity of a model that knows nothing but how frequent each token is.",
+    ),
+    "similarity": Metric(
+        "similarity", "", HIGHER, (-100, 100), **FULL,
+        plain="How near replies are to their references in meaning, by word vectors of English.",
     ),
     "bleu": Metric(
         "sacreBLEU", "", HIGHER, PERCENT, hub_type="sacrebleu", **FULL,
@@ -187,6 +192,14 @@ METRICS = {
 # What is known without replies.
 OF_LIKELIHOOD = ("loss", "perplexity", "bits_per_byte", "context_gain")
 OF_PREFERENCES = ("preference_loss", "preference_accuracy", "preference_margin")
+# What agrees best with people's ratings, of that which needs one reference alone. It comes first in
+# comparisons, and the verdict of a run goes by it: docs/concepts/agreement.md.
+LEADING = ("similarity", "rouge_l")
+
+
+def leading_first(keys: Iterable[str]) -> list[str]:
+    """Put the `LEADING` metrics before the others, which keep their order."""
+    return sorted(keys, key=lambda key: key not in LEADING)
 
 
 def keys_with(trait: str) -> list[str]:

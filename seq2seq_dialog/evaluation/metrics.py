@@ -1,9 +1,9 @@
 """The metrics of replies, as one in-package `evaluate.Metric` that needs no network.
 
 sacreBLEU (Post, 2018) with its signature, corpus BLEU-1 to 4, chrF (Popović, 2015), ROUGE-1/2/L
-(Lin, 2004), Distinct-1/2 (Li et al., 2016) and mean lengths. Words stand apart by white space; for
-languages written without it, `text.segmented` sets them apart. Beside it, as functions: entropy,
-self-BLEU and perplexity.
+(Lin, 2004), similarity of word vectors, Distinct-1/2 (Li et al., 2016) and mean lengths.
+Words stand apart by white space; for languages written without it, `text.segmented` sets them
+apart. Beside it, as functions: entropy, self-BLEU and perplexity.
 
 What compares replies with references is a sum over pairs: `pair_statistics` reads the texts once,
 and `figures` of all pairs or of some, and bootstrap resamples, are made of the same statistics.
@@ -23,6 +23,7 @@ import evaluate
 import numpy as np
 from sacrebleu.metrics import BLEU
 
+from . import embeddings
 from .text import BY_SPACES, ngrams, segmented, tokenizer_of, words
 
 CHRF_ORDER, CHRF_BETA = 6, 2  # as sacreBLEU's chrF2: characters, recall counts for more
@@ -150,6 +151,13 @@ def length_statistics(
     }
 
 
+def similarity_statistics(
+    replies: Sequence[str], references: Sequence[str]
+) -> dict[str, PairStatistics]:
+    """Compute the cosine of the vectors of each pair, `similarity`, of English texts."""
+    return {"similarity": mean_over_pairs(embeddings.similarities(replies, references))}
+
+
 # Each compares replies with references, and returns statistics by the metric's key.
 PAIR_METRICS = (chrf_statistics, rouge_statistics, length_statistics)
 
@@ -163,6 +171,8 @@ def pair_statistics(
     statistics = bleu_statistics(replies, references, BY_SPACES if is_plain else "none")
     for metric in PAIR_METRICS:
         statistics |= metric(replies, references)
+    if embeddings.knows(language):
+        statistics |= similarity_statistics(replies, references)
     return statistics
 
 
@@ -307,7 +317,8 @@ class ReplyMetric(evaluate.Metric):
     Predictions and references are strings, one reference each; `language="zh"` says what they are
     written in. The result has `bleu` (sacreBLEU),
     `bleu_signature`, `bleu_1` to `bleu_4` (geometric means up to that order), `chrf`, `rouge_1`,
-    `rouge_2`, `rouge_l` (F1), `distinct_1`, `distinct_2`, `reply_words`, `reference_words` (means).
+    `rouge_2`, `rouge_l` (F1), `similarity` (of English texts), `distinct_1`, `distinct_2`,
+    `reply_words`, `reference_words` (means).
     """
 
     def _info(self):

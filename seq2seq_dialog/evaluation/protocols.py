@@ -22,6 +22,7 @@ from sacrebleu.tokenizers.tokenizer_13a import Tokenizer13a
 from ..dataset_script.detokenize import detokenize
 from ..dataset_script.dialogues import normalised
 from ..errors import UsageError, nearest
+from . import embeddings
 from .metrics import PairStatistics, bleu_signature, figures, mean_over_pairs, pair_statistics
 from .text import BY_SPACES, segmented, tokenizer_of, words
 
@@ -102,6 +103,8 @@ def default(
         f"ROUGE-F1|nrefs:1|case:lower|tok:{before}letters+digits|stem:no|mean:pairs|"
         f"rouge-score:{version('rouge-score')}, Distinct|case:lower|tok:{before}space"
     )
+    if embeddings.knows(language):
+        signature += f", {embeddings.signature()}"
     statistics = pair_statistics(replies, references, language)
     return Scored(statistics, segmented(replies, language), signature)
 

@@ -16,7 +16,7 @@ from datasets import Dataset
 from ..dataset_script.dialogues import normalised
 from .baselines import most_frequent_reply, nearest_replies, random_replies
 from .bootstrap import intervals
-from .catalogue import METRICS
+from .catalogue import LEADING, METRICS
 from .diversity import by_size, diversity
 from .metrics import likelihood_statistics
 from .protocols import Scored, default, multiref, plato, second_human
@@ -25,7 +25,6 @@ from .text import BY_CHARACTERS, segmented, tokenizer_of, words
 MODEL, NEAREST = "model", "nearest training context"
 RANDOM, FREQUENT = "random training reply", "most frequent reply"
 HUMAN = "second human reference"
-VERDICT = ("bleu", "rouge_l")  # what the verdict goes by: metrics with an interval
 
 
 def describe_decoding(decoding: Mapping) -> str:
@@ -178,7 +177,8 @@ def _diversity(
 def verdict(results: Sequence[dict], language: str = "en") -> list[str]:
     """Say in a sentence per baseline whether the model beats it, on clean pairs if there are any.
 
-    It does in a metric if its whole 95 % interval lies above the baseline's figure.
+    It does in a metric if its whole 95 % interval lies above the baseline's figure. The metrics are
+    the `LEADING` ones that there are.
     """
     by_characters = tokenizer_of(language) == BY_CHARACTERS
     rows = [row for row in results if row["protocol"] == "default"]
@@ -190,7 +190,8 @@ def verdict(results: Sequence[dict], language: str = "en") -> list[str]:
         if system == MODEL:
             continue
         comparisons = []
-        for name in ("chrf",) if by_characters else VERDICT:
+        names = [name for name in LEADING if name in model["metrics"]]
+        for name in ("chrf",) if by_characters else names:
             (low, high), other = model["intervals"][name], row["metrics"][name]
             how = "above" if low > other else "below" if high < other else "level with"
             values = f"({model['metrics'][name]:.2f} and {other:.2f})"

@@ -14,9 +14,14 @@ PACKAGES = {"ja-mecab": ("MeCab", "ipadic"), "ko-mecab": ("mecab_ko", "mecab_ko_
 BY_SPACES, BY_CHARACTERS = "13a", "char"
 
 
+def main_language(language: str) -> str:
+    """Return a language without its region or script: `pt` of `pt-BR`."""
+    return re.split("[-_]", language.lower())[0]
+
+
 def tokenizer_of(language: str) -> str:
     """Name sacreBLEU's tokenizer of a language (`en`, `pt-BR`), as far as it is installed."""
-    name = TOKENIZERS.get(re.split("[-_]", language.lower())[0], BY_SPACES)
+    name = TOKENIZERS.get(main_language(language), BY_SPACES)
     return name if all(map(find_spec, PACKAGES.get(name, ()))) else BY_CHARACTERS
 
 

@@ -4,7 +4,8 @@ Both systems are measured on the same resamples (Koehn, 2004). p of a difference
 resamples whose difference is at least as far from the measured one as that is from zero (Noreen,
 1989; Berg-Kirkpatrick et al., 2012; here on both sides). The interval leaves out zero exactly where
 p is below 0.05. Whole dialogues are drawn, because their pairs are alike: drawing pairs would find
-differences where there are none. Of several metrics, one may still differ by chance.
+differences where there are none. Of several metrics, one may still differ by chance. What agrees
+best with people comes first (docs/concepts/agreement.md).
 """
 
 import math
@@ -17,7 +18,7 @@ from rich.table import Column, Table
 
 from ..errors import UsageError
 from ..evaluation.bootstrap import bootstrap, with_intervals
-from ..evaluation.catalogue import LOWER, METRICS
+from ..evaluation.catalogue import LOWER, METRICS, leading_first
 from ..evaluation.metrics import PairStatistics, likelihood_statistics, pair_statistics
 from ..run_folder import check_result, read_language, read_predictions, write_json
 from . import seeds
@@ -162,7 +163,7 @@ def _test(runs: list[list[dict]], samples: int, seed: int, language: str) -> dic
     )
     metrics = {
         name: paired_bootstrap(a[name], b[name], samples, seed, dialogues)
-        for name in with_intervals(a)
+        for name in leading_first(with_intervals(a))
         if name not in left_out
     }
     verdict = [sentence(name, test) for name, test in metrics.items()]

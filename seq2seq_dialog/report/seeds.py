@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Column, Table
 
 from ..errors import UsageError
-from ..evaluation.catalogue import HIGHER, LOWER, METRICS, keys_with
+from ..evaluation.catalogue import HIGHER, LOWER, METRICS, keys_with, leading_first
 from ..run_folder import read_json, read_mapping, write_json
 
 SUMMARY = "seeds.json"
@@ -98,7 +98,7 @@ def compare_summaries(a: dict, b: dict, subset: str, left_out: Sequence[str]) ->
     common = common if len(common) > 1 else []
     of_a, of_b = (_metrics(summary, subset) for summary in (a, b))
     metrics = {}
-    for name in of_a:
+    for name in leading_first(of_a):
         if name not in of_b or name in left_out or METRICS[name].direction not in (HIGHER, LOWER):
             continue
         one, other = (

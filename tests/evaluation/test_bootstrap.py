@@ -29,7 +29,7 @@ def test_figures_are_exactly_those_of_the_reply_metric(pairs, statistics_of):
     metrics = statistics_of(replies, references, nll, tokens)
     assert set(keys_with("interval")) <= set(metrics)
     for rows in (slice(None), slice(0, 1), slice(5, 6), slice(0, 0), slice(20, 90)):
-        expected = {"bleu": 0, "bleu_2": 0, "chrf": 0, "rouge_l": 0}
+        expected = {"similarity": 0, "bleu": 0, "bleu_2": 0, "chrf": 0, "rouge_l": 0}
         if len(replies[rows]):
             expected = reply_metric(replies[rows], references[rows])
             for name, metric in (("bleu", BLEU()), ("chrf", CHRF())):
@@ -118,14 +118,14 @@ def test_intervals_hardly_depend_on_order_and_seed(pairs, statistics_of):
 @pytest.mark.parametrize(
     ("replies", "references", "figures"),
     [
-        (["one"], ["one"], (0, 0, 100, 100)),  # one token: no bigram
-        (["", ""], ["a b", "c"], (0, 0, 0, 0)),
-        (["a b c d e f"] * 4, ["a b c d e f"] * 4, (100, 100, 100, 100)),
+        (["one"], ["one"], (100, 0, 0, 100, 100)),  # one token: no bigram
+        (["", ""], ["a b", "c"], (0, 0, 0, 0, 0)),
+        (["a b c d e f"] * 4, ["a b c d e f"] * 4, (100, 100, 100, 100, 100)),
     ],
 )
 def test_equal_pairs_have_intervals_without_width(replies, references, figures):
     result = intervals(pair_statistics(replies, references), samples=60)
-    assert list(result) == ["bleu", "bleu_2", "chrf", "rouge_l"]  # no perplexity
+    assert list(result) == ["similarity", "bleu", "bleu_2", "chrf", "rouge_l"]  # no perplexity
     for interval, figure in zip(result.values(), figures, strict=True):
         assert interval == pytest.approx([figure, figure])
 

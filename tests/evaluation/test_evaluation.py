@@ -86,7 +86,7 @@ def test_a_model_that_says_the_same_is_said_not_to_beat_the_baselines(pairs):
     found = evaluate(predictions, train, rows, np.zeros(len(rows), bool), "test", DECODING)
     assert {row["subset"] for row in found["results"]} == {"full"}  # nothing is clean
     assert found["verdict"][0].startswith(
-        "On all pairs the model does not beat the nearest training context: below in sacreBLEU"
+        "On all pairs the model does not beat the nearest training context: below in similarity"
     )
 
 

@@ -237,6 +237,20 @@ def test_chinese_is_scored_as_sacrebleu_does():
     assert "tok:zh" in figures["bleu_signature"]
 
 
+@pytest.mark.parametrize("names", [("similarity", "rouge_l"), ("rouge_l",)], ids=["en", "de"])
+def test_the_verdict_goes_by_what_agrees_with_people(names):
+    values = dict.fromkeys((*names, "bleu"), 50.0)
+    intervals = dict.fromkeys(values, (40.0, 60.0))
+    rows = [
+        {"protocol": "default", "subset": "full", "system": system, "metrics": metrics,
+         "intervals": intervals}
+        for system, metrics in (("model", values), ("other", dict.fromkeys(values, 20.0)))
+    ]  # fmt: skip
+    (sentence,) = scoring.verdict(rows)
+    above = ", ".join(f"above in {METRICS[name].label} (50.00 and 20.00)" for name in names)
+    assert sentence == f"On all pairs the model beats the other: {above}."
+
+
 def test_the_verdict_goes_by_chrf_where_words_are_not_known():
     rows = [
         {"protocol": "default", "subset": "full", "system": system, "metrics": {"chrf": value},

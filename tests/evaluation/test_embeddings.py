@@ -1,0 +1,47 @@
+"""Similarity of texts by the vectors that ship with the package, against its formula."""
+
+import json
+
+import numpy as np
+import pytest
+from safetensors.torch import load_file
+from tokenizers import Tokenizer
+
+from seq2seq_dialog.evaluation.embeddings import LANGUAGE, SMOOTHING, knows, similarities
+from seq2seq_dialog.evaluation.protocols import score
+from seq2seq_dialog.shipped import STARTER
+
+TEXTS = "I have two dogs at home.", "We have a cat.", "The train leaves at nine."
+
+
+def mean_vector(text):
+    """Arora et al. (2017), algorithm 1: the mean of a / (a + p(w)) v(w), token by token."""
+    tokenizer = Tokenizer.from_file(str(STARTER / "tokenizer.json"))
+    pieces = json.loads((STARTER / "tokenizer.json").read_text(encoding="utf-8"))["model"]["vocab"]
+    vectors = load_file(STARTER / "model.safetensors")["shared.weight"].double().numpy()
+    ids = [i for i in tokenizer.encode(text).ids if pieces[i][0] != "</s>"]
+    weights = [SMOOTHING / (SMOOTHING + np.exp(pieces[i][1])) for i in ids]
+    return sum(w * vectors[i] for w, i in zip(weights, ids, strict=True)) / len(ids)
+
+
+def test_similarity_is_the_cosine_of_weighted_mean_vectors():
+    a, *others = map(mean_vector, TEXTS)
+    expected = [a @ b / np.sqrt(a @ a * (b @ b)) for b in others]
+    found = similarities([TEXTS[0]] * 2, TEXTS[1:])
+    assert found == pytest.approx(expected, abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("reply", "reference", "expected"),
+    [("A cup of tea.", "A cup of tea.", 1), ("", "Tea.", 0), ("", "", 0)],
+)
+def test_equal_and_empty_texts(reply, reference, expected):
+    assert similarities([reply], [reference]) == pytest.approx([expected])
+
+
+@pytest.mark.parametrize(("language", "known"), [("en", 1), ("en-GB", 1), ("EN_us", 1), ("de", 0)])
+def test_only_english_has_the_figure(language, known):
+    assert knows(language) == bool(known) and LANGUAGE == "en"
+    figures, signature = score("default", ["Ja"], ["Nein"], language=language)
+    assert ("similarity" in figures) == bool(known)
+    assert signature.count("similarity|vectors:starter-") == known
