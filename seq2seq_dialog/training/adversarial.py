@@ -54,10 +54,10 @@ class AdversarialTrainer(DialogueTrainer):
     Or, `log_ratio`, the logit of the whole reply less that of the reply before token t. With a
     `LikelihoodRatio` this is the gradient of the divergence KL(generator || its model).
 
-    For the first `discriminator_warmup_steps` only the discriminator learns; with `auto` it has
-    learned before the first (`warm_up`). Replies are sampled from the model's own distribution,
-    whatever the decoding settings. The generator's dropout is switched off for good, so that the
-    model that is improved is the one that has sampled.
+    For the first `discriminator_warmup_steps` only the discriminator and its baselines learn; with
+    `auto` a classifier has learned before the first (`warm_up`). Replies are sampled from the
+    model's own distribution, whatever the decoding settings. The generator's dropout is switched
+    off for good, so that the model that is improved is the one that has sampled.
     """
 
     training_figures = DialogueTrainer.training_figures | {"reward": ("reward", ".3f")}
@@ -114,10 +114,10 @@ class AdversarialTrainer(DialogueTrainer):
         if isinstance(self.discriminator, Classifier):
             for _ in range(self.adversarial.discriminator_steps):
                 self.teach_discriminator(inputs, self.sample(inputs))
+        samples = self.sample(inputs)  # (batch, sample_len)
+        advantages = self.advantages(inputs, samples)  # which fits the baselines
         if self.state.global_step < self.adversarial.first_step:
             return torch.zeros((), device=self.args.device)
-        samples = self.sample(inputs)  # (batch, sample_len)
-        advantages = self.advantages(inputs, samples)
         human = inputs["labels"]
         forced = torch.full_like(human, self.adversarial.teacher_forcing_weight, dtype=torch.float)
         self._token_weights = torch_pad_and_concatenate(forced, advantages, padding_index=0)

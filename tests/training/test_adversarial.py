@@ -380,6 +380,7 @@ def test_in_the_warm_up_the_discriminator_learns_alone(generator, tokenizer, fea
     before = parameters(generator)
     trainer.train()
     assert all(before[name].equal(tensor) for name, tensor in generator.state_dict().items())
+    assert trainer.discriminator.baseline.bias.item() != 0.5  # the baselines learn with it
     accuracy = [log["discriminator_accuracy"] for log in trainer.state.log_history[:-1]]
     assert sum(accuracy[-10:]) / 10 > 0.8 > 0.7 > sum(accuracy[:3]) / 3  # of all prefixes
 
