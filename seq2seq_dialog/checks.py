@@ -139,7 +139,7 @@ def _check_adversarial(settings: Settings) -> None:
             "tokens_per_batch is auto, which does not know what a discriminator needs: with "
             "adversarial training, set a number."
         )
-    if 0 < training.max_steps <= adversarial.discriminator_warmup_steps:
+    if 0 < training.max_steps <= adversarial.first_step:
         raise UsageError(
             f"max_steps is {training.max_steps}, all in the discriminator's warm-up, in which the "
             "generator does not learn; raise it or lower discriminator_warmup_steps, now "

@@ -244,10 +244,11 @@ class AdversarialArguments(Group):
     adversarial: bool = setting(
         False, "Train model_name_or_path, a finished run, against a discriminator."
     )
-    reward: Literal["prefixes", "rollouts", "sequence"] = setting(
+    reward: Literal["prefixes", "rollouts", "sequence", "log_ratio"] = setting(
         "prefixes",
         "What a token is rewarded by: prefixes (the discriminator's view of the reply so far), "
-        "rollouts (of ways to go on from it), sequence (of the whole reply).",
+        "rollouts (of ways to go on from it), sequence (of the whole reply); log_ratio (how much "
+        "its logit rises from before the token to the end of the reply).",
     )
     rollouts: Annotated[int, Bounds(1)] = setting(4, "Ways to go on from each token.")
     teacher_forcing_weight: Annotated[float, Bounds(0)] = setting(
@@ -255,21 +256,49 @@ class AdversarialArguments(Group):
     )
     discriminator: str | None = setting(
         None,
-        "Sizes of the discriminator, a recurrent encoder-decoder: a mapping such as "
-        "{embedding_size: 128, hidden_size: 256}.",
+        "A checkpoint with the generator's tokenizer, {model_name_or_path: starter, form: ratio}; "
+        "form is ratio (its likelihood of a reply over the generator's) or classifier. Or sizes of "
+        "a new recurrent one, {embedding_size: 128, hidden_size: 256}.",
     )
     discriminator_learning_rate: Annotated[float, Bounds(0)] = setting(
         1e-3, "Its learning rate, constant."
     )
     discriminator_steps: Annotated[int, Bounds(1)] = setting(1, "Its updates for each batch.")
-    discriminator_warmup_steps: Annotated[int, Bounds(0)] = setting(
-        200, "Steps in the beginning that train it alone; they count as steps."
+    discriminator_warmup_steps: Annotated[str, Bounds(0)] = setting(  # an int, unless it is auto
+        200,
+        "Steps in the beginning that train it alone; they count as steps. With auto it is trained "
+        "before the first step, on discriminator_pool, until its held-out accuracy stops rising.",
+    )
+    discriminator_pool: Annotated[int, Bounds(1)] = setting(
+        10_000, "Training pairs for whose contexts replies are sampled once, for that."
+    )
+    least_accuracy: Annotated[float, Bounds(0, 100), Mark.FREE] = setting(
+        65.0,
+        "Warn if it recognises a smaller share of held-out replies, in percent, when the generator "
+        "begins to learn from it: rewards are noise then.",
     )
     collapse_threshold: Annotated[float, Bounds(0, 1)] = setting(
         0.5,
         "Stop when Distinct-2 of sampled replies falls below this share of what it was in the "
         "beginning, or likelihood (1 / perplexity) does; 0 never stops.",
     )
+
+    def __post_init__(self):
+        if self.discriminator_warmup_steps != "auto":
+            try:
+                self.discriminator_warmup_steps = int(self.discriminator_warmup_steps)
+            except ValueError:
+                raise UsageError(
+                    f"discriminator_warmup_steps is {self.discriminator_warmup_steps!r}; it must "
+                    "be a number or auto."
+                ) from None
+        super().__post_init__()
+
+    @property
+    def first_step(self) -> int:
+        """The step before which the generator does not learn."""
+        steps = self.discriminator_warmup_steps
+        return 0 if steps == "auto" else steps
 
 
 OBJECTIVES = (

@@ -35,7 +35,7 @@ from .evaluation.metrics import ReplyMetric, unigram_perplexity
 from .hub import publish_model
 from .hub.push import writable_repo
 from .models import artifact
-from .models.build import check_lengths, check_names, check_sizes, discriminator_config, load_model
+from .models.build import check_lengths, check_names, check_sizes, load_model
 from .models.tokenizer import load_tokenizer, train_tokenizer
 from .report import licences, page, pictures, seeds
 from .report.console import print_run, set_up_console
@@ -232,7 +232,6 @@ def build_trainer(
     trainer_class, options = DialogueTrainer, {}
     if settings.adversarial.adversarial and settings.training.do_train:
         trainer_class, options["adversarial"] = AdversarialTrainer, settings.adversarial
-        options["discriminator"] = discriminator_config(settings.adversarial.discriminator, model)
     if not settings.objectives.is_off and settings.training.do_train:
         trainer_class, options["objectives"] = ObjectiveTrainer, settings.objectives.weights()
     if settings.trains_preferences:

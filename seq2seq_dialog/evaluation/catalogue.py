@@ -159,6 +159,17 @@ METRICS = {
         "discriminator accuracy", "%", "", PERCENT, main=True,
         plain="How often the discriminator tells replies of people and of the model apart.",
     ),
+    **{
+        f"discriminator_accuracy_{n}": Metric(
+            "discriminator accuracy", f"%, first {n} tokens", "", PERCENT,
+            plain=f"The same of the first {n} tokens of each reply.",
+        )
+        for n in (3, 6, 10)
+    },
+    "discriminator_accuracy_context": Metric(
+        "discriminator accuracy", "%, other contexts", "", PERCENT,
+        plain="How often it tells replies of people from those to another context.",
+    ),
     "adversarial_success": Metric(
         "adversarial success", "%", HIGHER, PERCENT, main=True,
         plain="How often the discriminator takes a reply of the model for a person's.",

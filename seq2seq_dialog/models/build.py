@@ -1,6 +1,7 @@
 """Models: a checkpoint to fine-tune, or a new one from a config."""
 
 import math
+import os
 
 import torch
 from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForSeq2SeqLM, EncoderDecoderModel
@@ -17,6 +18,7 @@ from .loading import check_vocabulary, load_model_files
 
 # Training in fp16 gives inf and NaN: the activations of these models exceed 65,504.
 FP16_UNSAFE = {"t5", "mt5", "umt5", "longt5", "switch_transformers"}
+FORMS = ("ratio", "classifier")  # of a discriminator that begins with a checkpoint
 EMBEDDING_ROWS = 64  # the rows of an embedding are a multiple of it: faster matrix products
 # Families that take a mask of the source in four dimensions, with the same gradient.
 MASKED_IN_4D = {
@@ -152,8 +154,11 @@ def check_sizes(settings: Settings) -> None:
         with torch.device("meta"):
             _new_model(_make_config("new_model", sizes.pop("model_type"), sizes, {}))
     if settings.adversarial.adversarial:
-        sizes = _discriminator_sizes(settings.adversarial.discriminator)
-        _make_config("discriminator", RnnSeq2SeqConfig.model_type, sizes, {})
+        discriminator = discriminator_mapping(settings.adversarial.discriminator)
+        if "form" in discriminator:
+            check_name(find_model(discriminator["model_name_or_path"]))
+        else:
+            _make_config("discriminator", RnnSeq2SeqConfig.model_type, discriminator, {})
 
 
 def _new_model(config):
@@ -187,19 +192,27 @@ def _new_config(args: ModelArguments, tokenizer):
     return _make_config("new_model", sizes.pop("model_type"), sizes, fixed)
 
 
-def discriminator_config(sizes: str | None, generator):
-    """Make the config of a discriminator from YAML `sizes`, for the generator's vocabulary."""
-    sizes = _discriminator_sizes(sizes)
+def discriminator_mapping(text: str | None) -> dict:
+    """Return what the setting `discriminator` says: sizes, or a checkpoint and its form."""
+    example = "{model_name_or_path: starter, form: ratio}"
+    given = load_mapping("discriminator", text or "{}", example)
+    if given.keys().isdisjoint({"model_name_or_path", "form"}):
+        return {"embedding_size": 128, "hidden_size": 256} | given
+    known = given.keys() == {"model_name_or_path", "form"} and given["form"] in FORMS
+    if not known or not isinstance(given["model_name_or_path"], str):
+        raise UsageError(
+            f"discriminator is {given}; with a checkpoint it must have model_name_or_path and form "
+            f"({' or '.join(FORMS)}), and nothing else, for example {example}."
+        )
+    return given | {"model_name_or_path": os.path.expanduser(given["model_name_or_path"])}
+
+
+def discriminator_config(sizes: dict, generator) -> RnnSeq2SeqConfig:
+    """Make the config of a recurrent discriminator, for the generator's vocabulary."""
     special = ("pad_token_id", "eos_token_id", "decoder_start_token_id")
     fixed = {key: getattr(generator.config, key) for key in special}
     fixed["vocab_size"] = generator.get_input_embeddings().num_embeddings
     return _make_config("discriminator", RnnSeq2SeqConfig.model_type, sizes, fixed)
-
-
-def _discriminator_sizes(sizes: str | None) -> dict:
-    example = "{embedding_size: 128, hidden_size: 256, num_layers: 1}"
-    given = load_mapping("discriminator", "{}" if sizes is None else sizes, example)
-    return {"embedding_size": 128, "hidden_size": 256} | given
 
 
 def _make_config(setting: str, model_type: str, sizes: dict, fixed: dict):

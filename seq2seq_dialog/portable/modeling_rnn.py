@@ -359,6 +359,7 @@ class RnnSeq2SeqForConditionalGeneration(RnnSeq2SeqPreTrainedModel, GenerationMi
         labels: torch.Tensor | None = None,
         use_cache: bool | None = None,
         output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
         return_dict: bool | None = None,
     ) -> Seq2SeqLMOutput:
         """Score the vocabulary at each target position.
@@ -369,6 +370,7 @@ class RnnSeq2SeqForConditionalGeneration(RnnSeq2SeqPreTrainedModel, GenerationMi
             past_key_values: the state so far; then only the tokens after it are given.
             labels: (batch, target_len), -100 where there is padding; `loss` is the mean over them.
             output_attentions: return the attention weights, as one layer of one head.
+            output_hidden_states: return what scores the vocabulary, as one layer of the decoder.
         """
         if decoder_input_ids is None and labels is not None:
             decoder_input_ids = self.prepare_decoder_input_ids_from_labels(labels)
@@ -388,6 +390,7 @@ class RnnSeq2SeqForConditionalGeneration(RnnSeq2SeqPreTrainedModel, GenerationMi
             loss=loss,
             logits=logits,
             past_key_values=state if use_cache else None,
+            decoder_hidden_states=(vectors,) if output_hidden_states else None,
             cross_attentions=attentions,
             encoder_last_hidden_state=encoded.last_hidden_state,
         )

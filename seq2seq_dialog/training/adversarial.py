@@ -12,35 +12,34 @@ import math
 from pathlib import Path
 
 import torch
-from accelerate.utils import gather_object
 from torch import nn
 from torch.nn import functional
 from transformers.trainer_pt_utils import torch_pad_and_concatenate
 from transformers.trainer_utils import EvalLoopOutput, TrainOutput
 
-from ..data.batching import IGNORE, evaluation_batches
+from ..data.batching import IGNORE
 from ..decoding.generation_config import bare_decoding
 from ..errors import UsageError
 from ..evaluation.catalogue import METRICS
-from ..evaluation.metrics import distinct
-from ..portable.configuration_rnn import RnnSeq2SeqConfig
 from ..settings import AdversarialArguments
 from ..training_settings import DialogueTrainingArguments
 from .checkpoints import last_checkpoint
-from .discriminator import Discriminator, at_last_token
+from .discriminator import Classifier, at_last_token, make_discriminator
 from .evaluating import token_nll
-from .trainer import DialogueTrainer, lengths_of
+from .judging import draw, held_out, judge_samples
+from .trainer import DialogueTrainer
+from .warm_up import warm_up
 
 logger = logging.getLogger(__name__)
 STATE = "adversarial.pt"  # beside the generator's in each checkpoint
-EVALUATED = 512  # validation pairs that are sampled for in each evaluation
 
 
 class AdversarialTrainer(DialogueTrainer):
     """DialogueTrainer whose generator learns from a discriminator's rewards.
 
-    A step: the discriminator is updated `discriminator_steps` times on the human replies of the
-    batch and as many sampled ones; then replies are sampled anew and the generator takes a step on
+    A step: the discriminator, if it is a `Classifier`, is updated `discriminator_steps` times on
+    the human replies of the batch, as many sampled ones, and the human ones exchanged among the
+    contexts. Then replies are sampled anew and the generator takes a step on
 
         - sum over t of (r[t] - b[t]) log p(y[t] | context, y[<t])      (sampled, y)
         - teacher_forcing_weight * sum over t of log p(y[t] | ...)      (human, y)
@@ -48,14 +47,17 @@ class AdversarialTrainer(DialogueTrainer):
     both divided by the number of human tokens. The reward r[t] is the discriminator's probability
     of being human (Li et al., 2017, section 3.3, REGS):
 
-    - `prefixes`: of the reply up to token t. The discriminator is trained on prefixes; each update
-      draws one of each reply.
+    - `prefixes`: of the reply up to token t, and the discriminator is trained on all prefixes;
     - `rollouts`: of the whole reply, on the average over `rollouts` ways to go on from token t;
     - `sequence`: of the whole reply, the same for each of its tokens (REINFORCE).
 
-    For the first `discriminator_warmup_steps` only the discriminator learns. Replies are sampled
-    from the model's own distribution, whatever the decoding settings. The generator's dropout is
-    switched off for good, so that the model that is improved is the one that has sampled.
+    Or, `log_ratio`, the logit of the whole reply less that of the reply before token t. With a
+    `LikelihoodRatio` this is the gradient of the divergence KL(generator || its model).
+
+    For the first `discriminator_warmup_steps` only the discriminator and its baselines learn; with
+    `auto` a classifier has learned before the first (`warm_up`). Replies are sampled from the
+    model's own distribution, whatever the decoding settings. The generator's dropout is switched
+    off for good, so that the model that is improved is the one that has sampled.
     """
 
     training_figures = DialogueTrainer.training_figures | {"reward": ("reward", ".3f")}
@@ -70,7 +72,6 @@ class AdversarialTrainer(DialogueTrainer):
         args: DialogueTrainingArguments,
         processing_class,
         adversarial: AdversarialArguments,
-        discriminator: RnnSeq2SeqConfig,
         **kwargs,
     ):
         _check(args, adversarial)
@@ -83,9 +84,15 @@ class AdversarialTrainer(DialogueTrainer):
                 "Adversarial training does not work with FSDP and DeepSpeed: use plain data "
                 "parallelism, configs/accelerate/gpus.yaml."
             )
+        if adversarial.discriminator_warmup_steps == "auto" and self.eval_dataset is None:
+            raise UsageError(
+                "discriminator_warmup_steps is auto, which goes by the accuracy on validation "
+                "pairs: give some, or set a number of steps."
+            )
         switch_off_dropout(model)
         self.adversarial = adversarial
-        self.discriminator = Discriminator(discriminator).to(args.device)
+        discriminator = make_discriminator(adversarial, model, processing_class, self.generator_nll)
+        self.discriminator = discriminator.to(args.device)
         self.discriminator_optimizer = torch.optim.AdamW(
             self.discriminator.parameters(), lr=adversarial.discriminator_learning_rate
         )
@@ -104,12 +111,13 @@ class AdversarialTrainer(DialogueTrainer):
         """Update the discriminator, then take the generator's gradient."""
         inputs = self._prepare_inputs(inputs)
         inputs.pop("decoder_input_ids")
-        for _ in range(self.adversarial.discriminator_steps):
-            self._teach_discriminator(inputs)
-        if self.state.global_step < self.adversarial.discriminator_warmup_steps:
-            return torch.zeros((), device=self.args.device)
+        if isinstance(self.discriminator, Classifier):
+            for _ in range(self.adversarial.discriminator_steps):
+                self.teach_discriminator(inputs, self.sample(inputs))
         samples = self.sample(inputs)  # (batch, sample_len)
-        advantages = self.advantages(inputs, samples)
+        advantages = self.advantages(inputs, samples)  # which fits the baselines
+        if self.state.global_step < self.adversarial.first_step:
+            return torch.zeros((), device=self.args.device)
         human = inputs["labels"]
         forced = torch.full_like(human, self.adversarial.teacher_forcing_weight, dtype=torch.float)
         self._token_weights = torch_pad_and_concatenate(forced, advantages, padding_index=0)
@@ -151,14 +159,30 @@ class AdversarialTrainer(DialogueTrainer):
         ended = (replies == self.processing_class.eos_token_id).int()
         return replies.masked_fill(ended.cumsum(1) - ended > 0, IGNORE)
 
+    @torch.no_grad()
+    def generator_nll(self, input_ids, attention_mask, replies) -> torch.Tensor:
+        """Compute the generator's negative log-likelihood of each token, (batch, target_len)."""
+        ids, was_training = self._shift(labels=replies), self.model.training
+        self.model.eval()  # the last bits of a recurrent layer depend on it
+        with self.accelerator.autocast():
+            logits = self.model(
+                input_ids=input_ids, attention_mask=attention_mask, decoder_input_ids=ids
+            ).logits
+        self.model.train(was_training)
+        return token_nll(logits, replies)
+
     def judge(self, inputs, replies: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the discriminator's scores and baselines of replies, without its dropout."""
         self.discriminator.eval()
         return self.discriminator(inputs["input_ids"], inputs["attention_mask"], replies)
 
     @torch.no_grad()
-    def rewards(self, inputs, samples: torch.Tensor, humanness: torch.Tensor) -> torch.Tensor:
-        """Reward each token; `humanness` is the probability that the reply up to it is human."""
+    def rewards(self, inputs, samples: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        """Reward each token; `scores` are logits of the reply up to it being human."""
+        if self.adversarial.reward == "log_ratio":
+            before = functional.pad(scores[:, :-1], (1, 0))  # 0 where nothing has been said
+            return at_last_token(scores, samples)[:, None] - before
+        humanness = scores.sigmoid()  # (batch, sample_len)
         if self.adversarial.reward == "prefixes":
             return humanness
         whole = at_last_token(humanness, samples)  # (batch,)
@@ -179,23 +203,22 @@ class AdversarialTrainer(DialogueTrainer):
     def advantages(self, inputs, samples: torch.Tensor) -> torch.Tensor:
         """Return rewards less baselines of samples, (batch, sample_len), then fit the baselines."""
         scores, baselines = self.judge(inputs, samples)
-        rewards = self.rewards(inputs, samples, scores.detach().sigmoid())
-        real = samples != IGNORE
+        rewards = self.rewards(inputs, samples, scores.detach())
+        advantages, real = rewards - baselines.detach(), samples != IGNORE
         self._add_to_log("reward", rewards, real)
+        self._add_to_log("advantage_rms", advantages**2, real)
         self._update_discriminator((((baselines - rewards) ** 2) * real).sum() / real.sum())
-        return rewards - baselines.detach()
+        return advantages
 
-    def _teach_discriminator(self, inputs) -> None:
-        """Update the discriminator once, on the human replies and as many sampled ones."""
-        samples = self.sample(inputs)
+    def teach_discriminator(self, inputs, samples: torch.Tensor) -> None:
+        """Update a classifier once, on human replies, sampled ones and those of other contexts."""
         self.discriminator.train()
-        losses, correct = self.discriminator.losses(
-            inputs, samples, of_prefixes=self.adversarial.reward == "prefixes"
-        )
-        self._update_discriminator(losses.mean())
-        every = torch.ones_like(correct)
-        self._add_to_log("discriminator_loss", losses.detach(), every)
-        self._add_to_log("discriminator_accuracy", correct, every)
+        of_prefixes = self.adversarial.reward in ("prefixes", "log_ratio")
+        loss, recognised = self.discriminator.losses(inputs, samples, of_prefixes)
+        self._update_discriminator(loss)
+        every = torch.ones_like(recognised)
+        self._add_to_log("discriminator_loss", loss.detach(), every)
+        self._add_to_log("discriminator_accuracy", recognised, every)
 
     def _update_discriminator(self, loss: torch.Tensor) -> None:
         self.discriminator_optimizer.zero_grad()
@@ -218,12 +241,14 @@ class AdversarialTrainer(DialogueTrainer):
         self._sums_since_log[name] = (total + (values * real).sum(), count + real.sum())
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Add the means since the last log of reward, human_loss and of the discriminator."""
+        """Add means since the last log: of reward, advantage, human_loss, the discriminator."""
         if "loss" in logs:
             for name, (total, count) in sorted(self._sums_since_log.items()):
                 sums = torch.tensor([float(total), float(count)], device=self.args.device)
                 total, count = self.accelerator.reduce(sums, "sum").tolist()
                 logs[name] = total / count
+            if "advantage_rms" in logs:
+                logs["advantage_rms"] = math.sqrt(logs["advantage_rms"])
             self._sums_since_log = {}
         super().log(logs, start_time)
 
@@ -232,45 +257,11 @@ class AdversarialTrainer(DialogueTrainer):
         """Evaluate; while training, add how sampled replies to held-out contexts fare."""
         output = super().evaluation_loop(dataloader, **kwargs)
         if self.is_in_train:
-            features = dataloader.dataset
-            features = features.select(range(min(EVALUATED, len(features))))
-            for name, value in self._evaluate_samples(features).items():
+            features = held_out(dataloader.dataset)
+            samples = draw(self, features, self.args.eval_tokens_per_batch)
+            for name, value in judge_samples(self, features, samples).items():
                 output.metrics[f"{kwargs['metric_key_prefix']}_{name}"] = value
         return output
-
-    def _evaluate_samples(self, features) -> dict[str, float]:
-        """Let the discriminator judge human and sampled replies, whole; shares in percent.
-
-        `adversarial_success` is the share of sampled replies that it takes for human, `reward` its
-        mean probability for them.
-        """
-        batches = evaluation_batches(lengths_of(features), self.args.eval_tokens_per_batch)
-        results = []  # (index, human score, score of the sampled reply, its text)
-        devices = [self.args.device] if self.args.device.type == "cuda" else []
-        for indices in batches[self.args.process_index :: self.args.world_size]:
-            examples = self.data_collator([features[i] for i in indices])
-            inputs = {name: x.to(self.args.device) for name, x in examples.items()}
-            with torch.random.fork_rng(devices):  # the training's own draws do not change
-                torch.manual_seed(self.args.seed + indices[0])
-                samples = self.sample(inputs)
-            scores = [
-                at_last_token(self.judge(inputs, replies)[0], replies).tolist()
-                for replies in (inputs["labels"], samples)
-            ]
-            ids = samples.masked_fill(samples == IGNORE, self.processing_class.pad_token_id)
-            texts = self.processing_class.batch_decode(ids, skip_special_tokens=True)
-            results += zip(indices, *scores, texts, strict=True)
-        _, human_scores, scores, texts = zip(*sorted(gather_object(results)), strict=True)
-        fooled = sum(score > 0 for score in scores)
-        correct = sum(score > 0 for score in human_scores) + len(scores) - fooled
-        rewards = (1 / (1 + math.exp(-score)) for score in scores)
-        return {
-            "discriminator_accuracy": 100 * correct / (2 * len(scores)),
-            "adversarial_success": 100 * fooled / len(scores),
-            "reward": math.fsum(rewards) / len(scores),
-            "sampled_distinct_1": distinct(texts, 1),
-            "sampled_distinct_2": distinct(texts, 2),
-        }
 
     # Collapse
 
@@ -290,15 +281,37 @@ class AdversarialTrainer(DialogueTrainer):
             signs.append(f"perplexity rose from {before:.1f} to {now:.1f}")
         return f"step {logs[-1]['step']}: {', '.join(signs)}" if signs else None
 
+    def _warn_of_noise(self) -> None:
+        """Warn, once, if the discriminator knows little when the generator begins to learn."""
+        accuracies = [
+            log["eval_discriminator_accuracy"]
+            for log in self.state.log_history
+            if "eval_discriminator_accuracy" in log and log["step"] >= self.adversarial.first_step
+        ]
+        least = self.adversarial.least_accuracy
+        if self.is_in_train and len(accuracies) == 1 and accuracies[0] < least:
+            logger.warning(
+                "The discriminator recognises %.1f %% of held-out replies, where 50 %% is chance "
+                "and least_accuracy %g: its rewards are noise, from which the generator will not "
+                "learn. Give it a stronger model (discriminator: {model_name_or_path: ..., form: "
+                "ratio}) or more training (discriminator_warmup_steps: auto).",
+                accuracies[0],
+                least,
+            )
+
     def evaluate(self, *args, **kwargs) -> dict[str, float]:
-        """Evaluate, and stop the training where it has collapsed."""
+        """Evaluate; say if rewards will be noise, and stop the training where it has collapsed."""
         metrics = super().evaluate(*args, **kwargs)
+        self._warn_of_noise()
         if self.is_in_train and self.collapse:
             self.control.should_training_stop, self.control.should_save = True, False
         return metrics
 
     def train(self, resume_from_checkpoint: str | None = None, **kwargs) -> TrainOutput:
         """Train; after a collapse the last model before it is the result."""
+        if resume_from_checkpoint is None and self.adversarial.discriminator_warmup_steps == "auto":
+            warm_up(self)
+            self._sums_since_log = {}
         if resume_from_checkpoint is not None:
             self.args.eval_on_start = False  # the first evaluation stands in the log
         result = super().train(resume_from_checkpoint, **kwargs)

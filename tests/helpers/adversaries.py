@@ -2,12 +2,16 @@
 
 from transformers import set_seed
 
-from seq2seq_dialog.models.build import discriminator_config
 from seq2seq_dialog.settings import AdversarialArguments
 from seq2seq_dialog.training.adversarial import AdversarialTrainer
 from seq2seq_dialog.training_settings import DialogueTrainingArguments
 
-SIZES = '{"embedding_size": 16, "hidden_size": 32}'
+ADVERSARIAL = {
+    "discriminator": '{"embedding_size": 16, "hidden_size": 32}',
+    "discriminator_warmup_steps": 0,
+    "collapse_threshold": 0,
+    "least_accuracy": 0,
+}
 
 
 def make_trainer(
@@ -30,10 +34,7 @@ def make_trainer(
         model,
         DialogueTrainingArguments(**(defaults | settings)),
         tokenizer,
-        AdversarialArguments(
-            **{"discriminator_warmup_steps": 0, "collapse_threshold": 0} | (adversarial or {})
-        ),
-        discriminator_config(SIZES, model),
+        AdversarialArguments(**ADVERSARIAL | (adversarial or {})),
         train_dataset=features,
         eval_dataset=features.select(range(40)),
     )

@@ -25,7 +25,6 @@ from transformers.trainer_callback import TrainerState
 from seq2seq_dialog.data.batching import TokenBudgetSampler
 from seq2seq_dialog.errors import UsageError
 from seq2seq_dialog.evaluation.metrics import ReplyMetric
-from seq2seq_dialog.models.build import discriminator_config
 from seq2seq_dialog.portable.modeling_rnn import shift_right
 from seq2seq_dialog.serve.inference import generate_response
 from seq2seq_dialog.settings import AdversarialArguments
@@ -468,7 +467,6 @@ def test_adversarial_training_is_not_sharded(
             args,
             tokenizer,
             settings,
-            discriminator_config(None, model),
             train_dataset=features,
         )
 
