@@ -27,6 +27,8 @@ from .checkpoints import last_checkpoint
 from .discriminator import Classifier, at_last_token, make_discriminator
 from .evaluating import token_nll
 from .judging import draw, held_out, judge_samples
+from .logged_means import LoggedMeans
+from .sampling import decoding_bare
 from .trainer import DialogueTrainer
 from .warm_up import warm_up
 
@@ -96,12 +98,12 @@ class AdversarialTrainer(DialogueTrainer):
         self.discriminator_optimizer = torch.optim.AdamW(
             self.discriminator.parameters(), lr=adversarial.discriminator_learning_rate
         )
-        self._sampling_config = bare_decoding(model.generation_config, temperature=1.0)
+        self._longest = bare_decoding(model.generation_config, temperature=1.0).max_new_tokens
         self._initial_weights = {
             name: tensor.cpu().clone() for name, tensor in model.state_dict().items()
         }
         self._token_weights = None  # of a batch's loss, (2 * batch, target_len)
-        self._sums_since_log: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
+        self._means = LoggedMeans()
         if args.process_index > 0:  # each process draws its own
             torch.manual_seed(args.seed + args.process_index)
 
@@ -134,7 +136,7 @@ class AdversarialTrainer(DialogueTrainer):
     def _mean_loss(self, outputs, labels, num_items_in_batch=None):
         nll = token_nll(outputs.logits, labels)  # 0 where there is padding
         human, real = nll[: len(nll) // 2], labels[: len(nll) // 2] != IGNORE
-        self._add_to_log("human_loss", human.detach(), real)
+        self._means.add("human_loss", human, real.sum())
         tokens = real.sum() if num_items_in_batch is None else num_items_in_batch
         return (nll * self._token_weights).sum() / tokens
 
@@ -144,18 +146,11 @@ class AdversarialTrainer(DialogueTrainer):
         options = {name: inputs[name] for name in ("input_ids", "attention_mask")}
         options["num_return_sequences"] = count
         if prefixes is not None:
-            options["max_new_tokens"] = self._sampling_config.max_new_tokens - prefixes.shape[1]
+            options["max_new_tokens"] = self._longest - prefixes.shape[1]
             start = self.model.config.decoder_start_token_id
             options["decoder_input_ids"] = functional.pad(prefixes, (1, 0), value=start)
-        saved_config, was_training = self.model.generation_config, self.model.training
-        self.model.generation_config = self._sampling_config
-        self.model.eval()  # with activation checkpointing a model in training has no cache
-        try:
-            with self.accelerator.autocast():
-                replies = self.model.generate(**options)[:, 1:]  # (batch * count, sample_len)
-        finally:
-            self.model.generation_config = saved_config
-            self.model.train(was_training)
+        with decoding_bare(self.model, temperature=1.0), self.accelerator.autocast():
+            replies = self.model.generate(**options)[:, 1:]  # (batch * count, sample_len)
         ended = (replies == self.processing_class.eos_token_id).int()
         return replies.masked_fill(ended.cumsum(1) - ended > 0, IGNORE)
 
@@ -205,8 +200,8 @@ class AdversarialTrainer(DialogueTrainer):
         scores, baselines = self.judge(inputs, samples)
         rewards = self.rewards(inputs, samples, scores.detach())
         advantages, real = rewards - baselines.detach(), samples != IGNORE
-        self._add_to_log("reward", rewards, real)
-        self._add_to_log("advantage_rms", advantages**2, real)
+        self._means.add("reward", rewards * real, real.sum())
+        self._means.add("advantage_rms", advantages**2 * real, real.sum())
         self._update_discriminator((((baselines - rewards) ** 2) * real).sum() / real.sum())
         return advantages
 
@@ -216,9 +211,8 @@ class AdversarialTrainer(DialogueTrainer):
         of_prefixes = self.adversarial.reward in ("prefixes", "log_ratio")
         loss, recognised = self.discriminator.losses(inputs, samples, of_prefixes)
         self._update_discriminator(loss)
-        every = torch.ones_like(recognised)
-        self._add_to_log("discriminator_loss", loss.detach(), every)
-        self._add_to_log("discriminator_accuracy", recognised, every)
+        self._means.add("discriminator_loss", loss)
+        self._means.add("discriminator_accuracy", recognised)
 
     def _update_discriminator(self, loss: torch.Tensor) -> None:
         self.discriminator_optimizer.zero_grad()
@@ -235,21 +229,12 @@ class AdversarialTrainer(DialogueTrainer):
 
     # What is reported
 
-    def _add_to_log(self, name: str, values: torch.Tensor, real: torch.Tensor) -> None:
-        """Add `real` values to a mean of the next log; it stays on the device until then."""
-        total, count = self._sums_since_log.get(name, (0, 0))
-        self._sums_since_log[name] = (total + (values * real).sum(), count + real.sum())
-
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add means since the last log: of reward, advantage, human_loss, the discriminator."""
         if "loss" in logs:
-            for name, (total, count) in sorted(self._sums_since_log.items()):
-                sums = torch.tensor([float(total), float(count)], device=self.args.device)
-                total, count = self.accelerator.reduce(sums, "sum").tolist()
-                logs[name] = total / count
+            logs |= self._means.take(self.accelerator)
             if "advantage_rms" in logs:
                 logs["advantage_rms"] = math.sqrt(logs["advantage_rms"])
-            self._sums_since_log = {}
         super().log(logs, start_time)
 
     @torch.no_grad()
@@ -311,7 +296,7 @@ class AdversarialTrainer(DialogueTrainer):
         """Train; after a collapse the last model before it is the result."""
         if resume_from_checkpoint is None and self.adversarial.discriminator_warmup_steps == "auto":
             warm_up(self)
-            self._sums_since_log = {}
+            self._means = LoggedMeans()
         if resume_from_checkpoint is not None:
             self.args.eval_on_start = False  # the first evaluation stands in the log
         result = super().train(resume_from_checkpoint, **kwargs)
