@@ -155,7 +155,7 @@ def replier(speaker: Speaker) -> Callable[..., Iterator[list]]:
         if not said:
             gr.Info("The reply is empty. Say something else, or let the model sample.")
         size = len(speaker.tokenizer(said)["input_ids"])
-        heading = f"{seconds:.2f} s · {size} tokens, {size / seconds:.0f} a second"
+        heading = f"{seconds:.2f} s · {size} tokens, {size / seconds:.1f} a second"
         under = [folded(heading, reading(speaker, messages))]
         for title in shown:
             try:
