@@ -232,7 +232,7 @@ def reading(speaker: Speaker, messages: Sequence[Mapping]) -> str:
     lines = [f"The model reads {len(ids)} tokens, of {most} at most:", shown]
     if cut:
         lines += ["", "Cut, as it does not fit:", *cut]
-    if len(tokenizer(turns[-1])["input_ids"]) > most:
+    if len(tokenizer(turns[-1], verbose=False)["input_ids"]) > most:
         lines += ["", "The beginning of the last message does not fit."]
     return "\n".join(lines)
 
