@@ -110,9 +110,6 @@ def blind(speakers: Sequence[Speaker], path: Path, controls: Sequence) -> None:
         else:
             *context, first = (turn["content"] for turn in as_messages(left))
             second = as_messages(right)[-1]["content"]
-            if first == second and better in (0, 1):
-                gr.Info("Both replies are the same: your vote is a tie.")
-                better = "tie"
             voted = [names[number] for number in numbers]
             append_votes(path, [make_vote(context, [first, second], voted, better)])
             gr.Info("Your vote is saved. The dialogue goes on with the same reply on both sides.")

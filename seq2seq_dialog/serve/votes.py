@@ -41,7 +41,12 @@ def check_different(models: Sequence[str]) -> None:
 def make_vote(
     context: Sequence[str], replies: Sequence[str], models: Sequence[str], better: int | str
 ) -> dict:
-    """Make the row of a vote on two replies; `better` is the place of one, "tie" or "both bad"."""
+    """Make the row of a vote on two replies; `better` is the place of one, "tie" or "both bad".
+
+    Of two replies that are the same, none is better: it is a tie.
+    """
+    if better in (0, 1) and replies[0] == replies[1]:
+        better = "tie"
     decided = better in (0, 1)
     worse = 1 - better if decided else None
     return {

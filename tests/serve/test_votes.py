@@ -43,6 +43,10 @@ def test_a_vote_is_a_preference(better, expected):
     assert vote == {"context": CONTEXT, **dict(zip(names, expected, strict=True))}
 
 
+def test_the_same_reply_twice_is_a_tie():
+    assert make_vote(CONTEXT, ["No.", "No."], MODELS, 1)["vote"] == "tie"
+
+
 def test_no_vote_is_lost(tmp_path):
     path = tmp_path / "votes.jsonl"
     assert read_votes(path) == []
