@@ -9,7 +9,7 @@ from seq2seq_dialog.training_settings import DialogueTrainingArguments
 LIMITS = DataArguments(max_source_length=64, max_target_length=24)
 
 
-def make_trainer(model, tokenizer, features, folder, preferences=None, **settings):
+def make_trainer(model, tokenizer, features, folder, preferences, **settings):
     defaults = {
         "output_dir": str(folder),
         "tokens_per_batch": 1024,
@@ -28,7 +28,7 @@ def make_trainer(model, tokenizer, features, folder, preferences=None, **setting
         model,
         DialogueTrainingArguments(**(defaults | settings)),
         tokenizer,
-        PreferenceArguments(dpo=True, **(preferences or {"negatives": ["other_contexts"]})),
+        PreferenceArguments(dpo=True, **preferences),
         LIMITS,
         train_dataset=features,
         eval_dataset=features.select(range(20)),

@@ -43,9 +43,9 @@ def check_preferences_step_by_the_gradient_of_all_pairs(model, tokenizer, featur
     """At first the gradient is beta / 2 times that of what parts both likelihoods."""
     reference = copy.deepcopy(model)
     settings = {"optim": "sgd", "learning_rate": 1.0, "max_grad_norm": 0, "tokens_per_batch": 700}
-    trainer = make_preference_trainer(
-        model, tokenizer, features.select(range(41)), folder, **settings
-    )
+    others = {"negatives": ["other_contexts"]}
+    pairs = features.select(range(41))
+    trainer = make_preference_trainer(model, tokenizer, pairs, folder, others, **settings)
     per_rank = len(trainer.get_train_dataloader())
     assert per_rank > 2
     trainer.args.gradient_accumulation_steps, trainer.args.max_steps = per_rank, 1

@@ -89,7 +89,7 @@ def test_data_without_rejected_replies_are_refused(kind, tmp_path):
 
 @pytest.fixture
 def features(features):
-    return features.select(range(90))
+    return features.select(range(60))
 
 
 @pytest.fixture
@@ -101,7 +101,7 @@ def test_each_pair_gets_a_negative_of_each_kind_as_often(model, tokenizer, featu
     said = {"Thank you.": 5, "I see.": 3}
     responses = list(features["response"])
     for place, phrase in enumerate([p for p, n in said.items() for _ in range(n)]):
-        responses[10 * place] = phrase
+        responses[7 * place] = phrase
     features = features.remove_columns("response").add_column("response", responses)
     kinds = {"negatives": ["other_contexts", "stock_phrases", "samples"]}
     drawn = [
@@ -109,9 +109,9 @@ def test_each_pair_gets_a_negative_of_each_kind_as_often(model, tokenizer, featu
         for _ in range(2)
     ]
     assert drawn[0] == drawn[1]  # a run that goes on draws the same
-    assert 30 <= sum(text in said for text in drawn[0]) < 45
+    assert 20 <= sum(text in said for text in drawn[0]) < 30
     others = [text in responses and text not in said for text in drawn[0]]
-    assert 20 < sum(others) <= 30
+    assert 12 < sum(others) <= 20
     same = [normalised(a) == normalised(b) for a, b in zip(drawn[0], responses, strict=True)]
     assert not any(same)
 
@@ -187,10 +187,11 @@ def test_loss_and_gradient_are_those_of_the_formula(model, tokenizer, features, 
 
 
 def test_what_it_learns_is_seen_on_held_out_pairs(model, tokenizer, features, tmp_path):
+    dull = [("I don't know.", "Yes, I am.")[place % 2] for place in range(60)]
     trainer = make_trainer(
-        model, tokenizer, features, tmp_path, OTHERS,
-        max_steps=30, learning_rate=3e-3, eval_strategy="steps", eval_steps=10,
-        logging_steps=10, gradient_accumulation_steps=2,
+        model, tokenizer, features.add_column("rejected", dull), tmp_path, {},
+        max_steps=12, learning_rate=3e-3, eval_strategy="steps", eval_steps=6,
+        logging_steps=6, gradient_accumulation_steps=2,
     )  # fmt: skip
     start = trainer.evaluate()
     assert start["eval_preference_loss"] == pytest.approx(math.log(2), abs=1e-4)
@@ -276,13 +277,11 @@ DPO = "--model_name_or_path m --dpo true --metric_for_best_model preference_loss
         (DPO + "--streaming true --max_steps 5", "streaming does not work with dpo"),
         (DPO + "--tokens_per_batch auto", "tokens_per_batch auto does not work with dpo"),
         (DPO + "--label_smoothing_factor 0.1", "label_smoothing_factor does not work with dpo"),
-        (DPO + "--columns {rejected:1}", "columns has 'rejected': 1"),
     ],
 )
 def test_wrong_settings_are_refused(flags, message):
     with pytest.raises(UsageError, match=message):
-        settings = parse(flags.split())
-        settings.reading.column_names()
+        parse(flags.split())
 
 
 @pytest.mark.parametrize(
