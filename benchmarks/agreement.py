@@ -129,19 +129,24 @@ def spearman(x: np.ndarray, y: np.ndarray, weights: np.ndarray) -> np.ndarray:
         deviations.append(ranks - (weights * ranks).sum(1, keepdims=True) / total)
     a, b = deviations
     covariance = (weights * a * b).sum(1)
-    return covariance / np.sqrt((weights * a * a).sum(1) * (weights * b * b).sum(1))
+    return quotient(covariance, np.sqrt((weights * a * a).sum(1) * (weights * b * b).sum(1)))
 
 
 def kendall(x: np.ndarray, y: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """Compute Kendall's tau-b as `spearman` does its rho: copies of an item are ties."""
     a, b = (np.sign(each[:, None] - each) for each in (x, y))  # (items, items)
     same, of_a, of_b = ((weights @ signs * weights).sum(1) for signs in (a * b, abs(a), abs(b)))
-    return same / np.sqrt(of_a * of_b)
+    return quotient(same, np.sqrt(of_a * of_b))
+
+
+def quotient(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Divide, with 0 where b is 0: what never varies goes with nothing."""
+    return np.divide(a, b, out=np.zeros_like(a), where=b > 1e-6)
 
 
 def interval(values: np.ndarray) -> list[float]:
     """Return what was measured, then the ends of the 95 % interval of the resamples."""
-    return [float(values[0]), *np.nanquantile(values[1:], [0.025, 0.975]).tolist()]
+    return [float(values[0]), *np.quantile(values[1:], [0.025, 0.975]).tolist()]
 
 
 def show(summary: list[dict]) -> None:

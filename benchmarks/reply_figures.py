@@ -86,7 +86,6 @@ def without_reference(rated: list[dict], heard: list[str]) -> dict:
     return {(NONE, name): column for name, column in columns.items()}
 
 
-@torch.no_grad()
 def likelihoods(rated: list[dict], name: str) -> dict:
     """Ask a model how likely a reply is after the last turn, and the last turn after the reply.
 
@@ -105,6 +104,7 @@ def likelihoods(rated: list[dict], name: str) -> dict:
     return {(NONE, f"{what}, {Path(name).name}"): column for what, column in columns.items()}
 
 
+@torch.no_grad()
 def after_sources(
     model, tokenizer, sources: list[str], texts: list[str], others: int
 ) -> tuple[np.ndarray, np.ndarray]:
