@@ -172,8 +172,8 @@ VERBS = {
                 nargs="?",
                 metavar="INPUT",
                 help="JSON Lines with a context (a string, a list of turns or of messages), text "
-                "with a context a line and __eou__ between its turns, a table with a column of "
-                "contexts, or dialogues as --data of a run takes them; standard input by default",
+                "with a context a line, a table with a column of contexts, or any dialogues that "
+                "--data takes; standard input by default",
             ),
             argument(
                 "--output",
