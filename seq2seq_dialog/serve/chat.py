@@ -52,7 +52,6 @@ class Talk(Conversation):
         safety: Safety | None = None,
     ):
         self.models, self.in_terminal, self.votes = models, in_terminal, votes
-        self.replies: list[str] = []  # to the last turn, one of each model
         super().__init__(*next(iter(models.values())), safety)
 
     def reply_to(self, context) -> str:
@@ -73,6 +72,16 @@ class Talk(Conversation):
             print(f"{start}{reply}", flush=True)
         return reply
 
+    def undo(self) -> bool:
+        """Forget the last thing said and its replies; False where there is none."""
+        self.replies = []
+        return super().undo()
+
+    def reset(self) -> None:
+        """Forget everything."""
+        super().reset()
+        self.replies: list[str] = []  # to what was said last, one of each model
+
     def retry(self) -> bool:
         """Reply anew to what was said last; False where nothing was."""
         if not self.turns:
@@ -83,7 +92,7 @@ class Talk(Conversation):
     def vote(self, choice: str) -> str:
         """Keep a vote on the replies to the last turn, one of each pair; tell what it does."""
         count = len(self.models)
-        if count == 1 or not self.turns:
+        if count == 1 or not self.replies:
             return "A vote needs two replies: give several models, and say something."
         numbers = {str(number): number - 1 for number in range(1, count + 1)}
         if choice not in (*numbers, "tie", "bad"):

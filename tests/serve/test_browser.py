@@ -1,5 +1,6 @@
 """The chat page in a browser: type, stream, stop, retry, edit, decode otherwise, compare, vote."""
 
+import re
 import shutil
 import time
 from types import SimpleNamespace
@@ -99,7 +100,7 @@ def say(visited, text: str) -> None:
     box.press("Enter")
 
 
-def hears(visited, *replies: str) -> None:
+def hears(visited, *replies: str | re.Pattern) -> None:
     """Wait until these are the replies on the page, without what is folded under them."""
     bots = visited.locator(".bot .message:not(.thought) .message-content").locator("visible=true")
     playwright.expect(bots).to_have_text(list(replies))
@@ -153,8 +154,8 @@ def test_decoding_has_its_effect_at_once_and_a_reload_begins_anew(site, visit):
     visited.get_by_label("Letters").check()
     say(visited, "Hi!")
     hears(visited, reply("me", 1, words=2))
-    visited.get_by_text("tokens,").click()
-    playwright.expect(visited.get_by_text("12 letters")).to_be_visible()
+    visited.locator(".bot").get_by_text("Letters", exact=True).click()
+    playwright.expect(visited.get_by_text("12 letters", exact=True)).to_be_visible()
     visited.reload()
     playwright.expect(visited.get_by_text("begin with one of these")).to_be_visible()
     say(visited, "Hi!")
@@ -176,6 +177,7 @@ def test_votes_are_blind_and_kept_and_the_names_told_on_request(site, visit):
     playwright.expect(tell).to_be_disabled()
     for number in range(1, 11):
         say(visited, f"Hi {number}")
+        hears(visited, *[re.compile("( you){20}$")] * 2 * number)
         playwright.expect(visited.get_by_label("Send").locator("visible=true")).to_be_visible()
         button = ("Left is better", "Tie", "Right is better", "Both bad")[number % 4]
         visited.get_by_role("button", name=button).click()

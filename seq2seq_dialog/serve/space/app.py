@@ -99,18 +99,23 @@ LAUNCH_OPTIONS = {
     # Gradio locks the textbox during a reply, which takes the cursor out of it, and leaves the
     # buttons within it without names for those who do not see them.
     "js": """() => {
-        for (const message of document.querySelectorAll(".message-box")) {
-            const box = message.querySelector("textarea");
-            const lost = () => !box.disabled && document.activeElement === document.body;
-            const back = () => lost() && box.offsetParent && box.focus();
-            const name = () => {
-                message.querySelector(".submit-button")?.setAttribute("aria-label", "Send");
-                message.querySelector(".stop-button")?.setAttribute("aria-label", "Stop");
-            };
-            new MutationObserver(back).observe(box, { attributeFilter: ["disabled"] });
-            new MutationObserver(name).observe(message, { childList: true, subtree: true });
-            name();
-        }
+        const names = { ".submit-button": "Send", ".stop-button": "Stop" };
+        const label = () => {
+            for (const [kind, name] of Object.entries(names))
+                for (const button of document.querySelectorAll(`.message-box ${kind}`))
+                    button.setAttribute("aria-label", name);
+        };
+        const focus = (changes) => {
+            for (const { target } of changes)
+                if (target.matches(".message-box textarea:enabled") && target.offsetParent &&
+                    document.activeElement === document.body) target.focus();
+        };
+        const page = { childList: true, subtree: true };
+        new MutationObserver(label).observe(document.body, page);
+        new MutationObserver(focus).observe(document.body, {
+            subtree: true, attributeFilter: ["disabled"]
+        });
+        label();
     }""",
     "footer_links": ["api", "gradio", "settings"],
     "run_history": False,

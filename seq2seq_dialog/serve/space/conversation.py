@@ -154,24 +154,23 @@ def replier(speaker: Speaker) -> Callable[..., Iterator[list]]:
         seconds = time.perf_counter() - start
         if not said:
             gr.Info("The reply is empty. Say something else, or let the model sample.")
-        details = [reading(speaker, messages)]
+        size = len(speaker.tokenizer(said)["input_ids"])
+        heading = f"{seconds:.2f} s · {size} tokens, {size / seconds:.0f} a second"
+        under = [folded(heading, reading(speaker, messages))]
         for title in shown:
             try:
-                details.append(speaker.extras[title](messages, said, options))
+                under.append(folded(title, speaker.extras[title](messages, said, options)))
             except ValueError as error:  # what this model cannot show
-                details.append(str(error))
-        size = len(speaker.tokenizer(said)["input_ids"])
-        under = {
-            "role": "assistant",
-            "content": details,
-            "metadata": {
-                "title": f"{seconds:.2f} s · {size} tokens, {size / seconds:.0f} a second",
-                "status": "done",  # folded
-            },
-        }
-        yield [{"role": "assistant", "content": said}, under]
+                under.append(folded(title, str(error)))
+        yield [{"role": "assistant", "content": said}, *under]
 
     return reply
+
+
+def folded(title: str, content) -> dict:
+    """Make what is folded under a reply."""
+    metadata = {"title": title, "status": "done"}  # which folds it
+    return {"role": "assistant", "content": content, "metadata": metadata}
 
 
 def as_messages(history: Sequence[Mapping]) -> list[dict]:
