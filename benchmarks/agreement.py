@@ -160,15 +160,20 @@ def show(summary: list[dict]) -> None:
     Console(width=160).print(table)
 
 
-def main() -> None:
-    """Correlate the figures of the ratings that the command line names."""
+def build_parser() -> argparse.ArgumentParser:
+    """Build the parser of the command line."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.agreement", allow_abbrev=False)
     parser.add_argument("folder", help="with multiref/ and dailydialog/")
     parser.add_argument("--scorers", nargs="*", default=["starter"], help="models [starter]")
     parser.add_argument("--output", default="runs/agreement.json", help="[%(default)s]")
     parser.add_argument("--samples", type=int, default=1000, help="resamples [%(default)s]")
     parser.add_argument("--seed", type=int, default=42)
-    run(lambda: measure(**vars(parser.parse_args())))
+    return parser
+
+
+def main() -> None:
+    """Correlate the figures of the ratings that the command line names."""
+    run(lambda: measure(**vars(build_parser().parse_args())))
 
 
 if __name__ == "__main__":

@@ -212,8 +212,8 @@ def compare(args) -> None:
             print(f"    {name}: {of_way[i]}")
 
 
-def main() -> None:
-    """Compare what the command line names."""
+def build_parser() -> argparse.ArgumentParser:
+    """Build the parser of the command line."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.replies", allow_abbrev=False)
     parser.add_argument("model", help="a run folder or a checkpoint")
     parser.add_argument("--data", required=True, help="dialogues with splits")
@@ -236,7 +236,12 @@ def main() -> None:
     parser.add_argument("--output", default="runs/replies.json", help="[%(default)s]")
     parser.add_argument("--seed", type=int, default=42, help="[%(default)s]")
     parser.add_argument("--device", help="[a GPU where there is one]")
-    run(lambda: compare(parser.parse_args()))
+    return parser
+
+
+def main() -> None:
+    """Compare what the command line names."""
+    run(lambda: compare(build_parser().parse_args()))
 
 
 if __name__ == "__main__":

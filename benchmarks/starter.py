@@ -118,14 +118,19 @@ def findings(replies: list[str]) -> dict[str, list[str]]:
     return found | {"rude word": [r for r in replies if profanity.contains_profanity(r)]}
 
 
-def main() -> None:
-    """Audit the model that the command line names."""
+def build_parser() -> argparse.ArgumentParser:
+    """Build the parser of the command line."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.starter", allow_abbrev=False)
     parser.add_argument("model", help="the starter, or a run folder")
     parser.add_argument("--output", default="runs/starter_audit.json", help="[%(default)s]")
     parser.add_argument("--replies", type=int, default=2000, help="to sample [%(default)s]")
     parser.add_argument("--seed", type=int, default=42)
-    run(lambda: audit(**vars(parser.parse_args())))
+    return parser
+
+
+def main() -> None:
+    """Audit the model that the command line names."""
+    run(lambda: audit(**vars(build_parser().parse_args())))
 
 
 if __name__ == "__main__":

@@ -11,18 +11,18 @@ from importlib import import_module
 import pytest
 from helpers.corpus import ROOT
 
-from seq2seq_dialog.__main__ import BY_SETTINGS, VERBS
+from seq2seq_dialog.verbs import BY_SETTINGS, VERBS
 
 PACKAGE = ROOT / "seq2seq_dialog"
 # The folders and the modules at the root. Each may import those of the layers before it and, in a
 # folder, its own neighbours.
 LAYERS = [
-    {"errors", "shipped", "portable", "dataset_script"},
+    {"errors", "shipped", "verbs", "portable", "dataset_script"},
     {"evaluation", "strict_yaml"},
     {"command_line"},
     {"inherited_settings"},
     {"setting_fields"},
-    {"training_settings"},
+    {"training_settings", "method_settings"},
     {"settings", "run_folder", "hub_errors"},
     {"checks"},
     {"train_arguments"},

@@ -14,7 +14,7 @@ from typing import Literal, get_args, get_origin, get_type_hints
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parents[1]))
 
-from seq2seq_dialog.__main__ import BY_SETTINGS, build_parser
+from seq2seq_dialog.__main__ import build_parser
 from seq2seq_dialog.command_line import recipes
 from seq2seq_dialog.evaluation.catalogue import METRICS
 from seq2seq_dialog.inherited_settings import INHERITED, REPLACED
@@ -22,6 +22,7 @@ from seq2seq_dialog.portable.options import Bounds
 from seq2seq_dialog.setting_fields import bounds
 from seq2seq_dialog.settings import GROUPS
 from seq2seq_dialog.training_settings import DialogueTrainingArguments
+from seq2seq_dialog.verbs import BY_SETTINGS
 
 WRITTEN = "<!-- Written by docs/reference/generate.py from the code: change it there. -->\n"
 SETTINGS = """# Settings

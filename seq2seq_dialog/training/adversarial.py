@@ -21,7 +21,7 @@ from ..data.batching import IGNORE
 from ..decoding.generation_config import bare_decoding
 from ..errors import UsageError
 from ..evaluation.catalogue import METRICS
-from ..settings import AdversarialArguments
+from ..method_settings import AdversarialArguments
 from ..training_settings import DialogueTrainingArguments
 from .checkpoints import last_checkpoint
 from .discriminator import Classifier, at_last_token, make_discriminator

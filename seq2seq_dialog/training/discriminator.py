@@ -14,10 +14,11 @@ from transformers.trainer_pt_utils import torch_pad_and_concatenate
 
 from ..data.batching import IGNORE
 from ..errors import UsageError
+from ..method_settings import AdversarialArguments
 from ..models.build import discriminator_config, discriminator_mapping, load_model
 from ..models.tokenizer import load_tokenizer
 from ..portable.modeling_rnn import RnnSeq2SeqModel
-from ..settings import AdversarialArguments, ModelArguments
+from ..settings import ModelArguments
 from .evaluating import token_nll
 
 

@@ -10,10 +10,10 @@ import os
 from pathlib import Path
 
 from ..errors import UsageError
+from ..method_settings import LoraArguments
 from ..models.loading import ADAPTER_FILE
 from ..portable.configuration_rnn import RnnSeq2SeqConfig
 from ..portable.context import TURN_SEPARATOR
-from ..settings import LoraArguments
 
 # Of the first, peft does not see that encoder and decoder share the embedding; that of the second,
 # a pair of models, is not grown as a model is loaded.

@@ -30,7 +30,8 @@ from ..data.batching import IGNORE, DialogueCollator
 from ..data.features import encode_rows
 from ..errors import UsageError
 from ..evaluation.catalogue import METRICS
-from ..settings import DataArguments, PreferenceArguments
+from ..method_settings import PreferenceArguments
+from ..settings import DataArguments
 from ..training_settings import DialogueTrainingArguments
 from .adversarial import switch_off_dropout
 from .evaluating import evaluate_examples, token_nll

@@ -2,7 +2,7 @@
 
 from transformers import set_seed
 
-from seq2seq_dialog.settings import AdversarialArguments
+from seq2seq_dialog.method_settings import AdversarialArguments
 from seq2seq_dialog.training.adversarial import AdversarialTrainer
 from seq2seq_dialog.training_settings import DialogueTrainingArguments
 

@@ -10,11 +10,13 @@ from accelerate.commands.config.config_args import load_config_from_file
 from accelerate.commands.launch import launch_command_parser
 from helpers.corpus import ROOT
 
+from benchmarks import agreement, replies, starter
 from benchmarks.suite import PARTS
 from seq2seq_dialog import __version__
-from seq2seq_dialog.__main__ import BY_SETTINGS, VERBS, build_parser
+from seq2seq_dialog.__main__ import build_parser
 from seq2seq_dialog.settings import GROUPS
 from seq2seq_dialog.train_arguments import parse
+from seq2seq_dialog.verbs import BY_SETTINGS, VERBS
 
 PYTHON = ("python", ".venv/bin/python")
 ASSIGNMENT = re.compile(r"[A-Z_]+=\S*")
@@ -57,6 +59,9 @@ def python(args: list[str]) -> None:
             "seq2seq_dialog": verb,
             "seq2seq_dialog.train": settings,
             "benchmarks": benchmarks,
+            "benchmarks.agreement": agreement.build_parser().parse_args,
+            "benchmarks.replies": replies.build_parser().parse_args,
+            "benchmarks.starter": starter.build_parser().parse_args,
             "pip": pip,
             "pytest": pytest,
             "venv": venv,

@@ -2,7 +2,8 @@
 
 from transformers import set_seed
 
-from seq2seq_dialog.settings import DataArguments, PreferenceArguments
+from seq2seq_dialog.method_settings import PreferenceArguments
+from seq2seq_dialog.settings import DataArguments
 from seq2seq_dialog.training.preferences import PreferenceTrainer
 from seq2seq_dialog.training_settings import DialogueTrainingArguments
 

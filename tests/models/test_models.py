@@ -13,15 +13,11 @@ from transformers import (
 from seq2seq_dialog.data.features import encode_rows
 from seq2seq_dialog.decoding.generation_config import generation_config
 from seq2seq_dialog.errors import UsageError
+from seq2seq_dialog.method_settings import AdversarialArguments
 from seq2seq_dialog.models.build import check_lengths, check_sizes, load_model
 from seq2seq_dialog.models.tokenizer import load_tokenizer, train_tokenizer
 from seq2seq_dialog.portable.context import encode_context, special_ids
-from seq2seq_dialog.settings import (
-    AdversarialArguments,
-    DataArguments,
-    DecodingArguments,
-    ModelArguments,
-)
+from seq2seq_dialog.settings import DataArguments, DecodingArguments, ModelArguments
 
 SIZES = {"model_type": "t5", "d_model": 32, "d_kv": 8, "d_ff": 64, "num_layers": 1, "num_heads": 2}
 

@@ -10,7 +10,6 @@ from helpers.corpus import sample_dialogues
 from helpers.runs import finish, start
 
 from seq2seq_dialog import generate_response, generate_responses, load
-from seq2seq_dialog.__main__ import DECODING, VERBS
 from seq2seq_dialog.errors import Stopped, UsageError
 from seq2seq_dialog.serve import reply as module
 from seq2seq_dialog.serve.export import convert
@@ -18,6 +17,7 @@ from seq2seq_dialog.serve.exported_model import ExportedModel
 from seq2seq_dialog.serve.inference import TOKENS_PER_BATCH, Conversation
 from seq2seq_dialog.serve.reply import reply
 from seq2seq_dialog.settings import DecodingArguments
+from seq2seq_dialog.verbs import DECODING, VERBS
 
 CONTEXTS = [turns[:t] for turns in sample_dialogues(12) for t in (1, 2, 4)]
 IDS = torch.tensor([[5, 1]])

@@ -14,8 +14,9 @@ from torch.nn import functional
 
 from seq2seq_dialog.decoding.generation_config import generation_config
 from seq2seq_dialog.errors import UsageError
+from seq2seq_dialog.method_settings import AdversarialArguments
 from seq2seq_dialog.portable.modeling_rnn import shift_right
-from seq2seq_dialog.settings import AdversarialArguments, DecodingArguments
+from seq2seq_dialog.settings import DecodingArguments
 from seq2seq_dialog.train_arguments import parse
 from seq2seq_dialog.training.adversarial import AdversarialTrainer
 from seq2seq_dialog.training.checkpoints import last_checkpoint

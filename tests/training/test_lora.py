@@ -15,12 +15,13 @@ from seq2seq_dialog.data.features import encode_rows
 from seq2seq_dialog.decoding.generation_config import generation_config
 from seq2seq_dialog.errors import UsageError
 from seq2seq_dialog.hub.publish_model import publish
+from seq2seq_dialog.method_settings import LoraArguments
 from seq2seq_dialog.models.build import load_model
 from seq2seq_dialog.models.tokenizer import load_tokenizer
 from seq2seq_dialog.portable.context import TURN_SEPARATOR, encode_context
 from seq2seq_dialog.run_folder import read_json, write_json
 from seq2seq_dialog.serve.inference import load
-from seq2seq_dialog.settings import DataArguments, DecodingArguments, LoraArguments, ModelArguments
+from seq2seq_dialog.settings import DataArguments, DecodingArguments, ModelArguments
 from seq2seq_dialog.train_arguments import parse
 from seq2seq_dialog.training.lora import add_adapter, merge
 

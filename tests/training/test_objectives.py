@@ -10,7 +10,7 @@ from transformers import set_seed
 from seq2seq_dialog.data.batching import IGNORE
 from seq2seq_dialog.errors import UsageError
 from seq2seq_dialog.evaluation.diversity import repetition
-from seq2seq_dialog.settings import OBJECTIVES
+from seq2seq_dialog.method_settings import OBJECTIVES
 from seq2seq_dialog.train_arguments import parse
 from seq2seq_dialog.training.evaluating import token_nll
 from seq2seq_dialog.training.objectives import ObjectiveTrainer, ends_of_repeated, overuse

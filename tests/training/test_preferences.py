@@ -14,9 +14,10 @@ from transformers import set_seed
 
 from seq2seq_dialog.data.rows import load_rows
 from seq2seq_dialog.errors import UsageError
+from seq2seq_dialog.method_settings import LoraArguments, PreferenceArguments
 from seq2seq_dialog.portable.modeling_rnn import shift_right
 from seq2seq_dialog.report.pictures import curve_panels
-from seq2seq_dialog.settings import DataArguments, LoraArguments, PreferenceArguments
+from seq2seq_dialog.settings import DataArguments
 from seq2seq_dialog.train_arguments import parse
 from seq2seq_dialog.training.lora import add_adapter
 from seq2seq_dialog.training.negatives import other_phrase, stock_phrases

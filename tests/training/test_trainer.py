@@ -25,9 +25,9 @@ from transformers.trainer_callback import TrainerState
 from seq2seq_dialog.data.batching import TokenBudgetSampler
 from seq2seq_dialog.errors import UsageError
 from seq2seq_dialog.evaluation.metrics import ReplyMetric
+from seq2seq_dialog.method_settings import AdversarialArguments
 from seq2seq_dialog.portable.modeling_rnn import shift_right
 from seq2seq_dialog.serve.inference import generate_response
-from seq2seq_dialog.settings import AdversarialArguments
 from seq2seq_dialog.training.adversarial import AdversarialTrainer
 from seq2seq_dialog.training.evaluating import encode_sources, token_nll
 from seq2seq_dialog.training.sharding import check_checkpoint, check_sharding, share_embedding
