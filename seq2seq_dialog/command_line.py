@@ -82,7 +82,8 @@ def _flags(words: list[str]) -> list[Flag]:
 def setting_names() -> set[str]:
     """Name all settings, as the source of their classes does: importing those takes seconds."""
     transformers = Path(find_spec("transformers").origin).parent
-    files = [Path(__file__).with_name(f"{name}.py") for name in ("settings", "training_settings")]
+    ours = ("settings", "method_settings", "training_settings")
+    files = [Path(__file__).with_name(f"{name}.py") for name in ours]
     files += [transformers / f"{name}.py" for name in ("training_args", "training_args_seq2seq")]
     return {
         field.target.id
