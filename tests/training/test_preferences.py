@@ -215,7 +215,8 @@ def test_adapter_off_is_the_reference_and_resumed_equals_uninterrupted(
 
     def run(folder, resume=None):
         set_seed(5)
-        adapted = add_adapter(copy.deepcopy(model), LoraArguments(lora_r=2, lora_dropout=0.2))
+        lora = LoraArguments(lora_r=2, lora_dropout=0.2)
+        adapted = add_adapter(copy.deepcopy(model), lora, tokenizer)
         trainer = make_trainer(
             adapted, tokenizer, features, folder, {"negatives": ["samples", "other_contexts"]},
             max_steps=6, save_strategy="steps", save_steps=3, eval_strategy="steps", eval_steps=3,
