@@ -318,11 +318,11 @@ def test_the_size_of_advantages_is_logged(generator, tokenizer, features, tmp_pa
     trainer = make_trainer(generator, tokenizer, features, tmp_path, adversarial, max_steps=1)
     trainer.rewards = lambda inputs, samples, scores: torch.where(samples > 250, 0.9, -0.3)
     values = []
-    trainer.add_to_log = trainer._add_to_log
-    trainer._add_to_log = lambda name, x, real: (
-        values.extend(x[real].tolist() if name == "reward" else []),
-        trainer.add_to_log(name, x, real),
-    )
+    advantages = trainer.advantages
+    trainer.advantages = lambda inputs, samples: (
+        values.extend(trainer.rewards(inputs, samples, None)[samples != -100].tolist()),
+        advantages(inputs, samples),
+    )[1]
     trainer.train()
     expected = sum((value - 0.5) ** 2 for value in values) / len(values)
     assert trainer.state.log_history[0]["advantage_rms"] == pytest.approx(expected**0.5)
