@@ -32,10 +32,10 @@ class ObjectiveArguments(Group):
     objectives: str | None = setting(
         None,
         "Weights of unlikelihood training, a mapping such as {repetition: 0.5, stock_phrases: "
-        "0.2}: of repetition (of the reply's own tokens), context_copy (of tokens of the context), "
-        "vocabulary (of tokens that the model uses more than people; weights above 10), "
-        "sequence_repetition (of n-grams, in replies that are decoded at each step), "
-        "stock_phrases (what the training replies say most often).",
+        "0.2}. Against repetition of the reply's own tokens; context_copy, tokens of the context; "
+        "stock_phrases, what the training replies say most often. Also vocabulary, tokens that the "
+        "model uses more than people (weights above 10). And sequence_repetition, n-grams in "
+        "replies that are decoded at each step.",
     )
 
     def __post_init__(self):
@@ -123,8 +123,8 @@ class AdversarialArguments(Group):
     reward: Literal["prefixes", "rollouts", "sequence", "log_ratio"] = setting(
         "prefixes",
         "What a token is rewarded by: prefixes (the discriminator's view of the reply so far), "
-        "rollouts (of ways to go on from it), sequence (of the whole reply); log_ratio (how much "
-        "its logit rises from before the token to the end of the reply).",
+        "rollouts (of ways to go on from it), sequence (of the whole reply). Or log_ratio: how "
+        "much its logit rises from before the token to the end of the reply.",
     )
     rollouts: Annotated[int, Bounds(1)] = setting(4, "Ways to go on from each token.")
     teacher_forcing_weight: Annotated[float, Bounds(0)] = setting(

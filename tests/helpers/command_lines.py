@@ -47,6 +47,8 @@ def is_mention(line: str) -> bool:
     """Tell whether a line only names a verb, as in `python -m seq2seq_dialog chat`."""
     if line in ("accelerate launch", "python -m seq2seq_dialog"):
         return True
+    if re.fullmatch(r"python -m benchmarks\.\w+", line):
+        return True
     verb = line.removeprefix("python -m seq2seq_dialog ").removeprefix("seq2seq-dialog ")
     return verb in {*BY_SETTINGS, *VERBS}
 
@@ -181,6 +183,7 @@ def known_flags() -> set[str]:
     """List every flag of the settings, the verbs, accelerate and the benchmarks."""
     flags = {f"--{field.name}" for group in GROUPS for field in dataclasses.fields(group)}
     flags |= {name for verb in VERBS.values() for names, _ in verb.arguments for name in names}
+    flags.add("--no-do_sample")  # which argparse makes of --do_sample
     for action in launch_command_parser()._actions:
         flags |= set(action.option_strings)
     return flags | {"--help", "--help_all", "--version", "--quick", "--full"}
