@@ -128,8 +128,8 @@ def blind(speakers: Sequence[Speaker], path: Path, controls: Sequence) -> None:
             return vote(better, left, right, named)
 
         button.click(by_button, [*chatbots, named], [*chatbots, standings, tell], **shared)
-    tell.click(lambda: True, None, named, **shared)
-    gr.on(None, standing, named, [standings, tell], **shared)  # at first, and once they are told
+    tell.click(lambda: (True, *standing(True)), None, [named, standings, tell], **shared)
+    gr.on(None, standing, named, [standings, tell], **shared)  # when the page is loaded
     connect(chatbots, message, controls, answer)
 
 

@@ -188,7 +188,7 @@ def test_votes_are_blind_and_kept_and_the_names_told_on_request(site, visit):
     decided = [vote for vote in votes if vote["vote"] == "better"]
     assert all(vote["chosen"].startswith(f"{vote['chosen_model']} ") for vote in decided)
     assert {"better", "tie", "both bad"} == {vote["vote"] for vote in votes}
-    standings = visited.locator(".standings")
+    standings = visited.locator(".block.standings")
     assert "they" not in standings.inner_text() and "Bradley-Terry" in standings.inner_text()
     tell.click()
     playwright.expect(standings).to_contain_text("they")
