@@ -441,6 +441,7 @@ VERBS = {
                 metavar="N",
                 help="requests that may wait; more are refused by status 429 [%(default)s]",
             ),
+            *SAFETY,
             NO_EXPORT,
             *LOADING,
         ],

@@ -31,6 +31,7 @@ from ..errors import UsageError
 from ..portable.context import encode_context, encode_texts
 from .exported_model import ExportedModel, end_token_ids
 from .inference import generate_responses
+from .safety import Safety
 from .text_stream import TextStream, cut_at_stop
 
 logger = logging.getLogger(__name__)
@@ -153,10 +154,12 @@ class Scheduler:
 
     Args:
         most_waiting: jobs; more are refused.
+        safety: a filter, under which no part of a reply is told before it is whole.
     """
 
-    def __init__(self, model, tokenizer, most_waiting: int):
+    def __init__(self, model, tokenizer, most_waiting: int, safety: Safety | None = None):
         self.model, self.tokenizer, self.most_waiting = model, tokenizer, most_waiting
+        self.safety = safety
         self.is_stopping = False
         self._waiting: dict[bool, deque[Job]] = {True: deque(), False: deque()}  # token by token?
         self._changed = threading.Condition()  # guards all that is above
@@ -182,6 +185,7 @@ class Scheduler:
         config = self._config(job)
         options = tuple(sorted(job.options.items()))
         streamed = setting_names(config) <= STREAMED and (config.num_beams or 1) == 1
+        streamed = streamed and self.safety is None
         if not config.do_sample:
             job.seed = None
         elif isinstance(self.model, ExportedModel) and job.seed is not None:
@@ -349,6 +353,7 @@ class Scheduler:
                     self.model,
                     tokenizer,
                     num_return_sequences=jobs[0].count,
+                    safety=self.safety,
                     **options,
                 )
                 longest = config.max_new_tokens or config.max_length or 20

@@ -10,6 +10,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from ..errors import Stopped, UsageError
 from .inference import engine, load
+from .safety import safety_of
 from .scheduler import Scheduler
 
 
@@ -27,7 +28,7 @@ def serve(
         host: the address to listen at; any but this machine's own needs a key.
         api_key_env: the environment variable that has the key.
         queue: requests that may wait; more are answered by 429.
-        options: of `load`.
+        options: of the filter (`safety_of`), and of `load`.
     """
     missing = [name for name in ("fastapi", "uvicorn", "prometheus_client") if not find_spec(name)]
     if missing:
@@ -36,11 +37,11 @@ def serve(
 
     if queue < 1:
         raise UsageError(f"queue is {queue}; it must be at least 1.")
-    key = read_key(api_key_env)
+    key, safety = read_key(api_key_env), safety_of(options)
     with bind(host, port, key is not None) as listener:
         disable_progress_bar()
         model, tokenizer, device = load(folder, **options)
-        scheduler = Scheduler(model, tokenizer, queue)
+        scheduler = Scheduler(model, tokenizer, queue, safety)
         name = model_name(folder)
         server = Server(make_app(scheduler, name, key), scheduler)
         listener.listen()

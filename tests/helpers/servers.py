@@ -39,9 +39,9 @@ def wait_until(condition, seconds=20) -> None:
 
 
 @contextmanager
-def serving(model, tokenizer, key=None, queue=64):
+def serving(model, tokenizer, key=None, queue=64, safety=None):
     """Serve a model; gives the address and the scheduler."""
-    scheduler = Scheduler(model, tokenizer, queue)
+    scheduler = Scheduler(model, tokenizer, queue, safety)
     server = Server(make_app(scheduler, NAME, key), scheduler)
     with socket.create_server(("127.0.0.1", 0)) as listener:
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})

@@ -23,6 +23,7 @@ from seq2seq_dialog.models.tokenizer import load_tokenizer
 from seq2seq_dialog.serve import scheduler as scheduling
 from seq2seq_dialog.serve.api import Server
 from seq2seq_dialog.serve.inference import generate_responses
+from seq2seq_dialog.serve.safety import Safety
 from seq2seq_dialog.serve.server import serve
 from seq2seq_dialog.settings import ModelArguments
 
@@ -88,6 +89,22 @@ def counter(http, url, name):
 
 def gone(http, url):
     return counter(http, url, 'seq2seq_dialog_requests_total{status="499"}')
+
+
+def test_a_filter_answers_by_its_fallback_and_sends_no_part_of_a_reply(
+    http, model, tokenizer, tmp_path
+):
+    (tmp_path / "words.txt").write_text("badger")
+    safety = Safety(words=tmp_path / "words.txt", fallback="Let us not.")
+    with serving(model, tokenizer, safety=safety) as (url, _):
+        refused = HELLO | {"messages": [{"role": "user", "content": "I saw a badger."}]}
+        answer = http.post(url + PATH, json=refused).json()
+        assert answer["choices"][0]["message"]["content"] == "Let us not."
+        plain = http.post(url + PATH, json=HELLO | {"temperature": 0}).json()
+        whole = plain["choices"][0]["message"]["content"]
+        assert whole and whole != "Let us not."
+        with streaming(http, url, temperature=0) as lines:
+            assert not [line for line in lines if '"content"' in line]  # it came in one piece
 
 
 def test_what_nobody_waits_for_is_not_computed(http, long_winded, tokenizer, steps):
