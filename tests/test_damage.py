@@ -18,7 +18,7 @@ from data.test_formats import TABLES
 from helpers.corpus_formats import OTHERS
 from helpers.corpus_formats import SAMPLES as CORPORA
 from helpers.damage import VALUES, damaged, odd
-from seq2seq_dialog.report.attention import attention
+from seq2seq_dialog.serve.attention import attention
 
 from seq2seq_dialog import errors
 from seq2seq_dialog.command_line import check_command_line, setting_names

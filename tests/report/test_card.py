@@ -675,7 +675,7 @@ def test_the_code_works_as_printed_on_the_older_line(published, legacy_python, r
 
 def test_the_card_says_which_code_is_trusted(published):
     text = model_card(published(True), "user/tiny")
-    files = "`context.py`, `modeling_rnn.py`, `options.py` and `pipeline.py`"
+    files = "`context.py`, `modeling_rnn.py`, `options.py`, `pipeline.py` and `reranking.py`"
     assert files in section(text, "Use")
     assert {line for line, _ in code_blocks(text)} == {"both"}
 
