@@ -18,7 +18,6 @@ from data.test_formats import TABLES
 from helpers.corpus_formats import OTHERS
 from helpers.corpus_formats import SAMPLES as CORPORA
 from helpers.damage import VALUES, damaged, odd
-from seq2seq_dialog.serve.attention import attention
 
 from seq2seq_dialog import errors
 from seq2seq_dialog.command_line import check_command_line, setting_names
@@ -26,6 +25,7 @@ from seq2seq_dialog.data.convert import convert
 from seq2seq_dialog.hub.publish_model import publish
 from seq2seq_dialog.report.compare import compare
 from seq2seq_dialog.report.page import report
+from seq2seq_dialog.serve.attention import attention
 from seq2seq_dialog.serve.reply import reply
 from seq2seq_dialog.shipped import CONFIGS
 from seq2seq_dialog.train_arguments import parse
