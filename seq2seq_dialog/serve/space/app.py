@@ -296,7 +296,8 @@ def description(speaker: conversation.Speaker) -> str:
     """Word which model it is and what it reads."""
     name = speaker.name
     size = speaker.model.num_parameters() / 1e6
-    link = f"`{name}`" if Path(name).is_dir() else f"[{name}]({constants.ENDPOINT}/{name})"
+    on_hub = "/" in name and not Path(name).is_dir()  # else a folder, or what ships here
+    link = f"[{name}]({constants.ENDPOINT}/{name})" if on_hub else f"`{name}`"
     return (
         f"{link} · {size:.{0 if size >= 10 else 1}f} million parameters · reads the last "
         f"{speaker.tokenizer.model_max_length} tokens of the dialogue"
