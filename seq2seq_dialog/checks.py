@@ -185,6 +185,7 @@ def _check_preferences(settings: Settings) -> None:
         ("streaming", settings.data.streaming, "likelihoods are measured before training begins"),
         ("tokens_per_batch auto", training.tokens_per_batch == "auto", "it tries single replies"),
         ("label_smoothing_factor", training.label_smoothing_factor > 0, "no token is a target"),
+        ("exchange_sides", settings.data.exchange_sides, "the rejected replies have one side"),
     ):
         if is_set:
             raise UsageError(f"{name} does not work with dpo: {reason}. Take one out.")

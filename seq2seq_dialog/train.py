@@ -119,6 +119,8 @@ def execute(settings: Settings) -> None:
     with settings.training.main_process_first(desc="reading the dialogues"):
         corpus = read_corpus(settings.reading)
 
+    check_rejected(corpus, settings)
+
     # 3. Audit them; describe what the run is made with
     corpus = audit_corpus(corpus, settings.data, console)
     data = {"pairs": corpus.pairs, "problems": corpus.problems}
@@ -220,6 +222,17 @@ def adapt_model(settings: Settings, model, tokenizer, console: Console):
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     console.print(f"LoRA of rank {settings.lora.lora_r}: {trained:,} parameters are trained")
     return model
+
+
+def check_rejected(corpus: Corpus, settings: Settings) -> None:
+    """Refuse to make rejected replies where the data has them, such as votes."""
+    found = any("rejected_not_read" in counts for counts in corpus.problems.values())
+    if settings.trains_preferences and found:
+        raise UsageError(
+            f"{settings.data.data or settings.data.dataset_name} has a column rejected, but "
+            "negatives makes other rejected replies: set --negatives null to learn from those of "
+            "the data, or take the column out."
+        )
 
 
 def build_trainer(

@@ -221,10 +221,12 @@ def _plain(name: str | None) -> str:
 
 def anonymous_dialogue(dialogue: Dialogue) -> Dialogue:
     """Put placeholders for e-mail addresses and phone numbers; who speaks is not known."""
-    pairs = [
-        Pair(list(map(_without_contacts, context)), _without_contacts(response), labels)
-        for context, response, labels in dialogue.pairs
-    ]
+    pairs = []
+    for context, response, labels in dialogue.pairs:
+        if "rejected" in labels:
+            labels = labels | {"rejected": _without_contacts(labels["rejected"])}
+        context = list(map(_without_contacts, context))
+        pairs.append(Pair(context, _without_contacts(response), labels))
     return dialogue._replace(
         utterances=list(map(_without_contacts, dialogue.utterances)), pairs=pairs
     )

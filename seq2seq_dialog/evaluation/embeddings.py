@@ -41,14 +41,15 @@ def load_vectors() -> Vectors:
     from safetensors import safe_open  # imports torch: slow
     from tokenizers import Tokenizer
 
-    with safe_open(STARTER / "model.safetensors", "pt") as weights:
-        table = weights.get_tensor("shared.weight").float().numpy()  # (vocab, dim)
+    with safe_open(STARTER / "model.safetensors", "pt") as file:
+        table = file.get_tensor("shared.weight").float().numpy()  # (vocab, dim)
     tokenizer = Tokenizer.from_file(str(STARTER / "tokenizer.json"))
     tokenizer.no_truncation()
     pieces = json.loads(tokenizer.to_str())["model"]["vocab"]
     probability = np.exp([log_probability for _, log_probability in pieces])  # (pieces,)
-    table = table[: len(pieces)]  # the rows after them are padding
-    return Vectors(tokenizer, table * (SMOOTHING / (SMOOTHING + probability))[:, None])
+    weights = np.zeros(len(table))  # of marks such as __eou__, and of padding
+    weights[: len(pieces)] = SMOOTHING / (SMOOTHING + probability)
+    return Vectors(tokenizer, table * weights[:, None])
 
 
 @lru_cache(maxsize=1)

@@ -32,6 +32,7 @@ PROBLEMS = {
     "empty_response": "a row without reply, dropped",
     "empty_rejected": "a row without rejected reply, dropped",
     "equal_replies": "a row whose rejected reply is the chosen one, dropped",
+    "rejected_not_read": "a row with a rejected reply, which is not read",
     "eou_inside": "the mark of a turn inside an utterance, removed",
     "system_message": "system messages, read as instructions",
     "tool_message": "calls of tools and their results, dropped",

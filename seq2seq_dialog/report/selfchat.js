@@ -158,7 +158,7 @@ function saveVotes() {
 document.getElementById("back").addEventListener("click", takeBack);
 document.getElementById("save").addEventListener("click", saveVotes);
 document.addEventListener("keydown", (event) => {
-  if (event.ctrlKey || event.metaKey || event.altKey) return;
+  if (event.ctrlKey || event.metaKey || event.altKey || event.repeat) return;
   if (event.key === "Backspace" && state.votes.length) takeBack();
   if (event.key in KEYS) vote(KEYS[event.key]);
 });

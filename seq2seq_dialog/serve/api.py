@@ -73,11 +73,14 @@ class KeyCheck:
         await app(scope, receive, send)
 
 
-def make_app(scheduler: Scheduler, name: str, key: str | None = None) -> FastAPI:
+def make_app(
+    scheduler: Scheduler, name: str, key: str | None = None, host: str = "127.0.0.1"
+) -> FastAPI:
     """Make the server's application for a model that clients call `name`.
 
     Args:
         key: that clients must send; without one, the server answers this machine alone.
+        host: the name or address by which this machine calls it, beside the usual ones.
     """
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None, max_body_size=LARGEST_BODY)
     if key is not None:
@@ -85,7 +88,9 @@ def make_app(scheduler: Scheduler, name: str, key: str | None = None) -> FastAPI
     else:
         # Another name for this address is a page elsewhere that wants to talk with it (DNS
         # rebinding).
-        app.add_middleware(TrustedHostMiddleware, allowed_hosts=["127.0.0.1", "localhost", "[::1]"])
+        app.add_middleware(
+            TrustedHostMiddleware, allowed_hosts=["127.0.0.1", "localhost", "[::1]", host]
+        )
     metrics = Metrics(lambda: scheduler.waiting)
     card = {"id": name, "object": "model", "created": int(time.time())}
     card["owned_by"] = "seq2seq-dialog"

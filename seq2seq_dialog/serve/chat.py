@@ -93,7 +93,7 @@ class Talk(Conversation):
         """Keep a vote on the replies to the last turn, one of each pair; tell what it does."""
         count = len(self.models)
         if count == 1 or not self.replies:
-            return "A vote needs two replies: give several models, and say something."
+            return "A vote needs two replies, once: give several models, and say something."
         numbers = {str(number): number - 1 for number in range(1, count + 1)}
         if choice not in (*numbers, "tie", "bad"):
             return f"/vote takes tie, bad, or the number of a reply, 1 to {count}."
@@ -108,6 +108,7 @@ class Talk(Conversation):
             ],
         )
         self.turns[-1] = self.replies[best]
+        self.replies = []  # a turn has one vote
         return f"Saved to {self.votes}. The dialogue goes on with the reply of {names[best]}."
 
 

@@ -165,7 +165,7 @@ def check_entries(path: Path, as_table: bool) -> tuple[int, str, list[str]]:
     for place, record, context, form in read_contexts(path):
         try:
             as_turns(context)
-            digest.update(json_line(record).encode())
+            digest.update(json_line({"record": record, "context": context}).encode())
         except UnicodeEncodeError as error:
             raise UsageError(
                 f"{place} has half of a character (an escaped surrogate without its other half), "

@@ -48,7 +48,7 @@ class Safety:
     ):
         if not fallback.strip():
             raise UsageError("fallback is empty; it must be a text, which takes a reply's place.")
-        self.fallback = fallback
+        self.fallback = " ".join(fallback.split())
         self.words = [] if words is None else read_words(Path(words))
         self.rules = [_load_rule(rule) for rule in rules]
         digest = hashlib.blake2b("\n".join(self.words).encode(), digest_size=4).hexdigest()
@@ -75,10 +75,10 @@ class Safety:
 
         Earlier turns that are refused are left out, as is what was answered to them.
         """
-        turns = as_turns(context)
-        if self.check(turns[-1]):
+        *before, last = as_turns(context)
+        if self.check(last):
             return None
-        return [turn for turn in turns if turn != self.fallback and not self.check(turn)]
+        return [turn for turn in before if turn != self.fallback and not self.check(turn)] + [last]
 
     def guard(self, answer: Callable[..., str]) -> Callable[..., str]:
         """Return a function of a context that answers as `answer` does, but for what is refused.

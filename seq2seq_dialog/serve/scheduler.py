@@ -245,10 +245,13 @@ class Scheduler:
         """
         queue = self._waiting[streamed]
         with self._changed:
-            if block:
-                self._changed.wait_for(lambda: queue or self.is_stopping)
-            if gather:
-                self._changed.wait_for(lambda: len(queue) >= room, timeout=GATHER_SECONDS)
+            while True:
+                if block:
+                    self._changed.wait_for(lambda: queue or self.is_stopping)
+                if gather:
+                    self._changed.wait_for(lambda: len(queue) >= room, timeout=GATHER_SECONDS)
+                if queue or not block or self.is_stopping:  # else its client has gone meanwhile
+                    break
             taken: list[Job] = []
             for job in [job for job in queue if job.kind == queue[0].kind]:
                 room -= job.count
@@ -346,7 +349,9 @@ class Scheduler:
                     options["num_beams"] = max(config.num_beams, jobs[0].count)
                 if setting_names(config) <= STREAMED and not isinstance(self.model, ExportedModel):
                     options["stopping_criteria"] = [Abandoned(jobs)]
-                if jobs[0].seed is not None:
+                if jobs[0].seed is None:
+                    torch.seed()  # not that of the last request
+                else:
                     torch.manual_seed(jobs[0].seed % 2**63)
                 replies = generate_responses(
                     [job.context for job in jobs],

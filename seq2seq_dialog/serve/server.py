@@ -43,7 +43,7 @@ def serve(
         model, tokenizer, device = load(folder, **options)
         scheduler = Scheduler(model, tokenizer, queue, safety)
         name = model_name(folder)
-        server = Server(make_app(scheduler, name, key), scheduler)
+        server = Server(make_app(scheduler, name, key, host), scheduler)
         listener.listen()
         print(
             f"{name} by {engine(model)}, on {device}: {url(listener)}/v1  (Ctrl-C ends it)",

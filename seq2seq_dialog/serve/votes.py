@@ -92,6 +92,9 @@ def read_votes(path: str | Path) -> list[dict]:
             vote = json.loads(line)
             if not vote.keys() >= set(KEYS) or vote["vote"] not in KINDS:
                 raise ValueError
+            is_pair = isinstance(vote["rejected_model"], list)
+            if is_pair == (vote["vote"] == "better"):
+                raise ValueError
         except (AttributeError, TypeError, ValueError) as error:
             raise UsageError(
                 f"Line {number} of {str(path)!r} is no vote: mend the line, or name another file "

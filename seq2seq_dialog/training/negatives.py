@@ -36,8 +36,8 @@ def draw_negatives(trainer, features: Dataset, train_replies: Sequence[str]) -> 
             texts[place] = other_reply(place, replies, dialogue_ids, rng)
         elif kind == "stock_phrases":
             texts[place] = other_phrase(replies[place], phrases, rng)
-    if "samples" in kinds:
-        places = np.flatnonzero(kind_of == kinds.index("samples"))
+    places = np.flatnonzero(kind_of == kinds.index("samples")) if "samples" in kinds else ()
+    if len(places):
         with decoding_bare(trainer.model, temperature=1.0):
             examples = trainer._measure(features.select(places), with_replies=True)
         for place, example in zip(places, examples, strict=True):

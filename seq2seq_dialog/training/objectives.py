@@ -26,6 +26,7 @@ import torch
 from transformers.trainer_pt_utils import torch_pad_and_concatenate
 
 from ..data.batching import IGNORE
+from ..dataset_script.dialogues import normalised
 from ..errors import UsageError
 from ..training_settings import DialogueTrainingArguments
 from .evaluating import token_nll
@@ -136,9 +137,16 @@ class ObjectiveTrainer(DialogueTrainer):
         """Draw a stock phrase for each context, (batch, phrase_len); none where it is the reply."""
         drawn = torch.multinomial(self._phrase_counts, len(human), replacement=True)
         phrases = self._phrases[drawn.to(human.device)]
-        both = torch_pad_and_concatenate(phrases, human, padding_index=IGNORE).chunk(2)
-        is_reply = torch.eq(*both).all(1, keepdim=True)  # (batch, 1)
+        texts = (self._normalised(human), self._normalised(phrases))
+        is_reply = [reply == phrase for reply, phrase in zip(*texts, strict=True)]
+        is_reply = torch.tensor(is_reply, device=human.device)[:, None]  # (batch, 1)
         return phrases.masked_fill(is_reply, IGNORE)
+
+    def _normalised(self, labels: torch.Tensor) -> list[str]:
+        """Read labels, (batch, target_len), without case, spaces and punctuation."""
+        ids = labels.masked_fill(labels == IGNORE, self.processing_class.pad_token_id)
+        texts = self.processing_class.batch_decode(ids, skip_special_tokens=True)
+        return [normalised(text) for text in texts]
 
     @torch.no_grad()
     def decode(self, inputs) -> torch.Tensor:

@@ -15,19 +15,26 @@ PATIENCE = 4  # checks without a rise that end the warm-up
 
 
 def warm_up(trainer) -> None:
-    """Train an adversarial trainer's classifier until its held-out accuracy stops rising.
+    """Train an adversarial trainer's discriminator on a pool of samples, drawn once.
 
-    Replies to `discriminator_pool` training contexts are sampled once. The weights kept are those
-    with the best accuracy. A likelihood ratio has nothing to learn.
+    A classifier is trained until its held-out accuracy stops rising; the weights kept are those
+    with the best accuracy. A likelihood ratio has nothing to learn. Then the baselines learn, in
+    one pass over the pool.
     """
-    if not isinstance(trainer.discriminator, Classifier):
-        return
     args, rng = trainer.args, np.random.default_rng(trainer.args.seed)
     chosen = rng.permutation(len(trainer.train_dataset))[: trainer.adversarial.discriminator_pool]
     features = trainer.train_dataset.select(np.sort(chosen), keep_in_memory=True)
-    validation = held_out(trainer.eval_dataset)
     pool = draw(trainer, features, args.tokens_per_batch)
     pool = pool[: min(gather_object([len(pool)]))]  # processes take each update together
+    if isinstance(trainer.discriminator, Classifier):
+        _train_classifier(trainer, features, pool, rng)
+    for indices, replies in pool:
+        trainer.advantages(inputs_of(trainer, features, indices), replies)
+
+
+def _train_classifier(trainer, features, pool: list, rng: np.random.Generator) -> None:
+    """Train the classifier on a pool of batches: indices of features, and sampled replies."""
+    args, validation = trainer.args, held_out(trainer.eval_dataset)
     samples = draw(trainer, validation, args.eval_tokens_per_batch)
     best, weights, checks_without_rise = -1.0, None, 0
     with tqdm(desc="Warm-up of the discriminator", unit="batch", disable=args.disable_tqdm) as bar:

@@ -35,6 +35,9 @@ def test_both_models_answer_the_same_and_the_better_reply_goes_on(talk, models, 
     assert talk.turns == ["Hello", replies[0]]
     assert "goes on with the reply of runs/b" in chat.command("/vote 2", talk)
     assert talk.turns == ["Hello", replies[1]]
+    assert "once" in chat.command("/vote bad", talk) and len(read_votes(talk.votes)) == 1
+    talk.undo()
+    talk.say("Hello")
     chat.command("/vote bad", talk)
     better, bad = read_votes(talk.votes)
     assert (better["context"], better["chosen"], better["rejected"]) == (["Hello"], *replies[::-1])

@@ -12,12 +12,14 @@ from seq2seq_dialog.dataset_script.dialogues import normalised
 from torch.nn import functional
 from transformers import set_seed
 
+from seq2seq_dialog.data.corpus import read_corpus
 from seq2seq_dialog.data.rows import load_rows
 from seq2seq_dialog.errors import UsageError
 from seq2seq_dialog.method_settings import LoraArguments, PreferenceArguments
 from seq2seq_dialog.portable.modeling_rnn import shift_right
 from seq2seq_dialog.report.pictures import curve_panels
 from seq2seq_dialog.settings import DataArguments
+from seq2seq_dialog.train import check_rejected
 from seq2seq_dialog.train_arguments import parse
 from seq2seq_dialog.training.lora import add_adapter
 from seq2seq_dialog.training.negatives import other_phrase, stock_phrases
@@ -86,6 +88,33 @@ def test_data_without_rejected_replies_are_refused(kind, tmp_path):
 
 
 # Negatives
+
+
+def test_votes_on_one_talk_stay_in_one_split(tmp_path):
+    talks = []
+    for number in range(30):
+        first, second = [f"Talk {number}?"], [f"Talk {number}?", "Yes.", "And then?"]
+        talks += [
+            (first, "Yes.", "No."),
+            (second, f"Reply {number}.", "Hm."),
+            (first, "No.", "So."),
+        ]
+    rows = load_rows(reading(votes(tmp_path / "votes.jsonl", *talks)))[0]
+    split_of = {}
+    for name, split in rows.items():
+        for context in split["context"]:
+            split_of.setdefault(context[0], set()).add(name)
+    assert len(split_of) == 30 and all(len(names) == 1 for names in split_of.values())
+    assert len(rows["train"]) % 3 == 0 and len(rows) == 3
+
+
+def test_votes_are_not_replaced_by_negatives_in_silence(tmp_path):
+    path = votes(tmp_path / "votes.jsonl", *[(f"Hi {n}", "Fine.", "What?") for n in range(30)])
+    settings = parse(["--dpo", "true", "--model_name_or_path", "m", "--data", str(path),
+                      "--negatives", "samples", "--metric_for_best_model", "preference_loss",
+                      "--data_cache", str(tmp_path)])  # fmt: skip
+    with pytest.raises(UsageError, match=r"votes.jsonl has a column rejected.* --negatives null"):
+        check_rejected(read_corpus(settings.reading), settings)
 
 
 @pytest.fixture

@@ -358,11 +358,15 @@ def _read_pairs(found: dict[str, str], rows: Rows, note: Note) -> Iterator[Dialo
             if labels["rejected"] in ("", response):
                 note("equal_replies" if labels["rejected"] else "empty_rejected", number)
                 continue
+        elif "rejected" in row:
+            note("rejected_not_read", number)
         given = row.get(found.get("conversation"))
         if dialogue is None:
             continues = False
         elif given is not None:
             continues = dialogue.dialogue_id == str(given)
+        elif "rejected" in labels:  # votes on one talk, each with its context anew
+            continues = dialogue.utterances[0] == context[0]
         else:
             continues = dialogue.utterances[-len(context) :] == context
         if not continues:
