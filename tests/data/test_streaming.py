@@ -169,7 +169,7 @@ def test_what_does_not_go_with_a_stream(config, flags, message):
         parse([str(config), "--output_dir", "x", *STREAM, *flags])
 
 
-@pytest.mark.slow
+@pytest.mark.faults
 def test_a_streamed_run_is_killed_and_goes_on_with_the_same_weights(
     run,
     config,
