@@ -124,7 +124,7 @@ def test_what_nobody_waits_for_is_not_computed(http, long_winded, tokenizer, ste
         # The threads end, which they do when there is nothing more to compute.
         scheduler.stop()
         wait_until(lambda: scheduler.has_ended)
-    assert 2 in steps and len(steps) < 2 * LONG
+    assert 0 < len(steps) < 2 * LONG
 
 
 def test_more_than_may_wait_are_refused(http, long_winded, tokenizer, steps, monkeypatch):
