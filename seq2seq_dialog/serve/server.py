@@ -79,7 +79,9 @@ def bind(host: str, port: int, has_key: bool) -> socket.socket:
     if not 1 <= port <= 65535:
         raise UsageError(f"port is {port}; it must be from 1 to 65535.")
     try:
-        family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM
+        )[0]
     except OSError as error:
         raise UsageError(f"host is {host!r}, which is no address of this machine.") from error
     if not (has_key or ipaddress.ip_address(address[0].partition("%")[0]).is_loopback):
@@ -87,7 +89,8 @@ def bind(host: str, port: int, has_key: bool) -> socket.socket:
             f"host is {host!r}, where other machines reach the server, so it needs a key: put one "
             "into an environment variable and name it by --api-key-env, or leave --host."
         )
-    listener = socket.socket(family, kind)
+    # asyncio sends small pieces at once (TCP_NODELAY) where it knows that the protocol is TCP.
+    listener = socket.socket(family, kind, protocol)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)
