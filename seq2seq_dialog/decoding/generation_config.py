@@ -21,6 +21,11 @@ def bare_decoding(saved: GenerationConfig, temperature: float) -> GenerationConf
     return GenerationConfig(**settings)
 
 
+def changed_settings(config: GenerationConfig) -> set[str]:
+    """Name the settings of decoding that are not the defaults of transformers."""
+    return {name for name in config.to_diff_dict() if not name.endswith(("_id", "_version"))}
+
+
 def generation_config(args: DecodingArguments, model) -> GenerationConfig:
     """Make the decoding settings saved with a model: all, for both lines of transformers."""
     settings = {name: value for name, value in vars(args).items() if not name.startswith("_")}

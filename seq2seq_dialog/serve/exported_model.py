@@ -17,6 +17,7 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 from transformers import GenerationConfig
 
+from ..decoding.generation_config import changed_settings
 from ..errors import UsageError
 from ..run_folder import read_json
 
@@ -228,7 +229,7 @@ class ExportedModel:
     def _ctranslate2_options(self, generate_options: dict) -> dict:
         """Turn options of `generate()`, over the saved settings, into those of CTranslate2."""
         config = deepcopy(self.generation_config)
-        saved = {name for name in config.to_diff_dict() if not name.endswith(("_id", "_version"))}
+        saved = changed_settings(config)
         known = {*OPTIONS, *SAMPLING, "do_sample", "early_stopping", "max_length"}
         unknown = sorted((saved | generate_options.keys()) - known)
         if unknown:

@@ -15,6 +15,7 @@ from transformers.generation import GenerationMode
 from ..data.batching import evaluation_batches
 from ..decoding.batch_loop import decode
 from ..decoding.beam_loop import search
+from ..decoding.generation_config import changed_settings
 from ..errors import UsageError
 from ..models.loading import (
     check_reply_tokens,
@@ -237,8 +238,7 @@ def _loop_options(
 
     Sampled tokens of each context then depend on the seed and its place in the list alone.
     """
-    names = {name for name in config.to_diff_dict() if not name.endswith(("_id", "_version"))}
-    if not (names | wishes.keys()) <= LOOP_OPTIONS:
+    if not (changed_settings(config) | wishes.keys()) <= LOOP_OPTIONS:
         return {}
     mode = config.get_generation_mode()
     if mode == GenerationMode.BEAM_SEARCH:

@@ -26,6 +26,7 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 from transformers import GenerationConfig, StoppingCriteria
 
+from ..decoding.generation_config import changed_settings
 from ..decoding.running_batch import JOINABLE, RunningBatch
 from ..errors import UsageError
 from ..portable.context import encode_context, encode_texts
@@ -184,7 +185,7 @@ class Scheduler:
         job.source_ids = encode_context(job.context, self.tokenizer)
         config = self._config(job)
         options = tuple(sorted(job.options.items()))
-        streamed = setting_names(config) <= STREAMED and (config.num_beams or 1) == 1
+        streamed = changed_settings(config) <= STREAMED and (config.num_beams or 1) == 1
         streamed = streamed and self.safety is None
         if not config.do_sample:
             job.seed = None
@@ -347,7 +348,9 @@ class Scheduler:
                 config, options = self._config(jobs[0]), dict(jobs[0].options)
                 if (config.num_beams or 1) > 1:
                     options["num_beams"] = max(config.num_beams, jobs[0].count)
-                if setting_names(config) <= STREAMED and not isinstance(self.model, ExportedModel):
+                if changed_settings(config) <= STREAMED and not isinstance(
+                    self.model, ExportedModel
+                ):
                     options["stopping_criteria"] = [Abandoned(jobs)]
                 if jobs[0].seed is None:
                     torch.seed()  # not that of the last request
@@ -366,11 +369,6 @@ class Scheduler:
                     texts = [texts] if isinstance(texts, str) else texts
                     for piece in whole_pieces(texts, job.stop, tokenizer, longest):
                         job.tell(piece)
-
-
-def setting_names(config: GenerationConfig) -> set[str]:
-    """Name the settings of decoding that are not the defaults of transformers."""
-    return {n for n in config.to_diff_dict() if not n.endswith(("_id", "_version"))}
 
 
 def choices(jobs: Sequence[Job], tokenizer) -> list[Choice]:
