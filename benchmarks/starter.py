@@ -12,14 +12,14 @@ import argparse
 import json
 import re
 from collections import Counter
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
-from better_profanity import profanity
 from seq2seq_dialog.dataset_script.dialogues import normalised
 
 from seq2seq_dialog.data.corpus import read_corpus
-from seq2seq_dialog.errors import run
+from seq2seq_dialog.errors import UsageError, run
 from seq2seq_dialog.evaluation.text import ngrams
 from seq2seq_dialog.portable.context import encode_context
 from seq2seq_dialog.run_folder import check_writable, write_json
@@ -44,6 +44,8 @@ RULES = {
 
 def audit(model: str, output: str, replies: int, seed: int) -> None:
     """Sample replies, compare them with the training data, and write what was found."""
+    if find_spec("better_profanity") is None:
+        raise UsageError("The audit needs a list of rude words: pip install better_profanity")
     check_writable(Path(output))
     settings = parse([str(CONFIGS / "pretrain.yaml"), "--output_dir", str(Path(output).parent)])
     rows = read_corpus(settings.data).rows
@@ -113,6 +115,8 @@ def percent(flags) -> float:
 
 def findings(replies: list[str]) -> dict[str, list[str]]:
     """List what the rules find, with the reply that it stands in."""
+    from better_profanity import profanity  # of this audit alone
+
     profanity.load_censor_words()
     found = {name: [r for r in replies if rule.search(r)] for name, rule in RULES.items()}
     return found | {"rude word": [r for r in replies if profanity.contains_profanity(r)]}
