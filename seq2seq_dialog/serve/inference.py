@@ -54,6 +54,7 @@ def load(
     device: str | torch.device | None = None,
     trust_remote_code: bool = False,
     exported: bool = False,
+    workers: int = 1,
 ):
     """Load a trained model for answering.
 
@@ -65,6 +66,7 @@ def load(
         exported: load the export in a run folder instead of the PyTorch model, if the device is the
             CPU, CTranslate2 is installed, and the run has not changed since the export;
             `engine(model)` tells which one it is. An export has `generate` and little else.
+        workers: batches that an export computes side by side, as `ExportedModel` has it.
 
     Returns:
         (model, tokenizer, device)
@@ -81,7 +83,7 @@ def load(
     export = find_export(name, device, exported)
     if export is not None:
         with loading(f"the export {str(export)!r}", f"Make it again by `{command('export')}`."):
-            return ExportedModel(export), AutoTokenizer.from_pretrained(export), device
+            return ExportedModel(export, workers), AutoTokenizer.from_pretrained(export), device
     remedy = (
         "Give a run folder (the output_dir of a finished run) or the name of a model on the Hub."
     )

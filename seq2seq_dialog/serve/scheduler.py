@@ -1,12 +1,12 @@
-"""Which requests are answered together, and when: the queue of the server and its two threads.
+"""Which requests are answered together, and when: the queue of the server and its threads.
 
-One thread answers token by token, the other whole replies: those of beams, or of other decoding
-that chooses among replies when they are there.
+One thread, or one a worker of an export, answers token by token, another whole replies: those of
+beams, or of other decoding that chooses among replies when they are there.
 
 Token by token, by PyTorch: a request joins the running batch after its next token, where the model
 allows it (`running_batch.JOINABLE`); of other models, batches take turns, a token each. By an
 export: requests that are alike are answered together, by CTranslate2, and those that come
-meanwhile are the next batch.
+meanwhile are the batch of another worker, or the next one.
 """
 
 from __future__ import annotations
@@ -164,11 +164,14 @@ class Scheduler:
         self.is_stopping = False
         self._waiting: dict[bool, deque[Job]] = {True: deque(), False: deque()}  # token by token?
         self._changed = threading.Condition()  # guards all that is above
-        stream = self._stream_export if isinstance(model, ExportedModel) else self._stream_pytorch
+        if isinstance(model, ExportedModel):
+            streams = [self._stream_export] * model.workers
+        else:
+            streams = [self._stream_pytorch]
         # A tokenizer is not for several threads at once: each has its own.
         self._threads = [
             threading.Thread(target=work, args=(deepcopy(tokenizer),), daemon=True)
-            for work in (stream, self._answer_whole)
+            for work in (*streams, self._answer_whole)
         ]
         for thread in self._threads:
             thread.start()

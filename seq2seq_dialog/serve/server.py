@@ -6,12 +6,15 @@ import socket
 from importlib.util import find_spec
 from pathlib import Path
 
+import torch
 from transformers.utils.logging import disable_progress_bar
 
 from ..errors import Stopped, UsageError
 from .inference import engine, load
 from .safety import safety_of
 from .scheduler import Scheduler
+
+WORKERS = 2  # batches that an export computes side by side
 
 
 def serve(
@@ -40,7 +43,8 @@ def serve(
     key, safety = read_key(api_key_env), safety_of(options)
     with bind(host, port, key is not None) as listener:
         disable_progress_bar()
-        model, tokenizer, device = load(folder, **options)
+        workers = min(WORKERS, torch.get_num_threads())
+        model, tokenizer, device = load(folder, workers=workers, **options)
         scheduler = Scheduler(model, tokenizer, queue, safety)
         name = model_name(folder)
         server = Server(make_app(scheduler, name, key, host), scheduler)

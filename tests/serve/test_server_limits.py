@@ -5,6 +5,7 @@ import json
 import os
 import signal
 import socket
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from copy import copy, deepcopy
@@ -22,7 +23,7 @@ from seq2seq_dialog.models import artifact
 from seq2seq_dialog.models.tokenizer import load_tokenizer
 from seq2seq_dialog.serve import scheduler as scheduling
 from seq2seq_dialog.serve.api import Server
-from seq2seq_dialog.serve.inference import generate_responses
+from seq2seq_dialog.serve.inference import generate_responses, load
 from seq2seq_dialog.serve.safety import Safety
 from seq2seq_dialog.serve.server import serve
 from seq2seq_dialog.settings import ModelArguments
@@ -314,3 +315,33 @@ def test_an_export_streams_as_it_answers(http, long_winded, tokenizer, tmp_path)
         wait_until(lambda: gone(http, url) == 1)
         scheduler.stop()
         wait_until(lambda: scheduler.has_ended)
+
+
+def test_workers_of_an_export_answer_side_by_side(long_winded, tokenizer, tmp_path):
+    pytest.importorskip("ctranslate2")
+    long_winded.save_pretrained(tmp_path / "run")
+    tokenizer.save_pretrained(tmp_path / "run")
+    convert_to(tmp_path / "export", tmp_path / "run", tokenizer)
+    model, _, _ = load(tmp_path / "export", exported=True, workers=2)
+    scheduler = scheduling.Scheduler(model, tokenizer, most_waiting=9)
+    began, other_ended = threading.Event(), threading.Event()
+    in_time, ended = [], threading.Event()
+
+    def tell_long(piece):
+        if not began.is_set():
+            began.set()
+            in_time.append(other_ended.wait(30))
+        if piece.finish_reason is not None:
+            ended.set()
+
+    def tell_short(piece):
+        if piece.finish_reason is not None:
+            other_ended.set()
+
+    scheduler.submit(scheduling.Job(["Hello, who is it?"], {}, tell_long))
+    assert began.wait(30)
+    options = {"max_new_tokens": 2, "min_new_tokens": 0}
+    scheduler.submit(scheduling.Job(["Hi!"], options, tell_short))
+    assert ended.wait(30) and in_time == [True]
+    scheduler.stop()
+    wait_until(lambda: scheduler.has_ended)
