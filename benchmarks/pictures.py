@@ -118,3 +118,24 @@ def draw_agreement(figures: list[dict], path: Path) -> None:
     axes.legend(loc="lower right", frameon=False)
     figure.savefig(path, dpi=150)
     pyplot.close(figure)
+
+
+def draw_ways(figures: dict[str, dict], path: Path) -> None:
+    """Draw the variety of each way's replies against their likeness to people's.
+
+    Args:
+        figures: of each way `distinct_2`, `bleu_2` and `generic`, all in percent.
+    """
+    figure, axes = pyplot.subplots(figsize=(8, 5), layout="constrained")
+    keys = ("distinct_2", "bleu_2", "generic")
+    x, y, stock = zip(*([row[key] for key in keys] for row in figures.values()), strict=True)
+    points = axes.scatter(x, y, c=stock, s=60, cmap="viridis_r", edgecolors="#333333", zorder=2)
+    for name, *place in zip(figures, x, y, strict=True):
+        axes.annotate(name, place, (6, 4), textcoords="offset points", fontsize="small")
+    axes.set_xlim(0, 1.25 * max(x))  # room for the names
+    axes.set_xlabel("Distinct-2: the variety of the replies, in percent")
+    axes.set_ylabel("BLEU-2 against the references")
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.colorbar(points, label="stock phrases, in percent")
+    figure.savefig(path, dpi=150)
+    pyplot.close(figure)

@@ -1,13 +1,14 @@
-"""Which way of decoding gives which replies: plain ways, and candidates chosen by many weights.
+"""Which way gives which replies: models, plain ways of decoding, candidates chosen by weights.
 
     python -m benchmarks.replies MODEL --data DAILYDIALOG --split validation --output val.json \\
         --grid '{context_free: [0, .25, .5], mbr: [0, 2, 4]}'
-    python -m benchmarks.replies MODEL --data DAILYDIALOG --multireference multireftest.json \\
-        --output test.json --weights '{likelihood: 1, context_free: .5, mbr: 2}'
+    python -m benchmarks.replies MODEL OTHER --data DAILYDIALOG --contexts 10000 --candidates 0 \\
+        --multireference multireftest.json --ways greedy "4 beams" --picture ways.png
 
-The contexts are those of clean pairs. Each plain way decodes once. Candidates are decoded once, and
-scored once by each criterion and against the references, and all is kept in the output: the same
-command with other weights takes seconds. Times are those of a reply, in times of greedy.
+The contexts are those of clean pairs. Each model decodes once in each plain way. Candidates of the
+first model are decoded once, and scored once by each criterion and against the references. All is
+kept in the output: the same command with other weights takes seconds, and with more ways or models
+only these are decoded. Times are those of a reply, in times of the first way.
 """
 
 import argparse
@@ -39,6 +40,8 @@ from seq2seq_dialog.serve.inference import generate_responses, load
 from seq2seq_dialog.settings import DataArguments
 from seq2seq_dialog.strict_yaml import load_mapping
 
+from .pictures import draw_ways
+
 GREEDY = {"do_sample": False, "num_beams": 1, "candidates": 1, "guidance_weight": 0.0}
 NUCLEUS = {"do_sample": True, "temperature": 1.0, "top_p": 0.9, "top_k": 0}
 WAYS = {
@@ -48,6 +51,7 @@ WAYS = {
     "guidance 0.5": GREEDY | {"guidance_weight": 0.5},
     "guidance 1": GREEDY | {"guidance_weight": 1.0},
     "guidance 0.5, 4 beams": GREEDY | {"num_beams": 4, "guidance_weight": 0.5},
+    "guidance 0.75, 4 beams": GREEDY | {"num_beams": 4, "guidance_weight": 0.75},
 }
 WEIGHTS = [
     {"likelihood": 1},
@@ -58,7 +62,8 @@ WEIGHTS = [
     {"mbr": 1},
     {"likelihood": 1, "context_free": 0.5, "mbr": 2},
 ]
-FREE = {"weights", "grid", "examples", "output", "device"}  # may change for the same candidates
+# May change for the same contexts and candidates.
+FREE = {"models", "ways", "weights", "grid", "examples", "output", "picture", "device"}
 SHOWN = ("bleu_2", "rouge_l", "distinct_2", "generic", "copied", "length_ratio")
 TOKENS_PER_BATCH = 4096
 
@@ -79,22 +84,39 @@ def pairs_of(args) -> tuple[list, list[str], list[list[str]], list[str]]:
     return contexts, responses, several, corpus.rows["train"]["response"]
 
 
-def measure(args, contexts: list) -> dict:
-    """Decode all ways and the candidates, and compute the criteria."""
-    model, tokenizer, device = load(args.model, args.device)
-    ways, seconds = {}, {}
-    generate_responses(contexts[:8], model, tokenizer, device, **GREEDY)  # warm
-    for name, options in WAYS.items():
-        torch.manual_seed(args.seed)
-        begin = time.perf_counter()
-        ways[name] = generate_responses(contexts, model, tokenizer, device, **options)
-        seconds[name] = time.perf_counter() - begin
-    # What the model says too often, by no more than its own greedy replies.
-    written = {normalised(reply): reply for reply in ways["greedy"]}
-    stock = [written[phrase] for phrase in stock_phrases([*map(normalised, ways["greedy"])])]
-    found = pool_of(args, contexts, model, tokenizer, stock)
-    found["seconds"] |= seconds
-    return found | {"ways": ways, "stock_phrases": sorted(stock)}
+def decode_ways(args, contexts: list, found: dict) -> None:
+    """Decode what is not there yet: all ways of all models, and the candidates with their criteria.
+
+    All is written as soon as it is there.
+    """
+    for name in args.models:
+        missing = [way for way in args.ways if label(name, way) not in found["ways"]]
+        wants_pool = name == args.models[0] and args.candidates and "pool" not in found
+        if not (missing or wants_pool):
+            continue
+        model, tokenizer, device = load(name, args.device)
+        generate_responses(contexts[:8], model, tokenizer, device, **GREEDY)  # warm
+        for way in missing:
+            torch.manual_seed(args.seed)
+            begin = time.perf_counter()
+            replies = generate_responses(contexts, model, tokenizer, device, **WAYS[way])
+            found["seconds"][label(name, way)] = time.perf_counter() - begin
+            found["ways"][label(name, way)] = replies
+            write_json(Path(args.output), found)
+        if wants_pool:
+            # What the model says too often, by no more than its own first replies.
+            first = found["ways"][label(name, args.ways[0])]
+            written = {normalised(reply): reply for reply in first}
+            stock = sorted(written[phrase] for phrase in stock_phrases([*map(normalised, first)]))
+            pool = pool_of(args, contexts, model, tokenizer, stock)
+            found["seconds"] |= pool.pop("seconds")
+            found |= pool | {"stock_phrases": stock}
+            write_json(Path(args.output), found)
+
+
+def label(model: str, way: str) -> str:
+    """Name a way of a model."""
+    return f"{Path(model).name}, {way}"
 
 
 @torch.no_grad()
@@ -155,25 +177,29 @@ def choices(found: dict, settings: list[dict]) -> dict[str, tuple[list[int], flo
 
 
 def report(found: dict, settings: list[dict], known: set[str]) -> dict[str, list[str]]:
-    """Print the figures of every way and every setting; return their replies."""
-    size = len(found["pool"][0])
-    texts = [text for row in found["pool"] for text in row]
-    pool = multiref(texts, [several for several in found["references"] for _ in range(size)])
-    chosen = choices(found, settings)
-    best = pool.statistics["bleu_2"].columns[:, 0].reshape(-1, size).argmax(1)
-    chosen["the best BLEU-2, by the references"] = best.tolist(), found["seconds"]["candidates"]
+    """Print the figures of every way and every setting, and keep them; return the replies."""
     ways = {
         name: (replies, multiref(replies, found["references"]), found["seconds"][name])
         for name, replies in found["ways"].items()
     }
-    for name, (places, seconds) in chosen.items():
-        rows = [size * i + place for i, place in enumerate(places)]
-        ways[name] = [texts[row] for row in rows], pool.of(rows), seconds
-    table = Table("way", *SHOWN, "times of greedy")
+    if "pool" in found:
+        size = len(found["pool"][0])
+        texts = [text for row in found["pool"] for text in row]
+        pool = multiref(texts, [several for several in found["references"] for _ in range(size)])
+        chosen = choices(found, settings)
+        best = pool.statistics["bleu_2"].columns[:, 0].reshape(-1, size).argmax(1)
+        cost = found["seconds"]["candidates"]
+        chosen["the best BLEU-2, by the references"] = best.tolist(), cost
+        for name, (places, seconds) in chosen.items():
+            rows = [size * i + place for i, place in enumerate(places)]
+            ways[name] = [texts[row] for row in rows], pool.of(rows), seconds
+    table, usual = Table("way", *SHOWN, "time"), next(iter(ways.values()))[-1]
+    found["figures"] = {}
     for name, (replies, scored, seconds) in ways.items():
         figures = scored.figures() | diversity(replies, found["responses"], known)
-        figures["cost"] = seconds / found["seconds"]["greedy"]
-        table.add_row(name, *(f"{figures[key]:.2f}" for key in (*SHOWN, "cost")))
+        found["figures"][name] = {key: float(figures[key]) for key in SHOWN}
+        found["figures"][name]["time"] = seconds / usual
+        table.add_row(name, *(f"{value:.2f}" for value in found["figures"][name].values()))
     Console(width=160).print(table)
     return {name: replies for name, (replies, _, _) in ways.items()}
 
@@ -191,21 +217,23 @@ def settings_of(args) -> list[dict]:
 
 
 def compare(args) -> None:
-    """Measure, or take what was measured before; print figures, and some of the replies."""
+    """Measure what was not measured before; print figures, and some of the replies."""
     disable_progress_bar()
     settings, output = settings_of(args), Path(args.output)
     check_writable(output, [".json"])
     about = {name: value for name, value in vars(args).items() if name not in FREE}
     contexts, responses, references, training = pairs_of(args)
+    found = {"responses": responses, "references": references, "ways": {}, "seconds": {}}
+    found["about"] = about
     if output.exists():
         found = read_json(output)
-        if found.pop("about", None) != about:
+        if found.get("about") != about:
             raise UsageError(f"{args.output} was made otherwise. Choose another --output.")
-    else:
-        found = {"responses": responses, "references": references}
-        found |= measure(args, contexts)
-        write_json(output, found | {"about": about})
+    decode_ways(args, contexts, found)
     replies = report(found, settings, set(map(normalised, training)))
+    write_json(output, found)
+    if args.picture:
+        draw_ways(found["figures"], Path(args.picture))
     for i in range(min(args.examples, len(contexts))):
         print("\n" + " / ".join(contexts[i][-3:]) + f"\n    a person: {responses[i]}")
         for name, of_way in replies.items():
@@ -215,12 +243,20 @@ def compare(args) -> None:
 def build_parser() -> argparse.ArgumentParser:
     """Build the parser of the command line."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.replies", allow_abbrev=False)
-    parser.add_argument("model", help="a run folder or a checkpoint")
+    parser.add_argument("models", nargs="+", help="run folders or checkpoints", metavar="model")
+    parser.add_argument(
+        "--ways",
+        nargs="+",
+        default=list(WAYS),
+        choices=WAYS,
+        metavar="WAY",
+        help=f"of {', '.join(map(repr, WAYS))} [all]",
+    )
     parser.add_argument("--data", required=True, help="dialogues with splits")
     parser.add_argument("--split", default="test", choices=("validation", "test"))
     parser.add_argument("--multireference", help="multireftest.json, for the test split")
     parser.add_argument("--contexts", type=int, default=200, help="[%(default)s]")
-    parser.add_argument("--candidates", type=int, default=10, help="[%(default)s]")
+    parser.add_argument("--candidates", type=int, default=10, help="0 for none [%(default)s]")
     parser.add_argument(
         "--temperature", type=float, default=1.0, help="of candidates [%(default)s]"
     )
@@ -234,6 +270,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--grid", help="all combinations: '{context_free: [0, .5], mbr: [0, 2]}'")
     parser.add_argument("--examples", type=int, default=0, help="replies to print [%(default)s]")
     parser.add_argument("--output", default="runs/replies.json", help="[%(default)s]")
+    parser.add_argument("--picture", help="variety against BLEU-2, a PNG file")
     parser.add_argument("--seed", type=int, default=42, help="[%(default)s]")
     parser.add_argument("--device", help="[a GPU where there is one]")
     return parser
