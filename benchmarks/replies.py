@@ -39,6 +39,7 @@ from seq2seq_dialog.run_folder import check_writable, read_json, write_json
 from seq2seq_dialog.serve.inference import generate_responses, load
 from seq2seq_dialog.settings import DataArguments
 from seq2seq_dialog.strict_yaml import load_mapping
+from seq2seq_dialog.train import OTHER_CONTEXTS
 
 from .pictures import draw_ways
 
@@ -58,6 +59,8 @@ WEIGHTS = [
     {"likelihood_sum": 1},
     {"likelihood": 1, "context_free": 0.5},
     {"likelihood": 1, "context_free": 1},
+    {"likelihood": 1, "other_contexts": 0.5},
+    {"likelihood": 1, "other_contexts": 0.5, "stock": 1},
     {"likelihood_sum": 1, "context_free_sum": 0.5},
     {"mbr": 1},
     {"likelihood": 1, "context_free": 0.5, "mbr": 2},
@@ -84,7 +87,7 @@ def pairs_of(args) -> tuple[list, list[str], list[list[str]], list[str]]:
     return contexts, responses, several, corpus.rows["train"]["response"]
 
 
-def decode_ways(args, contexts: list, found: dict) -> None:
+def decode_ways(args, contexts: list, training: list[str], found: dict) -> None:
     """Decode what is not there yet: all ways of all models, and the candidates with their criteria.
 
     All is written as soon as it is there.
@@ -108,9 +111,11 @@ def decode_ways(args, contexts: list, found: dict) -> None:
             first = found["ways"][label(name, args.ways[0])]
             written = {normalised(reply): reply for reply in first}
             stock = sorted(written[phrase] for phrase in stock_phrases([*map(normalised, first)]))
-            pool = pool_of(args, contexts, model, tokenizer, stock)
+            others = training[:: -(-len(training) // OTHER_CONTEXTS)]
+            texts = {"stock_phrases": stock, "other_contexts": others}
+            pool = pool_of(args, contexts, model, tokenizer, texts)
             found["seconds"] |= pool.pop("seconds")
-            found |= pool | {"stock_phrases": stock}
+            found |= pool | texts
             write_json(Path(args.output), found)
 
 
@@ -120,7 +125,7 @@ def label(model: str, way: str) -> str:
 
 
 @torch.no_grad()
-def pool_of(args, contexts: list, model, tokenizer, stock: list[str]) -> dict:
+def pool_of(args, contexts: list, model, tokenizer, texts_of: dict) -> dict:
     """Decode candidates for each context, and compute each criterion, in batches."""
     encoded = [encode_context(context, tokenizer) for context in contexts]
     texts, values = [None] * len(contexts), {}
@@ -148,9 +153,8 @@ def pool_of(args, contexts: list, model, tokenizer, stock: list[str]) -> dict:
         seconds["candidates"] += time.perf_counter() - begin
         for name in names:
             begin = time.perf_counter()
-            computed = reranking.score_pool(model, tokenizer, inputs, pool, [name], stock, reverse)[
-                name
-            ]
+            own = texts_of | {"rerank": [name]}
+            computed = reranking.score_pool(model, tokenizer, inputs, pool, own, reverse)[name]
             seconds[name] += time.perf_counter() - begin
             for i, row in zip(batch, computed.tolist(), strict=True):
                 values.setdefault(name, {})[i] = row
@@ -229,7 +233,7 @@ def compare(args) -> None:
         found = read_json(output)
         if found.get("about") != about:
             raise UsageError(f"{args.output} was made otherwise. Choose another --output.")
-    decode_ways(args, contexts, found)
+    decode_ways(args, contexts, training, found)
     replies = report(found, settings, set(map(normalised, training)))
     write_json(output, found)
     if args.picture:

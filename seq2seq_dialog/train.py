@@ -37,6 +37,7 @@ from .hub.push import writable_repo
 from .models import artifact
 from .models.build import check_lengths, check_names, check_sizes, load_model
 from .models.tokenizer import load_tokenizer, train_tokenizer
+from .portable.reranking import NEEDS
 from .report import licences, page, pictures, seeds
 from .report.console import print_run, set_up_console
 from .report.preview import preview
@@ -57,7 +58,8 @@ from .training.sharding import UNSHARDED, sharding_of
 from .training.stopping import Diverged
 from .training.trainer import DialogueTrainer
 
-STOCK_CONTEXTS = 1000  # whose replies tell what a model says too often
+RERANK_CONTEXTS = 1000  # whose replies tell what a model says too often
+OTHER_CONTEXTS = 4  # of them that tell what fits any context
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -158,7 +160,7 @@ def execute(settings: Settings) -> None:
     metrics |= train_model(trainer, settings, checkpoint, console)
 
     # 8. Save the model, at the root of the run folder
-    find_stock_phrases(trainer.model, tokenizer, corpus, settings)
+    keep_for_reranking(trainer.model, tokenizer, corpus, settings)
     save_model(trainer, run_dir, settings)
 
     # 9. Evaluate
@@ -313,17 +315,27 @@ def train_model(
     return {"train": outcome}
 
 
-def find_stock_phrases(model, tokenizer, corpus: Corpus, settings: Settings) -> None:
-    """Keep with the model what it says too often, by its greedy replies, if rerank weighs that."""
-    if not (settings.decoding.weights() or {}).get("stock"):
+def keep_for_reranking(model, tokenizer, corpus: Corpus, settings: Settings) -> None:
+    """Keep with the model the texts that its `rerank` needs.
+
+    They are what it says too often, by its greedy replies, and a few turns of other dialogues.
+    """
+    weights = settings.decoding.weights() or {}
+    wanted = {name.removesuffix("_sum") for name, weight in weights.items() if weight}
+    if not wanted & NEEDS.keys():
         return
     rows = corpus.rows.get("validation", corpus.rows["train"])
-    contexts = rows["context"][:STOCK_CONTEXTS]
-    greedy = {"candidates": 1, "do_sample": False, "num_beams": 1, "guidance_weight": 0.0}
-    replies = generate_responses(contexts, model.eval(), tokenizer, **greedy)
-    written = {normalised(reply): reply for reply in replies}
-    phrases = stock_phrases([normalised(reply) for reply in replies])
-    model.generation_config.stock_phrases = sorted(written[phrase] for phrase in phrases)
+    contexts = rows["context"][:RERANK_CONTEXTS]
+    if "stock" in wanted:
+        greedy = {"candidates": 1, "do_sample": False, "num_beams": 1, "guidance_weight": 0.0}
+        replies = generate_responses(contexts, model.eval(), tokenizer, **greedy)
+        written = {normalised(reply): reply for reply in replies}
+        phrases = stock_phrases([normalised(reply) for reply in replies])
+        model.generation_config.stock_phrases = sorted(written[phrase] for phrase in phrases)
+    if "other_contexts" in wanted:
+        turns = list(dict.fromkeys(context[-1] for context in contexts))
+        places = range(0, len(turns), -(-len(turns) // OTHER_CONTEXTS))
+        model.generation_config.other_contexts = [turns[place] for place in places]
 
 
 def save_model(trainer: DialogueTrainer, run_dir: Path, settings: Settings) -> None:

@@ -18,7 +18,7 @@ import torch
 from torch.nn import functional
 from transformers import LogitsProcessor
 
-from .context import TURN_SEPARATOR, encode_texts, special_ids
+from .context import TURN_SEPARATOR, encode_context, encode_texts, special_ids
 
 # What `rerank` gives weights to. Greater is better: penalties are negative.
 CRITERIA = {
@@ -26,6 +26,8 @@ CRITERIA = {
     "likelihood_sum": "log p(reply | context)",
     "context_free": "-log p(reply | no context), per token: against what fits every context",
     "context_free_sum": "-log p(reply | no context)",
+    "other_contexts": "-mean of log p(reply | another context), per token: likewise",
+    "other_contexts_sum": "-mean of log p(reply | another context)",
     "reverse": "log p(last turn | reply) by reverse_model, per token",
     "reverse_sum": "log p(last turn | reply) by reverse_model",
     "mbr": "mean chrF, 0 to 1, against the other candidates: minimum Bayes risk",
@@ -34,12 +36,14 @@ CRITERIA = {
     "length": "words of the reply",
 }
 DEFAULT_WEIGHTS = {"likelihood": 1.0}
+NEEDS = {"stock": "stock_phrases", "other_contexts": "other_contexts"}  # texts, by criterion
 # Options of ours beside those of `generate()`, and what each is where nothing sets it.
 OPTIONS = {
     "candidates": 1,
     "rerank": None,
     "reverse_model": None,
     "stock_phrases": (),
+    "other_contexts": (),
     "guidance_weight": 0.0,
     "guidance_tokens": 0,
 }
@@ -120,11 +124,17 @@ def split_options(model, options: Mapping) -> tuple[dict, dict]:
     if options.get("candidates") is None and not gives(own["candidates"], *mode):
         own["candidates"] = 1
     check_candidates(own["candidates"], own["rerank"], *mode, own["reverse_model"])
-    if (options.get("rerank") or {}).get("stock") and not own["stock_phrases"]:
-        raise ValueError(
-            "rerank weighs stock, but this model has no stock_phrases saved: give them, a list of "
-            "texts."
-        )
+    asked = {
+        name.removesuffix("_sum")
+        for name, weight in (options.get("rerank") or {}).items()
+        if weight
+    }
+    for name, texts in NEEDS.items():
+        if name in asked and not own[texts]:
+            raise ValueError(
+                f"rerank weighs {name}, but this model has no {texts} saved: give them, a list of "
+                "texts."
+            )
     replies = of("num_return_sequences", 1)
     if 1 < own["candidates"] < replies:
         raise ValueError(
@@ -159,7 +169,7 @@ def generate(model, tokenizer, inputs: Mapping, options: Mapping, reverse=None) 
     } or DEFAULT_WEIGHTS
     inputs = encode_once(model, inputs)
     pool = decode_pool(model, tokenizer, inputs, own["candidates"], options)
-    values = score_pool(model, tokenizer, inputs, pool, weights, own["stock_phrases"], reverse)
+    values = score_pool(model, tokenizer, inputs, pool, own | {"rerank": weights}, reverse)
     scores = weigh(values, weights)
     rows = zip(pool.texts, scores, strict=True)
     orders = [[*chain(*rank(texts, row))][:replies] for texts, row in rows]
@@ -229,16 +239,17 @@ def score_pool(
     tokenizer,
     inputs: Mapping,
     pool: Pool,
-    criteria: Sequence[str] | Mapping,
-    stock_phrases: Sequence[str] = (),
+    own: Mapping,
     reverse=None,
 ) -> dict[str, torch.Tensor]:
     """Compute criteria of all candidates, each (batch, candidates), unweighted.
 
-    `inputs` are what `encode_once` returns, with `input_ids` for the criteria that read words.
+    Args:
+        inputs: what `encode_once` returns, with `input_ids` for the criteria that read words.
+        own: `rerank` (the criteria), and the texts that they need (`NEEDS`).
     """
     shape, values = pool.ids.shape[:2], {}
-    wanted = {name.removesuffix("_sum") for name in criteria}
+    wanted = {name.removesuffix("_sum") for name in own["rerank"]}
     ids = pool.ids.flatten(0, 1)  # (rows, target_len)
     mask = is_reply(ids, model.generation_config.eos_token_id)  # (rows, target_len - 1)
     if "likelihood" in wanted:
@@ -249,13 +260,19 @@ def score_pool(
         rows = torch.zeros(len(ids), dtype=torch.long, device=ids.device)
         log_probs = log_likelihood(model, no_context(model, tokenizer), rows, ids, mask)
         values |= sums_and_means("context_free", -log_probs, mask)
+    if "other_contexts" in wanted:
+        others, log_probs = encode_others(model, tokenizer, own["other_contexts"]), 0
+        for place in range(len(others["attention_mask"])):
+            rows = torch.full((len(ids),), place, device=ids.device)
+            log_probs = log_probs + log_likelihood(model, others, rows, ids, mask)
+        values |= sums_and_means("other_contexts", -log_probs / (place + 1), mask)
     contexts = [turns_of(row, tokenizer) for row in inputs.get("input_ids", [])]
     if "reverse" in wanted:
         last = [turns[-1] for turns in contexts for _ in range(shape[1])]
         values |= reverse_likelihood(*reverse, last, [*chain(*pool.texts)])
     if "mbr" in wanted:
         values["mbr"] = torch.stack([mean_chrf(texts) for texts in pool.texts])
-    known = {letters(phrase) for phrase in stock_phrases}
+    known = {letters(phrase) for phrase in own["stock_phrases"]}
     of_texts = {
         "stock": lambda text, _: -float(letters(text) in known),
         "echo": lambda text, turns: -shared_words(text, " ".join(turns)),
@@ -265,7 +282,7 @@ def score_pool(
         measure = of_texts[name]
         pairs = zip(pool.texts, contexts or [()] * shape[0], strict=True)
         values[name] = torch.tensor([[measure(t, turns) for t in texts] for texts, turns in pairs])
-    return {name: values[name].float().cpu().view(shape) for name in criteria}
+    return {name: values[name].float().cpu().view(shape) for name in own["rerank"]}
 
 
 def weigh(values: Mapping[str, torch.Tensor], weights: Mapping[str, float]) -> list[list[float]]:
@@ -346,6 +363,13 @@ def no_context(model, tokenizer) -> dict:
     return encode_once(
         model, {"input_ids": input_ids, "attention_mask": torch.ones_like(input_ids)}
     )
+
+
+def encode_others(model, tokenizer, contexts: Sequence[str]) -> dict:
+    """Encode contexts that a reply does not answer."""
+    sources = [encode_context(context, tokenizer) for context in contexts]
+    ids, mask = pad(sources, tokenizer.pad_token_id, model.device)
+    return encode_once(model, {"input_ids": ids, "attention_mask": mask})
 
 
 def turns_of(ids: torch.Tensor, tokenizer) -> list[str]:

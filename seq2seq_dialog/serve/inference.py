@@ -326,7 +326,7 @@ def candidates(
     inputs = encode_once(model, _padded([ids], model, tokenizer, device))
     pool = decode_pool(model, tokenizer, inputs, own["candidates"], options)
     reverse, weights = reverse_model(model, generate_kwargs), own["rerank"]
-    values = score_pool(model, tokenizer, inputs, pool, weights, own["stock_phrases"], reverse)
+    values = score_pool(model, tokenizer, inputs, pool, own, reverse)
     scores, texts = weigh(values, weights)[0], pool.texts[0]
     distinct, others = rank(texts, scores)
     parts = {name: values[name][0].double() * weight for name, weight in weights.items()}

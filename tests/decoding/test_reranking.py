@@ -74,17 +74,22 @@ def pool_ids(model, tokenizer) -> list[list[int]]:
 @torch.no_grad()
 def test_likelihoods_are_those_of_a_plain_recomputation(model, tokenizer):
     source, nothing = encode_context(CONTEXT, tokenizer), [tokenizer.eos_token_id]
-    expected = {}
+    expected, others = {}, ["Is it far?", "Where have you been all day?"]
+    elsewhere = [encode_context(other, tokenizer) for other in others]
     for ids in pool_ids(model, tokenizer):
         text = tokenizer.decode(ids, skip_special_tokens=True).strip()
         with_context, without = (log_likelihood(model, x, ids) for x in (source, nothing))
+        after_others = torch.stack([log_likelihood(model, x, ids) for x in elsewhere]).mean(0)
         expected[text] = {
             "likelihood": with_context.mean(),
             "likelihood_sum": with_context.sum(),
             "context_free": -without.mean(),
             "context_free_sum": -without.sum(),
+            "other_contexts": -after_others.mean(),
+            "other_contexts_sum": -after_others.sum(),
         }
-    found = sampled(model, tokenizer, dict.fromkeys(expected[text], 1.0))
+    weights = dict.fromkeys(expected[text], 1.0)
+    found = sampled(model, tokenizer, weights, other_contexts=others)
     assert len({len(ids) for ids in pool_ids(model, tokenizer)}) > 1  # padding is between them
     assert {each.text for each in found} == expected.keys() - {""}
     for each in found:
@@ -157,6 +162,7 @@ def test_a_batch_gives_the_replies_of_its_contexts_alone(model, tokenizer):
         ({"candidates": 4, "num_beams": 2}, "2 beams give few: set do_sample"),
         ({"rerank": {"reverse": 1}}, "needs reverse_model"),
         ({"rerank": {"stock": 1}}, "has no stock_phrases saved"),
+        ({"rerank": {"other_contexts_sum": 1}}, "has no other_contexts saved"),
         ({"guidance_weight": -1}, "guidance_weight is -1; it must be at least 0"),
         (SAMPLING | {"num_return_sequences": 9}, "candidates are 6: raise"),
     ],
@@ -222,11 +228,27 @@ def test_a_reverse_model_reads_the_reply(model, tokenizer, saved):
     assert exchange_sides(rows).to_dict() == {"context": [["d"], ["e"]], "response": ["b", "c"]}
 
 
+def keep(model, tokenizer, contexts, rerank) -> None:
+    """Keep with a model what its run would."""
+    rows = Dataset.from_dict({"context": contexts})
+    settings = SimpleNamespace(decoding=DecodingArguments(rerank=rerank))
+    train.keep_for_reranking(model, tokenizer, SimpleNamespace(rows={"train": rows}), settings)
+
+
+def test_turns_of_other_dialogues_are_saved_where_they_are_weighed(model, tokenizer):
+    contexts = [["Who is it?", f"It's number {i // 2}."] for i in range(20)]
+    keep(model, tokenizer, contexts, '{"other_contexts": 0}')
+    assert getattr(model.generation_config, "other_contexts", None) is None
+    keep(model, tokenizer, contexts, '{"other_contexts_sum": 1}')
+    assert model.generation_config.other_contexts == [f"It's number {i}." for i in (0, 3, 6, 9)]
+    assert getattr(model.generation_config, "stock_phrases", None) is None
+    few = sampled(model, tokenizer, {"other_contexts": 1.0})
+    other = sampled(model, tokenizer, {"other_contexts": 1.0}, other_contexts=["Hm."])
+    assert few[0].score != other[0].score
+
+
 def test_stock_phrases_of_a_run_are_saved_and_avoided(model, tokenizer):
-    rows = Dataset.from_dict({"context": [CONTEXT] * 3})
-    weights = DecodingArguments(rerank='{"stock": 5}', candidates=4, do_sample=True)
-    settings = SimpleNamespace(decoding=weights)
-    train.find_stock_phrases(model, tokenizer, SimpleNamespace(rows={"train": rows}), settings)
+    keep(model, tokenizer, [CONTEXT] * 3, '{"stock": 5}')
     plain = generate_response(CONTEXT, model, tokenizer)
     assert model.generation_config.stock_phrases == [plain]
     said = sampled(model, tokenizer, {"likelihood": 1.0})
