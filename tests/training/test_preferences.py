@@ -292,6 +292,7 @@ def test_the_curves_are_of_likelihood_and_of_preferences():
 
 # Settings
 
+GAME = "--model_name_or_path m --adversarial true "
 DPO = "--model_name_or_path m --dpo true --metric_for_best_model preference_loss "
 
 
@@ -302,6 +303,9 @@ DPO = "--model_name_or_path m --dpo true --metric_for_best_model preference_loss
         ("--model_name_or_path m --dpo_beta 0.2", "dpo_beta has no effect without dpo"),
         ("--model_name_or_path m --metric_for_best_model preference_loss", "set dpo as well"),
         ('--new_model {"model_type":"t5"} --dpo true', "dpo improves a model that was trained"),
+        ("--model_name_or_path m --reward rollouts", "reward has no effect without adversarial"),
+        (GAME + "--rollouts 8", "rollouts has no effect without reward rollouts: set that, or"),
+        (GAME + "--discriminator_pool 9", "no effect without discriminator_warmup_steps auto"),
         (DPO + "--dpo_beta 0", "dpo_beta is 0.0; it must be above 0"),
         (DPO + "--negatives sample", "negatives has 'sample'.* Did you mean 'samples'"),
         (DPO + "--adversarial true", "adversarial does not work with dpo"),
