@@ -71,6 +71,21 @@ def test_votes_are_read_and_what_no_one_chose_is_counted(tmp_path):
     assert sum(map(len, ordinary.values())) == 33
 
 
+def test_rows_without_the_key_are_counted(tmp_path):
+    data = tmp_path / "data"
+    data.mkdir()
+    path = votes(data / "votes.jsonl", *GOOD)
+    with open(path, "a") as file:
+        file.write('{"context": ["Hello"], "chosen": "Hi."}\n')
+    (data / "talks.jsonl").write_text('{"dialog": ["Hi", "Oh", "Well"]}\n')
+    rows, problems = load_rows(reading(str(data)))
+    (counts,) = problems.values()
+    told = {kind: problem["count"] for kind, problem in counts.items() if isinstance(problem, dict)}
+    assert told == {"empty_rejected": 1, "no_rejected": 2}
+    assert counts["empty_rejected"]["first_lines"] == [31]
+    assert sum(map(len, rows.values())) == counts["pairs"] == 30
+
+
 def test_a_column_of_rejected_replies_may_have_another_name(tmp_path):
     lines = ["question,better,worse", *(f"Is it {i}?,Yes {i},No {i}" for i in range(20))]
     (tmp_path / "pairs.csv").write_text("\n".join(lines))
