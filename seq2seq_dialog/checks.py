@@ -13,7 +13,6 @@ from transformers.integrations import INTEGRATION_TO_CALLBACK
 
 from .errors import UsageError, nearest
 from .evaluation.catalogue import OF_LIKELIHOOD, OF_PREFERENCES, keys_with
-from .method_settings import LoraArguments, PreferenceArguments
 from .portable.reranking import check_candidates, check_weights
 from .settings import DataArguments, Settings
 from .shipped import COMMAND
@@ -30,6 +29,7 @@ def check(settings: Settings) -> None:
     _check_origin(settings)
     _check_sides(settings.data)
     _check_decoding(settings)
+    _check_unused(settings)
     _check_adversarial(settings)
     _check_objectives(settings)
     _check_preferences(settings)
@@ -148,9 +148,31 @@ def _check_adversarial(settings: Settings) -> None:
         )
 
 
-def _changed(group, defaults: type) -> list[str]:
+def _check_unused(settings: Settings) -> None:
+    """Refuse settings of a method that is not chosen."""
+    for group, method, way_out in (
+        (settings.adversarial, "adversarial", "set adversarial as well, to true"),
+        (settings.preferences, "dpo", "set dpo as well, to true"),
+        (settings.lora, "LoRA", "set lora_r as well, to 16"),
+    ):
+        if group.is_off and (changed := _changed(group)):
+            raise UsageError(f"{changed[0]} has no effect without {method}: {way_out}.")
+    adversarial = settings.adversarial
+    for name, is_used, method in (
+        ("rollouts", adversarial.reward == "rollouts", "reward rollouts"),
+        (
+            "discriminator_pool",
+            adversarial.discriminator_warmup_steps == "auto",
+            "discriminator_warmup_steps auto",
+        ),
+    ):
+        if name in _changed(adversarial) and not is_used:
+            raise UsageError(f"{name} has no effect without {method}: set that, or take it out.")
+
+
+def _changed(group) -> list[str]:
     """Name the settings of a group that are not the default."""
-    return [name for name, value in vars(group).items() if value != getattr(defaults, name)]
+    return [name for name, value in vars(group).items() if value != getattr(type(group), name)]
 
 
 def _check_objectives(settings: Settings) -> None:
@@ -170,8 +192,6 @@ def _check_preferences(settings: Settings) -> None:
     preferences, training = settings.preferences, settings.training
     metric = training.metric_for_best_model.removeprefix("eval_")
     if preferences.is_off:
-        if changed := _changed(preferences, PreferenceArguments):
-            raise UsageError(f"{changed[0]} has no effect without dpo: set dpo as well, to true.")
         if metric in OF_PREFERENCES:
             raise UsageError(f"metric_for_best_model is {metric}: set dpo as well, to true.")
         return
@@ -199,8 +219,6 @@ def _check_preferences(settings: Settings) -> None:
 def _check_lora(settings: Settings) -> None:
     lora, training = settings.lora, settings.training
     if lora.is_off:
-        if changed := _changed(lora, LoraArguments):
-            raise UsageError(f"{changed[0]} has no effect without LoRA: set lora_r as well, to 16.")
         return
     if not find_spec("peft"):
         raise UsageError(f"lora_r is {lora.lora_r}, which needs peft: pip install peft.")

@@ -136,6 +136,7 @@ def join_predictions(rows, outputs: list[dict], clean: Iterable[bool] | None) ->
     lines = []
     for row, output in zip(rows.select_columns(columns), outputs, strict=True):
         row["reference"] = row.pop("response")
+        output = {name: value for name, value in output.items() if name != "reply_cut"}
         lines.append(row | output)
     if clean is not None:
         for line, flag in zip(lines, clean, strict=True):

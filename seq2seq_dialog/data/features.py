@@ -37,7 +37,8 @@ def encode(
     token, so that no model learns to stop in the middle of a sentence.
 
     Args:
-        batch: columns `context` (lists of utterances, oldest first) and `response`.
+        batch: columns `context` (lists of utterances, oldest first) and `response`; perhaps
+            `response_cut` (bool), of a reply that was cut before.
 
     Returns:
         Columns `input_ids` and `labels` (a list of ids each row), `source_length` and
@@ -54,7 +55,8 @@ def encode(
     end = tokenizer.eos_token_id  # ends a reply, even where none ends a context or more follows
     after_reply = [*takewhile(end.__ne__, after), end]
     columns = {"input_ids": [], "labels": [], "turns_cut": [], "target_cut": []}
-    for context, response in zip(contexts, responses, strict=True):
+    cut_before = batch["response_cut"] if "response_cut" in batch else [False] * len(responses)
+    for context, response, is_cut in zip(contexts, responses, cut_before, strict=True):
         turns = [texts[turn] for turn in context if texts[turn]]
         input_ids, cut = join_turns(
             [ids[turn] for turn in turns],
@@ -63,11 +65,13 @@ def encode(
             max_source_length,
             count_background(turns),
         )
-        labels = [*before, *ids[texts[response]], *after_reply]
+        labels = [*before, *ids[texts[response]]]
+        if not (is_cut and labels):  # there must be a token to learn
+            labels += after_reply
         columns["input_ids"].append(input_ids)
         columns["labels"].append(labels[:max_target_length])
         columns["turns_cut"].append(cut)
-        columns["target_cut"].append(len(labels) > max_target_length)
+        columns["target_cut"].append(is_cut or len(labels) > max_target_length)
     columns["source_length"] = [len(i) for i in columns["input_ids"]]
     columns["target_length"] = [len(i) for i in columns["labels"]]
     unknown = tokenizer.unk_token_id

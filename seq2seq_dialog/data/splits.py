@@ -70,9 +70,15 @@ def stream(
 
 
 def _read_preferences(read: ReadSplit, note: Note) -> Iterator[Dialogue]:
-    """Read dialogues, of whose pairs those are left that have a rejected reply."""
-    for dialogue in read(note):
-        yield dialogue._replace(pairs=[p for p in dialogue.pairs if "rejected" in p.labels])
+    """Read dialogues, of whose pairs those are left that have a rejected reply.
+
+    The others are noted with the number of their dialogue: not every form has lines.
+    """
+    for number, dialogue in enumerate(read(note), 1):
+        pairs = [pair for pair in dialogue.pairs if "rejected" in pair.labels]
+        for _ in range(len(dialogue.pairs) - len(pairs)):
+            note("no_rejected", number)
+        yield dialogue._replace(pairs=pairs)
 
 
 def is_official(readers: dict) -> bool:

@@ -201,16 +201,46 @@ class ContextFreeGuidance(LogitsProcessor):
     def __init__(self, model, tokenizer, weight: float, tokens: int = 0):
         self.model, self.weight, self.tokens = model, weight, tokens
         self.source = no_context(model, tokenizer)
+        # Replies that the decoder has read to no context, (distinct, length), and its cache.
+        self._replies, self._cache = None, None
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         if 0 < self.tokens < input_ids.shape[1]:
             return scores
-        # All tokens anew each time: rows may have been moved, repeated or left out.
-        source = rows_of(self.source, input_ids.new_zeros(len(input_ids)))
-        outputs = self.model(**source, decoder_input_ids=input_ids, use_cache=False)
-        without = outputs.logits[:, -1].float().log_softmax(-1)  # (rows, vocab)
+        # Without a context, equal replies so far go on equally: each is computed once.
+        replies, places = input_ids.unique(dim=0, return_inverse=True)
+        without = self._next_log_probs(replies)[places]  # (rows, vocab)
         scores = scores.log_softmax(-1)
         return scores + self.weight * (scores - without)
+
+    def _next_log_probs(self, replies: torch.Tensor) -> torch.Tensor:
+        """Score the tokens after replies (distinct, length) to no context, (distinct, vocab)."""
+        cache, unread = None, replies
+        if hasattr(self._cache, "reorder_cache"):  # not a tuple, which some models return
+            rows = find_rows(replies[:, :-1], self._replies)
+            if rows is not None:
+                self._cache.reorder_cache(rows)
+                cache, unread = self._cache, replies[:, -1:]
+        source = rows_of(self.source, replies.new_zeros(len(replies)))
+        outputs = self.model(
+            **source, decoder_input_ids=unread, past_key_values=cache, use_cache=True
+        )
+        self._replies, self._cache = replies, outputs.past_key_values
+        return outputs.logits[:, -1].float().log_softmax(-1)
+
+
+def find_rows(wanted: torch.Tensor, table: torch.Tensor) -> torch.Tensor | None:
+    """Find each of the rows `wanted` (rows, length) in a table of distinct ones, (rows,).
+
+    Returns None if the table has rows of another length, or lacks one.
+    """
+    if table.shape[1] != wanted.shape[1]:
+        return None
+    _, numbers = torch.cat([table, wanted]).unique(dim=0, return_inverse=True)
+    places = torch.full_like(numbers, -1)  # of each number, its row in the table
+    places[numbers[: len(table)]] = torch.arange(len(table), device=table.device)
+    rows = places[numbers[len(table) :]]
+    return None if (rows < 0).any() else rows
 
 
 def encode_once(model, inputs: Mapping) -> dict:

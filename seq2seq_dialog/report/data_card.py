@@ -31,6 +31,7 @@ PROBLEMS = {
     "empty_context": "a row without context, dropped",
     "empty_response": "a row without reply, dropped",
     "empty_rejected": "a row without rejected reply, dropped",
+    "no_rejected": "a pair of a dialogue without rejected replies, dropped",
     "equal_replies": "a row whose rejected reply is the chosen one, dropped",
     "rejected_not_read": "a row with a rejected reply, which is not read",
     "eou_inside": "the mark of a turn inside an utterance, removed",

@@ -34,12 +34,13 @@ def evaluate_examples(trainer, dataloader, with_replies: bool) -> list[dict]:
 
     Returns a dict per example of all processes, in the order of the dataset: `nll` of the target
     (nats, summed), `exchanged_nll` after the context of another example of its batch (None where it
-    is alone), `tokens` of the target and `bytes` of its text, `reply` (None without replies).
+    is alone), `tokens` of the target and `bytes` of its text, `reply` and `reply_cut`, whether the
+    length limit cut it (both None without replies).
     """
     model, sharded = trainer.model, trainer.is_fsdp_enabled
     # FSDP and DeepSpeed have cast the weights.
     precision = trainer.accelerator.autocast if sharding_of(trainer) == UNSHARDED else nullcontext
-    names = ("nll", "exchanged_nll", "tokens", "reply")
+    names = ("nll", "exchanged_nll", "tokens", "reply", "reply_cut")
     results = []  # (index, *names) of each example of this process
     for indices, batch in zip(dataloader.batch_sampler, dataloader, strict=True):
         tokens = batch["labels"].ne(IGNORE).sum(-1)  # (batch,)
@@ -51,13 +52,14 @@ def evaluate_examples(trainer, dataloader, with_replies: bool) -> list[dict]:
             nll = target_nll(model, inputs, tokens, sharded).tolist()
             exchanged = target_nll(model, inputs, tokens, sharded, exchange=True).tolist()
             exchanged = [None] if len(indices) == 1 else exchanged  # there is no other context
-            replies = [None] * len(indices)
+            replies = cut = [None] * len(indices)
             if with_replies:
                 seed = trainer.args.seed + indices[0]
                 if not sharded:
                     inputs["input_ids"] = source_ids
-                replies = generate_replies(model, trainer.processing_class, inputs, seed, sharded)
-        results += zip(indices, nll, exchanged, tokens.tolist(), replies, strict=True)
+                tokenizer = trainer.processing_class
+                replies, cut = generate_replies(model, tokenizer, inputs, seed, sharded)
+        results += zip(indices, nll, exchanged, tokens.tolist(), replies, cut, strict=True)
         trainer.control = trainer.callback_handler.on_prediction_step(
             trainer.args, trainer.state, trainer.control
         )
@@ -157,8 +159,12 @@ def target_nll(
     return torch.cat(nll)
 
 
-def generate_replies(model, tokenizer, inputs: dict, seed: int, sharded: bool) -> list[str]:
+def generate_replies(
+    model, tokenizer, inputs: dict, seed: int, sharded: bool
+) -> tuple[list[str], list[bool]]:
     """Decode a reply to each source of a batch with the model's generation config.
+
+    Returns the replies, and of each whether the length limit cut it, so that it has no end token.
 
     `inputs` have `input_ids` (batch, source_len), what `encode_sources` returns, or both. Sampling,
     by `seed`, leaves the random state of the training alone.
@@ -184,7 +190,8 @@ def generate_replies(model, tokenizer, inputs: dict, seed: int, sharded: bool) -
         reverse = reverse_model(model, options)
         output_ids = generate(model, tokenizer, sources, options, reverse)  # (batch, target_len)
     texts = tokenizer.batch_decode(output_ids, skip_special_tokens=True)
-    return [text.strip() for text in texts]
+    has_end = (output_ids[:, 1:] == tokenizer.eos_token_id).any(1)  # (batch,)
+    return [text.strip() for text in texts], (~has_end).tolist()
 
 
 def _part_size(batch_size: int) -> int:

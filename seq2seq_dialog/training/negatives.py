@@ -14,10 +14,13 @@ MOST_PHRASES = 100  # of the replies that come most often
 DRAWS = 50  # tries to find a reply that says something else
 
 
-def draw_negatives(trainer, features: Dataset, train_replies: Sequence[str]) -> list[str]:
+def draw_negatives(
+    trainer, features: Dataset, train_replies: Sequence[str]
+) -> tuple[list[str], list[bool]]:
     """Draw a rejected reply for each pair, of the kinds in `negatives`, each for as many pairs.
 
-    A sample may, by chance, be the chosen reply; such a pair teaches nothing.
+    A sample may, by chance, be the chosen reply; such a pair teaches nothing. Returns the replies,
+    and of each whether it is a sample that the length limit cut.
 
     Args:
         trainer: a `PreferenceTrainer`; its model is that which samples.
@@ -29,7 +32,7 @@ def draw_negatives(trainer, features: Dataset, train_replies: Sequence[str]) -> 
     kind_of = rng.permutation(np.arange(len(features)) % len(kinds))  # (pairs,)
     replies, dialogue_ids = list(features["response"]), list(features["dialogue_id"])
     phrases = stock_phrases(train_replies) if "stock_phrases" in kinds else {}
-    texts = [""] * len(features)
+    texts, cut = [""] * len(features), [False] * len(features)
     for place in range(len(features)):
         kind = kinds[kind_of[place]]
         if kind == "other_contexts":
@@ -41,8 +44,8 @@ def draw_negatives(trainer, features: Dataset, train_replies: Sequence[str]) -> 
         with decoding_bare(trainer.model, temperature=1.0):
             examples = trainer._measure(features.select(places), with_replies=True)
         for place, example in zip(places, examples, strict=True):
-            texts[place] = example["reply"]
-    return texts
+            texts[place], cut[place] = example["reply"], example["reply_cut"]
+    return texts, cut
 
 
 def other_reply(

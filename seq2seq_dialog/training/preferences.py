@@ -12,16 +12,25 @@ than short ones (Lambert et al., 2024, section 5.1). `dpo_likelihood_weight` add
 al., 2024).
 
 The reference does not change. So its log-likelihoods are measured once, before training, and are
-columns of the features from then on: no second model is held.
+columns of the features from then on: no second model is held. They are kept in the data cache, for
+when the run goes on, and for other runs of the same model and data.
 """
 
+import hashlib
+import inspect
+import json
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from itertools import cycle, islice
+from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
 import torch
+import xxhash
+from accelerate.utils import gather_object
 from datasets import Dataset, concatenate_datasets
+from datasets.config import HF_DATASETS_CACHE
 from torch.nn import functional
 from tqdm.auto import tqdm
 from transformers.trainer_utils import EvalLoopOutput
@@ -31,6 +40,7 @@ from ..data.features import encode_rows
 from ..errors import UsageError
 from ..evaluation.catalogue import METRICS
 from ..method_settings import PreferenceArguments
+from ..run_folder import read_json, write_json
 from ..settings import DataArguments
 from ..training_settings import DialogueTrainingArguments
 from .adversarial import switch_off_dropout
@@ -46,6 +56,7 @@ REJECTED = {
     "rejected_length": "target_length",
     "rejected_cut": "target_cut",
 }
+DRY_RUN_PAIRS = 64  # that a dry run samples and measures
 
 
 class PreferenceTrainer(DialogueTrainer):
@@ -97,41 +108,92 @@ class PreferenceTrainer(DialogueTrainer):
         self.training_collator = PreferenceCollator(processing_class.pad_token_id)
         self._reference = None  # log-likelihoods of a batch's replies, (pairs, 2)
         self._means = LoggedMeans()
-        replies = self.train_dataset["response"]
-        self.train_dataset = doubled_lengths(self.with_reference(self.train_dataset, replies))
+        self._weights_hash = hash_weights(model)
+        train = self.train_dataset
+        self.train_dataset = doubled_lengths(self.with_reference(train, train))
         if self.eval_dataset is not None:
-            self.eval_dataset = self.with_reference(self.eval_dataset, replies)
+            self.eval_dataset = self.with_reference(self.eval_dataset, train)
 
     # The data
 
-    def with_reference(self, features: Dataset, train_replies: Sequence[str]) -> Dataset:
+    def with_reference(self, features: Dataset, train: Dataset) -> Dataset:
         """Add rejected replies and the log-likelihoods of both under the model as it is.
 
         New columns: `rejected_labels`, `rejected_length` (tokens), `rejected_cut`, and in nats
-        `reference_chosen` and `reference_rejected`.
+        `reference_chosen` and `reference_rejected`. Stock phrases are those of `train`.
         """
+        rows = features
         if "rejected" not in features.column_names:
-            texts = draw_negatives(self, features, train_replies)
-            features = features.add_column("rejected", texts)
-        rows = features.select_columns(["context", "rejected"])
-        rows = rows.rename_column("rejected", "response")
+            rows = self._with_cached(features, train, self._negatives)
+            features = features.add_column("rejected", rows["rejected"][:])
+        names = {"context", "rejected", "response_cut"} & set(rows.column_names)
+        rows = rows.select_columns(sorted(names)).rename_column("rejected", "response")
         with self.args.main_process_first(desc="tokenising the rejected replies"):
             encoded = encode_rows(rows, self.processing_class, self.data)
         encoded = encoded.select_columns(["labels", "target_length", "target_cut"])
         encoded = encoded.rename_columns({REJECTED[name]: name for name in REJECTED})
         features = concatenate_datasets([features, encoded], axis=1)
+        return self._with_cached(features, train, self._log_likelihoods)
+
+    def _negatives(self, features: Dataset, train: Dataset) -> dict[str, list]:
+        """Make the columns of `draw_negatives`."""
+        texts, cut = draw_negatives(self, features, train["response"])
+        return {"rejected": texts, "response_cut": cut}
+
+    def _log_likelihoods(self, features: Dataset, train: Dataset) -> dict[str, list]:
+        """Measure the columns `reference_chosen` and `reference_rejected`."""
         if self.is_world_process_zero() and not self.args.disable_tqdm:
-            tqdm.write(f"Measuring {len(features):,} pairs under the model as it begins")
-        for name, replies in (("chosen", features), ("rejected", rejected_replies(features))):
-            logps = [-example["nll"] for example in self._measure(replies)]
-            features = features.add_column(f"reference_{name}", logps)
+            count = min(len(features), DRY_RUN_PAIRS) if self.args.dry_run else len(features)
+            tqdm.write(f"Measuring {count:,} pairs under the model as it begins")
+        replies = {"chosen": features, "rejected": rejected_replies(features)}
+        return {
+            f"reference_{name}": [-example["nll"] for example in self._measure(each)]
+            for name, each in replies.items()
+        }
+
+    def _with_cached(self, features: Dataset, train: Dataset, compute: Callable) -> Dataset:
+        """Add the columns that `compute` makes; they come from the cache if it has them."""
+        path = self._cache_path(compute.__name__, features, train)
+        if all(gather_object([path.is_file()])):  # else all processes compute together
+            columns = read_json(path)
+        else:
+            columns = compute(features, train)
+            if self.is_world_process_zero() and not self.args.dry_run:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                write_json(path, columns)
+        for name, column in columns.items():
+            features = features.add_column(name, column)
         return features
 
+    def _cache_path(self, name: str, features: Dataset, train: Dataset) -> Path:
+        """Name a file by what columns of the features depend on: model, data, settings, code."""
+        model, args = self.model, self.args
+        sources = map(inspect.getfile, (PreferenceTrainer, draw_negatives, evaluate_examples))
+        content = [
+            name,
+            *(features._fingerprint, train._fingerprint),
+            *(self._weights_hash, model.config.to_json_string()),
+            model.generation_config.to_json_string(),
+            *(self.preferences.negatives, args.seed, args.eval_tokens_per_batch),
+            *(self.accelerator.mixed_precision, args.device.type),
+            *(Path(source).read_text("utf-8") for source in sources),
+        ]
+        digest = hashlib.sha256(json.dumps(content).encode()).hexdigest()[:32]
+        cache = self.data.data_cache or HF_DATASETS_CACHE
+        return Path(cache) / "preferences" / f"{digest}.json"
+
     def _measure(self, features: Dataset, with_replies: bool = False) -> list[dict]:
-        """Return what `evaluate_examples` does, without a bar of progress."""
+        """Return what `evaluate_examples` does, without a bar of progress.
+
+        In a dry run, the first examples stand for all.
+        """
         self.model.eval()
         self.callback_handler.eval_dataloader = None
-        return evaluate_examples(self, self.get_eval_dataloader(features), with_replies)
+        count = len(features)
+        if self.args.dry_run:
+            features = features.select(range(min(count, DRY_RUN_PAIRS)))
+        examples = evaluate_examples(self, self.get_eval_dataloader(features), with_replies)
+        return [*islice(cycle(examples), count)]
 
     def _count(self, batch) -> int:
         return len(batch["labels"]) // 2
@@ -230,6 +292,14 @@ class PreferenceCollator(DialogueCollator):
         reference = [[example[name] for name in names] for example in examples]
         batch = super().__call__([*examples, *rejected])
         return batch | {"reference": torch.tensor(reference, dtype=torch.float32)}
+
+
+def hash_weights(model: torch.nn.Module) -> str:
+    """Hash a model's weights."""
+    digest = xxhash.xxh3_128()
+    for weights in model.state_dict().values():
+        digest.update(weights.cpu().flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()
 
 
 def rejected_replies(features: Dataset) -> Dataset:

@@ -192,6 +192,33 @@ def test_guidance_is_its_formula_and_the_same_on_every_way(model, tokenizer):
     assert guided != [generate_response(c, model, tokenizer, max_new_tokens=8) for c in contexts]
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("kind", ["t5", "rnn"])
+def test_guidance_reads_each_token_once_wherever_rows_go(kind, model, tokenizer, make_rnn):
+    model = model if kind == "t5" else make_rnn()
+    guidance = ContextFreeGuidance(model, tokenizer, 0.5)
+    read = []
+    hook = lambda _, args, inputs: read.append(tuple(inputs["decoder_input_ids"].shape))  # noqa: E731
+    model.register_forward_pre_hook(hook, with_kwargs=True)
+    scores = torch.randn(4, 512)
+    for rows, expected in (
+        ([[0], [0], [0], [0]], (1, 1)),  # equal ones once
+        ([[0, 7], [0, 5], [0, 5], [0, 5]], (2, 1)),
+        ([[0, 5, 9], [0, 5, 4], [0, 7, 4], [0, 5, 4]], (3, 1)),  # moved
+        ([[0, 7, 4, 6], [0, 5, 4, 6]], (2, 1)),  # some have left
+        ([[0], [0]], (1, 1)),  # another batch
+        ([[0, 5, 8], [0, 3, 8]], (2, 3)),  # others: all is read
+    ):
+        ids = torch.tensor(rows)
+        found = guidance(ids, scores[: len(ids)])
+        assert read[-1] == expected
+        source = {"input_ids": torch.tensor([[tokenizer.eos_token_id]] * len(ids))}
+        without = model(**source, decoder_input_ids=ids).logits[:, -1].log_softmax(-1)
+        with_context = scores[: len(ids)].log_softmax(-1)
+        expected = 1.5 * with_context - 0.5 * without
+        torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
+
+
 def test_the_pipeline_and_the_evaluation_choose_the_same_reply(model, tokenizer):
     weights, beams = {"likelihood": 1, "context_free": 1.5}, {"num_beams": 4, "max_new_tokens": 8}
     pipe = DialoguePipeline(model=model, tokenizer=tokenizer, device="cpu")
@@ -211,7 +238,8 @@ def test_the_pipeline_and_the_evaluation_choose_the_same_reply(model, tokenizer)
     ids = torch.tensor([encode_context(CONTEXT, tokenizer)] * 2)
     inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
     encoded = encode_sources(model.eval(), **inputs) | inputs
-    assert generate_replies(model, tokenizer, encoded, 0, sharded=False) == [saved, saved]
+    replies, _ = generate_replies(model, tokenizer, encoded, 0, sharded=False)
+    assert replies == [saved, saved]
 
 
 @torch.no_grad()

@@ -1,5 +1,7 @@
 """Preference trainers of tiny models."""
 
+from dataclasses import replace
+
 from transformers import set_seed
 
 from seq2seq_dialog.method_settings import PreferenceArguments
@@ -30,7 +32,7 @@ def make_trainer(model, tokenizer, features, folder, preferences, **settings):
         DialogueTrainingArguments(**(defaults | settings)),
         tokenizer,
         PreferenceArguments(dpo=True, **preferences),
-        LIMITS,
+        replace(LIMITS, data_cache=str(folder / "cache")),
         train_dataset=features,
         eval_dataset=features.select(range(20)),
     )

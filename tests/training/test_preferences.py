@@ -21,6 +21,7 @@ from seq2seq_dialog.report.pictures import curve_panels
 from seq2seq_dialog.settings import DataArguments
 from seq2seq_dialog.train import check_rejected
 from seq2seq_dialog.train_arguments import parse
+from seq2seq_dialog.training import evaluating, preferences
 from seq2seq_dialog.training.lora import add_adapter
 from seq2seq_dialog.training.negatives import other_phrase, stock_phrases
 
@@ -69,6 +70,21 @@ def test_votes_are_read_and_what_no_one_chose_is_counted(tmp_path):
     ordinary, _ = load_rows(DataArguments(data=path))  # plain training takes what was chosen
     assert "rejected" not in ordinary["train"].column_names
     assert sum(map(len, ordinary.values())) == 33
+
+
+def test_rows_without_the_key_are_counted(tmp_path):
+    data = tmp_path / "data"
+    data.mkdir()
+    path = votes(data / "votes.jsonl", *GOOD)
+    with open(path, "a") as file:
+        file.write('{"context": ["Hello"], "chosen": "Hi."}\n')
+    (data / "talks.jsonl").write_text('{"dialog": ["Hi", "Oh", "Well"]}\n')
+    rows, problems = load_rows(reading(str(data)))
+    (counts,) = problems.values()
+    told = {kind: problem["count"] for kind, problem in counts.items() if isinstance(problem, dict)}
+    assert told == {"empty_rejected": 1, "no_rejected": 2}
+    assert counts["empty_rejected"]["first_lines"] == [31]
+    assert sum(map(len, rows.values())) == counts["pairs"] == 30
 
 
 def test_a_column_of_rejected_replies_may_have_another_name(tmp_path):
@@ -134,10 +150,8 @@ def test_each_pair_gets_a_negative_of_each_kind_as_often(model, tokenizer, featu
         responses[7 * place] = phrase
     features = features.remove_columns("response").add_column("response", responses)
     kinds = {"negatives": ["other_contexts", "stock_phrases", "samples"]}
-    drawn = [
-        list(make_trainer(model, tokenizer, features, tmp_path, kinds).train_dataset["rejected"])
-        for _ in range(2)
-    ]
+    trainers = [make_trainer(model, tokenizer, features, tmp_path / n, kinds) for n in "ab"]
+    drawn = [list(trainer.train_dataset["rejected"]) for trainer in trainers]
     assert drawn[0] == drawn[1]  # a run that goes on draws the same
     assert 20 <= sum(text in said for text in drawn[0]) < 30
     others = [text in responses and text not in said for text in drawn[0]]
@@ -152,6 +166,70 @@ def test_other_contexts_are_of_other_dialogues(trainer):
     for row in rows:
         ids.setdefault(row["response"], set()).add(row["dialogue_id"])
     assert all(ids[row["rejected"]] - {row["dialogue_id"]} for row in rows)
+
+
+def test_a_sample_that_was_cut_has_no_end(model, tokenizer, features, tmp_path, monkeypatch):
+    end = tokenizer.eos_token_id
+
+    def reply(model, tokenizer, sources, *args):
+        rows = torch.tensor([[0, 20, 21, end, 0], [0, 20, 21, 22, 23], [0, 0, 0, 0, 0]])
+        return rows[torch.arange(len(sources["attention_mask"])) % 3]
+
+    monkeypatch.setattr(evaluating, "generate", reply)
+    rows = make_trainer(
+        model, tokenizer, features, tmp_path, {"negatives": ["samples"]}
+    ).train_dataset
+    ended, cut, empty = (tokenizer.decode(ids) for ids in ([20, 21], [20, 21, 22, 23], []))
+    has_end = [row["rejected_labels"][-1] == end for row in rows]
+    seen = set(zip(rows["rejected"], rows["rejected_cut"], has_end, strict=True))
+    assert seen == {(ended, False, True), (cut, True, False), (empty, True, True)}
+
+
+@pytest.fixture
+def passes(model):
+    """The passes of the model so far."""
+    seen = []
+    model.register_forward_pre_hook(lambda *inputs: seen.append(inputs))
+    return seen
+
+
+def test_references_are_kept_for_their_model_and_data_alone(
+    model, tokenizer, features, tmp_path, passes
+):
+    kinds = {"negatives": ["samples", "other_contexts"]}
+    names = ["rejected", "rejected_cut", "reference_chosen", "reference_rejected"]
+
+    def columns(features, **settings):
+        passes.clear()
+        trainer = make_trainer(model, tokenizer, features, tmp_path, kinds, **settings)
+        return trainer.train_dataset.select_columns(names).to_dict()
+
+    features = features.select(range(20))
+    measured = columns(features)
+    assert passes
+    assert columns(features) == measured and not passes
+    assert columns(features.select(range(19, -1, -1))) != measured and passes
+    assert columns(features, seed=7)["rejected"] != measured["rejected"] and passes
+    model.get_output_embeddings().weight.data.mul_(1.1)
+    assert columns(features)["reference_chosen"] != measured["reference_chosen"] and passes
+
+
+def test_a_dry_run_measures_a_few_pairs_and_keeps_nothing(
+    model, tokenizer, features, tmp_path, monkeypatch
+):
+    sizes = []
+
+    def measure(trainer, loader, with_replies):
+        sizes.append(len(loader.dataset))
+        return evaluating.evaluate_examples(trainer, loader, with_replies)
+
+    monkeypatch.setattr(preferences, "DRY_RUN_PAIRS", 4)
+    monkeypatch.setattr(preferences, "evaluate_examples", measure)
+    kinds = {"negatives": ["samples"]}
+    trainer = make_trainer(model, tokenizer, features, tmp_path, kinds, dry_run=True)
+    assert sizes == [4] * 6  # samples, chosen and rejected replies of two splits
+    assert len(trainer.train_dataset) == 60 and len(list(trainer.get_train_dataloader())) > 5
+    assert not (tmp_path / "cache").exists()
 
 
 def test_stock_phrases_are_what_is_said_most_often():
@@ -292,6 +370,7 @@ def test_the_curves_are_of_likelihood_and_of_preferences():
 
 # Settings
 
+GAME = "--model_name_or_path m --adversarial true "
 DPO = "--model_name_or_path m --dpo true --metric_for_best_model preference_loss "
 
 
@@ -302,6 +381,9 @@ DPO = "--model_name_or_path m --dpo true --metric_for_best_model preference_loss
         ("--model_name_or_path m --dpo_beta 0.2", "dpo_beta has no effect without dpo"),
         ("--model_name_or_path m --metric_for_best_model preference_loss", "set dpo as well"),
         ('--new_model {"model_type":"t5"} --dpo true', "dpo improves a model that was trained"),
+        ("--model_name_or_path m --reward rollouts", "reward has no effect without adversarial"),
+        (GAME + "--rollouts 8", "rollouts has no effect without reward rollouts: set that, or"),
+        (GAME + "--discriminator_pool 9", "no effect without discriminator_warmup_steps auto"),
         (DPO + "--dpo_beta 0", "dpo_beta is 0.0; it must be above 0"),
         (DPO + "--negatives sample", "negatives has 'sample'.* Did you mean 'samples'"),
         (DPO + "--adversarial true", "adversarial does not work with dpo"),

@@ -353,8 +353,8 @@ def _read_pairs(found: dict[str, str], rows: Rows, note: Note) -> Iterator[Dialo
         if not context or not response:
             note("empty_response" if context else "empty_context", number)
             continue
-        if found.get("rejected") in row:
-            labels["rejected"] = clean_text(_reply(row[found["rejected"]]))
+        if "rejected" in found:
+            labels["rejected"] = clean_text(_reply(row.get(found["rejected"])))
             if labels["rejected"] in ("", response):
                 note("equal_replies" if labels["rejected"] else "empty_rejected", number)
                 continue
