@@ -26,6 +26,24 @@ def changed_settings(config: GenerationConfig) -> set[str]:
     return {name for name in config.to_diff_dict() if not name.endswith(("_id", "_version"))}
 
 
+def most_new_tokens(config: GenerationConfig) -> int:
+    """Return how long a reply can be, in tokens without the start token, as `generate()` has it."""
+    if config.max_new_tokens is not None:
+        return config.max_new_tokens
+    if config.max_length in (None, GenerationConfig().max_length):  # a default of transformers 4
+        return 20
+    return config.max_length - 1
+
+
+def finish_reason(config: GenerationConfig, length: int, has_end: bool) -> str:
+    """Say why a reply of so many tokens, the end token included, has ended: "stop" or "length".
+
+    Some models have the end token forced upon the last place. It ends no reply by itself.
+    """
+    is_forced = config.forced_eos_token_id is not None and length >= most_new_tokens(config)
+    return "stop" if has_end and not is_forced else "length"
+
+
 def generation_config(args: DecodingArguments, model) -> GenerationConfig:
     """Make the decoding settings saved with a model: all, for both lines of transformers."""
     settings = {name: value for name, value in vars(args).items() if not name.startswith("_")}

@@ -20,6 +20,7 @@ from transformers import DynamicCache, EncoderDecoderCache, GenerationConfig
 
 from ..portable import RnnSeq2SeqConfig
 from .batch_loop import Decoder, merge_parts, sample
+from .generation_config import finish_reason
 
 # Models whose batches can be joined, by `model_type`: no token has a position of its own.
 JOINABLE = {"t5", "mt5", "umt5", RnnSeq2SeqConfig.model_type}
@@ -30,7 +31,7 @@ class Step(NamedTuple):
 
     row: object
     token_id: int
-    finish_reason: str | None  # "stop" (it is an end token), "length", or None: the reply goes on
+    finish_reason: str | None  # see `generation_config.finish_reason`; None: the reply goes on
 
 
 @dataclass
@@ -56,9 +57,9 @@ class Group:
         ended = self.stopping_criteria(self.input_ids, None).tolist()
         ends = self.config.eos_token_id
         ends = ends if isinstance(ends, list) else [ends]
-        steps = []
+        length, steps = self.input_ids.shape[1] - 1, []
         for row, token_id, is_last in zip(self.rows, next_ids[:, 0].tolist(), ended, strict=True):
-            reason = ("stop" if token_id in ends else "length") if is_last else None
+            reason = finish_reason(self.config, length, token_id in ends) if is_last else None
             steps.append(Step(row, token_id, reason))
         return steps
 

@@ -10,7 +10,7 @@ from ..errors import UsageError, nearest
 from ..hub_errors import check_name
 from ..portable.configuration_rnn import RnnSeq2SeqConfig
 from ..portable.context import TURN_SEPARATOR, special_ids
-from ..portable.options import Bounds
+from ..portable.options import Bounds, positions
 from ..settings import DataArguments, DecodingArguments, ModelArguments, Settings
 from ..shipped import find_model
 from ..strict_yaml import load_mapping
@@ -124,7 +124,7 @@ def _complete_special_tokens(config, tokenizer) -> None:
 
 def check_lengths(model, data: DataArguments, decoding: DecodingArguments) -> None:
     """Refuse lengths for which a model has no positions; T5's are relative, without a limit."""
-    source, target = _positions(model.config)
+    source, target = positions(model.config)
     lengths = {
         "max_source_length": (data.max_source_length, source, source),
         "max_target_length": (data.max_target_length, target, target),
@@ -133,18 +133,6 @@ def check_lengths(model, data: DataArguments, decoding: DecodingArguments) -> No
     for name, (length, most, limit) in lengths.items():
         if length > most:
             raise UsageError(f"{name} must be at most {most}: the model has {limit} positions.")
-
-
-def _positions(config) -> tuple[float, float]:
-    """Return the positions of encoder and decoder; infinity where their number has no limit."""
-    found = []
-    for part in ("encoder", "decoder"):
-        of_part = getattr(config, part, config)  # a config of its own in T5Gemma and in pairs
-        of_part = getattr(of_part, "text_config", of_part)
-        names = (f"max_{part}_position_embeddings", "max_position_embeddings")  # LED has the first
-        limits = [getattr(of_part, name, None) for name in names]
-        found.append(next((limit for limit in limits if limit is not None), math.inf))
-    return tuple(found)
 
 
 def check_sizes(settings: Settings) -> None:

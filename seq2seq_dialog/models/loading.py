@@ -65,7 +65,7 @@ def load_model_files(name: str, what: str, remedy: str, **options):
                 f"{len(broken)} of its weights hold NaN or infinity ({_shown(broken)})."
             )
         try:
-            checked_options(model.generation_config.to_dict())
+            checked_options(model.generation_config.to_dict(), model.config)
         except ValueError as error:
             raise ValueError(f"in its {DECODING_FILE}, {error}") from error
     return model

@@ -74,11 +74,27 @@ DECODING = {
 }
 
 
-def checked_options(options: Mapping) -> dict:
+def positions(config) -> tuple[float, float]:
+    """Return the positions of encoder and decoder; infinity where their number has no limit."""
+    found = []
+    for part in ("encoder", "decoder"):
+        of_part = getattr(config, part, config)  # a config of its own in T5Gemma and in pairs
+        of_part = getattr(of_part, "text_config", of_part)
+        names = (f"max_{part}_position_embeddings", "max_position_embeddings")  # LED has the first
+        limits = [getattr(of_part, name, None) for name in names]
+        found.append(next((limit for limit in limits if limit is not None), math.inf))
+    return tuple(found)
+
+
+def checked_options(options: Mapping, config=None) -> dict:
     """Return options of `generate()` as it wants them; refuse those that cannot be.
 
+    Args:
+        options: None is the model's own setting.
+        config: of the model, which may limit how long a reply can be.
+
     Raises:
-        ValueError: an option, its value, and what it may be. None is the model's own setting.
+        ValueError: an option, its value, and what it may be.
     """
     options = dict(options)
     for name, bounds in DECODING.items():
@@ -91,6 +107,13 @@ def checked_options(options: Mapping) -> dict:
     for name in ("do_sample", "return_dict_in_generate"):
         if not isinstance(options.get(name), (bool, type(None))):
             raise ValueError(f"{name} is {options[name]!r}; it must be True or False.")
+    limit = positions(config)[1]  # the start token takes one
+    for name, most in (("max_new_tokens", limit - 1), ("max_length", limit)):
+        if (options.get(name) or 0) > most:
+            raise ValueError(
+                f"{name} is {options[name]}; it must be at most {most}: the model has {limit} "
+                "positions."
+            )
     if options.get("rerank") is not None:
         check_weights(options["rerank"])
     if options.get("return_dict_in_generate"):

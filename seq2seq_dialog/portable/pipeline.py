@@ -79,7 +79,7 @@ class DialoguePipeline(Pipeline):
             instead["return_text"] = "set return_tensors=True for token ids"
         for name, reason in instead.items():
             raise ValueError(f"{name} does not work with this pipeline: {reason}.")
-        options = checked_options(generate_kwargs)
+        options = checked_options(generate_kwargs, self.model.config)
         # max_length is the greatest length of a reply, as in the pipelines of transformers.
         max_length = options.pop("max_length", None)
         if max_length is not None:

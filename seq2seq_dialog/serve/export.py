@@ -1,5 +1,6 @@
 """Export a trained model to CTranslate2, measured against the model it is made of."""
 
+import math
 import shlex
 import shutil
 import time
@@ -19,6 +20,7 @@ from transformers.utils.logging import disable_progress_bar
 from ..errors import UsageError
 from ..evaluation.text import tokenizer_of
 from ..portable.context import encode_context
+from ..portable.options import positions
 from ..run_folder import check_writable, read_language, read_pairs, write_json
 from ..shipped import command
 from .exported_model import (
@@ -93,12 +95,14 @@ def convert(folder: str | Path, tokenizer, output: Path, quantization: str) -> d
 
     # Loaded anew, since the conversion overwrites the weights.
     model = AutoModelForSeq2SeqLM.from_pretrained(folder)
+    target_positions = positions(model.config)[1]
     about = {
         "format": "ctranslate2",
         "quantization": quantization,
         "weights": run_fingerprint(folder),
         "parameters": model.num_parameters(),
         "max_batch_size": LOADERS[model.config.model_type].max_batch_size,
+        "positions": None if target_positions == math.inf else target_positions,
     }
     spec = make_spec(model, tokenizer, quantization)
     output.mkdir()

@@ -12,12 +12,13 @@ from copy import deepcopy
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 
 import torch
 from torch.nn.utils.rnn import pad_sequence
 from transformers import GenerationConfig
 
-from ..decoding.generation_config import changed_settings
+from ..decoding.generation_config import changed_settings, most_new_tokens
 from ..errors import UsageError
 from ..run_folder import read_json
 
@@ -42,7 +43,7 @@ FILES = (
 )
 # Options of `generate()`: the name of each in CTranslate2, and the value that stands for None.
 OPTIONS = {
-    "max_new_tokens": ("max_decoding_length", 19),
+    "max_new_tokens": ("max_decoding_length", None),
     "min_new_tokens": ("min_decoding_length", 0),
     "num_beams": ("beam_size", 1),
     "num_return_sequences": ("num_hypotheses", 1),
@@ -154,7 +155,8 @@ class ExportedModel:
     """A model that answers by CTranslate2, on the CPU, as the transformers one does it.
 
     It has what answering needs of a transformers model: `generate`, `generation_config`, `device`,
-    `num_parameters`, `name_or_path`. Sampling is seeded as it is made, once, from torch's seed.
+    `num_parameters`, `name_or_path`, and of `config` how long a reply can be. Sampling is seeded as
+    it is made, once, from torch's seed.
 
     Args:
         folder: that `export` has written.
@@ -168,6 +170,7 @@ class ExportedModel:
         folder = Path(folder)
         self.name_or_path = str(folder)
         self.about = read_json(folder / ABOUT)
+        self.config = SimpleNamespace(max_position_embeddings=self.about.get("positions"))
         self.device = torch.device("cpu")
         self.generation_config = GenerationConfig.from_pretrained(folder)
         self._tokens = read_json(folder / "shared_vocabulary.json")
@@ -247,8 +250,7 @@ class ExportedModel:
                 "PyTorch may: use --no-export, or load the run folder without exported=True."
             )
         config.update(**generate_options)
-        if config.max_new_tokens is None and config.max_length is not None:
-            config.max_new_tokens = config.max_length - 1  # without the start token
+        config.max_new_tokens = most_new_tokens(config)
         check_start_token(config)
         names = OPTIONS | SAMPLING if config.do_sample else OPTIONS
         options = {

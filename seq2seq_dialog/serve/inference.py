@@ -1,7 +1,7 @@
 """Answering: load a trained folder, reply to a context or to many, hold a conversation."""
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from functools import partial
 from pathlib import Path
@@ -15,7 +15,7 @@ from transformers.generation import GenerationMode
 from ..data.batching import evaluation_batches
 from ..decoding.batch_loop import decode
 from ..decoding.beam_loop import search
-from ..decoding.generation_config import changed_settings
+from ..decoding.generation_config import changed_settings, most_new_tokens
 from ..errors import UsageError
 from ..models.loading import (
     check_reply_tokens,
@@ -26,7 +26,7 @@ from ..models.loading import (
     reverse_model,
 )
 from ..portable.context import as_turns, encode_context
-from ..portable.options import DECODING, Bounds, checked_options
+from ..portable.options import DECODING, Bounds, checked_options, positions
 from ..portable.reranking import (
     OPTIONS,
     Candidate,
@@ -95,6 +95,8 @@ def load(
     with loading(what, remedy):
         check_reply_tokens(model)
     check_vocabulary(model, tokenizer)
+    # Not every tokenizer of the Hub knows how much its model reads.
+    tokenizer.model_max_length = min(tokenizer.model_max_length, positions(model.config)[0])
     return model.to(device).eval(), tokenizer, device
 
 
@@ -181,30 +183,47 @@ def generate_responses(
         ValueError: as `generate_response`, with the place of the context in the list.
     """
     _check_model(model)
+    ids = encode_contexts(contexts, tokenizer, safety)
+    replies: list = [None] * len(ids)
+    options = {"device": device, "tokens_per_batch": tokens_per_batch, **generate_kwargs}
+    for batch, output_ids in generate_batches(ids, model, tokenizer, **options):
+        for i, rows in zip(batch, output_ids, strict=True):
+            texts = decode_texts(rows, tokenizer)
+            replies[i] = texts if len(texts) > 1 else texts[0]
+        if progress is not None:
+            progress(len(batch))
+    return replies if safety is None else safety.filtered(contexts, replies)
+
+
+def generate_batches(
+    ids: Sequence[Sequence[int]],
+    model,
+    tokenizer,
+    device=None,
+    tokens_per_batch: int = TOKENS_PER_BATCH,
+    **generate_kwargs,
+) -> Iterator[tuple[list[int], torch.Tensor]]:
+    """Reply to encoded contexts as `generate_responses` does, a batch at a time.
+
+    Yields:
+        the places of a batch among the contexts, and its replies, (batch, replies, target_len).
+    """
     rule = Bounds(1, whole=True).broken_by(tokens_per_batch)
     if rule:
         raise UsageError(f"tokens_per_batch is {tokens_per_batch!r}; it must be {rule}.")
-    ids = _encode_contexts(contexts, tokenizer, safety)
-    options = checked_options(generate_kwargs)
+    options = checked_options(generate_kwargs, model.config)
     config = deepcopy(model.generation_config)
     config.update(**options)
     own = split_options(model, options)[0]
     copies = max(config.num_beams or 1, config.num_return_sequences or 1, own["candidates"])
-    longest = config.max_new_tokens or config.max_length or 20  # of generate() without settings
+    longest = most_new_tokens(config)
     lengths = [(copies * len(row), copies * longest) for row in ids]
     seed = int(torch.randint(2**63 - 1, ())) if config.do_sample else 0
-    replies: list = [None] * len(ids)
     for batch in evaluation_batches(lengths, tokens_per_batch) if ids else []:
         if not isinstance(model, ExportedModel):
             options |= _loop_options(config, generate_kwargs, seed, batch, copies, longest)
-        texts = _generate_texts([ids[i] for i in batch], model, tokenizer, device, options)
-        count = len(texts) // len(batch)
-        for place, i in enumerate(batch):
-            several = texts[place * count : (place + 1) * count]
-            replies[i] = several if count > 1 else several[0]
-        if progress is not None:
-            progress(len(batch))
-    return replies if safety is None else safety.filtered(contexts, replies)
+        output_ids = _generate([ids[i] for i in batch], model, tokenizer, device, options)
+        yield batch, output_ids.reshape(len(batch), -1, output_ids.shape[1])
 
 
 def _check_model(model) -> None:
@@ -214,7 +233,8 @@ def _check_model(model) -> None:
         )
 
 
-def _encode_contexts(contexts: Sequence, tokenizer, safety: Safety | None) -> list[list[int]]:
+def encode_contexts(contexts: Sequence, tokenizer, safety: Safety | None) -> list[list[int]]:
+    """Encode contexts, without what a filter keeps from the model."""
     if isinstance(contexts, (str, Mapping)):
         raise UsageError(f"contexts is {contexts!r}; it must be a list of contexts: [context].")
     encoded = []
@@ -259,7 +279,7 @@ def reply_to_batch(
     contexts: Sequence[Sequence[int]], model, tokenizer, device=None, **generate_kwargs
 ) -> list[str]:
     """Reply once to each of several contexts at once, each as `encode_context` returns it."""
-    options = checked_options(generate_kwargs)
+    options = checked_options(generate_kwargs, model.config)
     count = options.get("num_return_sequences") or 1
     if count > 1:
         raise UsageError(
@@ -267,22 +287,22 @@ def reply_to_batch(
             "generate_responses([context], model, tokenizer, ...) gives several."
         )
     options["num_return_sequences"] = 1  # the model's saved settings may have more
-    return _generate_texts(contexts, model, tokenizer, device, options)
+    return decode_texts(_generate(contexts, model, tokenizer, device, options), tokenizer)
 
 
-def _generate_texts(
+def _generate(
     contexts: Sequence[Sequence[int]], model, tokenizer, device, options: Mapping
-) -> list[str]:
-    """Reply to contexts at once; replies to the same one are neighbours."""
+) -> torch.Tensor:
+    """Reply to contexts at once, (batch * replies, target_len)."""
     inputs = _padded(contexts, model, tokenizer, device)
     if isinstance(model, ExportedModel):
-        output_ids = model.generate(**inputs, **options)
-    else:
-        reverse = reverse_model(model, options)
-        output_ids = generate(model, tokenizer, inputs, options, reverse)
-    texts = tokenizer.batch_decode(
-        output_ids, skip_special_tokens=True
-    )  # of (batch * replies, ...)
+        return model.generate(**inputs, **options)
+    return generate(model, tokenizer, inputs, options, reverse_model(model, options))
+
+
+def decode_texts(output_ids: torch.Tensor, tokenizer) -> list[str]:
+    """Write replies, (replies, target_len), as texts."""
+    texts = tokenizer.batch_decode(output_ids, skip_special_tokens=True)
     return [text.strip() for text in texts]
 
 
@@ -321,7 +341,7 @@ def candidates(
             "exported=True."
         )
     ids = encode_context(context, tokenizer)
-    own, options = split_options(model, checked_options(generate_kwargs))
+    own, options = split_options(model, checked_options(generate_kwargs, model.config))
     options = guided(model, tokenizer, own, options | {"num_return_sequences": None})
     inputs = encode_once(model, _padded([ids], model, tokenizer, device))
     pool = decode_pool(model, tokenizer, inputs, own["candidates"], options)

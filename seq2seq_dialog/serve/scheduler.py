@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass, field
+from itertools import takewhile
 from typing import NamedTuple
 
 import numpy as np
@@ -26,12 +27,13 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 from transformers import GenerationConfig, StoppingCriteria
 
-from ..decoding.generation_config import changed_settings
+from ..decoding.generation_config import changed_settings, finish_reason, most_new_tokens
 from ..decoding.running_batch import JOINABLE, RunningBatch
 from ..errors import UsageError
-from ..portable.context import encode_context, encode_texts
+from ..portable.context import encode_context
+from ..portable.options import checked_options
 from .exported_model import ExportedModel, end_token_ids
-from .inference import generate_responses
+from .inference import decode_texts, encode_contexts, generate_batches
 from .safety import Safety
 from .text_stream import TextStream, cut_at_stop
 
@@ -104,23 +106,23 @@ class Job:
 
 
 class Choice:
-    """A reply in the making: a row of a batch."""
+    """A reply in the making: a row of a batch. `ends` are the tokens that end it."""
 
-    def __init__(self, job: Job, index: int, tokenizer):
+    def __init__(self, job: Job, index: int, tokenizer, ends: Sequence[int]):
         self.job, self.index, self.stream = job, index, TextStream(tokenizer, job.stop)
-        self.has_ended = False
+        self.ends, self.has_ended = ends, False
 
     @property
     def goes_on(self) -> bool:
         return not self.has_ended and not self.job.is_cancelled
 
     def take(self, token_id: int, finish_reason: str | None) -> None:
-        """Take the next token, and tell what is new; "stop" is told with the end token."""
+        """Take the next token, and tell what is new."""
         if not self.goes_on:
             return
         text = ""
-        if finish_reason == "stop":
-            pass  # the end token is no part of the reply
+        if token_id in self.ends:
+            pass  # which is no part of the reply
         elif self.job.in_pieces or self.job.stop:
             text = self.stream.add(token_id)
         else:  # decoded at the end, at once
@@ -145,9 +147,12 @@ class Abandoned(StoppingCriteria):
     def __init__(self, jobs: Sequence[Job]):
         self.jobs = jobs
 
+    def are_gone(self, *_) -> bool:
+        """Tell it; `on_token` of an export wants it with each token."""
+        return all(job.is_cancelled for job in self.jobs)
+
     def __call__(self, input_ids: torch.Tensor, scores, **kwargs) -> torch.Tensor:
-        gone = all(job.is_cancelled for job in self.jobs)
-        return torch.full((len(input_ids),), gone, device=input_ids.device)  # (rows,)
+        return torch.full((len(input_ids),), self.are_gone(), device=input_ids.device)  # (rows,)
 
 
 class Scheduler:
@@ -185,6 +190,7 @@ class Scheduler:
             QueueFull, Stopping: it is not taken.
             ValueError: its context holds no text, or the model cannot decode so.
         """
+        checked_options(job.options, self.model.config)
         job.source_ids = encode_context(job.context, self.tokenizer)
         config = self._config(job)
         options = tuple(sorted(job.options.items()))
@@ -299,12 +305,17 @@ class Scheduler:
             if joinable and len(batches) > 1:
                 batches = [self._join(*batches)]
 
+    def _choices(self, jobs: Sequence[Job], tokenizer) -> list[Choice]:
+        """List the replies to make, those of a job side by side."""
+        ends = end_token_ids(self.model.generation_config)
+        return [Choice(job, i, tokenizer, ends) for job in jobs for i in range(job.count)]
+
     def _begin(self, jobs: Sequence[Job], tokenizer) -> RunningBatch:
-        rows = choices(jobs, tokenizer)
+        rows = self._choices(jobs, tokenizer)
         config = self._config(jobs[0])
         draws = None
         if config.do_sample:
-            longest = config.max_new_tokens or config.max_length or 20  # as in generate()
+            longest = most_new_tokens(config)
             draws = torch.stack([draw(row.job.seed, row.index, longest) for row in rows])
             draws = draws.to(self.model.device)
         sources = pad_sources(rows, tokenizer.pad_token_id, self.model.device)
@@ -326,17 +337,15 @@ class Scheduler:
         """Answer jobs token by token, by CTranslate2."""
         most = self.model.about.get("max_batch_size") or MOST_ROWS
         while jobs := self._take(True, most, block=True, gather=True):
-            rows = choices(jobs, tokenizer)
+            rows = self._choices(jobs, tokenizer)
             with self._telling_errors(jobs):
                 for start in range(0, len(rows), most):
                     self._stream_rows(rows[start : start + most], tokenizer)
 
     def _stream_rows(self, rows: Sequence[Choice], tokenizer) -> None:
-        ends = end_token_ids(self.model.generation_config)
-
         def on_token(place: int, token_id: int, is_last: bool) -> bool:
             row = rows[place]
-            reason = ("stop" if token_id in ends else "length") if is_last else None
+            reason = ("stop" if token_id in row.ends else "length") if is_last else None
             row.take(token_id, reason)
             return not row.goes_on
 
@@ -348,35 +357,38 @@ class Scheduler:
         """Answer jobs by whole replies, told at their end."""
         while jobs := self._take(False, MOST_ROWS, block=True, gather=True):
             with self._telling_errors(jobs):
-                config, options = self._config(jobs[0]), dict(jobs[0].options)
+                config = self._config(jobs[0])
+                options = jobs[0].options | {"num_return_sequences": jobs[0].count}
                 if (config.num_beams or 1) > 1:
                     options["num_beams"] = max(config.num_beams, jobs[0].count)
-                if changed_settings(config) <= STREAMED and not isinstance(
-                    self.model, ExportedModel
-                ):
-                    options["stopping_criteria"] = [Abandoned(jobs)]
+                abandoned = Abandoned(jobs)
+                if not isinstance(self.model, ExportedModel):
+                    options["stopping_criteria"] = [abandoned]
+                elif (config.num_beams or 1) == 1:
+                    options["on_token"] = abandoned.are_gone
                 if jobs[0].seed is None:
                     torch.seed()  # not that of the last request
                 else:
                     torch.manual_seed(jobs[0].seed % 2**63)
-                replies = generate_responses(
-                    [job.context for job in jobs],
-                    self.model,
-                    tokenizer,
-                    num_return_sequences=jobs[0].count,
-                    safety=self.safety,
-                    **options,
-                )
-                longest = config.max_new_tokens or config.max_length or 20
-                for job, texts in zip(jobs, replies, strict=True):
-                    texts = [texts] if isinstance(texts, str) else texts
-                    for piece in whole_pieces(texts, job.stop, tokenizer, longest):
-                        job.tell(piece)
+                ids = encode_contexts([job.context for job in jobs], tokenizer, self.safety)
+                for places, replies in generate_batches(ids, self.model, tokenizer, **options):
+                    for place, rows in zip(places, replies, strict=True):
+                        self._tell_whole(jobs[place], rows, config, tokenizer)
 
-
-def choices(jobs: Sequence[Job], tokenizer) -> list[Choice]:
-    """List the replies to make, those of a job side by side."""
-    return [Choice(job, i, tokenizer) for job in jobs for i in range(job.count)]
+    def _tell_whole(self, job: Job, rows: torch.Tensor, config, tokenizer) -> None:
+        """Tell the replies to a job, (replies, target_len), or what the filter puts in place."""
+        texts = shown = decode_texts(rows, tokenizer)
+        if self.safety is not None:
+            shown = self.safety.filtered([job.context], [texts])[0]
+        others = {*end_token_ids(config), config.pad_token_id}
+        for index, (row, text) in enumerate(zip(rows.tolist(), shown, strict=True)):
+            tokens = list(takewhile(lambda token_id: token_id not in others, row[1:]))
+            has_end = len(tokens) + 1 < len(row)
+            reason = finish_reason(config, len(tokens) + has_end, has_end)
+            cut = cut_at_stop(text, job.stop)
+            if cut is not None or text != texts[index]:
+                reason = "stop"
+            job.tell(Piece(index, text if cut is None else cut, reason, len(tokens)))
 
 
 def draw(seed: int | None, index: int, count: int) -> torch.Tensor:
@@ -390,14 +402,3 @@ def pad_sources(rows: Sequence[Choice], pad_id: int, device) -> tuple[torch.Tens
     ids = [torch.tensor(row.job.source_ids) for row in rows]
     mask = pad_sequence([torch.ones_like(row) for row in ids], batch_first=True)
     return pad_sequence(ids, batch_first=True, padding_value=pad_id).to(device), mask.to(device)
-
-
-def whole_pieces(
-    texts: Sequence[str], stop: Sequence[str], tokenizer, longest: int
-) -> Iterator[Piece]:
-    """Turn replies into pieces; their tokens are counted in the text, so nearly as they were."""
-    for index, text in enumerate(texts):
-        tokens = len(encode_texts([text], tokenizer)[0])
-        cut = cut_at_stop(text, stop)
-        reason = "length" if cut is None and tokens >= longest else "stop"
-        yield Piece(index, text if cut is None else cut, reason, tokens)

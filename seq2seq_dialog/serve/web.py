@@ -37,7 +37,7 @@ def web(folders: Sequence[str], port: int | None = None, votes: str = VOTES, **o
     check_different(folders)
     from .arena import arena
     from .space.app import page
-    from .space.conversation import Speaker
+    from .space.conversation import Speaker, text_turns
 
     disable_progress_bar()
     safety = safety_of(options)
@@ -47,10 +47,11 @@ def web(folders: Sequence[str], port: int | None = None, votes: str = VOTES, **o
     for folder in folders:
         model, tokenizer, device = load(folder, **options)
         answer, extras = functions_of(model, tokenizer)
-        if safety is not None:  # what is shown under a reply is not filtered
-            answer, extras = safety.guard(answer), {}
+        readable = text_turns
+        if safety is not None:  # candidates and attention maps are not filtered
+            answer, extras, readable = safety.guard(answer), {}, safety.readable
         encode = partial(encode_context, tokenizer=tokenizer)
-        speakers.append(Speaker(str(folder), model, tokenizer, answer, encode, extras))
+        speakers.append(Speaker(str(folder), model, tokenizer, answer, encode, extras, readable))
         about.append(f"{folder} by {engine(model)}, on {device}")
     demo = page(*speakers) if len(speakers) == 1 else arena(speakers, Path(votes))
     serve(demo, port, "; ".join(about))
@@ -71,13 +72,13 @@ def functions_of(model, tokenizer) -> tuple[Callable, Mapping]:
         torch.manual_seed(seed)  # those that the reply was chosen from
         return describe_candidates(messages, model, tokenizer, options)
 
-    pictures = tempfile.TemporaryDirectory(prefix="seq2seq-dialog-")  # Gradio copies them
+    pictures = tempfile.TemporaryDirectory(prefix="seq2seq-dialog-")
 
     def attention(messages: list, reply: str, options: dict) -> dict:
         source, target, weights = attention_map(messages, model, tokenizer, reply)
         figure = draw_map(readable(source, tokenizer), readable(target, tokenizer), weights)
-        path = Path(pictures.name, f"{time.monotonic_ns()}.png")
-        save(figure, path)
+        path = Path(pictures.name, "attention.png")
+        save(figure, path)  # over the last one, of which Gradio has a copy
         return {"path": str(path), "alt_text": "attention: context across, reply down"}
 
     return answer, {"Candidates": candidates, "Attention map": attention}

@@ -5,7 +5,7 @@ import math
 import pytest
 
 from seq2seq_dialog.errors import UsageError
-from seq2seq_dialog.portable.options import DECODING
+from seq2seq_dialog.portable.options import DECODING, checked_options
 from seq2seq_dialog.portable.pipeline import DialoguePipeline
 from seq2seq_dialog.serve.inference import Conversation, generate_response, load
 from seq2seq_dialog.settings import DecodingArguments
@@ -46,7 +46,18 @@ WRONG = {
     ("name", "value"), [(name, value) for name, values in WRONG.items() for value in values]
 )
 def test_a_wrong_option_is_refused_on_every_way(pipe, name, value):
-    message = rf"{name} is {value!r}".replace("+", r"\+")
+    refused_on_every_way(pipe, name, value, rf"{name} is {value!r}".replace("+", r"\+"))
+
+
+@pytest.mark.parametrize(("name", "most"), [("max_new_tokens", 63), ("max_length", 64)])
+def test_a_reply_that_the_model_has_no_positions_for_is_refused_on_every_way(pipe, name, most):
+    pipe.model.config.max_position_embeddings = 64
+    message = f"{name} is {most + 1}; it must be at most {most}: the model has 64 positions"
+    refused_on_every_way(pipe, name, most + 1, message)
+    assert checked_options({name: most}, pipe.model.config) == {name: most}
+
+
+def refused_on_every_way(pipe, name, value, message):
     for answer in (
         lambda **options: pipe("Hi!", **options),
         lambda **options: make_pipe(pipe.model, pipe.tokenizer, **options),

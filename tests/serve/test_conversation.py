@@ -2,13 +2,16 @@
 
 from functools import partial
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 
 from seq2seq_dialog.portable.context import encode_context
 from seq2seq_dialog.serve.inference import generate_response
+from seq2seq_dialog.serve.safety import FALLBACK, Safety
 from seq2seq_dialog.serve.space import conversation
 from seq2seq_dialog.serve.space.conversation import Speaker, as_messages, reading, stream
+from seq2seq_dialog.serve.web import functions_of
 
 MESSAGES = [{"role": "user", "content": "Hello, is it far?"}]
 GREEDY = {"do_sample": False, "num_beams": 1, "candidates": 1, "max_new_tokens": 24}
@@ -68,3 +71,20 @@ def test_what_the_model_reads_and_what_was_cut(speaker):
         .startswith("Hello, is it far?")
     )
     assert "The beginning of the last message does not fit" in reading(speaker, long * 2)
+
+
+def test_under_a_filter_what_the_model_does_not_read_is_not_told(speaker, tmp_path):
+    (tmp_path / "words.txt").write_text("badger")
+    filtered = speaker._replace(readable=Safety(words=tmp_path / "words.txt").readable)
+    refused = [
+        {"role": "user", "content": "A badger! " * 30},
+        {"role": "assistant", "content": FALLBACK},
+    ]
+    assert reading(filtered, [*refused, *MESSAGES]) == reading(speaker, MESSAGES)
+    assert reading(filtered, refused[:1]) == "The filter has kept the last message from the model."
+
+
+def test_one_picture_of_attention_is_kept(make_rnn, tokenizer):
+    draw = functions_of(make_rnn(attention="additive"), tokenizer)[1]["Attention map"]
+    first, second = (Path(draw(MESSAGES, reply, {})["path"]) for reply in ("Yes.", "Not at all."))
+    assert list(second.parent.iterdir()) == [first] and second.read_bytes()[:4] == b"\x89PNG"

@@ -172,6 +172,8 @@ def test_a_reply_longer_than_the_positions_is_refused(tokenizer, tmp_path):
     exported = export_of(make("bart", BART), tokenizer, tmp_path)
     with pytest.raises(UsageError, match="No position encodings are defined for positions >= 80"):
         exported.generate(**batch(tokenizer), max_new_tokens=90, min_new_tokens=90)
+    with pytest.raises(ValueError, match="it must be at most 79: the model has 80 positions"):
+        generate_response("Hi!", exported, tokenizer, max_new_tokens=90)
 
 
 def test_models_that_cannot_be_exported_are_refused(make_rnn, tokenizer):

@@ -88,6 +88,10 @@ def test_a_cpu_computes_in_fp32_whatever_the_weights_are_saved_in(model, tokeniz
     assert torch.equal(loaded.shared.weight, model.shared.weight.bfloat16().float())
 
 
+def test_a_context_is_cut_to_the_positions_where_the_tokenizer_does_not_know_them(bart):
+    assert load(bart, "cpu")[1].model_max_length == 256
+
+
 def test_load_says_clearly_what_cannot_be_loaded():
     with pytest.raises(UsageError, match=r"Cannot load a model from 'no/such-model'. Give a run"):
         load("no/such-model", "cpu")

@@ -37,7 +37,9 @@ def tokenizer(tokenizer_folder):
 
 @pytest.fixture(scope="module")
 def model():
-    return lively_model()
+    model = lively_model()
+    model.config.max_position_embeddings = 500
+    return model
 
 
 @pytest.fixture(scope="module")
@@ -154,6 +156,7 @@ def test_the_models_are_listed(client):
         ({"temperature": 2.5}, "temperature: Input should be less than"),
         ({"temperature": float("nan")}, "temperature: Input should be a finite number"),
         ({"max_tokens": 1001}, "max_tokens: Input should be less than"),
+        ({"max_tokens": 500}, "500; it must be at most 499: the model has 500 positions"),
         ({"n": 17}, "n: Input should be less than"),
         ({"stop": ["a", "b", "c", "d", "e"]}, "at most 4 items"),
         ({"presence_penalty": 1}, "presence_penalty is 1, but these models cannot do that"),

@@ -32,6 +32,11 @@ TOO_LONG = f"The message is too long: at most {LONGEST_MESSAGE:,} letters."
 SAY_SOMETHING = "Say something first: the message is empty."
 
 
+def text_turns(messages: Sequence[Mapping]) -> list[str]:
+    """List what messages say, without those that are empty."""
+    return [message["content"] for message in messages if message["content"].strip()]
+
+
 class Speaker(NamedTuple):
     """A model that answers on the page."""
 
@@ -39,9 +44,11 @@ class Speaker(NamedTuple):
     model: object
     tokenizer: object
     answer: Callable[..., str]  # the reply to a list of messages, by options of generate()
-    encode: Callable[[list], Sequence[int]]  # the ids that the model reads of a list of messages
+    encode: Callable[[list], Sequence[int]]  # the ids that the model reads of messages, or of turns
     # What can be shown under a reply: its title, and a function of messages, reply and options.
     extras: Mapping[str, Callable] = {}
+    # The turns of messages that a filter, if any, lets the model read; None: not even the last.
+    readable: Callable[[list], list[str] | None] = text_turns
 
     def reply(self, messages: list[dict], options: dict) -> str:
         """Reply by options of the page; one that is as the model has it saved is not passed on."""
@@ -224,9 +231,11 @@ def stream(speaker: Speaker, messages: list[dict], options: dict) -> Iterator[st
 def reading(speaker: Speaker, messages: Sequence[Mapping]) -> str:
     """Word what the model reads of a dialogue: its tokens, and what was cut."""
     tokenizer, most = speaker.tokenizer, speaker.tokenizer.model_max_length
-    ids = speaker.encode(messages)
+    turns = speaker.readable(messages)
+    if turns is None:
+        return "The filter has kept the last message from the model."
+    ids = speaker.encode(turns)
     tokens = tokenizer.convert_ids_to_tokens(ids)
-    turns = [message["content"] for message in messages if message["content"].strip()]
     cut = turns[: -1 - tokens.count(SEPARATOR)]
     shown = html.escape(" ".join(tokens))  # else </s> is taken for a tag, and not shown
     lines = [f"The model reads {len(ids)} tokens, of {most} at most:", shown]
