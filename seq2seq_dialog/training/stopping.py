@@ -32,6 +32,7 @@ class StopAtSignal(TrainerCallback):
     def __init__(self):
         self.received: int | None = None  # the signal
         self.stopped = False  # a checkpoint was written for it, or will be
+        self._cut = False  # it was written, so that training ends within an epoch
         self._votes: Callable[[], float] | None = None
         self._time = 0.0
 
@@ -79,11 +80,20 @@ class StopAtSignal(TrainerCallback):
     def on_step_end(self, args, state, control, **kwargs):
         wanted = self.received is not None if self._votes is None else self._votes() > 0
         if wanted:
-            self.stopped = control.should_save = True
+            self.stopped = True
+            # The last step of an epoch is saved behind what is done at the epoch's end.
+            control.should_save = not float(state.epoch).is_integer()
 
     def on_save(self, args, state, control, **kwargs):
         # Not before: the checkpoint is to say that the training goes on.
-        control.should_training_stop |= self.stopped
+        if self.stopped and not control.should_training_stop:
+            control.should_training_stop = self._cut = True
+
+    def on_epoch_end(self, args, state, control, **kwargs):
+        if self._cut:  # which is no end of an epoch: nothing is evaluated, and not saved again
+            control.should_log = control.should_evaluate = control.should_save = False
+        else:
+            control.should_save |= self.stopped
 
 
 def check_finite(trainer) -> None:

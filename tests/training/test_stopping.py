@@ -59,6 +59,30 @@ def test_a_signal_ends_the_training_after_the_step_with_a_checkpoint(
         assert resumed.model.state_dict()[name].equal(tensor), name
 
 
+def test_a_signal_within_an_epoch_or_at_its_end_leaves_the_rest_to_do(
+    model, tokenizer, features, tmp_path
+):
+    settings = {"max_steps": -1, "num_train_epochs": 2, "load_best_model_at_end": True}
+    settings |= {"eval_strategy": "epoch", "save_strategy": "epoch", "logging_strategy": "epoch"}
+    features = features.select(range(len(features) // 3))
+    whole = train(model, tokenizer, features, tmp_path / "whole", **settings)
+    epoch = whole.state.max_steps // 2
+    assert epoch > 1
+    for step in (1, epoch):
+        folder = tmp_path / f"run{step}"
+        train(model, tokenizer, features, folder, Raise(signal.SIGINT, step - 1), **settings)
+        checkpoint = last_checkpoint(folder)
+        assert checkpoint.name == f"checkpoint-{step}"
+        resumed = train(model, tokenizer, features, folder, resume=checkpoint, **settings)
+        histories = (
+            [(row["step"], row.get("eval_loss")) for row in each.state.log_history]
+            for each in (whole, resumed)
+        )
+        assert len({*map(tuple, histories)}) == 1
+        for name, tensor in whole.model.state_dict().items():
+            assert resumed.model.state_dict()[name].equal(tensor), (step, name)
+
+
 def test_a_second_signal_kills_but_not_one_that_a_launcher_passes_on(monkeypatch):
     now, killed = [10.0], []
     monkeypatch.setattr(stopping.time, "monotonic", lambda: now[0])
