@@ -77,6 +77,7 @@ def streaming(http, url, **options):
     """Begin a stream, and wait for its first text; gives the lines that are to come."""
     with http.stream("POST", url + PATH, json=HELLO | {"stream": True} | options) as answer:
         assert answer.status_code == 200
+        assert answer.headers["x-accel-buffering"] == "no"  # docs/how-to/serve.md counts on it
         lines = answer.iter_lines()
         next(line for line in lines if '"content": "' in line and '"content": ""' not in line)
         yield lines
