@@ -212,7 +212,7 @@ def open_member(place: tuple[str, ...], stack: ExitStack) -> BinaryIO:
 
 def _check_size(size: int, place: tuple[str, ...]) -> None:
     """Refuse what unpacks to far more than text does."""
-    if size > max(UNPACKED, RATIO * os.path.getsize(place[0])):
+    if size > UNPACKED and size > RATIO * os.path.getsize(place[0]):
         raise ValueError(
             f"{' > '.join(place)} unpacks to over {RATIO} times its size, as text does not. Unpack "
             "it yourself, and give the text."

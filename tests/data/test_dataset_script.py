@@ -550,7 +550,7 @@ def test_the_stream_has_the_same_rows(load, build, tmp_path):
 def test_the_cache_is_used_while_nothing_changes(load, tmp_path, monkeypatch):
     path = write(tmp_path, {"talk.txt": TEXT}) / "talk.txt"
     first = load(path)
-    monkeypatch.setattr(Dialogues, "_generate_examples", None)
+    monkeypatch.setattr(Dialogues, "_generate_tables", None)
     assert load(path) == first
 
 

@@ -51,9 +51,8 @@ def test_as_many_pairs_as_dailydialog_has_are_not_dailydialog():
 @pytest.mark.parametrize(
     ("source", "detokenize"), [("dailydialog", True), ("dailydialog/dialogues_text.txt", False)]
 )
-def test_dailydialog_is_recognised_whole_and_in_part(shared_data, tmp_path, source, detokenize):
-    data, cache = str(shared_data / source), str(tmp_path)
-    rows, _ = load_rows(DataArguments(data=data, detokenize=detokenize, data_cache=cache))
+def test_dailydialog_is_recognised_whole_and_in_part(shared_data, source, detokenize):
+    rows, _ = load_rows(DataArguments(data=str(shared_data / source), detokenize=detokenize))
     for split in rows.values():
         assert recognise([split]) == known_corpora.DAILYDIALOG
     assert recognise([rows["train"].select(range(300))]) == known_corpora.DAILYDIALOG
