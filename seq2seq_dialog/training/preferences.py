@@ -31,6 +31,7 @@ import xxhash
 from accelerate.utils import gather_object
 from datasets import Dataset, concatenate_datasets
 from datasets.config import HF_DATASETS_CACHE
+from filelock import FileLock
 from torch.nn import functional
 from tqdm.auto import tqdm
 from transformers.trainer_utils import EvalLoopOutput
@@ -146,10 +147,16 @@ class PreferenceTrainer(DialogueTrainer):
             count = min(len(features), DRY_RUN_PAIRS) if self.args.dry_run else len(features)
             tqdm.write(f"Measuring {count:,} pairs under the model as it begins")
         replies = {"chosen": features, "rejected": rejected_replies(features)}
-        return {
+        columns = {
             f"reference_{name}": [-example["nll"] for example in self._measure(each)]
             for name, each in replies.items()
         }
+        if not np.isfinite([*columns.values()]).all():
+            raise UsageError(
+                "model_name_or_path gives some replies no likelihood (nan or infinity), to which "
+                "dpo compares: take another checkpoint, or train in fp32."
+            )
+        return columns
 
     def _with_cached(self, features: Dataset, train: Dataset, compute: Callable) -> Dataset:
         """Add the columns that `compute` makes; they come from the cache if it has them."""
@@ -160,7 +167,8 @@ class PreferenceTrainer(DialogueTrainer):
             columns = compute(features, train)
             if self.is_world_process_zero() and not self.args.dry_run:
                 path.parent.mkdir(parents=True, exist_ok=True)
-                write_json(path, columns)
+                with FileLock(path.with_suffix(".lock")):  # another run may measure the same
+                    write_json(path, columns)
         for name, column in columns.items():
             features = features.add_column(name, column)
         return features

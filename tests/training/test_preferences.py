@@ -214,6 +214,12 @@ def test_references_are_kept_for_their_model_and_data_alone(
     assert columns(features)["reference_chosen"] != measured["reference_chosen"] and passes
 
 
+def test_a_model_without_likelihoods_is_refused(model, tokenizer, features, tmp_path):
+    model.get_output_embeddings().weight.data[7] = torch.nan
+    with pytest.raises(UsageError, match=r"no likelihood \(nan or infinity\).* another checkpoint"):
+        make_trainer(model, tokenizer, features.select(range(20)), tmp_path, OTHERS)
+
+
 def test_a_dry_run_measures_a_few_pairs_and_keeps_nothing(
     model, tokenizer, features, tmp_path, monkeypatch
 ):
