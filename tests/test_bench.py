@@ -240,6 +240,7 @@ def test_a_contestant_may_say_what_it_lacks():
 # The suite
 
 
+@pytest.mark.slow
 def test_a_first_look_end_to_end(tmp_path, capfd, monkeypatch):
     monkeypatch.delenv("DIALOG_DATA", raising=False)
     suite.bench(["preparation", "to_loss"], rounds=2, output=str(tmp_path / "out"), quick=True)

@@ -19,6 +19,7 @@ SPACE = "{learning_rate: [5.0e-3, 1.0e+30], label_smoothing_factor: {low: 0.0, h
 FEW = "{learning_rate: {low: 1e-4, high: 1e-2, log: true}, gradient_accumulation_steps: [1, 2]}"
 
 
+@pytest.mark.slow
 def test_a_killed_search_goes_on_and_its_best_settings_train(config, tmp_path):
     folder = tmp_path / "search"
     line = ["-m", "seq2seq_dialog", "search", str(config), "--output_dir", str(folder)]

@@ -16,6 +16,7 @@ from seq2seq_dialog.training.checkpoints import last_checkpoint
 from seq2seq_dialog.training_settings import DialogueTrainingArguments
 
 
+@pytest.mark.slow
 def test_stopped_and_started_again_each_seed_gives_its_run(run, config, tmp_path):
     folder, flags = tmp_path / "all", ["--seeds", "3,7"]
     process = start(*command(config, folder, *flags))

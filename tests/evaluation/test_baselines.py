@@ -130,6 +130,7 @@ def test_equal_contexts_in_later_blocks_do_not_win(monkeypatch):
     assert nearest_replies(TRAIN, pairs((["where is the cat"], ""))) == ["in the garden"]
 
 
+@pytest.mark.slow
 def test_real_dailydialog(shared_data):
     """An earlier copy, of another weighting, had sacreBLEU 34.25 and 13.59 on new contexts."""
     rows, _ = load_rows(DataArguments(data=str(shared_data / "dailydialog"), detokenize=False))

@@ -323,6 +323,7 @@ def test_web_serves_a_folder_until_ctrl_c(rnn, tmp_path):
     assert served.url in out and "Traceback" not in out and "Interrupt" not in out
 
 
+@pytest.mark.slow
 def test_the_page_keeps_to_its_limits_and_bears_many_visitors(rnn, tmp_path):
     env = offline(tmp_path) | {"PYTHONPATH": str(ROOT)}
     dialogues = [  # each is another from its first three turns on

@@ -597,6 +597,7 @@ def test_what_cannot_work_is_refused(generator, tokenizer, features, tmp_path, s
         )
 
 
+@pytest.mark.slow
 def test_both_processes_hold_the_same_discriminator(tmp_path):
     script = textwrap.dedent(
         """

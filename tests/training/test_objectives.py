@@ -184,6 +184,7 @@ def without(request):
 WEIGHTS = {"vocabulary": 50.0, "context_copy": 40.0}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", OBJECTIVES)
 def test_each_moves_its_figure(model, tokenizer, features, tmp_path, without, name):
     if not without:

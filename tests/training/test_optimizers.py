@@ -78,6 +78,7 @@ def test_other_families_are_refused_with_a_way_out():
         scaled_groups(model, set(), 0.02, 0)
 
 
+@pytest.mark.slow
 def test_a_new_t5_learns_what_plain_adamw_does_not(model, tokenizer, features, tmp_path):
     """The reply is the end of the context: only a model that reads its encoder can know it."""
     ends = [ids[-5:] for ids in features["input_ids"]]
