@@ -315,7 +315,7 @@ def measure_serving(suite: Suite) -> dict:
         results |= suite.measure(
             {
                 twenty: (serving.replies, options | {"clients": 20, "count": many}),
-                one: (serving.replies, options | {"clients": 1, "count": few}),
+                one: (serving.replies, options | {"clients": 1, "count": many}),
                 first: (serving.first_token, options | {"count": few}),
                 whole: (serving.whole_reply, options | {"count": few}),
             }
