@@ -27,11 +27,7 @@ LIBRARIES = (
     "pyarrow.dataset", "matplotlib.pyplot",
 )  # fmt: skip
 # The project as well, for processes that keep the caches and the offline Hub of the tests.
-PROJECT = (
-    "seq2seq_dialog.train", "seq2seq_dialog.serve.chat", "transformers.pipelines",
-    "transformers.models.t5.modeling_t5", "sklearn.feature_extraction.text",
-    "rouge_score.rouge_scorer",
-)  # fmt: skip
+PROJECT = ("seq2seq_dialog.train", "seq2seq_dialog.serve.chat", "transformers.pipelines")
 
 # As the tests begin, before any of them changes something.
 ENVIRONMENT = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"} | {
