@@ -151,13 +151,15 @@ def pool_of(args, contexts: list, model, tokenizer, texts_of: dict) -> dict:
         torch.manual_seed(args.seed + batch[0])
         pool = reranking.decode_pool(model, tokenizer, inputs, args.candidates, options)
         seconds["candidates"] += time.perf_counter() - begin
-        for name in names:
+        for criterion in dict.fromkeys(name.removesuffix("_sum") for name in names):
             begin = time.perf_counter()
-            own = texts_of | {"rerank": [name]}
-            computed = reranking.score_pool(model, tokenizer, inputs, pool, own, reverse)[name]
-            seconds[name] += time.perf_counter() - begin
-            for i, row in zip(batch, computed.tolist(), strict=True):
-                values.setdefault(name, {})[i] = row
+            of_it = [name for name in names if name.removesuffix("_sum") == criterion]
+            own = texts_of | {"rerank": of_it}
+            computed = reranking.score_pool(model, tokenizer, inputs, pool, own, reverse)
+            seconds[criterion] += time.perf_counter() - begin
+            for name, rows_of_it in computed.items():
+                for i, row in zip(batch, rows_of_it.tolist(), strict=True):
+                    values.setdefault(name, {})[i] = row
         for i, candidates in zip(batch, pool.texts, strict=True):
             texts[i] = candidates
     ordered = {name: [of[i] for i in range(len(contexts))] for name, of in values.items()}
