@@ -252,7 +252,8 @@ def build_trainer(
     if settings.trains_preferences:
         trainer_class, options["preferences"] = PreferenceTrainer, settings.preferences
         options["data"] = settings.data
-    if sources := parse_sources(settings.data.data):
+    sources = parse_sources(settings.data.data)
+    if sources and stream is None:  # a stream is drawn by weight while it is read
         options["weights"] = {source.name: source.weight for source in sources}
     batches = StreamedBatches(stream.train, tokenizer, settings.data) if stream else None
     trainer = trainer_class(

@@ -215,7 +215,7 @@ def report_sources(features: Dataset, args: DataArguments, console: Console) -> 
     Returns:
         `sources`, nothing where the data has one. By name of the source: `weight`; `dialogues`,
         `pairs` and `tokens` (of contexts and replies) that it has; `share` of the tokens of an
-        epoch, as drawn by weight.
+        epoch, as drawn by weight. Of a stream, all this is of its first pairs.
     """
     sources = parse_sources(args.data)
     if sources is None:
@@ -232,12 +232,16 @@ def report_sources(features: Dataset, args: DataArguments, console: Console) -> 
             "pairs": int(is_of_source.sum()),
             "tokens": int(tokens[is_of_source].sum()),
         }
-    total = sum(counts["weight"] * counts["tokens"] for counts in counts_by_source.values())
+    drawn = {  # the rows of a stream have been drawn by weight
+        name: counts["tokens"] * (1 if args.streaming else counts["weight"])
+        for name, counts in counts_by_source.items()
+    }
+    whole = f"the first {len(features):,} training pairs" if args.streaming else "an epoch"
     for name, counts in counts_by_source.items():
-        counts["share"] = counts["weight"] * counts["tokens"] / total
+        counts["share"] = drawn[name] / sum(drawn.values())
         console.print(
             f"{name}: weight {counts['weight']:g}, {counts['pairs']:,} training pairs, "
-            f"{100 * counts['share']:.1f} % of the tokens of an epoch",
+            f"{100 * counts['share']:.1f} % of the tokens of {whole}",
             highlight=False,
         )
     return {"sources": counts_by_source}

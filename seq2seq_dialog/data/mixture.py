@@ -3,10 +3,14 @@
 An epoch holds each training dialogue of a source `weight` times. Of a weight with a fraction, that
 share of the dialogues comes once more, others in each epoch. The draw depends on the seed and the
 epoch alone, so a run goes on from any checkpoint as if it had not stopped.
+
+A stream does not know how many dialogues its sources have, and has no epochs: there a weight is a
+share. Of the dialogues drawn, a source gives its weight over the sum of all weights.
 """
 
 import math
 import re
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -81,6 +85,36 @@ def first_rows(rows: Dataset, limit: int, sources: list[Source] | None) -> Datas
     return rows.select(
         np.concatenate([each[:count] for each, count in zip(places, counts, strict=True)])
     )
+
+
+def draw_stream(readers: dict[Source, Callable[[], Iterator[dict]]]) -> Iterator[dict]:
+    """Draw rows from streams without end, dialogue by dialogue, always in the same order.
+
+    `readers` has for each source a function that reads its rows from the first one on. A source
+    that ends begins anew.
+    """
+    sources = list(readers)
+    weights = np.array([source.weight for source in sources])
+    dialogues = [_dialogues(source, read) for source, read in readers.items()]
+    rng = np.random.default_rng(0)
+    while True:
+        for number in rng.choice(len(sources), size=1000, p=weights / weights.sum()):
+            for row in next(dialogues[number]):
+                yield row | {"source": sources[number].name}
+
+
+def _dialogues(source: Source, read: Callable[[], Iterator[dict]]) -> Iterator[list[dict]]:
+    """Read the rows of each dialogue of a source, pass after pass."""
+    while True:
+        dialogue: list[dict] = []
+        for row in read():
+            if row["turn"] == 1 and dialogue:
+                yield dialogue
+                dialogue = []
+            dialogue.append(row)
+        if not dialogue:
+            raise UsageError(f"data: {source.path} has no training pair. Leave it out.")
+        yield dialogue
 
 
 class Draw:

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pyarrow as pa
@@ -17,7 +18,7 @@ from ..errors import UsageError
 from ..settings import DataArguments
 from ..shipped import command
 from . import formats
-from .mixture import Source, first_rows, parse_sources
+from .mixture import Source, draw_stream, first_rows, parse_sources
 from .table_formats import load_table_rows, open_table_rows
 from .turns import EVERYBODY
 
@@ -80,16 +81,39 @@ def open_rows(args: DataArguments) -> tuple[dict[str, Callable[[], Iterator[dict
     if args.dataset_name is not None:
         rows, key = open_table_rows(args)
         return rows, {}, key
-    if parse_sources(args.data) is not None:
-        raise UsageError(
-            "data lists several sources, which streaming does not mix. Set streaming to false."
-        )
+    sources = parse_sources(args.data)
+    if sources is not None:
+        return _open_sources(args, sources)
     source = _recognise(args)
     if source is not None:
         return formats.open_source(source, args)
     with _text_source(args) as builder:
         rows = {name: split.__iter__ for name, split in builder.as_streaming_dataset().items()}
         return rows, builder.problems(), builder.config_id
+
+
+def _open_sources(args: DataArguments, sources: list[Source]) -> tuple[dict, dict, str]:
+    """Open all sources: train is drawn from them by weight, other splits one after another."""
+    parts: dict[str, dict[Source, Callable]] = {}
+    problems, keys = {}, []
+    for source in sources:
+        readers, problems_by_file, key = open_rows(replace(args, data=source.path))
+        problems |= {f"{source.name}: {file}": each for file, each in problems_by_file.items()}
+        keys.append(f"{source.name} {source.weight} {key}")
+        for split, read in readers.items():
+            parts.setdefault(split, {})[source] = read
+    drawn = {
+        split: partial(draw_stream if split == "train" else _read_in_turn, parts[split])
+        for split in SPLITS
+        if split in parts
+    }
+    return drawn, problems, " ".join(keys)
+
+
+def _read_in_turn(readers: dict[Source, Callable[[], Iterator[dict]]]) -> Iterator[dict]:
+    for source, read in readers.items():
+        for row in read():
+            yield row | {"source": source.name}
 
 
 def _recognise(args: DataArguments) -> formats.Source | None:

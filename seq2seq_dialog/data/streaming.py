@@ -1,6 +1,7 @@
 """Training rows that are read while the model trains, and never all kept on disk (`streaming`).
 
-The rows come in the order of the source, pass after pass. Of n processes, each takes every n-th
+The rows come in the order of the source, pass after pass; dialogues of several sources are drawn by
+weight (`mixture.draw_stream`). Of n processes, each takes every n-th
 dialogue, fills a buffer and cuts it to batches by token budget. The batches of a buffer come in
 random order, so that the rows are shuffled as far as the buffer reaches.
 """
@@ -11,12 +12,13 @@ from functools import partial
 from itertools import islice
 
 import torch
-from datasets import Dataset, DatasetDict, NamedSplit
+from datasets import Dataset, DatasetDict, Features, NamedSplit, Value
 
 from ..errors import UsageError
 from ..settings import DataArguments
 from .batching import DialogueCollator, TokenBudgetSampler
 from .features import encode
+from .mixture import first_rows, parse_sources
 from .rows import check_training_pairs, open_rows
 from .splits import FEATURES
 
@@ -34,19 +36,23 @@ class Stream:
     def __init__(self, args: DataArguments):
         readers, self.problems, key = open_rows(args)
         self._read_train, self._max_train = readers.get("train", tuple), args.max_train_samples
+        sources = parse_sources(args.data) if args.dataset_name is None else None
+        features = FEATURES if sources is None else FEATURES | {"source": Value("string")}
         rows = {}
         for name, read in readers.items():
-            limit = args.max_eval_samples
+            limit = args.max_eval_samples if sources is None else None  # of each source, below
             if name == "train":
                 limit = min(KEPT_PAIRS, args.max_train_samples or KEPT_PAIRS)
             content = f"{key} {name} {limit} {args.detokenize}"
             rows[name] = Dataset.from_generator(
                 partial(_first, read, limit),
-                features=FEATURES,
+                features=Features(features),
                 cache_dir=args.data_cache,
                 split=NamedSplit(name),
                 fingerprint=hashlib.sha256(content.encode()).hexdigest()[:32],
             )
+            if sources is not None and name != "train" and args.max_eval_samples is not None:
+                rows[name] = first_rows(rows[name], args.max_eval_samples, sources)
         check_training_pairs(rows, args)
         self.rows = DatasetDict({name: split for name, split in rows.items() if len(split)})
 

@@ -4,6 +4,7 @@ import copy
 import gzip
 import json
 from collections import Counter
+from itertools import islice
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from helpers.corpus import SAMPLES
 from helpers.trainers import make_trainer
 from rich.console import Console
 
+from seq2seq_dialog.data import streaming
 from seq2seq_dialog.data.batching import TokenBudgetSampler
 from seq2seq_dialog.data.corpus import report_sources
 from seq2seq_dialog.data.features import encode_rows
@@ -213,6 +215,48 @@ def test_a_broken_gzip_file_is_told(tmp_path):
         load_rows(DataArguments(data=str(tmp_path / "a.txt.gz")))
 
 
-def test_several_sources_are_not_streamed(files):
-    with pytest.raises(UsageError, match="several sources, which streaming does not mix"):
-        Stream(arguments(files, streaming=True))
+def test_a_stream_draws_dialogues_by_share(files, monkeypatch):
+    monkeypatch.setattr(streaming, "KEPT_PAIRS", 300)
+    args = arguments(files, streaming=True)
+    prepared, problems = load_rows(args)
+    stream = Stream(args)
+    assert stream.problems == problems
+    for name in ("validation", "test"):
+        assert stream.rows[name].to_list() == prepared[name].to_list()
+    drawn = list(islice(stream.train(), 1500))
+    assert drawn == list(islice(stream.train(), 1500))
+    assert drawn[:300] == stream.rows["train"].to_list()
+    shares = Counter(row["source"] for row in drawn if row["turn"] == 1)
+    assert 0.60 < shares["one"] / shares.total() < 0.73  # weights 2 and 1, whatever their sizes
+    for name in ("one", "two"):  # whole dialogues in the order of the source, pass after pass
+        rows = [row for row in prepared["train"].to_list() if row["source"] == name]
+        of_source = [row for row in drawn if row["source"] == name]
+        passes = -(-len(of_source) // len(rows))
+        assert passes > 1 and of_source == (rows * passes)[: len(of_source)]
+
+
+def test_a_stream_takes_evaluated_pairs_of_all_sources(files, monkeypatch):
+    monkeypatch.setattr(streaming, "KEPT_PAIRS", 100)
+    args = arguments(files, streaming=True, max_eval_samples=6)
+    prepared, _ = load_rows(args)
+    rows = Stream(args).rows["test"]
+    assert rows.to_list() == prepared["test"].to_list()
+    assert set(rows["source"]) == {"one", "two"}
+
+
+def test_the_shares_of_a_stream_are_those_drawn(files, tokenizer, capsys, monkeypatch):
+    monkeypatch.setattr(streaming, "KEPT_PAIRS", 600)
+    args = arguments(files, streaming=True)
+    features = encode_rows(Stream(args).rows["train"], tokenizer, args)
+    counts = report_sources(features, args, Console())["sources"]
+    tokens = counts["one"]["tokens"], counts["two"]["tokens"]
+    assert counts["one"]["share"] == pytest.approx(tokens[0] / sum(tokens))
+    told = " ".join(capsys.readouterr().out.split())
+    assert "% of the tokens of the first 600 training pairs" in told
+
+
+def test_a_streamed_source_without_pairs_is_refused(files):
+    (files / "two.txt.gz").unlink()
+    (files / "two.txt.gz").write_bytes(gzip.compress(b"One turn alone. __eou__\n"))
+    with pytest.raises(UsageError, match=r"two\.txt\.gz has no training pair. Leave it out"):
+        list(islice(Stream(arguments(files, streaming=True)).train(), 500))

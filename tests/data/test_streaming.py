@@ -122,9 +122,13 @@ def test_batches_keep_the_budget_and_are_shuffled(text, tmp_path, tokenizer, mon
     assert [pairs(b) for b in first] != [pairs(next(other)) for _ in first]
 
 
-def test_it_goes_on_behind_any_batch(text, tmp_path, tokenizer, monkeypatch):
+@pytest.mark.parametrize("several", [False, True])
+def test_it_goes_on_behind_any_batch(text, tmp_path, tokenizer, monkeypatch, several):
     monkeypatch.setattr(streaming, "BUFFER_PAIRS", 100)  # several buffers, over the end of a pass
-    args = data(tmp_path, data=str(text), max_source_length=48, max_target_length=16)
+    monkeypatch.setattr(streaming, "KEPT_PAIRS", 100)
+    sources = [{"path": str(text), "weight": 2}, {"path": str(text), "name": "again"}]
+    source = sources if several else str(text)
+    args = data(tmp_path, data=source, max_source_length=48, max_target_length=16)
     stream = batches(args, tokenizer)
     whole = [next(stream) for _ in range(80)]
     assert whole[-1]["position"][0] > 4
