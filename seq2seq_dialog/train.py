@@ -37,7 +37,7 @@ from .hub.push import writable_repo
 from .models import artifact
 from .models.build import check_lengths, check_names, check_sizes, load_model
 from .models.tokenizer import load_tokenizer, train_tokenizer
-from .portable.reranking import NEEDS
+from .portable.reranking import NEEDED_TEXTS
 from .report import licences, page, pictures, seeds
 from .report.console import print_run, set_up_console
 from .report.preview import preview
@@ -322,7 +322,7 @@ def keep_for_reranking(model, tokenizer, corpus: Corpus, settings: Settings) -> 
     """
     weights = settings.decoding.weights() or {}
     wanted = {name.removesuffix("_sum") for name, weight in weights.items() if weight}
-    if not wanted & NEEDS.keys():
+    if not wanted & NEEDED_TEXTS.keys():
         return
     rows = corpus.rows.get("validation", corpus.rows["train"])
     contexts = rows["context"][:RERANK_CONTEXTS]

@@ -36,7 +36,8 @@ CRITERIA = {
     "length": "words of the reply",
 }
 DEFAULT_WEIGHTS = {"likelihood": 1.0}
-NEEDS = {"stock": "stock_phrases", "other_contexts": "other_contexts"}  # texts, by criterion
+# What option has the texts that a criterion needs.
+NEEDED_TEXTS = {"stock": "stock_phrases", "other_contexts": "other_contexts"}
 # Options of ours beside those of `generate()`, and what each is where nothing sets it.
 OPTIONS = {
     "candidates": 1,
@@ -103,45 +104,49 @@ def check_candidates(
         )
 
 
-def split_options(model, options: Mapping) -> tuple[dict, dict]:
-    """Split options into ours, with the model's saved ones for what is not given, and the others.
+def our_options(model, options: Mapping) -> dict:
+    """Return our options for a call, by default the model's saved ones.
 
     Saved candidates do not hold for a call that asks for greedy search, or for fewer beams.
+
+    Args:
+        options: of the call, ours and those of `generate()`.
 
     Raises:
         ValueError: they do not go together.
     """
 
-    def of(name: str, default):
+    def given_or_saved(name: str, default):
         saved = getattr(model.generation_config, name, None)
         value = saved if options.get(name) is None else options[name]
         return default if value is None else value
 
-    own = {name: of(name, default) for name, default in OPTIONS.items()}
-    weights = {name: weight for name, weight in (own["rerank"] or {}).items() if weight}
-    own["rerank"] = weights or DEFAULT_WEIGHTS
-    mode = of("do_sample", False), of("num_beams", 1)
-    if options.get("candidates") is None and not gives(own["candidates"], *mode):
-        own["candidates"] = 1
-    check_candidates(own["candidates"], own["rerank"], *mode, own["reverse_model"])
-    asked = {
-        name.removesuffix("_sum")
-        for name, weight in (options.get("rerank") or {}).items()
-        if weight
-    }
-    for name, texts in NEEDS.items():
-        if name in asked and not own[texts]:
+    ours = {name: given_or_saved(name, default) for name, default in OPTIONS.items()}
+    weights = {name: weight for name, weight in (ours["rerank"] or {}).items() if weight}
+    ours["rerank"] = weights or DEFAULT_WEIGHTS
+    mode = given_or_saved("do_sample", False), given_or_saved("num_beams", 1)
+    if options.get("candidates") is None and not gives(ours["candidates"], *mode):
+        ours["candidates"] = 1
+    check_candidates(ours["candidates"], ours["rerank"], *mode, ours["reverse_model"])
+    _check_texts(options.get("rerank") or {}, ours)
+    replies = given_or_saved("num_return_sequences", 1)
+    if 1 < ours["candidates"] < replies:
+        raise ValueError(
+            f"num_return_sequences is {replies}, but candidates are {ours['candidates']}: raise "
+            "these, or lower it."
+        )
+    return ours
+
+
+def _check_texts(weights: Mapping, ours: Mapping) -> None:
+    """Refuse criteria whose texts are neither given nor saved."""
+    criteria = {name.removesuffix("_sum") for name, weight in weights.items() if weight}
+    for name, texts in NEEDED_TEXTS.items():
+        if name in criteria and not ours[texts]:
             raise ValueError(
                 f"rerank weighs {name}, but this model has no {texts} saved: give them, a list of "
                 "texts."
             )
-    replies = of("num_return_sequences", 1)
-    if 1 < own["candidates"] < replies:
-        raise ValueError(
-            f"num_return_sequences is {replies}, but candidates are {own['candidates']}: raise "
-            "these, or lower it."
-        )
-    return own, {name: value for name, value in options.items() if name not in OPTIONS}
 
 
 @torch.no_grad()
@@ -156,20 +161,20 @@ def generate(model, tokenizer, inputs: Mapping, options: Mapping, reverse=None) 
     Returns:
         (batch * num_return_sequences, target_len), the best reply to a context first.
     """
-    own, options = split_options(model, options)
-    options = guided(model, tokenizer, own, options)
-    if own["candidates"] == 1:
+    ours = our_options(model, options)
+    options = guided(model, tokenizer, ours, options)
+    if ours["candidates"] == 1:
         return model.generate(**inputs, **options)
     replies = options.pop("num_return_sequences", None)
     replies = replies or model.generation_config.num_return_sequences or 1
     weights = {
         name: weight
-        for name, weight in own["rerank"].items()
+        for name, weight in ours["rerank"].items()
         if reverse is not None or not name.startswith("reverse")
     } or DEFAULT_WEIGHTS
     inputs = encode_once(model, inputs)
-    pool = decode_pool(model, tokenizer, inputs, own["candidates"], options)
-    values = score_pool(model, tokenizer, inputs, pool, own | {"rerank": weights}, reverse)
+    pool = decode_pool(model, tokenizer, inputs, ours["candidates"], options)
+    values = score_pool(model, tokenizer, inputs, pool, ours | {"rerank": weights}, reverse)
     scores = weigh(values, weights)
     rows = zip(pool.texts, scores, strict=True)
     orders = [[*chain(*rank(texts, row))][:replies] for texts, row in rows]
@@ -177,12 +182,14 @@ def generate(model, tokenizer, inputs: Mapping, options: Mapping, reverse=None) 
     return pool.ids.take_along_dim(chosen[..., None], dim=1).flatten(0, 1)
 
 
-def guided(model, tokenizer, own: Mapping, options: Mapping) -> dict:
-    """Add the guidance that our options ask for to options of `generate()`."""
-    if not own["guidance_weight"]:
-        return dict(options)
-    guidance = ContextFreeGuidance(model, tokenizer, own["guidance_weight"], own["guidance_tokens"])
-    return {**options, "logits_processor": [*(options.get("logits_processor") or ()), guidance]}
+def guided(model, tokenizer, ours: Mapping, options: Mapping) -> dict:
+    """Return what `generate()` takes of options, with the guidance that ours ask for."""
+    options = {name: value for name, value in options.items() if name not in OPTIONS}
+    weight, tokens = ours["guidance_weight"], ours["guidance_tokens"]
+    if weight:
+        guidance = ContextFreeGuidance(model, tokenizer, weight, tokens)
+        options["logits_processor"] = [*(options.get("logits_processor") or ()), guidance]
+    return options
 
 
 class ContextFreeGuidance(LogitsProcessor):
@@ -269,17 +276,17 @@ def score_pool(
     tokenizer,
     inputs: Mapping,
     pool: Pool,
-    own: Mapping,
+    ours: Mapping,
     reverse=None,
 ) -> dict[str, torch.Tensor]:
     """Compute criteria of all candidates, each (batch, candidates), unweighted.
 
     Args:
         inputs: what `encode_once` returns, with `input_ids` for the criteria that read words.
-        own: `rerank` (the criteria), and the texts that they need (`NEEDS`).
+        ours: of our options `rerank` (the criteria), and the texts that they need.
     """
     shape, values = pool.ids.shape[:2], {}
-    wanted = {name.removesuffix("_sum") for name in own["rerank"]}
+    wanted = {name.removesuffix("_sum") for name in ours["rerank"]}
     ids = pool.ids.flatten(0, 1)  # (rows, target_len)
     mask = is_reply(ids, model.generation_config.eos_token_id)  # (rows, target_len - 1)
     if "likelihood" in wanted:
@@ -291,7 +298,7 @@ def score_pool(
         log_probs = log_likelihood(model, no_context(model, tokenizer), rows, ids, mask)
         values |= sums_and_means("context_free", -log_probs, mask)
     if "other_contexts" in wanted:
-        others, log_probs = encode_others(model, tokenizer, own["other_contexts"]), 0
+        others, log_probs = encode_others(model, tokenizer, ours["other_contexts"]), 0
         for place in range(len(others["attention_mask"])):
             rows = torch.full((len(ids),), place, device=ids.device)
             log_probs = log_probs + log_likelihood(model, others, rows, ids, mask)
@@ -302,7 +309,7 @@ def score_pool(
         values |= reverse_likelihood(*reverse, last, [*chain(*pool.texts)])
     if "mbr" in wanted:
         values["mbr"] = torch.stack([mean_chrf(texts) for texts in pool.texts])
-    known = {letters(phrase) for phrase in own["stock_phrases"]}
+    known = {letters(phrase) for phrase in ours["stock_phrases"]}
     of_texts = {
         "stock": lambda text, _: -float(letters(text) in known),
         "echo": lambda text, turns: -shared_words(text, " ".join(turns)),
@@ -312,7 +319,7 @@ def score_pool(
         measure = of_texts[name]
         pairs = zip(pool.texts, contexts or [()] * shape[0], strict=True)
         values[name] = torch.tensor([[measure(t, turns) for t in texts] for texts, turns in pairs])
-    return {name: values[name].float().cpu().view(shape) for name in own["rerank"]}
+    return {name: values[name].float().cpu().view(shape) for name in ours["rerank"]}
 
 
 def weigh(values: Mapping[str, torch.Tensor], weights: Mapping[str, float]) -> list[list[float]]:

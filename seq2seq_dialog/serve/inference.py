@@ -34,9 +34,9 @@ from ..portable.reranking import (
     encode_once,
     generate,
     guided,
+    our_options,
     rank,
     score_pool,
-    split_options,
     weigh,
 )
 from ..shipped import command, find_model
@@ -214,8 +214,8 @@ def generate_batches(
     options = checked_options(generate_kwargs, model.config)
     config = deepcopy(model.generation_config)
     config.update(**options)
-    own = split_options(model, options)[0]
-    copies = max(config.num_beams or 1, config.num_return_sequences or 1, own["candidates"])
+    ours = our_options(model, options)
+    copies = max(config.num_beams or 1, config.num_return_sequences or 1, ours["candidates"])
     longest = most_new_tokens(config)
     lengths = [(copies * len(row), copies * longest) for row in ids]
     seed = int(torch.randint(2**63 - 1, ())) if config.do_sample else 0
@@ -341,12 +341,13 @@ def candidates(
             "exported=True."
         )
     ids = encode_context(context, tokenizer)
-    own, options = split_options(model, checked_options(generate_kwargs, model.config))
-    options = guided(model, tokenizer, own, options | {"num_return_sequences": None})
+    options = checked_options(generate_kwargs, model.config)
+    ours = our_options(model, options)
+    options = guided(model, tokenizer, ours, options | {"num_return_sequences": None})
     inputs = encode_once(model, _padded([ids], model, tokenizer, device))
-    pool = decode_pool(model, tokenizer, inputs, own["candidates"], options)
-    reverse, weights = reverse_model(model, generate_kwargs), own["rerank"]
-    values = score_pool(model, tokenizer, inputs, pool, own, reverse)
+    pool = decode_pool(model, tokenizer, inputs, ours["candidates"], options)
+    reverse, weights = reverse_model(model, generate_kwargs), ours["rerank"]
+    values = score_pool(model, tokenizer, inputs, pool, ours, reverse)
     scores, texts = weigh(values, weights)[0], pool.texts[0]
     distinct, others = rank(texts, scores)
     parts = {name: values[name][0].double() * weight for name, weight in weights.items()}

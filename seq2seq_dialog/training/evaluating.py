@@ -20,7 +20,7 @@ from ..decoding.batch_loop import cache_of_sources, decode, merge_parts, select_
 from ..decoding.beam_loop import search
 from ..evaluation.metrics import likelihood_statistics
 from ..models.loading import reverse_model
-from ..portable.reranking import generate, split_options
+from ..portable.reranking import generate, our_options
 from .sharding import UNSHARDED, sharding_of
 
 PARTS = 8  # of a batch
@@ -169,10 +169,10 @@ def generate_replies(
     `inputs` have `input_ids` (batch, source_len), what `encode_sources` returns, or both. Sampling,
     by `seed`, leaves the random state of the training alone.
     """
-    several = split_options(model, {})[0]["candidates"] > 1
+    chooses = our_options(model, {})["candidates"] > 1
     names = ("input_ids", "encoder_outputs", "attention_mask")
     sources = {name: inputs[name] for name in names if name in inputs}
-    if "encoder_outputs" in sources and not several:
+    if "encoder_outputs" in sources and not chooses:
         sources.pop("input_ids", None)
     options = {}
     mode = model.generation_config.get_generation_mode()
@@ -182,7 +182,7 @@ def generate_replies(
         options["custom_generate"] = search
     elif mode in (GenerationMode.GREEDY_SEARCH, GenerationMode.SAMPLE):
         options["custom_generate"] = decode
-        if "past_key_values" in inputs and not several:
+        if "past_key_values" in inputs and not chooses:
             options["past_key_values"] = cache_of_sources(inputs["past_key_values"])
     devices = [model.device] if model.device.type == "cuda" else []
     with torch.random.fork_rng(devices):
