@@ -18,7 +18,14 @@ import torch
 from torch.nn import functional
 from transformers import LogitsProcessor
 
-from .context import TURN_SEPARATOR, encode_context, encode_texts, special_ids
+from .context import (
+    TURN_SEPARATOR,
+    decode_texts,
+    encode_context,
+    encode_texts,
+    pad,
+    special_ids,
+)
 
 # What `rerank` gives weights to. Greater is better: penalties are negative.
 CRITERIA = {
@@ -266,7 +273,7 @@ def decode_pool(model, tokenizer, inputs: Mapping, candidates: int, options: Map
         attention_mask=inputs["attention_mask"],
         **{**options, "num_return_sequences": candidates},
     )  # (batch * candidates, target_len)
-    texts = [text.strip() for text in tokenizer.batch_decode(ids, skip_special_tokens=True)]
+    texts = decode_texts(ids, tokenizer)
     ids = ids.view(-1, candidates, ids.shape[1])
     return Pool(ids, [texts[i : i + candidates] for i in range(0, len(texts), candidates)])
 
@@ -417,7 +424,7 @@ def turns_of(ids: torch.Tensor, tokenizer) -> list[str]:
             turns.append([])
         else:
             turns[-1].append(token)
-    return [text.strip() for text in tokenizer.batch_decode(turns, skip_special_tokens=True)]
+    return decode_texts(turns, tokenizer)
 
 
 def reverse_likelihood(model, tokenizer, turns: Sequence[str], replies: Sequence[str]) -> dict:
@@ -434,17 +441,6 @@ def reverse_likelihood(model, tokenizer, turns: Sequence[str], replies: Sequence
     rows = torch.arange(len(ids), device=ids.device)
     log_probs = log_likelihood(model, inputs, rows, ids, mask[:, 1:].bool())
     return sums_and_means("reverse", log_probs, mask[:, 1:])
-
-
-def pad(
-    rows: Sequence[Sequence[int]], fill: int, device: torch.device
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Fill rows up to the longest; return them and a mask, (rows, length) each."""
-    tensors = [torch.tensor(row) for row in rows]
-    masks = [torch.ones_like(row) for row in tensors]
-    padded = torch.nn.utils.rnn.pad_sequence(tensors, batch_first=True, padding_value=fill)
-    mask = torch.nn.utils.rnn.pad_sequence(masks, batch_first=True)
-    return padded.to(device), mask.to(device)
 
 
 def mean_chrf(texts: Sequence[str]) -> torch.Tensor:

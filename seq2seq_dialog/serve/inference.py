@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoTokenizer, GenerationConfig
 from transformers.generation import GenerationMode
 
@@ -25,7 +24,7 @@ from ..models.loading import (
     loading,
     reverse_model,
 )
-from ..portable.context import as_turns, encode_context
+from ..portable.context import as_turns, decode_texts, encode_context, pad
 from ..portable.options import DECODING, Bounds, checked_options, positions
 from ..portable.reranking import (
     OPTIONS,
@@ -300,20 +299,11 @@ def _generate(
     return generate(model, tokenizer, inputs, options, reverse_model(model, options))
 
 
-def decode_texts(output_ids: torch.Tensor, tokenizer) -> list[str]:
-    """Write replies, (replies, target_len), as texts."""
-    texts = tokenizer.batch_decode(output_ids, skip_special_tokens=True)
-    return [text.strip() for text in texts]
-
-
 def _padded(contexts: Sequence[Sequence[int]], model, tokenizer, device) -> dict:
     """Fill encoded contexts up to the longest: `input_ids` and a mask, (batch, source_len)."""
     device = model.device if device is None else usable_device(device)
-    ids = [torch.tensor(context) for context in contexts]
-    masks = [torch.ones_like(row) for row in ids]
-    input_ids = pad_sequence(ids, batch_first=True, padding_value=tokenizer.pad_token_id)
-    mask = pad_sequence(masks, batch_first=True)
-    return {"input_ids": input_ids.to(device), "attention_mask": mask.to(device)}
+    input_ids, mask = pad(contexts, tokenizer.pad_token_id, device)
+    return {"input_ids": input_ids, "attention_mask": mask}
 
 
 @torch.no_grad()

@@ -20,6 +20,7 @@ from ..decoding.batch_loop import cache_of_sources, decode, merge_parts, select_
 from ..decoding.beam_loop import search
 from ..evaluation.metrics import likelihood_statistics
 from ..models.loading import reverse_model
+from ..portable.context import decode_texts
 from ..portable.reranking import generate, our_options
 from .sharding import UNSHARDED, sharding_of
 
@@ -189,9 +190,8 @@ def generate_replies(
         torch.manual_seed(seed)
         reverse = reverse_model(model, options)
         output_ids = generate(model, tokenizer, sources, options, reverse)  # (batch, target_len)
-    texts = tokenizer.batch_decode(output_ids, skip_special_tokens=True)
     has_end = (output_ids[:, 1:] == tokenizer.eos_token_id).any(1)  # (batch,)
-    return [text.strip() for text in texts], (~has_end).tolist()
+    return decode_texts(output_ids, tokenizer), (~has_end).tolist()
 
 
 def _part_size(batch_size: int) -> int:
