@@ -32,7 +32,7 @@ from ..run_folder import read_json, write_json
 
 PORTABLE = Path(__file__).parents[1] / "portable"
 PIPELINE = {"impl": "pipeline.DialoguePipeline", "pt": ["AutoModelForSeq2SeqLM"], "type": "text"}
-PIPELINE_CODE = ("context.py", "options.py", "pipeline.py", "reranking.py")
+PIPELINE_CODE = ("context.py", "guidance.py", "options.py", "pipeline.py", "reranking.py")
 V5_CONFIG = "config.5.0.0.json"
 WEIGHTS, OUTPUT_LAYER = "model.safetensors", "lm_head.weight"
 

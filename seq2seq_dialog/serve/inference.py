@@ -25,12 +25,12 @@ from ..models.loading import (
     reverse_model,
 )
 from ..portable.context import as_turns, decode_texts, encode_context, pad
+from ..portable.guidance import encode_once
 from ..portable.options import DECODING, Bounds, checked_options, positions
 from ..portable.reranking import (
     OPTIONS,
     Candidate,
     decode_pool,
-    encode_once,
     generate,
     guided,
     our_options,

@@ -170,7 +170,7 @@ def test_the_code_of_a_recurrent_model_is_ours_and_no_more(saved_rnn):
     folder = saved_rnn()
     code = sorted(path.name for path in folder.rglob("*.py"))
     rnn = ["configuration_rnn.py", "modeling_rnn.py"]
-    assert code == sorted(["context.py", "options.py", "pipeline.py", "reranking.py", *rnn])
+    assert code == sorted([*artifact.PIPELINE_CODE, *rnn])
     for name in code:
         assert (folder / name).read_bytes() == (artifact.PORTABLE / name).read_bytes()
 
@@ -254,7 +254,7 @@ def test_finishing_twice_changes_nothing(saved):
 
 def test_only_the_portable_files_travel_as_code(saved):
     code = sorted(path.name for path in saved.rglob("*.py"))
-    assert code == ["context.py", "options.py", "pipeline.py", "reranking.py"]
+    assert code == ["context.py", "guidance.py", "options.py", "pipeline.py", "reranking.py"]
     for name in code:
         assert (saved / name).read_bytes() == (artifact.PORTABLE / name).read_bytes()
 
