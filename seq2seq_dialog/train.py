@@ -228,8 +228,8 @@ def adapt_model(settings: Settings, model, tokenizer, console: Console):
 
 def check_rejected(corpus: Corpus, settings: Settings) -> None:
     """Refuse to make rejected replies where the data has them, such as votes."""
-    found = any("rejected_not_read" in counts for counts in corpus.problems.values())
-    if settings.trains_preferences and found:
+    has_rejected = any("rejected_not_read" in counts for counts in corpus.problems.values())
+    if settings.trains_preferences and has_rejected:
         raise UsageError(
             f"{settings.data.data or settings.data.dataset_name} has a column rejected, but "
             "negatives makes other rejected replies: set --negatives null to learn from those of "
@@ -405,8 +405,8 @@ def trimmed(metrics: dict, prefix: str) -> dict:
 def let_talk(trainer: DialogueTrainer, settings: Settings) -> None:
     """Let the model talk with itself, for the report, where it has replied to test pairs."""
     training, run_dir = settings.training, Path(settings.training.output_dir)
-    replied = training.do_predict and (run_dir / "predictions.jsonl").is_file()
-    if not (settings.main_process and replied) or sharding_of(trainer) != UNSHARDED:
+    has_replies = training.do_predict and (run_dir / "predictions.jsonl").is_file()
+    if not (settings.main_process and has_replies) or sharding_of(trainer) != UNSHARDED:
         return
     predictions = run_folder.read_predictions(run_dir)
     rows = sample_talks(run_dir.name, trainer.model, trainer.processing_class, predictions)

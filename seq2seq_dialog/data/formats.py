@@ -99,9 +99,9 @@ def recognise(path: str, args: DataArguments) -> Source | None:
         return None
     columns = [name for file in others for name in tables.columns_of(file)]
     if columns:
-        found = ", ".join(map(repr, dict.fromkeys(columns)))
+        listed = ", ".join(map(repr, dict.fromkeys(columns)))
         raise UsageError(
-            f"{path!r} has the columns {found}, but needs {tables.FORMS}. Say which is which, for "
+            f"{path!r} has the columns {listed}, but needs {tables.FORMS}. Say which is which, for "
             "example --columns '{text: body, speaker: author}'."
         )
     raise UsageError(

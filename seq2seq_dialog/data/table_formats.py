@@ -137,10 +137,10 @@ def _read(
     columns = args.column_names()
     form = choose_form([row for _, row in islice(_numbered(rows), SAMPLE)], columns)
     if form is None:
-        found = ", ".join(f"{column} ({feature})" for column, feature in rows.features.items())
+        listed = ", ".join(f"{column} ({feature})" for column, feature in rows.features.items())
         raise UsageError(
-            f"dataset_name {name!r} has the columns {found}, but needs {FORMS}. Say which is which "
-            "by columns: {text: body, speaker: author}, or rename or convert them."
+            f"dataset_name {name!r} has the columns {listed}, but needs {FORMS}. Say which is "
+            "which by columns: {text: body, speaker: author}, or rename or convert them."
         )
     is_named = "conversation" in find_columns(rows.features, columns)
     dialogue_ids, speakers = set(), Counter()
