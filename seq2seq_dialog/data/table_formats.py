@@ -48,7 +48,7 @@ def load_table_rows(args: DataArguments) -> tuple[DatasetDict, dict]:
     source = _source(_fetch(name, args.dataset_revision or "main", args.data_cache), name)
     readers = {split: partial(_read, name, rows, split, args) for split, rows in source.items()}
     fingerprints = " ".join(rows._fingerprint for rows in source.values())
-    return prepare(readers, f"{fingerprints} {args.reading()}", args)
+    return prepare(readers, f"{fingerprints} {args.reading_key()}", args)
 
 
 def open_table_rows(args: DataArguments) -> tuple[dict[str, Callable[[], Iterator[dict]]], str]:
@@ -67,7 +67,7 @@ def open_table_rows(args: DataArguments) -> tuple[dict[str, Callable[[], Iterato
             yield from _read(name, source[split], split, args, note)
 
     source = _source(splits, name)
-    key = f"{CODE.hex()} {builder.hash} {builder.config_id} {commit} {args.reading()}"
+    key = f"{CODE.hex()} {builder.hash} {builder.config_id} {commit} {args.reading_key()}"
     return stream({split: partial(read, split) for split in source}, args), key
 
 
