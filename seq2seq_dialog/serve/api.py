@@ -19,8 +19,9 @@ from starlette.exceptions import HTTPException
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from .chat_completions import ChatRequest, Completion, error_body
+from .jobs import Job, Piece
 from .metrics import Metrics
-from .scheduler import Job, Piece, QueueFull, Scheduler, Stopping
+from .scheduler import QueueFull, Scheduler, Stopping
 
 logger = logging.getLogger(__name__)
 LARGEST_BODY = 64 * 1024  # bytes; a model reads some hundred tokens of it
