@@ -86,12 +86,9 @@ def make_app(
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None, max_body_size=LARGEST_BODY)
     if key is not None:
         app.add_middleware(KeyCheck, key=key)
-    else:
-        # Another name for this address is a page elsewhere that wants to talk with it (DNS
-        # rebinding).
-        app.add_middleware(
-            TrustedHostMiddleware, allowed_hosts=["127.0.0.1", "localhost", "[::1]", host]
-        )
+    else:  # another name for this address is that of a page elsewhere (DNS rebinding)
+        hosts = ["127.0.0.1", "localhost", "[::1]", host]
+        app.add_middleware(TrustedHostMiddleware, allowed_hosts=hosts)
     metrics = Metrics(lambda: scheduler.waiting)
     card = {"id": name, "object": "model", "created": int(time.time())}
     card["owned_by"] = "seq2seq-dialog"
