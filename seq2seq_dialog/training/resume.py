@@ -22,37 +22,6 @@ from .lora import has_adapter, holds_adapter
 from .sharding import check_checkpoint, prepare_for_evaluation, sharding_of
 
 logger = logging.getLogger(__name__)
-
-
-def load_ended_training(trainer, folder: Path) -> bool:
-    """Load the result of a training that had ended at `folder`; tell whether it had.
-
-    It ends after all steps, or with no patience left. Trainer would take a further step from there.
-    """
-    args = trainer.args
-    state = _state(folder)
-    if folder != Path(args.output_dir):
-        check_checkpoint(folder, sharding_of(trainer))
-        ended = state.stateful_callbacks["TrainerControl"]["args"]["should_training_stop"]
-        if not ended or is_extended(state, args.max_steps, args.num_train_epochs):
-            return False
-        if args.load_best_model_at_end:
-            folder = best_checkpoint(args.output_dir, state.best_global_step) or folder
-    trainer.state = state
-    at_root = folder == Path(args.output_dir)
-    if trainer.is_fsdp_enabled and not at_root:
-        prepare_for_evaluation(trainer)
-        trainer._load_from_checkpoint(str(folder))
-    elif has_adapter(trainer.model) and holds_adapter(folder):
-        trainer._load_from_checkpoint(str(folder))
-    else:
-        trainer.merge_adapter()  # it has learnt nothing; the merged weights replace all
-        load_checkpoint_in_model(trainer.model, str(folder))
-    return True
-
-
-# Runs: may one go on in a run folder that holds files already?
-
 # Settings that do not touch the weights, and so may change between a run and its continuation:
 # those marked in settings.py, and these of transformers.
 FREE = marked(Mark.FREE) | {
@@ -271,3 +240,30 @@ def _rates(settings: dict, step: int) -> list[float]:
         scheduler_specific_kwargs=settings.get("lr_scheduler_kwargs"),
     )
     return [schedule.lr_lambdas[0](i) for i in range(step + 1)]
+
+
+def load_ended_training(trainer, folder: Path) -> bool:
+    """Load the result of a training that had ended at `folder`; tell whether it had.
+
+    It ends after all steps, or with no patience left. Trainer would take a further step from there.
+    """
+    args = trainer.args
+    state = _state(folder)
+    if folder != Path(args.output_dir):
+        check_checkpoint(folder, sharding_of(trainer))
+        ended = state.stateful_callbacks["TrainerControl"]["args"]["should_training_stop"]
+        if not ended or is_extended(state, args.max_steps, args.num_train_epochs):
+            return False
+        if args.load_best_model_at_end:
+            folder = best_checkpoint(args.output_dir, state.best_global_step) or folder
+    trainer.state = state
+    at_root = folder == Path(args.output_dir)
+    if trainer.is_fsdp_enabled and not at_root:
+        prepare_for_evaluation(trainer)
+        trainer._load_from_checkpoint(str(folder))
+    elif has_adapter(trainer.model) and holds_adapter(folder):
+        trainer._load_from_checkpoint(str(folder))
+    else:
+        trainer.merge_adapter()  # it has learnt nothing; the merged weights replace all
+        load_checkpoint_in_model(trainer.model, str(folder))
+    return True
