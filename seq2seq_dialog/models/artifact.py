@@ -45,6 +45,12 @@ def finish(folder: str | Path) -> None:
     folder = Path(folder)
     for name in PIPELINE_CODE:
         shutil.copyfile(PORTABLE / name, folder / name)
+    _finish_config(folder)
+    _finish_tokenizer(folder)
+
+
+def _finish_config(folder: Path) -> None:
+    """Name the pipeline in a config for each line, and the decoding settings in that of 4.57."""
     config = read_json(folder / "config.json")
     config["custom_pipelines"] = {"text2text-generation": PIPELINE, "text-generation": PIPELINE}
     # Of an earlier call; and what Trainer switches off while it trains.
@@ -64,6 +70,9 @@ def finish(folder: str | Path) -> None:
     config["task_specific_params"] = {"text2text-generation": decoding}
     write_json(folder / "config.json", config | {"configuration_files": [V5_CONFIG]})
 
+
+def _finish_tokenizer(folder: Path) -> None:
+    """Write the tokenizer's config as both lines read it."""
     tokenizer = read_json(folder / "tokenizer_config.json")
     for key in ("is_local", "local_files_only", "backend"):  # how it was loaded, not what it is
         tokenizer.pop(key, None)
