@@ -8,12 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from transformers import AutoTokenizer, GenerationConfig
-from transformers.generation import GenerationMode
+from transformers import AutoTokenizer
 
 from ..data.batching import evaluation_batches
 from ..decoding.batch_loop import decode
-from ..decoding.beam_loop import search
+from ..decoding.beam_loop import LOOPS
 from ..decoding.generation_config import changed_settings, most_new_tokens
 from ..errors import UsageError
 from ..models.loading import (
@@ -218,9 +217,15 @@ def generate_batches(
     longest = most_new_tokens(config)
     lengths = [(copies * len(row), copies * longest) for row in ids]
     seed = int(torch.randint(2**63 - 1, ())) if config.do_sample else 0
+    loop = None
+    if not isinstance(model, ExportedModel):
+        is_known = (changed_settings(config) | generate_kwargs.keys()) <= LOOP_OPTIONS
+        loop = LOOPS.get(config.get_generation_mode()) if is_known else None
+    if loop is not None:
+        options["custom_generate"] = loop
     for batch in evaluation_batches(lengths, tokens_per_batch) if ids else []:
-        if not isinstance(model, ExportedModel):
-            options |= _loop_options(config, generate_kwargs, seed, batch, copies, longest)
+        if loop is decode and config.do_sample:
+            options["draws"] = _draws(seed, batch, (copies, longest))
         output_ids = _generate([ids[i] for i in batch], model, tokenizer, device, options)
         yield batch, output_ids.reshape(len(batch), -1, output_ids.shape[1])
 
@@ -247,31 +252,13 @@ def encode_contexts(contexts: Sequence, tokenizer, safety: Safety | None) -> lis
     return encoded
 
 
-def _loop_options(
-    config: GenerationConfig,
-    wishes: Mapping,
-    seed: int,
-    batch: Sequence[int],
-    copies: int,
-    longest: int,
-) -> dict:
-    """Return the options by which `generate()` decodes a batch by our loops, where they can do it.
+def _draws(seed: int, batch: Sequence[int], size: tuple[int, int]) -> torch.Tensor:
+    """Draw numbers to sample a batch by, (batch * replies, target_len), `size` of each context.
 
-    Sampled tokens of each context then depend on the seed and its place in the list alone.
+    They depend on the seed and on the place of a context in the list alone.
     """
-    if not (changed_settings(config) | wishes.keys()) <= LOOP_OPTIONS:
-        return {}
-    mode = config.get_generation_mode()
-    if mode == GenerationMode.BEAM_SEARCH:
-        return {"custom_generate": search}
-    if mode == GenerationMode.GREEDY_SEARCH:
-        return {"custom_generate": decode}
-    if mode != GenerationMode.SAMPLE:
-        return {}
-    size = (copies, longest)
     rows = [np.random.default_rng((seed, i)).random(size, dtype=np.float32) for i in batch]
-    draws = torch.from_numpy(np.concatenate(rows))  # (batch * replies, longest)
-    return {"custom_generate": decode, "draws": draws}
+    return torch.from_numpy(np.concatenate(rows))
 
 
 def reply_to_batch(

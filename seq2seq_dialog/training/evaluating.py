@@ -13,11 +13,10 @@ from accelerate.utils import gather_object
 from datasets import Dataset
 from torch.nn import functional
 from transformers import EncoderDecoderCache
-from transformers.generation import GenerationMode
 
 from ..data.batching import IGNORE
 from ..decoding.batch_loop import cache_of_sources, decode, merge_parts, select_rows
-from ..decoding.beam_loop import search
+from ..decoding.beam_loop import LOOPS
 from ..evaluation.metrics import likelihood_statistics
 from ..models.loading import reverse_model
 from ..portable.context import decode_texts
@@ -176,14 +175,12 @@ def generate_replies(
     if "encoder_outputs" in sources and not chooses:
         sources.pop("input_ids", None)
     options = {}
-    mode = model.generation_config.get_generation_mode()
+    loop = LOOPS.get(model.generation_config.get_generation_mode())
     if sharded:  # the processes take each pass together, so they go on until all have ended
         options["synced_gpus"] = True
-    elif mode == GenerationMode.BEAM_SEARCH:
-        options["custom_generate"] = search
-    elif mode in (GenerationMode.GREEDY_SEARCH, GenerationMode.SAMPLE):
-        options["custom_generate"] = decode
-        if "past_key_values" in inputs and not chooses:
+    elif loop is not None:
+        options["custom_generate"] = loop
+        if loop is decode and "past_key_values" in inputs and not chooses:
             options["past_key_values"] = cache_of_sources(inputs["past_key_values"])
     devices = [model.device] if model.device.type == "cuda" else []
     with torch.random.fork_rng(devices):
