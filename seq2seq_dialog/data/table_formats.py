@@ -106,9 +106,8 @@ def _reading(name: str, revision: str):
 
 def _source(splits: Splits, name: str) -> Splits:
     """Choose the splits that are read, under their usual names."""
-    splits = {
-        name: splits[other] for other, name in SPLIT_NAMES.items() if other in splits
-    } | splits
+    renamed = {name: splits[other] for other, name in SPLIT_NAMES.items() if other in splits}
+    splits = renamed | splits
     if "train" not in splits:
         raise UsageError(
             f"dataset_name {name!r} has the splits {', '.join(splits)}, but one must be called "
@@ -153,11 +152,9 @@ def _read(
                 "Sort them by dialogue, or leave that column out."
             )
         dialogue_ids.add(dialogue.dialogue_id)
-        yield (
-            dialogue
-            if is_named
-            else dialogue._replace(dialogue_id=f"{split}:{dialogue.dialogue_id}")
-        )
+        if not is_named:
+            dialogue = dialogue._replace(dialogue_id=f"{split}:{dialogue.dialogue_id}")
+        yield dialogue
     check_speakers(speakers, args)
 
 

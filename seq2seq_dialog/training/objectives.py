@@ -185,9 +185,8 @@ class ObjectiveTrainer(DialogueTrainer):
         `allowed` (target_len, candidates) says which go with which target token.
         """
         same = candidates[:, :, None] == candidates[:, None]  # (batch, candidates, candidates)
-        is_first = ~same.tril(-1).any(-1) & ~torch.isin(
-            candidates, self._special
-        )  # (batch, candidates)
+        is_first = ~same.tril(-1).any(-1)  # (batch, candidates)
+        is_first &= ~torch.isin(candidates, self._special)
         wrong = candidates[:, None] != labels[..., None]  # (batch, target_len, candidates)
         wanted = wrong & is_first[:, None] & labels.ne(IGNORE)[..., None]
         if allowed is not None:

@@ -100,10 +100,8 @@ class DialogueTrainer(Seq2SeqTrainer):
         compute_metrics: takes an EvalPrediction of replies and references (lists of strings).
     """
 
-    training_columns: ClassVar = [
-        "input_ids",
-        "labels",
-    ]  # of the features, what batches are made of
+    # Of the features, what batches are made of.
+    training_columns: ClassVar = ["input_ids", "labels"]
     # What the progress bar and the line of an evaluation show of a log: label and format.
     training_figures: ClassVar = {
         "loss": ("loss", ".3f"),
@@ -255,12 +253,10 @@ class DialogueTrainer(Seq2SeqTrainer):
     def _mean_logged_loss(self, since_started: float) -> float:
         """Return the mean over the steps of the losses logged since the run began, if any was."""
         logs = [log for log in self.state.log_history if "loss" in log]
+        if not logs:
+            return since_started
         steps = np.diff([log["step"] for log in logs], prepend=0)
-        return (
-            float(np.average([log["loss"] for log in logs], weights=steps))
-            if logs
-            else since_started
-        )
+        return float(np.average([log["loss"] for log in logs], weights=steps))
 
     # Batches
 
