@@ -31,7 +31,7 @@ from ..errors import UsageError
 from ..training_settings import DialogueTrainingArguments
 from .evaluating import token_nll
 from .logged_means import LoggedMeans
-from .negatives import stock_phrases
+from .negatives import frequent_replies
 from .sampling import decoding_bare
 from .sharding import UNSHARDED, sharding_of
 from .trainer import DialogueTrainer
@@ -91,7 +91,7 @@ class ObjectiveTrainer(DialogueTrainer):
             (phrases, phrase_len), -100 where there is padding, and (phrases,).
         """
         replies = self.train_dataset["response"][:]
-        counts = stock_phrases(replies)
+        counts = frequent_replies(replies)
         if not counts:
             raise UsageError(
                 "The objective stock_phrases needs replies that are said at least twice, but the "
