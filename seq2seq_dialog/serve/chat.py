@@ -271,12 +271,19 @@ def chat(folders: Sequence[str], votes: str = VOTES, **options) -> None:
         for name, (model, _, device) in loaded.items():
             print(f"{name} by {engine(model)}, on {device}.")
         print("/help lists the commands; exit, quit or :q alone on a line leaves.")
+    converse(talk)
+    if in_terminal:
+        print()
+
+
+def converse(talk: Talk) -> None:
+    """Answer line by line until the input ends, or a line says so."""
     while True:
         try:
-            line = input("you: " if in_terminal else "").strip()
+            line = input("you: " if talk.in_terminal else "").strip()
         except (EOFError, KeyboardInterrupt):
             break
-        if in_terminal and line in GOODBYES:
+        if talk.in_terminal and line in GOODBYES:
             break
         try:
             if line.startswith("/"):
@@ -284,7 +291,7 @@ def chat(folders: Sequence[str], votes: str = VOTES, **options) -> None:
                 if answer is None:
                     break
                 if answer:
-                    print(answer, file=sys.stdout if in_terminal else sys.stderr)
+                    print(answer, file=sys.stdout if talk.in_terminal else sys.stderr)
             elif line:
                 talk.say(line)
         except KeyboardInterrupt:  # ends the reply, not the chat
@@ -293,5 +300,3 @@ def chat(folders: Sequence[str], votes: str = VOTES, **options) -> None:
             print(short_reason(error), file=sys.stderr)
         if getattr(sys.stdout, "reader_is_gone", False):
             break
-    if in_terminal:
-        print()
