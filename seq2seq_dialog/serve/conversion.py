@@ -53,7 +53,7 @@ class ExactT5Loader(ExactVocabulary, T5Loader):
 
 
 class ExactUMT5Loader(ExactT5Loader, UMT5Loader):
-    """UMT5, in what it has of T5."""
+    """UMT5, mended as T5 is."""
 
 
 class ExactBartLoader(ExactVocabulary, BartLoader):
