@@ -11,7 +11,6 @@ from typing import ClassVar
 import numpy as np
 import torch
 from torch.utils.data import DataLoader
-from tqdm.auto import tqdm
 from transformers import Seq2SeqTrainer
 from transformers.trainer_callback import ProgressCallback
 from transformers.trainer_utils import (
@@ -36,6 +35,7 @@ from .evaluating import evaluate_examples, likelihood_figures, loss_by_source, t
 from .lora import has_adapter, merge
 from .memory import find_tokens_per_batch
 from .optimizers import scaled_adamw
+from .progress import TrainingProgress
 from .resume import load_ended_training
 from .stopping import StopAtSignal, check_finite, divergence
 
@@ -49,30 +49,6 @@ def lengths_of(features) -> np.ndarray:
     """Return source and target tokens of each example, (examples, 2)."""
     columns = features.with_format("numpy")
     return np.stack([columns["source_length"][:], columns["target_length"][:]], axis=1)
-
-
-class TrainingProgress(ProgressCallback):
-    """A bar with figures of the training and the time left; a line per evaluation."""
-
-    def __init__(self, training_figures: dict, evaluation_figures: dict):
-        super().__init__()
-        self.training_figures, self.evaluation_figures = training_figures, evaluation_figures
-
-    def on_log(self, args, state, control, logs=None, **kwargs):
-        if not state.is_world_process_zero or self.training_bar is None:
-            return
-        if "loss" in logs:
-            self.training_bar.set_postfix(_formatted(logs, self.training_figures))
-        elif "eval_loss" in logs:
-            figures = _formatted(logs, self.evaluation_figures)
-            words = (f"{label} {value}" for label, value in figures.items())
-            head = f"step {state.global_step:>6}  epoch {state.epoch:6.2f}"
-            tqdm.write("  ".join([head, *words]))
-
-
-def _formatted(logs: dict, figures: dict[str, tuple[str, str]]) -> dict[str, str]:
-    """Format the figures that a log has, by label."""
-    return {label: format(logs[k], spec) for k, (label, spec) in figures.items() if k in logs}
 
 
 class DialogueTrainer(Seq2SeqTrainer):
