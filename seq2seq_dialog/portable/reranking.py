@@ -17,14 +17,7 @@ from itertools import chain
 import torch
 from torch.nn import functional
 
-from .context import (
-    TURN_SEPARATOR,
-    decode_texts,
-    encode_context,
-    encode_texts,
-    pad,
-    special_ids,
-)
+from .context import TURN_SEPARATOR, decode_texts, encode_context, encode_texts, pad, special_ids
 from .guidance import ContextFreeGuidance, encode_once, no_context, rows_of
 
 # What `rerank` gives weights to. Greater is better: penalties are negative.
@@ -213,12 +206,7 @@ def decode_pool(model, tokenizer, inputs: Mapping, candidates: int, options: Map
 
 
 def score_pool(
-    model,
-    tokenizer,
-    inputs: Mapping,
-    pool: Pool,
-    ours: Mapping,
-    reverse=None,
+    model, tokenizer, inputs: Mapping, pool: Pool, ours: Mapping, reverse=None
 ) -> dict[str, torch.Tensor]:
     """Compute criteria of all candidates, each (batch, candidates), unweighted.
 
@@ -226,12 +214,27 @@ def score_pool(
         inputs: what `encode_once` returns, with `input_ids` for the criteria that read words.
         ours: of our options `rerank` (the criteria), and the texts that they need.
     """
-    shape, values = pool.ids.shape[:2], {}
     wanted = {name.removesuffix("_sum") for name in ours["rerank"]}
+    contexts = [turns_of(row, tokenizer) for row in inputs.get("input_ids", [])]
+    values = _likelihoods(model, tokenizer, inputs, pool, wanted, ours["other_contexts"])
+    if "reverse" in wanted:
+        last = [turns[-1] for turns, texts in zip(contexts, pool.texts, strict=True) for _ in texts]
+        values |= reverse_likelihood(*reverse, last, [*chain(*pool.texts)])
+    values |= _text_criteria(pool.texts, contexts, wanted, ours["stock_phrases"])
+    shape = pool.ids.shape[:2]
+    return {name: values[name].float().cpu().view(shape) for name in ours["rerank"]}
+
+
+def _likelihoods(
+    model, tokenizer, inputs: Mapping, pool: Pool, wanted: set[str], other_contexts: Sequence[str]
+) -> dict[str, torch.Tensor]:
+    """Compute the criteria that the model itself tells, (batch * candidates,) each."""
     ids = pool.ids.flatten(0, 1)  # (rows, target_len)
     mask = is_reply(ids, model.generation_config.eos_token_id)  # (rows, target_len - 1)
+    values = {}
     if "likelihood" in wanted:
-        rows = torch.arange(shape[0], device=ids.device).repeat_interleave(shape[1])
+        batch_size, candidates = pool.ids.shape[:2]
+        rows = torch.arange(batch_size, device=ids.device).repeat_interleave(candidates)
         log_probs = log_likelihood(model, inputs, rows, ids, mask)
         values |= sums_and_means("likelihood", log_probs, mask)
     if "context_free" in wanted:
@@ -239,28 +242,36 @@ def score_pool(
         log_probs = log_likelihood(model, no_context(model, tokenizer), rows, ids, mask)
         values |= sums_and_means("context_free", -log_probs, mask)
     if "other_contexts" in wanted:
-        others, log_probs = encode_others(model, tokenizer, ours["other_contexts"]), 0
-        for place in range(len(others["attention_mask"])):
+        others, log_probs = encode_others(model, tokenizer, other_contexts), 0
+        for place in range(len(other_contexts)):
             rows = torch.full((len(ids),), place, device=ids.device)
             log_probs = log_probs + log_likelihood(model, others, rows, ids, mask)
-        values |= sums_and_means("other_contexts", -log_probs / (place + 1), mask)
-    contexts = [turns_of(row, tokenizer) for row in inputs.get("input_ids", [])]
-    if "reverse" in wanted:
-        last = [turns[-1] for turns in contexts for _ in range(shape[1])]
-        values |= reverse_likelihood(*reverse, last, [*chain(*pool.texts)])
-    if "mbr" in wanted:
-        values["mbr"] = torch.stack([mean_chrf(texts) for texts in pool.texts])
-    known = {letters(phrase) for phrase in ours["stock_phrases"]}
-    of_texts = {
+        values |= sums_and_means("other_contexts", -log_probs / len(other_contexts), mask)
+    return values
+
+
+def _text_criteria(
+    texts: Sequence[Sequence[str]],
+    contexts: Sequence[Sequence[str]],
+    wanted: set[str],
+    stock_phrases: Sequence[str],
+) -> dict[str, torch.Tensor]:
+    """Compute the criteria that are seen of the texts, (batch, candidates) each."""
+    known = {letters(phrase) for phrase in stock_phrases}
+    measures = {
         "stock": lambda text, _: -float(letters(text) in known),
         "echo": lambda text, turns: -shared_words(text, " ".join(turns)),
         "length": lambda text, _: float(len(text.split())),
     }
-    for name in of_texts.keys() & wanted:
-        measure = of_texts[name]
-        pairs = zip(pool.texts, contexts or [()] * shape[0], strict=True)
-        values[name] = torch.tensor([[measure(t, turns) for t in texts] for texts, turns in pairs])
-    return {name: values[name].float().cpu().view(shape) for name in ours["rerank"]}
+    values = {}
+    if "mbr" in wanted:
+        values["mbr"] = torch.stack([mean_chrf(of_context) for of_context in texts])
+    for name in measures.keys() & wanted:
+        pairs = zip(texts, contexts or [()] * len(texts), strict=True)
+        values[name] = torch.tensor(
+            [[measures[name](text, turns) for text in of_context] for of_context, turns in pairs]
+        )
+    return values
 
 
 def weigh(values: Mapping[str, torch.Tensor], weights: Mapping[str, float]) -> list[list[float]]:
