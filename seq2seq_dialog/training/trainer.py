@@ -119,9 +119,10 @@ class DialogueTrainer(Seq2SeqTrainer):
         if self.is_fsdp_enabled:
             sharding.share_embedding(model)
         self._flops_per_token = 6 * model.num_parameters(exclude_embeddings=True)
-        # Since the last log: tokens, what the loss is a mean over, and that of average batches.
-        self._counts, self._log_time = np.zeros(3), time.perf_counter()
-        self._mean_count = 0.0  # of an average batch
+        # Since the last log: tokens, the terms that the loss is a mean over, and the terms that as
+        # many average batches have.
+        self._since_log, self._log_time = np.zeros(3), time.perf_counter()
+        self._mean_terms = 0.0  # of an average batch
         self._predicting = False
         self._streams = isinstance(self.train_dataset, StreamedBatches)
         self._stream_position = None  # of the last batch taken
@@ -178,21 +179,21 @@ class DialogueTrainer(Seq2SeqTrainer):
         for batch in batches:
             if self._streams:
                 self._stream_position = tuple(batch.pop("position").tolist())
-                self._mean_count = float(batch.pop("mean_targets"))
+                self._mean_terms = float(batch.pop("mean_targets"))
             source, target = batch["attention_mask"].sum(), batch["labels"].ne(IGNORE).sum()
-            self._counts += int(source + target), self._count(batch), self._mean_count
-            expected += self._mean_count
+            self._since_log += int(source + target), self._count_terms(batch), self._mean_terms
+            expected += self._mean_terms
         count = torch.full((), expected, dtype=torch.float32, device=device)  # no copy to wait for
         if self.args.world_size > 1:
             count = self.stop.vote(self.accelerator.reduce, count)
         return batches, count
 
-    def _count(self, batch) -> int:
-        """Count what the loss is a mean over, in a batch: target tokens."""
+    def _count_terms(self, batch) -> int:
+        """Count the terms in a batch that the loss is a mean over: target tokens."""
         return int(batch["labels"].ne(IGNORE).sum())
 
-    def _mean_count_of(self, sampler: TokenBudgetSampler) -> float:
-        """Return how many of them an average batch has."""
+    def _mean_terms_of(self, sampler: TokenBudgetSampler) -> float:
+        """Return how many terms an average batch has."""
         return sampler.mean_targets
 
     def create_optimizer(self, model=None) -> torch.optim.Optimizer:
@@ -216,14 +217,14 @@ class DialogueTrainer(Seq2SeqTrainer):
         if "train_loss" in logs:
             logs["train_loss"] = self._mean_logged_loss(logs["train_loss"])
         if "loss" in logs:
-            counts = torch.tensor(self._counts, dtype=torch.float32, device=self.args.device)
-            tokens, count, expected = self.accelerator.reduce(counts, "sum").tolist()
+            counts = torch.tensor(self._since_log, dtype=torch.float32, device=self.args.device)
+            tokens, terms, expected = self.accelerator.reduce(counts, "sum").tolist()
             now = time.perf_counter()
-            logs["loss"] *= expected / count
+            logs["loss"] *= expected / terms
             if not math.isfinite(logs["loss"]):
                 raise divergence(self, f"The loss is {logs['loss']}")
             logs["tokens_per_second"] = round(tokens / max(1e-9, now - self._log_time), 1)
-            self._counts, self._log_time = np.zeros(3), now
+            self._since_log, self._log_time = np.zeros(3), now
         super().log(logs, start_time)
 
     def _mean_logged_loss(self, since_started: float) -> float:
@@ -250,7 +251,7 @@ class DialogueTrainer(Seq2SeqTrainer):
             sampler = TokenBudgetSampler(lengths_of(self.train_dataset), *options, draw)
         except ValueError as error:
             raise UsageError(str(error)) from error
-        self._mean_count = self._mean_count_of(sampler)
+        self._mean_terms = self._mean_terms_of(sampler)
         features = self.train_dataset.select_columns(self.training_columns)
         loader = self._loader(features, batch_sampler=sampler, collate_fn=self.training_collator)
         loader.set_epoch = sampler.set_epoch  # Trainer calls it

@@ -361,7 +361,7 @@ def test_a_batch_holds_both_replies_within_the_budget(trainer):
     pairs = [len(batch["labels"]) // 2 for batch in batches]
     assert all(size <= 700 or count == 1 for size, count in zip(sizes, pairs, strict=True))
     assert sum(pairs) == len(trainer.train_dataset)
-    assert trainer._mean_count == pytest.approx(np.mean(pairs))
+    assert trainer._mean_terms == pytest.approx(np.mean(pairs))
 
 
 def test_the_curves_are_of_likelihood_and_of_preferences():
