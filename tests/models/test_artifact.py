@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import sys
 import textwrap
 
@@ -250,6 +251,13 @@ def test_finishing_twice_changes_nothing(saved):
     before = {p.name: p.read_bytes() for p in saved.iterdir() if p.is_file()}
     artifact.finish(saved)
     assert {p.name: p.read_bytes() for p in saved.iterdir() if p.is_file()} == before
+
+
+def test_the_pipeline_names_each_file_that_it_needs():
+    """transformers 4.57 takes from a folder what pipeline.py itself imports, and no more."""
+    text = (artifact.PORTABLE / "pipeline.py").read_text(encoding="utf-8")
+    named = re.findall(r"^from \.(\w+) import", text, re.MULTILINE)
+    assert {f"{name}.py" for name in named} == {*artifact.PIPELINE_CODE} - {"pipeline.py"}
 
 
 def test_only_the_portable_files_travel_as_code(saved):
