@@ -10,7 +10,7 @@ from huggingface_hub import ModelCard, constants, get_token
 from jinja2 import StrictUndefined, Template
 
 from ..errors import UsageError
-from ..models.artifact import PIPELINE_CODE, PORTABLE, V5_CONFIG
+from ..models.artifact import PIPELINE_CODE, PORTABLE, V5_CONFIG, WEIGHTS
 from ..models.loading import ADAPTER_FILE
 from ..portable.context import TURN_SEPARATOR
 from ..report.model_card import model_card
@@ -18,7 +18,7 @@ from ..run_folder import check_writable, free_path, read_mapping, write_text
 from ..strict_yaml import read_yaml
 from .push import Publication, RepoKind, check_target, is_private, prepare, send
 
-WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
+INDEX = f"{WEIGHTS}.index.json"  # where weights are in several files
 PAGE = PORTABLE.parent / "serve" / "space"
 GRADIO = "6.31.0"  # the version in a Space
 CODE = tuple(sorted(path.name for path in PORTABLE.glob("[!_]*.py")))
@@ -56,8 +56,6 @@ NEEDED = (
     "options.py",
     "pipeline.py",
 )
-
-
 # What the card is made of, besides.
 DESCRIBING = ("config.yaml", "environment.json", "predictions.jsonl", "trainer_state.json")
 
