@@ -141,9 +141,8 @@ def card_license(
         if not Path(name).exists():
             path = hf_hub_download(str(name), "README.md", repo_type=repo_type, revision=revision)
         on_card = (metadata_load(path) or {}).get("license") or "unknown"
-        licenses = [
-            str(each).lower() for each in (on_card if isinstance(on_card, list) else [on_card])
-        ]
+        on_card = on_card if isinstance(on_card, list) else [on_card]
+        licenses = [str(each).lower() for each in on_card]
         licenses = [each if each in HUB_LICENSES else "other" for each in licenses]
         return max((None if each == "unknown" else each for each in licenses), key=_strictness)
     return None
