@@ -85,6 +85,34 @@ def _run(connection, contestant: Callable, options: dict) -> None:
         connection.send({"failed": " ".join(reason.split())[:500]})
 
 
+class _Running:
+    """A contestant in its process."""
+
+    def __init__(self, context, contestant: Callable, options: dict):
+        self.connection, theirs = context.Pipe()
+        self.process = context.Process(target=_run, args=(theirs, contestant, options))
+        self.process.start()
+        theirs.close()
+
+    def answer(self, limit: float | None) -> dict:
+        """Wait for what it says: that it is ready, a measurement, or why it has dropped out."""
+        try:
+            if self.connection.poll(limit):
+                return self.connection.recv()
+        except EOFError:
+            self.process.join()
+            return {"failed": f"its process ended with status {self.process.exitcode}"}
+        self.process.kill()
+        return {"failed": f"no answer within {limit} seconds"}
+
+    def end(self) -> None:
+        """Let it go; one that waits for its turn ends, any other is killed."""
+        self.connection.close()
+        self.process.join(10)
+        self.process.kill()
+        self.process.join()
+
+
 def in_turn(
     contestants: dict[str, tuple[Callable, dict]],
     rounds: int,
@@ -109,35 +137,22 @@ def in_turn(
 
     def answer(name: str) -> dict | None:
         """Wait for a contestant; None where it has dropped out."""
-        process, connection = running[name]
-        try:
-            if connection.poll(limit):
-                said = connection.recv()
-            else:
-                said = {"failed": f"no answer within {limit} seconds"}
-                process.kill()
-        except EOFError:
-            process.join()
-            said = {"failed": f"its process ended with status {process.exitcode}"}
+        said = running[name].answer(limit)
         if {"skipped", "failed"}.isdisjoint(said):
             return said
         results[name] = said
-        _end(*running.pop(name))
+        running.pop(name).end()
         console.print(f"  {escape(name)}: {escape(': '.join(*said.items()))}")
         return None
 
     try:
         for name, (contestant, options) in contestants.items():
-            connection, theirs = context.Pipe()
-            process = context.Process(target=_run, args=(theirs, contestant, options))
-            process.start()
-            theirs.close()
-            running[name] = process, connection
+            running[name] = _Running(context, contestant, options)
             if answer(name) is not None:
                 results[name] = {"rounds": []}
         for number in range(rounds):
             for name in list(running):
-                running[name][1].send(number)
+                running[name].connection.send(number)
                 measured = answer(name)
                 if measured is not None:
                     results[name]["rounds"].append(measured)
@@ -145,19 +160,12 @@ def in_turn(
                     said = f"{speed:,.4g} a second, over {seconds:,.1f} s"
                     console.print(f"  round {number + 1}, {escape(name)}: {said}", highlight=False)
     finally:
-        for process, connection in running.values():
-            _end(process, connection)
+        for each in running.values():
+            each.end()
     for name, result in results.items():
         if "rounds" in result:
             results[name]["speed"] = summary(speeds(result))
     return results
-
-
-def _end(process, connection) -> None:
-    connection.close()  # which ends one that waits for its turn
-    process.join(10)
-    process.kill()
-    process.join()
 
 
 def summary(values: Sequence[float]) -> dict:

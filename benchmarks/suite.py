@@ -434,6 +434,29 @@ PARTS = {
 }
 
 
+def run_part(name: str, suite: Suite, about: dict) -> None:
+    """Measure a part; write what was found, `about` beside it, and print it."""
+    suite.console.rule(name)
+    start = time.perf_counter()
+    found = {"part": name} | PARTS[name](suite)
+    found |= {"took_seconds": time.perf_counter() - start, "about": about}
+    write_json(suite.output / f"{name}.json", found)
+    harness.print_part(found, suite.console)
+
+
+def _check(parts: Sequence[str], rounds: int, quick: bool, chart: bool) -> None:
+    """Refuse what cannot be measured."""
+    unknown = sorted(set(parts) - set(PARTS))
+    if unknown:
+        raise UsageError(
+            f"There is no part {unknown[0]!r}, but {', '.join(PARTS)}.{nearest(unknown[0], PARTS)}"
+        )
+    if not 1 <= rounds <= material.ROUNDS:
+        raise UsageError(f"rounds is {rounds}; it must be from 1 to {material.ROUNDS}.")
+    if quick and chart:
+        raise UsageError("quick measures sizes that mean nothing: leave out --chart or --quick.")
+
+
 def bench(
     parts: Sequence[str] = (),
     data: str | None = None,
@@ -463,15 +486,7 @@ def bench(
         UsageError: no such part, a number of rounds that cannot be, unusable data or output.
     """
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # contestants end with it
-    unknown = sorted(set(parts) - set(PARTS))
-    if unknown:
-        raise UsageError(
-            f"There is no part {unknown[0]!r}, but {', '.join(PARTS)}.{nearest(unknown[0], PARTS)}"
-        )
-    if not 1 <= rounds <= material.ROUNDS:
-        raise UsageError(f"rounds is {rounds}; it must be from 1 to {material.ROUNDS}.")
-    if quick and chart:
-        raise UsageError("quick measures sizes that mean nothing: leave out --chart or --quick.")
+    _check(parts, rounds, quick, chart)
     place = Path(output or ("runs/bench_quick" if quick else "runs/bench"))
     console = Console(soft_wrap=True)
     check_writable(place / "training.json")
@@ -487,12 +502,7 @@ def bench(
             about = environment(1, suite.about["data"]) | suite.about
             about |= {"threads": torch.get_num_threads(), "rounds": rounds, "quick": quick}
             for name in names:
-                console.rule(name)
-                start = time.perf_counter()
-                found = {"part": name} | PARTS[name](suite)
-                found |= {"took_seconds": time.perf_counter() - start, "about": about}
-                write_json(place / f"{name}.json", found)
-                harness.print_part(found, console)
+                run_part(name, suite, about)
     written = {name: place / f"{name}.json" for name in PARTS}
     found = {name: read_json(path) for name, path in written.items() if path.exists()}
     if chart:

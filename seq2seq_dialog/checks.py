@@ -24,8 +24,9 @@ MADE_WITH_THE_MODEL = ("galore", "apollo", "lomo", "adalomo")
 
 def check(settings: Settings) -> None:
     """Refuse settings that do not go together, and values that cannot be used."""
-    _check_training(settings.training)
-    _check_seeds(settings.training)
+    training = settings.training
+    _check_training(training)
+    _check_seeds(training)
     _check_origin(settings)
     _check_sides(settings.data)
     _check_decoding(settings)
@@ -36,7 +37,6 @@ def check(settings: Settings) -> None:
     _check_lora(settings)
     _check_streaming(settings)
     _check_metrics(settings)
-    training = settings.training
     _check_trackers(training)
     _check_optimizer(training)
     _check_schedule(training)

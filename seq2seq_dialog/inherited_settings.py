@@ -72,7 +72,7 @@ MAPPINGS = {
 }
 FROM_FILES = {"accelerator_config", "fsdp_config", "deepspeed"}
 # Those that need a package which is not installed with this one.
-NEEDS = {"deepspeed": "deepspeed", "use_liger_kernel": "liger_kernel"}
+NEEDED_PACKAGES = {"deepspeed": "deepspeed", "use_liger_kernel": "liger_kernel"}
 
 
 def read_inherited(args) -> None:
@@ -80,7 +80,7 @@ def read_inherited(args) -> None:
     for name, instead in REPLACED.items():
         if getattr(args, name) != getattr(type(args), name):
             raise UsageError(f"{name} has no effect here: {instead}.")
-    for name, package in NEEDS.items():
+    for name, package in NEEDED_PACKAGES.items():
         if getattr(args, name) and not find_spec(package):
             raise UsageError(f"{name} needs a package that is missing: pip install {package}.")
     for name, example in MAPPINGS.items():

@@ -97,11 +97,8 @@ def _distribution(name: str, values):
         if not values or any(isinstance(value, list | dict) for value in values):
             raise UsageError(f"space has {values} for {name}; list the values to try: [1, 2, 4].")
         return CategoricalDistribution(values)
-    if not isinstance(values, dict) or not {"low", "high"} <= values.keys() <= {
-        "low",
-        "high",
-        "log",
-    }:
+    needed, known = {"low", "high"}, {"low", "high", "log"}
+    if not isinstance(values, dict) or not needed <= values.keys() <= known:
         raise UsageError(
             f"space has {values!r} for {name}; it must be a list of values, or a range, {{low: "
             "..., high: ...}, with log: true where it is of magnitudes."

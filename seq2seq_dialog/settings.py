@@ -27,10 +27,8 @@ from .portable.reranking import CRITERIA
 from .setting_fields import Group, Mark, setting
 from .training_settings import SCALED, T5_LIKE, DialogueTrainingArguments
 
-# Settings that are mappings or lists.
-STRUCTURES = (
-    *("columns", "new_model", "objectives", "discriminator", "rerank", "lr_scheduler_kwargs"),
-)
+# Settings of ours that are mappings, as text in YAML.
+OUR_MAPPINGS = ("columns", "new_model", "objectives", "discriminator", "rerank")
 
 
 @dataclass
@@ -138,7 +136,7 @@ class DataArguments(Group):
                 )
         return names
 
-    def reading(self) -> str:
+    def reading_key(self) -> str:
         """Return the settings by which tables and chats are read, as one text."""
         return f"{self.columns} {self.respond_as} {self.max_gap} {self.anonymize}"
 
@@ -318,7 +316,7 @@ class Settings:
                     continue
                 if value not in (None, []) and (shown or value != f.default):
                     config[f.name] = value
-        for name in (*STRUCTURES, "data"):
+        for name in (*OUR_MAPPINGS, "lr_scheduler_kwargs", "data"):
             value = config.get(name)
             if isinstance(value, str) and (name != "data" or value.lstrip().startswith("[")):
                 config[name] = strict_yaml.load(value)

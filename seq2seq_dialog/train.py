@@ -37,7 +37,7 @@ from .hub.push import writable_repo
 from .models import artifact
 from .models.build import check_lengths, check_names, check_sizes, load_model
 from .models.tokenizer import load_tokenizer, train_tokenizer
-from .portable.reranking import NEEDS
+from .portable.reranking import NEEDED_TEXTS
 from .report import licences, page, pictures, seeds
 from .report.console import print_run, set_up_console
 from .report.preview import preview
@@ -120,20 +120,13 @@ def execute(settings: Settings) -> None:
     # 2. Read the rows
     with settings.training.main_process_first(desc="reading the dialogues"):
         corpus = read_corpus(settings.reading)
-
     check_rejected(corpus, settings)
 
     # 3. Audit them; describe what the run is made with
     corpus = audit_corpus(corpus, settings.data, console)
     data = {"pairs": corpus.pairs, "problems": corpus.problems}
-    train = corpus.rows["train"]
-    environment = run_folder.environment(settings.training.world_size, fingerprint(train))
-    environment["corpus"] = recognise([train])
-    if repo is not None:  # what forbids to publish is said now, not after the training
-        licences.data_terms(settings.as_config(), environment)
-    if "validation" not in corpus.rows and settings.training.eval_strategy != "no":
-        console.print("No validation pairs: the last checkpoint is kept, not the best.")
-        settings = settings.without_evaluation()
+    environment = describe_environment(corpus, settings, publishes=repo is not None)
+    settings = settle_evaluation(corpus, settings, console)
 
     # 4. See where an interrupted run goes on
     checkpoint = None
@@ -167,8 +160,7 @@ def execute(settings: Settings) -> None:
     metrics |= evaluate_model(trainer, corpus, features, settings)
 
     # 10. Write the report
-    let_talk(trainer, settings)
-    write_report(run_dir, metrics, settings)
+    write_report(trainer, metrics, settings)
     trainer.end()  # closes trackers and the group of processes
 
     # 11. Publish, and print the figures
@@ -190,6 +182,35 @@ def check_publishing(settings: Settings) -> str | None:
         return None
     licences.check_terms(settings.data.license, settings.data.language)
     return writable_repo(training.hub_model_id or Path(training.output_dir).resolve().name)
+
+
+def check_rejected(corpus: Corpus, settings: Settings) -> None:
+    """Refuse to make rejected replies where the data has them, such as votes."""
+    has_rejected = any("rejected_not_read" in counts for counts in corpus.problems.values())
+    if settings.trains_preferences and has_rejected:
+        raise UsageError(
+            f"{settings.data.data or settings.data.dataset_name} has a column rejected, but "
+            "negatives makes other rejected replies: set --negatives null to learn from those of "
+            "the data, or take the column out."
+        )
+
+
+def describe_environment(corpus: Corpus, settings: Settings, publishes: bool) -> dict:
+    """Describe what the run is made with; if it is to be published, refuse what forbids that."""
+    train = corpus.rows["train"]
+    environment = run_folder.environment(settings.training.world_size, fingerprint(train))
+    environment["corpus"] = recognise([train])
+    if publishes:  # said now, not after the training
+        licences.data_terms(settings.as_config(), environment)
+    return environment
+
+
+def settle_evaluation(corpus: Corpus, settings: Settings, console: Console) -> Settings:
+    """Leave out the evaluations while training where there are no validation pairs."""
+    if "validation" in corpus.rows or settings.training.eval_strategy == "no":
+        return settings
+    console.print("No validation pairs: the last checkpoint is kept, not the best.")
+    return settings.without_evaluation()
 
 
 def load_or_train_tokenizer(settings: Settings, corpus: Corpus, begins: bool, console: Console):
@@ -224,17 +245,6 @@ def adapt_model(settings: Settings, model, tokenizer, console: Console):
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     console.print(f"LoRA of rank {settings.lora.lora_r}: {trained:,} parameters are trained")
     return model
-
-
-def check_rejected(corpus: Corpus, settings: Settings) -> None:
-    """Refuse to make rejected replies where the data has them, such as votes."""
-    found = any("rejected_not_read" in counts for counts in corpus.problems.values())
-    if settings.trains_preferences and found:
-        raise UsageError(
-            f"{settings.data.data or settings.data.dataset_name} has a column rejected, but "
-            "negatives makes other rejected replies: set --negatives null to learn from those of "
-            "the data, or take the column out."
-        )
 
 
 def build_trainer(
@@ -323,7 +333,7 @@ def keep_for_reranking(model, tokenizer, corpus: Corpus, settings: Settings) -> 
     """
     weights = settings.decoding.weights() or {}
     wanted = {name.removesuffix("_sum") for name, weight in weights.items() if weight}
-    if not wanted & NEEDS.keys():
+    if not wanted & NEEDED_TEXTS.keys():
         return
     rows = corpus.rows.get("validation", corpus.rows["train"])
     contexts = rows["context"][:RERANK_CONTEXTS]
@@ -406,8 +416,8 @@ def trimmed(metrics: dict, prefix: str) -> dict:
 def let_talk(trainer: DialogueTrainer, settings: Settings) -> None:
     """Let the model talk with itself, for the report, where it has replied to test pairs."""
     training, run_dir = settings.training, Path(settings.training.output_dir)
-    replied = training.do_predict and (run_dir / "predictions.jsonl").is_file()
-    if not (settings.main_process and replied) or sharding_of(trainer) != UNSHARDED:
+    has_replies = training.do_predict and (run_dir / "predictions.jsonl").is_file()
+    if not (settings.main_process and has_replies) or sharding_of(trainer) != UNSHARDED:
         return
     predictions = run_folder.read_predictions(run_dir)
     rows = sample_talks(run_dir.name, trainer.model, trainer.processing_class, predictions)
@@ -415,8 +425,10 @@ def let_talk(trainer: DialogueTrainer, settings: Settings) -> None:
         run_folder.write_jsonl(run_dir / TALKS, rows)
 
 
-def write_report(run_dir: Path, metrics: dict, settings: Settings) -> None:
-    """Write the figures, with which a run is complete, and the page."""
+def write_report(trainer: DialogueTrainer, metrics: dict, settings: Settings) -> None:
+    """Write what the page shows, the figures among them, and the page: the run is complete then."""
+    run_dir = Path(settings.training.output_dir)
+    let_talk(trainer, settings)
     if settings.main_process:
         run_folder.write_json(run_dir / "metrics.json", metrics)
         page.write(run_dir)

@@ -17,7 +17,7 @@ from .command_line import HELP, CommandLine, Flag, read_command_line, recipes
 from .errors import UsageError, nearest
 from .inherited_settings import INHERITED, MAPPINGS
 from .setting_fields import Mark
-from .settings import GROUPS, Settings, marked
+from .settings import GROUPS, OUR_MAPPINGS, Settings, marked
 from .shipped import COMMAND, CONFIGS
 from .strict_yaml import to_json
 from .training_settings import DialogueTrainingArguments
@@ -30,16 +30,7 @@ DESCRIPTIONS = {
 # What a flag takes, by the type of its setting.
 KINDS = {int: "a whole number", float: "a number", string_to_bool: "true or false"}
 # Settings whose value is a structure, which a flag spells as JSON.
-STRUCTURES = {
-    "columns": dict,
-    "new_model": dict,
-    "objectives": dict,
-    "discriminator": dict,
-    "rerank": dict,
-    "data": list,
-    "space": dict,
-}
-STRUCTURES |= dict.fromkeys(MAPPINGS, dict)
+STRUCTURES = dict.fromkeys((*OUR_MAPPINGS, "space", *MAPPINGS), dict) | {"data": list}
 STRUCTURE_NAMES = {dict: "a mapping", list: "a path or a list of sources", None: "a single value"}
 
 PATHS = marked(Mark.PATH) | {"data_cache"}  # in which ~ is the home folder
@@ -47,7 +38,7 @@ PATHS = marked(Mark.PATH) | {"data_cache"}  # in which ~ is the home folder
 OPTIONAL = {f.name for group in GROUPS for f in dataclasses.fields(group) if f.default is None}
 OPTIONAL -= {"output_dir"}
 # Settings that name one source, of dialogues or of the model: a flag for one replaces the other.
-REPLACED = {
+OTHER_SOURCES = {
     "data": ("dataset_name", "dataset_revision"),
     "dataset_name": ("data",),
     "new_model": ("model_name_or_path",),
@@ -170,7 +161,7 @@ def _apply_flags(line: CommandLine) -> tuple[dict, list[str]]:
         else:
             flags[name] = flag
     for name in [*flags, *parts]:
-        for other in REPLACED.get(name, ()):
+        for other in OTHER_SOURCES.get(name, ()):
             config.pop(other, None)
     words = {name: flag.words for name, flag in flags.items()}
     for name, values in parts.items():

@@ -162,10 +162,18 @@ def test_a_verb_works_from_a_folder_with_names_like_ours(tmp_path):
 
 def test_the_steps_of_a_run_are_read_at_a_glance():
     tree = ast.parse((PACKAGE / "train.py").read_text(encoding="utf-8"))
-    (main,) = (node for node in tree.body if getattr(node, "name", "") == "main")
-    assert main.end_lineno - main.lineno < 70
-    branches = [node for node in ast.walk(main) if isinstance(node, ast.If | ast.For | ast.While)]
+    (steps,) = (node for node in tree.body if getattr(node, "name", "") == "execute")
+    branches = [node for node in ast.walk(steps) if isinstance(node, ast.If | ast.For | ast.While)]
     assert len(branches) <= 4
+
+
+def test_functions_are_short():
+    for folder in ("seq2seq_dialog", "dataset_script", "benchmarks"):
+        for path in (ROOT / folder).rglob("*.py"):
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+                if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                    lines = node.end_lineno - node.lineno  # below the first one
+                    assert lines <= 60, f"{node.name} in {path.name} has {lines} lines"
 
 
 def test_public_names_are_there():

@@ -38,12 +38,12 @@ def convert(data: str, output: str, **options) -> None:
     with messages_of_a_setting():
         by_split = readers(expand_path(data), args)
         problems, written = {}, []
-        for split, (read, told) in by_split.items():
+        for split, (read, description) in by_split.items():
             path = Path(f"{stem}_{split}{form}" if len(by_split) > 1 else output)
             check_writable(path)
             if path.exists():
                 raise UsageError(f"{str(path)!r} is there already: choose another name.")
-            problems[split] = _write(read, path, form, split) | {"read_as": told}
+            problems[split] = _write(read, path, form, split) | {"read_as": description}
             written.append(str(path))
     print_reading(problems, Console())
     print(f"Written: {', '.join(written)}")

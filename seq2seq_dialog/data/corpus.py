@@ -152,8 +152,8 @@ def print_reading(problems: dict, console: Console) -> None:
     for name, counts in problems.items():
         if "read_as" not in counts:
             continue
-        told = f"{name}: {counts['read_as']}" if len(problems) > 1 else counts["read_as"]
-        told += ": " + ", ".join(
+        summary = f"{name}: {counts['read_as']}" if len(problems) > 1 else counts["read_as"]
+        summary += ": " + ", ".join(
             f"{counts[kind]:,} {kind}" for kind in ("dialogues", "utterances", "pairs")
         )
         odd = ", ".join(
@@ -161,12 +161,12 @@ def print_reading(problems: dict, console: Console) -> None:
             for kind, problem in counts.items()
             if isinstance(problem, dict)
         )
-        told += f"; {odd}" if odd else ""
+        summary += f"; {odd}" if odd else ""
         others = counts.get("passed_over", [])
         if others:
             more = f" and {len(others) - 5} more" if len(others) > 5 else ""
-            told += f". Not read: {', '.join(others[:5])}{more}"
-        console.print(f"Read as: {told}", markup=False, highlight=False)
+            summary += f". Not read: {', '.join(others[:5])}{more}"
+        console.print(f"Read as: {summary}", markup=False, highlight=False)
 
 
 def encode_corpus(

@@ -99,9 +99,9 @@ def recognise(path: str, args: DataArguments) -> Source | None:
         return None
     columns = [name for file in others for name in tables.columns_of(file)]
     if columns:
-        found = ", ".join(map(repr, dict.fromkeys(columns)))
+        listed = ", ".join(map(repr, dict.fromkeys(columns)))
         raise UsageError(
-            f"{path!r} has the columns {found}, but needs {tables.FORMS}. Say which is which, for "
+            f"{path!r} has the columns {listed}, but needs {tables.FORMS}. Say which is which, for "
             "example --columns '{text: body, speaker: author}'."
         )
     raise UsageError(
@@ -182,7 +182,7 @@ def load_content(content, args: DataArguments) -> tuple[DatasetDict, dict]:
         check_speakers(speakers, args)
 
     digest = hashlib.sha256(repr(rows).encode()).hexdigest()
-    return prepare({"train": read}, f"{digest} {args.reading()}", args)
+    return prepare({"train": read}, f"{digest} {args.reading_key()}", args)
 
 
 def open_source(
@@ -233,4 +233,4 @@ def _key(source: Source, args: DataArguments) -> str:
         for file, reader in files:
             stat = os.stat(file.place[0])
             states.append(f"{reader.name} {file.place} {stat.st_size} {stat.st_mtime_ns}")
-    return " ".join([*states, args.reading(), CODE.hex()])
+    return " ".join([*states, args.reading_key(), CODE.hex()])

@@ -254,13 +254,10 @@ def warning(audit_result: dict) -> str | None:
     seen = test["pairs_in_train"]["one_turn"] if test["pairs"] else 0
     if seen <= WARN * test["pairs"]:
         return None
+    clean = test["clean_pairs"]
+    remedy = f": give that on the {clean:,} clean pairs beside it" if clean else ""
     return (
         f"Warning: {100 * seen / test['pairs']:.1f} % of the test pairs ({seen:,} of "
         f"{test['pairs']:,}, with a context of one turn) stand in train, so that a score on all "
-        f"of them rewards memory"
-        + (
-            f": give that on the {test['clean_pairs']:,} clean pairs beside it."
-            if test["clean_pairs"]
-            else "."
-        )
+        f"of them rewards memory{remedy}."
     )

@@ -48,7 +48,7 @@ def load_table_rows(args: DataArguments) -> tuple[DatasetDict, dict]:
     source = _source(_fetch(name, args.dataset_revision or "main", args.data_cache), name)
     readers = {split: partial(_read, name, rows, split, args) for split, rows in source.items()}
     fingerprints = " ".join(rows._fingerprint for rows in source.values())
-    return prepare(readers, f"{fingerprints} {args.reading()}", args)
+    return prepare(readers, f"{fingerprints} {args.reading_key()}", args)
 
 
 def open_table_rows(args: DataArguments) -> tuple[dict[str, Callable[[], Iterator[dict]]], str]:
@@ -67,7 +67,7 @@ def open_table_rows(args: DataArguments) -> tuple[dict[str, Callable[[], Iterato
             yield from _read(name, source[split], split, args, note)
 
     source = _source(splits, name)
-    key = f"{CODE.hex()} {builder.hash} {builder.config_id} {commit} {args.reading()}"
+    key = f"{CODE.hex()} {builder.hash} {builder.config_id} {commit} {args.reading_key()}"
     return stream({split: partial(read, split) for split in source}, args), key
 
 
@@ -106,9 +106,8 @@ def _reading(name: str, revision: str):
 
 def _source(splits: Splits, name: str) -> Splits:
     """Choose the splits that are read, under their usual names."""
-    splits = {
-        name: splits[other] for other, name in SPLIT_NAMES.items() if other in splits
-    } | splits
+    renamed = {name: splits[other] for other, name in SPLIT_NAMES.items() if other in splits}
+    splits = renamed | splits
     if "train" not in splits:
         raise UsageError(
             f"dataset_name {name!r} has the splits {', '.join(splits)}, but one must be called "
@@ -137,10 +136,10 @@ def _read(
     columns = args.column_names()
     form = choose_form([row for _, row in islice(_numbered(rows), SAMPLE)], columns)
     if form is None:
-        found = ", ".join(f"{column} ({feature})" for column, feature in rows.features.items())
+        listed = ", ".join(f"{column} ({feature})" for column, feature in rows.features.items())
         raise UsageError(
-            f"dataset_name {name!r} has the columns {found}, but needs {FORMS}. Say which is which "
-            "by columns: {text: body, speaker: author}, or rename or convert them."
+            f"dataset_name {name!r} has the columns {listed}, but needs {FORMS}. Say which is "
+            "which by columns: {text: body, speaker: author}, or rename or convert them."
         )
     is_named = "conversation" in find_columns(rows.features, columns)
     dialogue_ids, speakers = set(), Counter()
@@ -153,11 +152,9 @@ def _read(
                 "Sort them by dialogue, or leave that column out."
             )
         dialogue_ids.add(dialogue.dialogue_id)
-        yield (
-            dialogue
-            if is_named
-            else dialogue._replace(dialogue_id=f"{split}:{dialogue.dialogue_id}")
-        )
+        if not is_named:
+            dialogue = dialogue._replace(dialogue_id=f"{split}:{dialogue.dialogue_id}")
+        yield dialogue
     check_speakers(speakers, args)
 
 

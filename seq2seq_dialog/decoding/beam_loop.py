@@ -7,8 +7,9 @@ when its search ends. Its source is computed once, and moves no more: it is that
 
 import torch
 from transformers import EncoderDecoderCache, GenerationConfig
+from transformers.generation import GenerationMode
 
-from .batch_loop import GPU_STEPS_PER_CHECK, SHRINK_AT, Decoder
+from .batch_loop import GPU_STEPS_PER_CHECK, SHRINK_AT, Decoder, decode
 
 NEVER = -1e9  # the score of what must not be chosen
 
@@ -142,3 +143,11 @@ def _rows(places: torch.Tensor, beams: int) -> torch.Tensor:
 def _cache_of_targets(cache):
     """Return the part of a cache in which the beams of a context differ."""
     return cache.self_attention_cache if isinstance(cache, EncoderDecoderCache) else cache
+
+
+# The loop that decodes as `generate()` in a mode does.
+LOOPS = {
+    GenerationMode.GREEDY_SEARCH: decode,
+    GenerationMode.SAMPLE: decode,
+    GenerationMode.BEAM_SEARCH: search,
+}

@@ -108,6 +108,7 @@ class RunningBatch:
 
     @property
     def rows(self) -> list:
+        """The rows of all groups, as they stand in the decoder."""
         return [row for group in self.groups for row in group.rows]
 
     @torch.no_grad()

@@ -26,6 +26,11 @@ class Metric:
     plain: str = ""  # what it says, for a reader who does not know the term
     hub_type: str | None = None  # its name in the Hub's list of metrics, if it is there
 
+    @property
+    def label_and_unit(self) -> str:
+        """What heads the figure where there is no other place for its unit."""
+        return f"{self.label} ({self.unit})" if self.unit else self.label
+
 
 PERCENT, FROM_1 = (0, 100), (1, math.inf)
 FULL = {"main": True, "interval": True, "chooses_best": True}

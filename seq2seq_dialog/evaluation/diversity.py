@@ -112,9 +112,9 @@ def repetition_of_context(contexts: Sequence[Sequence[str]], replies: Sequence[s
     shares = []
     for context, reply in zip(contexts, replies, strict=True):
         known = {ngram for turn in context for ngram in ngrams(words(turn), 3)}
-        own = list(ngrams(words(reply), 3))
-        if own:
-            shares.append(sum(ngram in known for ngram in own) / len(own))
+        of_reply = list(ngrams(words(reply), 3))
+        if of_reply:
+            shares.append(sum(ngram in known for ngram in of_reply) / len(of_reply))
     return 100 * math.fsum(shares) / max(1, len(shares))
 
 

@@ -64,9 +64,8 @@ def bleu_statistics(
 
     Of each pair: two lengths, then the clipped matches and the totals of n-grams of each order.
     """
-    counter = BLEU(
-        effective_order=True, tokenize=tokenize
-    )  # of its counts alone; the scores are those of the corpus
+    # Its counts alone are taken; the scores are those of the corpus.
+    counter = BLEU(effective_order=True, tokenize=tokenize)
     rows = []
     for reply, reference in zip(replies, references, strict=True):
         score = counter.sentence_score(reply, [reference])
@@ -315,10 +314,9 @@ class ReplyMetric(evaluate.Metric):
     """Compares replies with references: `ReplyMetric().compute(predictions=..., references=...)`.
 
     Predictions and references are strings, one reference each; `language="zh"` says what they are
-    written in. The result has `bleu` (sacreBLEU),
-    `bleu_signature`, `bleu_1` to `bleu_4` (geometric means up to that order), `chrf`, `rouge_1`,
-    `rouge_2`, `rouge_l` (F1), `similarity` (of English texts), `distinct_1`, `distinct_2`,
-    `reply_words`, `reference_words` (means).
+    written in. The result has `bleu` (sacreBLEU), `bleu_signature`, `bleu_1` to `bleu_4` (geometric
+    means up to that order), `chrf`, `rouge_1`, `rouge_2`, `rouge_l` (F1), `similarity` (of English
+    texts), `distinct_1`, `distinct_2`, `reply_words`, `reference_words` (means).
     """
 
     def _info(self):

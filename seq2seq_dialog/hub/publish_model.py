@@ -10,7 +10,7 @@ from huggingface_hub import ModelCard, constants, get_token
 from jinja2 import StrictUndefined, Template
 
 from ..errors import UsageError
-from ..models.artifact import PIPELINE_CODE, PORTABLE, V5_CONFIG
+from ..models.artifact import PIPELINE_CODE, PORTABLE, V5_CONFIG, WEIGHTS
 from ..models.loading import ADAPTER_FILE
 from ..portable.context import TURN_SEPARATOR
 from ..report.model_card import model_card
@@ -18,7 +18,7 @@ from ..run_folder import check_writable, free_path, read_mapping, write_text
 from ..strict_yaml import read_yaml
 from .push import Publication, RepoKind, check_target, is_private, prepare, send
 
-WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
+INDEX = f"{WEIGHTS}.index.json"  # where weights are in several files
 PAGE = PORTABLE.parent / "serve" / "space"
 GRADIO = "6.31.0"  # the version in a Space
 CODE = tuple(sorted(path.name for path in PORTABLE.glob("[!_]*.py")))
@@ -56,8 +56,6 @@ NEEDED = (
     "options.py",
     "pipeline.py",
 )
-
-
 # What the card is made of, besides.
 DESCRIBING = ("config.yaml", "environment.json", "predictions.jsonl", "trainer_state.json")
 
@@ -74,34 +72,39 @@ SPACE = RepoKind("space", is_ours=lambda paths: "model.json" in paths, space_sdk
 def publish(folder: str | Path, repo: str, **options) -> None:
     """Publish a finished run on the Hub, and on request a Space for it; see `Publication`."""
     publication = prepare(folder, repo, **options)
-    repo, private = publication.repo, publication.private
     files = model_files(publication)
+    card = files["README.md"].decode()
     if publication.card is not None:
         path = free_path(publication.card)
         check_writable(path)
-        write_text(path, files["README.md"].decode())
+        write_text(path, card)
         print(f"Card:      {path}")
     if publication.space and not publication.dry_run:
-        check_target(_space_of(publication, private or is_private(repo)), SPACE)
+        check_target(_space_of(publication), SPACE)
     commit = send(publication, files, MODEL, "Publish the model")
     if commit is not None:
         print(
             "Call it:   from transformers import pipeline\n"
-            f'           pipeline("text2text-generation", model="{repo}"'
+            f'           pipeline("text2text-generation", model="{publication.repo}"'
             f'{publication.revision_argument}, trust_remote_code=True)("How are you?")',
             flush=True,
         )
     if publication.space:
-        examples = ModelCard(files["README.md"].decode()).data.get("widget") or ()
-        openings = [example["text"].split(TURN_SEPARATOR)[0].strip() for example in examples]
-        if commit is not None:
-            private = private or is_private(repo)
-        space = _space_of(publication, private)
-        files = space_files(repo, commit, private=private, openings=openings)
-        send(space, files, SPACE, f"Serve {repo}", label="Chat:")
+        publish_space(publication, card, commit)
 
 
-def _space_of(publication: Publication, private: bool) -> Publication:
+def publish_space(publication: Publication, card: str, commit: str | None) -> None:
+    """Publish the Space of a model; its examples are those of the model's card."""
+    examples = ModelCard(card).data.get("widget") or ()
+    openings = [example["text"].split(TURN_SEPARATOR)[0].strip() for example in examples]
+    space = _space_of(publication)
+    files = space_files(publication.repo, commit, private=space.private, openings=openings)
+    send(space, files, SPACE, f"Serve {publication.repo}", label="Chat:")
+
+
+def _space_of(publication: Publication) -> Publication:
+    """Make the publication of the Space, private where the model is; a dry run does not ask."""
+    private = publication.private or (not publication.dry_run and is_private(publication.repo))
     return replace(publication, repo=publication.space, revision="main", private=private)
 
 

@@ -32,7 +32,7 @@ from ..run_folder import read_json, write_json
 
 PORTABLE = Path(__file__).parents[1] / "portable"
 PIPELINE = {"impl": "pipeline.DialoguePipeline", "pt": ["AutoModelForSeq2SeqLM"], "type": "text"}
-PIPELINE_CODE = ("context.py", "options.py", "pipeline.py", "reranking.py")
+PIPELINE_CODE = ("context.py", "guidance.py", "options.py", "pipeline.py", "reranking.py")
 V5_CONFIG = "config.5.0.0.json"
 WEIGHTS, OUTPUT_LAYER = "model.safetensors", "lm_head.weight"
 
@@ -45,6 +45,12 @@ def finish(folder: str | Path) -> None:
     folder = Path(folder)
     for name in PIPELINE_CODE:
         shutil.copyfile(PORTABLE / name, folder / name)
+    _finish_config(folder)
+    _finish_tokenizer(folder)
+
+
+def _finish_config(folder: Path) -> None:
+    """Name the pipeline in a config for each line, and the decoding settings in that of 4.57."""
     config = read_json(folder / "config.json")
     config["custom_pipelines"] = {"text2text-generation": PIPELINE, "text-generation": PIPELINE}
     # Of an earlier call; and what Trainer switches off while it trains.
@@ -64,6 +70,9 @@ def finish(folder: str | Path) -> None:
     config["task_specific_params"] = {"text2text-generation": decoding}
     write_json(folder / "config.json", config | {"configuration_files": [V5_CONFIG]})
 
+
+def _finish_tokenizer(folder: Path) -> None:
+    """Write the tokenizer's config as both lines read it."""
     tokenizer = read_json(folder / "tokenizer_config.json")
     for key in ("is_local", "local_files_only", "backend"):  # how it was loaded, not what it is
         tokenizer.pop(key, None)

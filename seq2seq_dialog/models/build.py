@@ -110,11 +110,11 @@ def _complete_special_tokens(config, tokenizer) -> None:
     last = special_ids(tokenizer)[1][-1:]
     code = last[0] if last and last[0] != tokenizer.eos_token_id else None
     first = tokenizer.cls_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
-    found = {
+    from_tokenizer = {
         "pad_token_id": tokenizer.pad_token_id,
         "decoder_start_token_id": first if code is None else code,
     }
-    for name, token_id in found.items():
+    for name, token_id in from_tokenizer.items():
         if getattr(config, name, None) is None:
             setattr(config, name, token_id)
     ends = getattr(config, "eos_token_id", None)  # several in T5Gemma

@@ -13,7 +13,7 @@ from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, GenerationConfig
 from ..errors import UsageError
 from ..hub_errors import check_name
 from ..portable.options import checked_options
-from ..portable.reranking import split_options
+from ..portable.reranking import our_options
 from ..run_folder import read_mapping
 
 DECODING_FILE = "generation_config.json"
@@ -73,10 +73,10 @@ def load_model_files(name: str, what: str, remedy: str, **options):
 
 def reverse_model(model, options: Mapping) -> tuple | None:
     """Load what the criterion `reverse` needs, a model and its tokenizer, where it is asked for."""
-    own = split_options(model, options)[0]
-    if not {"reverse", "reverse_sum"} & own["rerank"].keys():
+    ours = our_options(model, options)
+    if not {"reverse", "reverse_sum"} & ours["rerank"].keys():
         return None
-    return _load_reverse_model(own["reverse_model"], model.device)
+    return _load_reverse_model(ours["reverse_model"], model.device)
 
 
 @lru_cache(1)
@@ -100,8 +100,8 @@ def _load_adapted(folder: str, what: str, remedy: str, **options):
         config = PeftConfig.from_pretrained(folder)
         base, options["revision"] = config.base_model_name_or_path, config.revision
         tokens = len(AutoTokenizer.from_pretrained(folder))
-        own = f"the model {base!r}, for which {str(folder)!r} holds an adapter"
-        model = load_model_files(base, own, "Put it there again.", **options).float()
+        what_base = f"the model {base!r}, for which {str(folder)!r} holds an adapter"
+        model = load_model_files(base, what_base, "Put it there again.", **options).float()
         if tokens > model.get_input_embeddings().num_embeddings:
             model.resize_token_embeddings(tokens, mean_resizing=False)
         adapted = PeftModel(model, config)

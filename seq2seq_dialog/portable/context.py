@@ -24,6 +24,9 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 
+import torch
+from torch.nn.utils.rnn import pad_sequence
+
 TURN_SEPARATOR = "__eou__"
 # What the turns before a dialogue begin with, by the role of the message that gives them.
 BACKGROUND = {"system": "instruction: ", "persona": "persona: ", "knowledge": "knowledge: "}
@@ -162,6 +165,22 @@ def encode_context(context, tokenizer) -> list[int]:
         tokenizer.model_max_length,
         count_background(turns),
     )[0]
+
+
+def pad(
+    rows: Sequence[Sequence[int]], fill: int, device: torch.device
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Fill rows of ids up to the longest; return them and their mask, (rows, length) each."""
+    tensors = [torch.tensor(row) for row in rows]
+    masks = [torch.ones_like(row) for row in tensors]
+    padded = pad_sequence(tensors, batch_first=True, padding_value=fill)
+    mask = pad_sequence(masks, batch_first=True)
+    return padded.to(device), mask.to(device)
+
+
+def decode_texts(ids, tokenizer) -> list[str]:
+    """Write ids (texts, length), a tensor or lists, as texts without special tokens."""
+    return [text.strip() for text in tokenizer.batch_decode(ids, skip_special_tokens=True)]
 
 
 def chat_template(tokenizer) -> str:

@@ -46,6 +46,7 @@ class RnnState:
     length: int  # tokens read
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
+        """Return the tokens read, the same in each layer; `generate()` asks for it."""
         return self.length
 
     def reorder_cache(self, beam_idx: torch.Tensor) -> None:

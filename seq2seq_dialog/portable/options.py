@@ -76,14 +76,14 @@ DECODING = {
 
 def positions(config) -> tuple[float, float]:
     """Return the positions of encoder and decoder; infinity where their number has no limit."""
-    found = []
+    numbers = []
     for part in ("encoder", "decoder"):
         of_part = getattr(config, part, config)  # a config of its own in T5Gemma and in pairs
         of_part = getattr(of_part, "text_config", of_part)
         names = (f"max_{part}_position_embeddings", "max_position_embeddings")  # LED has the first
         limits = [getattr(of_part, name, None) for name in names]
-        found.append(next((limit for limit in limits if limit is not None), math.inf))
-    return tuple(found)
+        numbers.append(next((limit for limit in limits if limit is not None), math.inf))
+    return tuple(numbers)
 
 
 def checked_options(options: Mapping, config=None) -> dict:

@@ -15,6 +15,9 @@ import torch
 from transformers import Pipeline
 
 from .context import encode_context
+
+# Of a folder, transformers 4.57 copies the files that this one names, and none that those name.
+from .guidance import ContextFreeGuidance  # noqa: F401
 from .options import checked_options
 from .reranking import generate
 

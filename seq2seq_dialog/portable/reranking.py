@@ -1,4 +1,4 @@
-"""Replies chosen among candidates, by a weighted sum of criteria, and guidance while decoding.
+"""Replies chosen among candidates, by a weighted sum of criteria.
 
 The likeliest reply is often a dull one, which fits every context (Li et al., 2016,
 arXiv:1510.03055). So a model decodes several candidates, by sampling or by beams, and the one with
@@ -16,9 +16,9 @@ from itertools import chain
 
 import torch
 from torch.nn import functional
-from transformers import LogitsProcessor
 
-from .context import TURN_SEPARATOR, encode_context, encode_texts, special_ids
+from .context import TURN_SEPARATOR, decode_texts, encode_context, encode_texts, pad, special_ids
+from .guidance import ContextFreeGuidance, encode_once, no_context, rows_of
 
 # What `rerank` gives weights to. Greater is better: penalties are negative.
 CRITERIA = {
@@ -36,7 +36,8 @@ CRITERIA = {
     "length": "words of the reply",
 }
 DEFAULT_WEIGHTS = {"likelihood": 1.0}
-NEEDS = {"stock": "stock_phrases", "other_contexts": "other_contexts"}  # texts, by criterion
+# What option has the texts that a criterion needs.
+NEEDED_TEXTS = {"stock": "stock_phrases", "other_contexts": "other_contexts"}
 # Options of ours beside those of `generate()`, and what each is where nothing sets it.
 OPTIONS = {
     "candidates": 1,
@@ -103,45 +104,49 @@ def check_candidates(
         )
 
 
-def split_options(model, options: Mapping) -> tuple[dict, dict]:
-    """Split options into ours, with the model's saved ones for what is not given, and the others.
+def our_options(model, options: Mapping) -> dict:
+    """Return our options for a call, by default the model's saved ones.
 
     Saved candidates do not hold for a call that asks for greedy search, or for fewer beams.
+
+    Args:
+        options: of the call, ours and those of `generate()`.
 
     Raises:
         ValueError: they do not go together.
     """
 
-    def of(name: str, default):
+    def given_or_saved(name: str, default):
         saved = getattr(model.generation_config, name, None)
         value = saved if options.get(name) is None else options[name]
         return default if value is None else value
 
-    own = {name: of(name, default) for name, default in OPTIONS.items()}
-    weights = {name: weight for name, weight in (own["rerank"] or {}).items() if weight}
-    own["rerank"] = weights or DEFAULT_WEIGHTS
-    mode = of("do_sample", False), of("num_beams", 1)
-    if options.get("candidates") is None and not gives(own["candidates"], *mode):
-        own["candidates"] = 1
-    check_candidates(own["candidates"], own["rerank"], *mode, own["reverse_model"])
-    asked = {
-        name.removesuffix("_sum")
-        for name, weight in (options.get("rerank") or {}).items()
-        if weight
-    }
-    for name, texts in NEEDS.items():
-        if name in asked and not own[texts]:
+    ours = {name: given_or_saved(name, default) for name, default in OPTIONS.items()}
+    weights = {name: weight for name, weight in (ours["rerank"] or {}).items() if weight}
+    ours["rerank"] = weights or DEFAULT_WEIGHTS
+    mode = given_or_saved("do_sample", False), given_or_saved("num_beams", 1)
+    if options.get("candidates") is None and not gives(ours["candidates"], *mode):
+        ours["candidates"] = 1
+    check_candidates(ours["candidates"], ours["rerank"], *mode, ours["reverse_model"])
+    _check_texts(options.get("rerank") or {}, ours)
+    replies = given_or_saved("num_return_sequences", 1)
+    if 1 < ours["candidates"] < replies:
+        raise ValueError(
+            f"num_return_sequences is {replies}, but candidates are {ours['candidates']}: raise "
+            "these, or lower it."
+        )
+    return ours
+
+
+def _check_texts(weights: Mapping, ours: Mapping) -> None:
+    """Refuse criteria whose texts are neither given nor saved."""
+    criteria = {name.removesuffix("_sum") for name, weight in weights.items() if weight}
+    for name, texts in NEEDED_TEXTS.items():
+        if name in criteria and not ours[texts]:
             raise ValueError(
                 f"rerank weighs {name}, but this model has no {texts} saved: give them, a list of "
                 "texts."
             )
-    replies = of("num_return_sequences", 1)
-    if 1 < own["candidates"] < replies:
-        raise ValueError(
-            f"num_return_sequences is {replies}, but candidates are {own['candidates']}: raise "
-            "these, or lower it."
-        )
-    return own, {name: value for name, value in options.items() if name not in OPTIONS}
 
 
 @torch.no_grad()
@@ -156,20 +161,20 @@ def generate(model, tokenizer, inputs: Mapping, options: Mapping, reverse=None) 
     Returns:
         (batch * num_return_sequences, target_len), the best reply to a context first.
     """
-    own, options = split_options(model, options)
-    options = guided(model, tokenizer, own, options)
-    if own["candidates"] == 1:
+    ours = our_options(model, options)
+    options = guided(model, tokenizer, ours, options)
+    if ours["candidates"] == 1:
         return model.generate(**inputs, **options)
     replies = options.pop("num_return_sequences", None)
     replies = replies or model.generation_config.num_return_sequences or 1
     weights = {
         name: weight
-        for name, weight in own["rerank"].items()
+        for name, weight in ours["rerank"].items()
         if reverse is not None or not name.startswith("reverse")
     } or DEFAULT_WEIGHTS
     inputs = encode_once(model, inputs)
-    pool = decode_pool(model, tokenizer, inputs, own["candidates"], options)
-    values = score_pool(model, tokenizer, inputs, pool, own | {"rerank": weights}, reverse)
+    pool = decode_pool(model, tokenizer, inputs, ours["candidates"], options)
+    values = score_pool(model, tokenizer, inputs, pool, ours | {"rerank": weights}, reverse)
     scores = weigh(values, weights)
     rows = zip(pool.texts, scores, strict=True)
     orders = [[*chain(*rank(texts, row))][:replies] for texts, row in rows]
@@ -177,78 +182,14 @@ def generate(model, tokenizer, inputs: Mapping, options: Mapping, reverse=None) 
     return pool.ids.take_along_dim(chosen[..., None], dim=1).flatten(0, 1)
 
 
-def guided(model, tokenizer, own: Mapping, options: Mapping) -> dict:
-    """Add the guidance that our options ask for to options of `generate()`."""
-    if not own["guidance_weight"]:
-        return dict(options)
-    guidance = ContextFreeGuidance(model, tokenizer, own["guidance_weight"], own["guidance_tokens"])
-    return {**options, "logits_processor": [*(options.get("logits_processor") or ()), guidance]}
-
-
-class ContextFreeGuidance(LogitsProcessor):
-    """Favours tokens that are likelier after the context than after none.
-
-    Scores become (1 + weight) * log p(token | context) - weight * log p(token | no context), as in
-    classifier-free guidance of language models (Sanchez et al., 2023, arXiv:2306.17806). Li et al.
-    (2016) have the same up to a factor, with lambda = weight / (1 + weight), and penalise the first
-    tokens alone, too. `guidance_scale` of transformers is for decoders: it gives an
-    encoder-decoder model the reply so far as its context.
-
-    Args:
-        tokens: so many at the beginning of a reply are guided; 0 is all.
-    """
-
-    def __init__(self, model, tokenizer, weight: float, tokens: int = 0):
-        self.model, self.weight, self.tokens = model, weight, tokens
-        self.source = no_context(model, tokenizer)
-        # Replies that the decoder has read to no context, (distinct, length), and its cache.
-        self._replies, self._cache = None, None
-
-    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        if 0 < self.tokens < input_ids.shape[1]:
-            return scores
-        # Without a context, equal replies so far go on equally: each is computed once.
-        replies, places = input_ids.unique(dim=0, return_inverse=True)
-        without = self._next_log_probs(replies)[places]  # (rows, vocab)
-        scores = scores.log_softmax(-1)
-        return scores + self.weight * (scores - without)
-
-    def _next_log_probs(self, replies: torch.Tensor) -> torch.Tensor:
-        """Score the tokens after replies (distinct, length) to no context, (distinct, vocab)."""
-        cache, unread = None, replies
-        if hasattr(self._cache, "reorder_cache"):  # not a tuple, which some models return
-            rows = find_rows(replies[:, :-1], self._replies)
-            if rows is not None:
-                self._cache.reorder_cache(rows)
-                cache, unread = self._cache, replies[:, -1:]
-        source = rows_of(self.source, replies.new_zeros(len(replies)))
-        outputs = self.model(
-            **source, decoder_input_ids=unread, past_key_values=cache, use_cache=True
-        )
-        self._replies, self._cache = replies, outputs.past_key_values
-        return outputs.logits[:, -1].float().log_softmax(-1)
-
-
-def find_rows(wanted: torch.Tensor, table: torch.Tensor) -> torch.Tensor | None:
-    """Find each of the rows `wanted` (rows, length) in a table of distinct ones, (rows,).
-
-    Returns None if the table has rows of another length, or lacks one.
-    """
-    if table.shape[1] != wanted.shape[1]:
-        return None
-    _, numbers = torch.cat([table, wanted]).unique(dim=0, return_inverse=True)
-    places = torch.full_like(numbers, -1)  # of each number, its row in the table
-    places[numbers[: len(table)]] = torch.arange(len(table), device=table.device)
-    rows = places[numbers[len(table) :]]
-    return None if (rows < 0).any() else rows
-
-
-def encode_once(model, inputs: Mapping) -> dict:
-    """Add the encoder's output, where it is not there."""
-    if "encoder_outputs" in inputs:
-        return dict(inputs)
-    sources = {name: inputs[name] for name in ("input_ids", "attention_mask")}
-    return {**inputs, "encoder_outputs": model.get_encoder()(**sources)}
+def guided(model, tokenizer, ours: Mapping, options: Mapping) -> dict:
+    """Return what `generate()` takes of options, with the guidance that ours ask for."""
+    options = {name: value for name, value in options.items() if name not in OPTIONS}
+    weight, tokens = ours["guidance_weight"], ours["guidance_tokens"]
+    if weight:
+        guidance = ContextFreeGuidance(model, tokenizer, weight, tokens)
+        options["logits_processor"] = [*(options.get("logits_processor") or ()), guidance]
+    return options
 
 
 def decode_pool(model, tokenizer, inputs: Mapping, candidates: int, options: Mapping) -> Pool:
@@ -259,31 +200,41 @@ def decode_pool(model, tokenizer, inputs: Mapping, candidates: int, options: Map
         attention_mask=inputs["attention_mask"],
         **{**options, "num_return_sequences": candidates},
     )  # (batch * candidates, target_len)
-    texts = [text.strip() for text in tokenizer.batch_decode(ids, skip_special_tokens=True)]
+    texts = decode_texts(ids, tokenizer)
     ids = ids.view(-1, candidates, ids.shape[1])
     return Pool(ids, [texts[i : i + candidates] for i in range(0, len(texts), candidates)])
 
 
 def score_pool(
-    model,
-    tokenizer,
-    inputs: Mapping,
-    pool: Pool,
-    own: Mapping,
-    reverse=None,
+    model, tokenizer, inputs: Mapping, pool: Pool, ours: Mapping, reverse=None
 ) -> dict[str, torch.Tensor]:
     """Compute criteria of all candidates, each (batch, candidates), unweighted.
 
     Args:
         inputs: what `encode_once` returns, with `input_ids` for the criteria that read words.
-        own: `rerank` (the criteria), and the texts that they need (`NEEDS`).
+        ours: of our options `rerank` (the criteria), and the texts that they need.
     """
-    shape, values = pool.ids.shape[:2], {}
-    wanted = {name.removesuffix("_sum") for name in own["rerank"]}
+    wanted = {name.removesuffix("_sum") for name in ours["rerank"]}
+    contexts = [turns_of(row, tokenizer) for row in inputs.get("input_ids", [])]
+    values = _likelihoods(model, tokenizer, inputs, pool, wanted, ours["other_contexts"])
+    if "reverse" in wanted:
+        last = [turns[-1] for turns, texts in zip(contexts, pool.texts, strict=True) for _ in texts]
+        values |= reverse_likelihood(*reverse, last, [*chain(*pool.texts)])
+    values |= _text_criteria(pool.texts, contexts, wanted, ours["stock_phrases"])
+    shape = pool.ids.shape[:2]
+    return {name: values[name].float().cpu().view(shape) for name in ours["rerank"]}
+
+
+def _likelihoods(
+    model, tokenizer, inputs: Mapping, pool: Pool, wanted: set[str], other_contexts: Sequence[str]
+) -> dict[str, torch.Tensor]:
+    """Compute the criteria that the model itself tells, (batch * candidates,) each."""
     ids = pool.ids.flatten(0, 1)  # (rows, target_len)
     mask = is_reply(ids, model.generation_config.eos_token_id)  # (rows, target_len - 1)
+    values = {}
     if "likelihood" in wanted:
-        rows = torch.arange(shape[0], device=ids.device).repeat_interleave(shape[1])
+        batch_size, candidates = pool.ids.shape[:2]
+        rows = torch.arange(batch_size, device=ids.device).repeat_interleave(candidates)
         log_probs = log_likelihood(model, inputs, rows, ids, mask)
         values |= sums_and_means("likelihood", log_probs, mask)
     if "context_free" in wanted:
@@ -291,28 +242,36 @@ def score_pool(
         log_probs = log_likelihood(model, no_context(model, tokenizer), rows, ids, mask)
         values |= sums_and_means("context_free", -log_probs, mask)
     if "other_contexts" in wanted:
-        others, log_probs = encode_others(model, tokenizer, own["other_contexts"]), 0
-        for place in range(len(others["attention_mask"])):
+        others, log_probs = encode_others(model, tokenizer, other_contexts), 0
+        for place in range(len(other_contexts)):
             rows = torch.full((len(ids),), place, device=ids.device)
             log_probs = log_probs + log_likelihood(model, others, rows, ids, mask)
-        values |= sums_and_means("other_contexts", -log_probs / (place + 1), mask)
-    contexts = [turns_of(row, tokenizer) for row in inputs.get("input_ids", [])]
-    if "reverse" in wanted:
-        last = [turns[-1] for turns in contexts for _ in range(shape[1])]
-        values |= reverse_likelihood(*reverse, last, [*chain(*pool.texts)])
-    if "mbr" in wanted:
-        values["mbr"] = torch.stack([mean_chrf(texts) for texts in pool.texts])
-    known = {letters(phrase) for phrase in own["stock_phrases"]}
-    of_texts = {
+        values |= sums_and_means("other_contexts", -log_probs / len(other_contexts), mask)
+    return values
+
+
+def _text_criteria(
+    texts: Sequence[Sequence[str]],
+    contexts: Sequence[Sequence[str]],
+    wanted: set[str],
+    stock_phrases: Sequence[str],
+) -> dict[str, torch.Tensor]:
+    """Compute the criteria that are seen of the texts, (batch, candidates) each."""
+    known = {letters(phrase) for phrase in stock_phrases}
+    measures = {
         "stock": lambda text, _: -float(letters(text) in known),
         "echo": lambda text, turns: -shared_words(text, " ".join(turns)),
         "length": lambda text, _: float(len(text.split())),
     }
-    for name in of_texts.keys() & wanted:
-        measure = of_texts[name]
-        pairs = zip(pool.texts, contexts or [()] * shape[0], strict=True)
-        values[name] = torch.tensor([[measure(t, turns) for t in texts] for texts, turns in pairs])
-    return {name: values[name].float().cpu().view(shape) for name in own["rerank"]}
+    values = {}
+    if "mbr" in wanted:
+        values["mbr"] = torch.stack([mean_chrf(of_context) for of_context in texts])
+    for name in measures.keys() & wanted:
+        pairs = zip(texts, contexts or [()] * len(texts), strict=True)
+        values[name] = torch.tensor(
+            [[measures[name](text, turns) for text in of_context] for of_context, turns in pairs]
+        )
+    return values
 
 
 def weigh(values: Mapping[str, torch.Tensor], weights: Mapping[str, float]) -> list[list[float]]:
@@ -369,30 +328,10 @@ def log_likelihood(
     return log_probs * mask
 
 
-def rows_of(inputs: Mapping, rows: torch.Tensor) -> dict:
-    """Choose encoded sources by their place, (rows,), some perhaps several times."""
-    encoded = inputs["encoder_outputs"]
-    chosen = {name: value[rows] for name, value in encoded.items()}
-    return {
-        "encoder_outputs": type(encoded)(**chosen),
-        "attention_mask": inputs["attention_mask"][rows],
-    }
-
-
 def sums_and_means(name: str, values: torch.Tensor, mask: torch.Tensor) -> dict:
     """Sum values of tokens, (rows, length), as two criteria: per token, and of the whole reply."""
     sums = values.double().sum(1)
     return {name: sums / mask.sum(1), f"{name}_sum": sums}
-
-
-def no_context(model, tokenizer) -> dict:
-    """Encode a context without text: the special tokens around nothing."""
-    before, after = special_ids(tokenizer)
-    ids = [*before, *after] or [tokenizer.eos_token_id]
-    input_ids = torch.tensor([ids], device=model.device)
-    return encode_once(
-        model, {"input_ids": input_ids, "attention_mask": torch.ones_like(input_ids)}
-    )
 
 
 def encode_others(model, tokenizer, contexts: Sequence[str]) -> dict:
@@ -410,7 +349,7 @@ def turns_of(ids: torch.Tensor, tokenizer) -> list[str]:
             turns.append([])
         else:
             turns[-1].append(token)
-    return [text.strip() for text in tokenizer.batch_decode(turns, skip_special_tokens=True)]
+    return decode_texts(turns, tokenizer)
 
 
 def reverse_likelihood(model, tokenizer, turns: Sequence[str], replies: Sequence[str]) -> dict:
@@ -427,17 +366,6 @@ def reverse_likelihood(model, tokenizer, turns: Sequence[str], replies: Sequence
     rows = torch.arange(len(ids), device=ids.device)
     log_probs = log_likelihood(model, inputs, rows, ids, mask[:, 1:].bool())
     return sums_and_means("reverse", log_probs, mask[:, 1:])
-
-
-def pad(
-    rows: Sequence[Sequence[int]], fill: int, device: torch.device
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Fill rows up to the longest; return them and a mask, (rows, length) each."""
-    tensors = [torch.tensor(row) for row in rows]
-    masks = [torch.ones_like(row) for row in tensors]
-    padded = torch.nn.utils.rnn.pad_sequence(tensors, batch_first=True, padding_value=fill)
-    mask = torch.nn.utils.rnn.pad_sequence(masks, batch_first=True)
-    return padded.to(device), mask.to(device)
 
 
 def mean_chrf(texts: Sequence[str]) -> torch.Tensor:

@@ -35,8 +35,8 @@ def print_metrics(metrics: dict, console: Console) -> None:
     for key, metric in METRICS.items():
         values = [metrics[split].get(key) for split in splits]
         if any(value is not None for value in values):
-            name = f"{metric.label} ({metric.unit})" if metric.unit else metric.label
-            table.add_row(name, *("" if value is None else f"{value:,.2f}" for value in values))
+            figures = ("" if value is None else f"{value:,.2f}" for value in values)
+            table.add_row(metric.label_and_unit, *figures)
     console.print(table)
 
 

@@ -140,8 +140,9 @@ def card_license(
         path = Path(name) / "README.md"
         if not Path(name).exists():
             path = hf_hub_download(str(name), "README.md", repo_type=repo_type, revision=revision)
-        told = (metadata_load(path) or {}).get("license") or "unknown"
-        licenses = [str(each).lower() for each in (told if isinstance(told, list) else [told])]
+        on_card = (metadata_load(path) or {}).get("license") or "unknown"
+        on_card = on_card if isinstance(on_card, list) else [on_card]
+        licenses = [str(each).lower() for each in on_card]
         licenses = [each if each in HUB_LICENSES else "other" for each in licenses]
         return max((None if each == "unknown" else each for each in licenses), key=_strictness)
     return None
@@ -166,29 +167,19 @@ def check_terms(license: str | None, language: str) -> None:
 def describe_origin(settings: Settings) -> dict:
     """Describe what a run is made from: commits and terms on the Hub, the run it builds on."""
     data, args = settings.data, settings.model
+    model, tokenizer = args.model_name_or_path, args.tokenizer_name_or_path
+    branch = args.model_revision
     sources = {
         "dataset_name": (data.dataset_name, data.dataset_revision, "dataset", "README.md"),
-        "model_name_or_path": (
-            args.model_name_or_path,
-            args.model_revision,
-            "model",
-            "config.json",
-        ),
-        "tokenizer_name_or_path": (
-            args.tokenizer_name_or_path,
-            args.model_revision,
-            "model",
-            "tokenizer_config.json",
-        ),
+        "model_name_or_path": (model, branch, "model", "config.json"),
+        "tokenizer_name_or_path": (tokenizer, branch, "model", "tokenizer_config.json"),
     }
     about: dict = {"from_hub": {}}
     if not settings.main_process:  # who writes it down
         return about
     about["dataset_license"] = license_of_data(data)
-    if args.model_name_or_path is not None:
-        about["inherited"] = inherited_terms(
-            find_model(args.model_name_or_path), args.model_revision
-        )
+    if model is not None:
+        about["inherited"] = inherited_terms(find_model(model), branch)
     for key, (name, revision, repo_type, file) in sources.items():
         if name is not None and not Path(find_model(name)).exists():
             about["from_hub"][key] = _commit_on_hub(name, revision, repo_type, file)

@@ -18,6 +18,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from ..data.known_corpora import DAILYDIALOG, SAMPLES
 from ..evaluation import scoring
 from ..evaluation.catalogue import METRICS, keys_with
+from ..models.artifact import PIPELINE_CODE
 from ..portable.context import TURN_SEPARATOR
 from ..run_folder import read_mapping
 from ..setting_fields import Mark
@@ -82,7 +83,7 @@ def model_card(
         "revision": revision,
         "language": {"en": "English"}.get(language, language),
         "trust": "auto_map" in read_mapping(folder / "config.json"),
-        "code": sorted(path.name for path in folder.glob("*.py")),
+        "code": sorted({*PIPELINE_CODE, *(path.name for path in folder.glob("*.py"))}),
         "separator": TURN_SEPARATOR,
         "samples": run["samples"] if samples else [],
         "sample": examples[-1] if examples else None,

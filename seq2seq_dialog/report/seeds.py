@@ -120,10 +120,10 @@ def compare_summaries(a: dict, b: dict, subset: str, left_out: Sequence[str]) ->
 
 def _metrics(summary: dict, subset: str) -> dict:
     """Return the metrics of the last split that has the subset."""
-    found = [result for result in summary["results"] if result["subset"] == subset]
-    if not found:
+    results = [result for result in summary["results"] if result["subset"] == subset]
+    if not results:
         raise UsageError(f"{SUMMARY} has no {subset} pairs. Compare with --subset full.")
-    return found[-1]["metrics"]
+    return results[-1]["metrics"]
 
 
 def _sentence(name: str, test: dict) -> str:

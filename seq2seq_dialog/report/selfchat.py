@@ -156,9 +156,8 @@ def _print(about: dict) -> None:
     layout = Table("figure", *heads, title="Self-chat", title_justify="left")
     layout.add_row("replies", *(f"{speaker['replies']:,}" for speaker in speakers))
     for key in speakers[0]["figures"]:
-        metric = METRICS[key]
-        name = f"{metric.label} ({metric.unit})" if metric.unit else metric.label
-        layout.add_row(name, *(f"{speaker['figures'][key]:.2f}" for speaker in speakers))
+        figures = (f"{speaker['figures'][key]:.2f}" for speaker in speakers)
+        layout.add_row(METRICS[key].label_and_unit, *figures)
     Console().print(layout)
     for speaker in speakers:
         print(f"{speaker['model']}: {speaker['decoding']}, seed {about['seed']}")

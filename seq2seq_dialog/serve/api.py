@@ -19,8 +19,9 @@ from starlette.exceptions import HTTPException
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from .chat_completions import ChatRequest, Completion, error_body
+from .jobs import Job, Piece
 from .metrics import Metrics
-from .scheduler import Job, Piece, QueueFull, Scheduler, Stopping
+from .scheduler import QueueFull, Scheduler, Stopping
 
 logger = logging.getLogger(__name__)
 LARGEST_BODY = 64 * 1024  # bytes; a model reads some hundred tokens of it
@@ -85,12 +86,9 @@ def make_app(
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None, max_body_size=LARGEST_BODY)
     if key is not None:
         app.add_middleware(KeyCheck, key=key)
-    else:
-        # Another name for this address is a page elsewhere that wants to talk with it (DNS
-        # rebinding).
-        app.add_middleware(
-            TrustedHostMiddleware, allowed_hosts=["127.0.0.1", "localhost", "[::1]", host]
-        )
+    else:  # another name for this address is that of a page elsewhere (DNS rebinding)
+        hosts = ["127.0.0.1", "localhost", "[::1]", host]
+        app.add_middleware(TrustedHostMiddleware, allowed_hosts=hosts)
     metrics = Metrics(lambda: scheduler.waiting)
     card = {"id": name, "object": "model", "created": int(time.time())}
     card["owned_by"] = "seq2seq-dialog"

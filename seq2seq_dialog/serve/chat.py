@@ -14,7 +14,7 @@ from transformers.utils.logging import disable_progress_bar
 from ..errors import UsageError
 from ..hub_errors import short_reason
 from ..portable.context import TURN_SEPARATOR
-from ..portable.reranking import split_options
+from ..portable.reranking import our_options
 from ..run_folder import check_writable, write_text
 from ..settings import DecodingArguments
 from .inference import Conversation, candidates, engine, generate_response, load
@@ -136,7 +136,7 @@ def painted(text: str) -> str:
 def streams(model, settings: Mapping) -> bool:
     """Tell whether a reply is made token by token: not by beams, nor chosen among candidates."""
     beams = settings.get("num_beams", model.generation_config.num_beams) or 1
-    return beams == 1 and split_options(model, settings)[0]["candidates"] == 1
+    return beams == 1 and our_options(model, settings)["candidates"] == 1
 
 
 def describe_candidates(context, model, tokenizer, settings: Mapping) -> str:
@@ -144,8 +144,7 @@ def describe_candidates(context, model, tokenizer, settings: Mapping) -> str:
 
     Without `candidates` in the settings, they are what beams or sampling find.
     """
-    own, _ = split_options(model, settings)
-    if own["candidates"] == 1:
+    if our_options(model, settings)["candidates"] == 1:
         saved = model.generation_config
         settings = {**settings, "candidates": SHOWN_CANDIDATES}
         if not settings.get("do_sample", saved.do_sample):
@@ -244,7 +243,7 @@ def change_setting(assignment: str, conversation: Talk) -> str:
     except Exception as error:  # whatever a library makes of such a value
         return f"{name}={text} does not work: {short_reason(error)}"
     conversation.generate_kwargs = settings
-    if name == "rerank" and split_options(conversation.model, settings)[0]["candidates"] == 1:
+    if name == "rerank" and our_options(conversation.model, settings)["candidates"] == 1:
         return f"{name}={value} (has an effect after /set candidates=10)"
     sampling = settings.get("do_sample", config.do_sample)
     if name in ("temperature", "top_p", "top_k") and not sampling:
@@ -272,12 +271,19 @@ def chat(folders: Sequence[str], votes: str = VOTES, **options) -> None:
         for name, (model, _, device) in loaded.items():
             print(f"{name} by {engine(model)}, on {device}.")
         print("/help lists the commands; exit, quit or :q alone on a line leaves.")
+    converse(talk)
+    if in_terminal:
+        print()
+
+
+def converse(talk: Talk) -> None:
+    """Answer line by line until the input ends, or a line says so."""
     while True:
         try:
-            line = input("you: " if in_terminal else "").strip()
+            line = input("you: " if talk.in_terminal else "").strip()
         except (EOFError, KeyboardInterrupt):
             break
-        if in_terminal and line in GOODBYES:
+        if talk.in_terminal and line in GOODBYES:
             break
         try:
             if line.startswith("/"):
@@ -285,7 +291,7 @@ def chat(folders: Sequence[str], votes: str = VOTES, **options) -> None:
                 if answer is None:
                     break
                 if answer:
-                    print(answer, file=sys.stdout if in_terminal else sys.stderr)
+                    print(answer, file=sys.stdout if talk.in_terminal else sys.stderr)
             elif line:
                 talk.say(line)
         except KeyboardInterrupt:  # ends the reply, not the chat
@@ -294,5 +300,3 @@ def chat(folders: Sequence[str], votes: str = VOTES, **options) -> None:
             print(short_reason(error), file=sys.stderr)
         if getattr(sys.stdout, "reader_is_gone", False):
             break
-    if in_terminal:
-        print()

@@ -56,9 +56,9 @@ def _read_file(file: File, is_alone: bool) -> Iterator[Entry]:
     if is_alone and _has_context(first):
         yield from _read_objects(file)
     elif (table := tables.open_table(file, tables.choose_contexts)) is not None:
-        rows, found = table
+        rows, column_of = table
         for number, row in rows:
-            yield Entry(f"{file}, row {number}", row, tables.context_of(row, found), "table")
+            yield Entry(f"{file}, row {number}", row, tables.context_of(row, column_of), "table")
     elif (reader := _reader_of(file)) is not None:
         for talk in read_talks_of([Recognised(file, reader)], FORM, lambda kind, number: None):
             if talk.turns:

@@ -41,6 +41,8 @@ class ExactVocabulary:
 
 
 class ExactT5Loader(ExactVocabulary, T5Loader):
+    """T5 and mT5, whose output is scaled only if their config says so."""
+
     def get_model_spec(self, model):
         spec = super().get_model_spec(model)
         # CTranslate2 looks at tie_word_embeddings, which transformers 5 sets for every T5.
@@ -51,7 +53,7 @@ class ExactT5Loader(ExactVocabulary, T5Loader):
 
 
 class ExactUMT5Loader(ExactT5Loader, UMT5Loader):
-    pass
+    """UMT5, mended as T5 is."""
 
 
 class ExactBartLoader(ExactVocabulary, BartLoader):
@@ -65,6 +67,8 @@ class ExactBartLoader(ExactVocabulary, BartLoader):
 
 
 class ExactM2M100Loader(ExactBartLoader, M2M100Loader):
+    """M2M100, whose table of positions begins with what padding has."""
+
     def set_position_encodings(self, spec, module):
         first = module.padding_idx + 1
         last = first + module.num_positions
@@ -102,6 +106,8 @@ class ExactGemmaLoader(ExactVocabulary):
 
 
 class ExactT5GemmaLoader(ExactGemmaLoader, T5GemmaLoader):
+    """T5Gemma, whose config has the positions and the window of each side."""
+
     def get_model_spec(self, model):
         for side in (model.config.encoder, model.config.decoder):
             side.rope_theta = side.rope_parameters["rope_theta"]  # where CTranslate2 looks for it
@@ -110,6 +116,8 @@ class ExactT5GemmaLoader(ExactGemmaLoader, T5GemmaLoader):
 
 
 class ExactT5Gemma2Loader(ExactGemmaLoader, T5Gemma2Loader):
+    """T5Gemma 2, a context at a time."""
+
     max_batch_size = 1  # CTranslate2 attends to the padding of a batch
 
 

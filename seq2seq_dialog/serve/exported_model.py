@@ -186,6 +186,7 @@ class ExportedModel:
         )
 
     def num_parameters(self) -> int:
+        """Return those of the model that was exported."""
         return self.about["parameters"]
 
     def generate(

@@ -8,13 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch.nn.utils.rnn import pad_sequence
-from transformers import AutoTokenizer, GenerationConfig
-from transformers.generation import GenerationMode
+from transformers import AutoTokenizer
 
 from ..data.batching import evaluation_batches
 from ..decoding.batch_loop import decode
-from ..decoding.beam_loop import search
+from ..decoding.beam_loop import LOOPS
 from ..decoding.generation_config import changed_settings, most_new_tokens
 from ..errors import UsageError
 from ..models.loading import (
@@ -25,18 +23,18 @@ from ..models.loading import (
     loading,
     reverse_model,
 )
-from ..portable.context import as_turns, encode_context
+from ..portable.context import as_turns, decode_texts, encode_context, pad
+from ..portable.guidance import encode_once
 from ..portable.options import DECODING, Bounds, checked_options, positions
 from ..portable.reranking import (
     OPTIONS,
     Candidate,
     decode_pool,
-    encode_once,
     generate,
     guided,
+    our_options,
     rank,
     score_pool,
-    split_options,
     weigh,
 )
 from ..shipped import command, find_model
@@ -214,14 +212,20 @@ def generate_batches(
     options = checked_options(generate_kwargs, model.config)
     config = deepcopy(model.generation_config)
     config.update(**options)
-    own = split_options(model, options)[0]
-    copies = max(config.num_beams or 1, config.num_return_sequences or 1, own["candidates"])
+    ours = our_options(model, options)
+    copies = max(config.num_beams or 1, config.num_return_sequences or 1, ours["candidates"])
     longest = most_new_tokens(config)
     lengths = [(copies * len(row), copies * longest) for row in ids]
     seed = int(torch.randint(2**63 - 1, ())) if config.do_sample else 0
+    loop = None
+    if not isinstance(model, ExportedModel):
+        is_known = (changed_settings(config) | generate_kwargs.keys()) <= LOOP_OPTIONS
+        loop = LOOPS.get(config.get_generation_mode()) if is_known else None
+    if loop is not None:
+        options["custom_generate"] = loop
     for batch in evaluation_batches(lengths, tokens_per_batch) if ids else []:
-        if not isinstance(model, ExportedModel):
-            options |= _loop_options(config, generate_kwargs, seed, batch, copies, longest)
+        if loop is decode and config.do_sample:
+            options["draws"] = _draws(seed, batch, (copies, longest))
         output_ids = _generate([ids[i] for i in batch], model, tokenizer, device, options)
         yield batch, output_ids.reshape(len(batch), -1, output_ids.shape[1])
 
@@ -248,31 +252,13 @@ def encode_contexts(contexts: Sequence, tokenizer, safety: Safety | None) -> lis
     return encoded
 
 
-def _loop_options(
-    config: GenerationConfig,
-    wishes: Mapping,
-    seed: int,
-    batch: Sequence[int],
-    copies: int,
-    longest: int,
-) -> dict:
-    """Return the options by which `generate()` decodes a batch by our loops, where they can do it.
+def _draws(seed: int, batch: Sequence[int], size: tuple[int, int]) -> torch.Tensor:
+    """Draw numbers to sample a batch by, (batch * replies, target_len), `size` of each context.
 
-    Sampled tokens of each context then depend on the seed and its place in the list alone.
+    They depend on the seed and on the place of a context in the list alone.
     """
-    if not (changed_settings(config) | wishes.keys()) <= LOOP_OPTIONS:
-        return {}
-    mode = config.get_generation_mode()
-    if mode == GenerationMode.BEAM_SEARCH:
-        return {"custom_generate": search}
-    if mode == GenerationMode.GREEDY_SEARCH:
-        return {"custom_generate": decode}
-    if mode != GenerationMode.SAMPLE:
-        return {}
-    size = (copies, longest)
     rows = [np.random.default_rng((seed, i)).random(size, dtype=np.float32) for i in batch]
-    draws = torch.from_numpy(np.concatenate(rows))  # (batch * replies, longest)
-    return {"custom_generate": decode, "draws": draws}
+    return torch.from_numpy(np.concatenate(rows))
 
 
 def reply_to_batch(
@@ -300,20 +286,11 @@ def _generate(
     return generate(model, tokenizer, inputs, options, reverse_model(model, options))
 
 
-def decode_texts(output_ids: torch.Tensor, tokenizer) -> list[str]:
-    """Write replies, (replies, target_len), as texts."""
-    texts = tokenizer.batch_decode(output_ids, skip_special_tokens=True)
-    return [text.strip() for text in texts]
-
-
 def _padded(contexts: Sequence[Sequence[int]], model, tokenizer, device) -> dict:
     """Fill encoded contexts up to the longest: `input_ids` and a mask, (batch, source_len)."""
     device = model.device if device is None else usable_device(device)
-    ids = [torch.tensor(context) for context in contexts]
-    masks = [torch.ones_like(row) for row in ids]
-    input_ids = pad_sequence(ids, batch_first=True, padding_value=tokenizer.pad_token_id)
-    mask = pad_sequence(masks, batch_first=True)
-    return {"input_ids": input_ids.to(device), "attention_mask": mask.to(device)}
+    input_ids, mask = pad(contexts, tokenizer.pad_token_id, device)
+    return {"input_ids": input_ids, "attention_mask": mask}
 
 
 @torch.no_grad()
@@ -341,12 +318,13 @@ def candidates(
             "exported=True."
         )
     ids = encode_context(context, tokenizer)
-    own, options = split_options(model, checked_options(generate_kwargs, model.config))
-    options = guided(model, tokenizer, own, options | {"num_return_sequences": None})
+    options = checked_options(generate_kwargs, model.config)
+    ours = our_options(model, options)
+    options = guided(model, tokenizer, ours, options | {"num_return_sequences": None})
     inputs = encode_once(model, _padded([ids], model, tokenizer, device))
-    pool = decode_pool(model, tokenizer, inputs, own["candidates"], options)
-    reverse, weights = reverse_model(model, generate_kwargs), own["rerank"]
-    values = score_pool(model, tokenizer, inputs, pool, own, reverse)
+    pool = decode_pool(model, tokenizer, inputs, ours["candidates"], options)
+    reverse, weights = reverse_model(model, generate_kwargs), ours["rerank"]
+    values = score_pool(model, tokenizer, inputs, pool, ours, reverse)
     scores, texts = weigh(values, weights)[0], pool.texts[0]
     distinct, others = rank(texts, scores)
     parts = {name: values[name][0].double() * weight for name, weight in weights.items()}

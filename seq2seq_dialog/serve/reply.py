@@ -189,8 +189,8 @@ def check_entries(path: Path, as_table: bool) -> tuple[int, str, list[str]]:
             f"{path} holds no context. Give a file with one a line, or dialogues as --data of a "
             "run takes them."
         )
-    told = ", ".join(f"{count:,} as {form}" for form, count in forms.items())
-    print(f"Contexts read: {told}", file=sys.stderr)
+    summary = ", ".join(f"{count:,} as {form}" for form, count in forms.items())
+    print(f"Contexts read: {summary}", file=sys.stderr)
     return forms.total(), digest.hexdigest(), list(columns)
 
 

@@ -15,27 +15,25 @@ import logging
 import secrets
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
-from dataclasses import dataclass, field
 from itertools import takewhile
-from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch.nn.utils.rnn import pad_sequence
-from transformers import GenerationConfig, StoppingCriteria
+from transformers import GenerationConfig
 
 from ..decoding.generation_config import changed_settings, finish_reason, most_new_tokens
 from ..decoding.running_batch import JOINABLE, RunningBatch
 from ..errors import UsageError
-from ..portable.context import encode_context
+from ..portable.context import decode_texts, encode_context, pad
 from ..portable.options import checked_options
 from .exported_model import ExportedModel, end_token_ids
-from .inference import decode_texts, encode_contexts, generate_batches
+from .inference import encode_contexts, generate_batches
+from .jobs import Abandoned, Choice, Job, Piece
 from .safety import Safety
-from .text_stream import TextStream, cut_at_stop
+from .text_stream import cut_at_stop
 
 logger = logging.getLogger(__name__)
 MOST_ROWS = 64  # replies that are decoded at once
@@ -66,93 +64,6 @@ class QueueFull(Exception):
 
 class Stopping(Exception):
     """The server takes no more requests."""
-
-
-class Piece(NamedTuple):
-    """What is new of a reply."""
-
-    index: int  # of the reply, where a request wants several
-    text: str
-    finish_reason: str | None = None  # "stop" or "length"; None: the reply goes on
-    tokens: int = 0  # of the whole reply, where it has ended
-
-
-@dataclass(eq=False)
-class Job:
-    """A request.
-
-    Args:
-        context: as `encode_context` takes it.
-        options: of `generate()`, over the model's saved settings.
-        tell: called with each `Piece`, or with the exception that ends the request, by a thread of
-            the scheduler.
-        count: of replies.
-        stop: texts that end a reply.
-        in_pieces: tell text as it comes, not at the end.
-        seed: of sampling; without one, replies differ each time.
-    """
-
-    context: Sequence
-    options: dict
-    tell: Callable[[Piece | Exception], None]
-    count: int = 1
-    stop: Sequence[str] = ()
-    in_pieces: bool = True
-    seed: int | None = None
-    # By the scheduler:
-    source_ids: list[int] = field(default_factory=list)
-    kind: tuple = ()  # jobs for which it is equal can be answered together
-    is_cancelled: bool = False
-
-
-class Choice:
-    """A reply in the making: a row of a batch. `ends` are the tokens that end it."""
-
-    def __init__(self, job: Job, index: int, tokenizer, ends: Sequence[int]):
-        self.job, self.index, self.stream = job, index, TextStream(tokenizer, job.stop)
-        self.ends, self.has_ended = ends, False
-
-    @property
-    def goes_on(self) -> bool:
-        return not self.has_ended and not self.job.is_cancelled
-
-    def take(self, token_id: int, finish_reason: str | None) -> None:
-        """Take the next token, and tell what is new."""
-        if not self.goes_on:
-            return
-        text = ""
-        if token_id in self.ends:
-            pass  # which is no part of the reply
-        elif self.job.in_pieces or self.job.stop:
-            text = self.stream.add(token_id)
-        else:  # decoded at the end, at once
-            self.stream.token_ids.append(token_id)
-        if self.stream.stopped:
-            finish_reason = "stop"
-        if finish_reason is not None:
-            self.end(finish_reason, text)
-        elif text:
-            self.job.tell(Piece(self.index, text))
-
-    def end(self, finish_reason: str, text: str = "") -> None:
-        """Tell the rest of the reply, after `text`."""
-        self.has_ended = True
-        text += self.stream.end()
-        self.job.tell(Piece(self.index, text, finish_reason, len(self.stream.token_ids)))
-
-
-class Abandoned(StoppingCriteria):
-    """Ends a batch when the clients of all its jobs have gone."""
-
-    def __init__(self, jobs: Sequence[Job]):
-        self.jobs = jobs
-
-    def are_gone(self, *_) -> bool:
-        """Tell it; `on_token` of an export wants it with each token."""
-        return all(job.is_cancelled for job in self.jobs)
-
-    def __call__(self, input_ids: torch.Tensor, scores, **kwargs) -> torch.Tensor:
-        return torch.full((len(input_ids),), self.are_gone(), device=input_ids.device)  # (rows,)
 
 
 class Scheduler:
@@ -230,6 +141,7 @@ class Scheduler:
 
     @property
     def has_ended(self) -> bool:
+        """Whether no thread works any more, as all jobs are answered after `stop`."""
         return not any(thread.is_alive() for thread in self._threads)
 
     @property
@@ -318,7 +230,9 @@ class Scheduler:
             longest = most_new_tokens(config)
             draws = torch.stack([draw(row.job.seed, row.index, longest) for row in rows])
             draws = draws.to(self.model.device)
-        sources = pad_sources(rows, tokenizer.pad_token_id, self.model.device)
+        sources = pad(
+            [row.job.source_ids for row in rows], tokenizer.pad_token_id, self.model.device
+        )
         options = jobs[0].options | {"num_return_sequences": 1}
         return RunningBatch.begin(self.model, rows, *sources, draws, **options)
 
@@ -349,7 +263,7 @@ class Scheduler:
             row.take(token_id, reason)
             return not row.goes_on
 
-        sources = pad_sources(rows, tokenizer.pad_token_id, "cpu")
+        sources = pad([row.job.source_ids for row in rows], tokenizer.pad_token_id, "cpu")
         options = rows[0].job.options | {"num_return_sequences": 1}
         self.model.generate(*sources, on_token=on_token, **options)
 
@@ -357,23 +271,27 @@ class Scheduler:
         """Answer jobs by whole replies, told at their end."""
         while jobs := self._take(False, MOST_ROWS, block=True, gather=True):
             with self._telling_errors(jobs):
-                config = self._config(jobs[0])
-                options = jobs[0].options | {"num_return_sequences": jobs[0].count}
-                if (config.num_beams or 1) > 1:
-                    options["num_beams"] = max(config.num_beams, jobs[0].count)
-                abandoned = Abandoned(jobs)
-                if not isinstance(self.model, ExportedModel):
-                    options["stopping_criteria"] = [abandoned]
-                elif (config.num_beams or 1) == 1:
-                    options["on_token"] = abandoned.are_gone
-                if jobs[0].seed is None:
-                    torch.seed()  # not that of the last request
-                else:
-                    torch.manual_seed(jobs[0].seed % 2**63)
-                ids = encode_contexts([job.context for job in jobs], tokenizer, self.safety)
-                for places, replies in generate_batches(ids, self.model, tokenizer, **options):
-                    for place, rows in zip(places, replies, strict=True):
-                        self._tell_whole(jobs[place], rows, config, tokenizer)
+                self._decode_whole(jobs, tokenizer)
+
+    def _decode_whole(self, jobs: Sequence[Job], tokenizer) -> None:
+        """Decode the replies to jobs of one kind together, and tell them."""
+        first, config = jobs[0], self._config(jobs[0])
+        options = first.options | {"num_return_sequences": first.count}
+        if (config.num_beams or 1) > 1:
+            options["num_beams"] = max(config.num_beams, first.count)
+        abandoned = Abandoned(jobs)
+        if not isinstance(self.model, ExportedModel):
+            options["stopping_criteria"] = [abandoned]
+        elif (config.num_beams or 1) == 1:
+            options["on_token"] = abandoned.are_gone
+        if first.seed is None:
+            torch.seed()  # not that of the last request
+        else:
+            torch.manual_seed(first.seed % 2**63)
+        ids = encode_contexts([job.context for job in jobs], tokenizer, self.safety)
+        for places, replies in generate_batches(ids, self.model, tokenizer, **options):
+            for place, rows in zip(places, replies, strict=True):
+                self._tell_whole(jobs[place], rows, config, tokenizer)
 
     def _tell_whole(self, job: Job, rows: torch.Tensor, config, tokenizer) -> None:
         """Tell the replies to a job, (replies, target_len), or what the filter puts in place."""
@@ -395,10 +313,3 @@ def draw(seed: int | None, index: int, count: int) -> torch.Tensor:
     """Draw numbers to sample a reply by, (count,): the same for the same seed and index."""
     seed = secrets.randbits(64) if seed is None else seed % 2**64
     return torch.from_numpy(np.random.default_rng((seed, index)).random(count, dtype=np.float32))
-
-
-def pad_sources(rows: Sequence[Choice], pad_id: int, device) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the sources of rows and their mask, (rows, source_len), padded on the right."""
-    ids = [torch.tensor(row.job.source_ids) for row in rows]
-    mask = pad_sequence([torch.ones_like(row) for row in ids], batch_first=True)
-    return pad_sequence(ids, batch_first=True, padding_value=pad_id).to(device), mask.to(device)

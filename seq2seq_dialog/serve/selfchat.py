@@ -100,12 +100,12 @@ def talk(
         for turn in range(1, turns):
             for place, (_, model, tokenizer, options) in enumerate(speakers):
                 options = options | {"num_return_sequences": 1}  # saved settings may have more
-                mine = [i for i in going if role(i, turn, speakers) % len(speakers) == place]
-                contexts = [dialogues[i] for i in mine]
+                answered = [i for i in going if role(i, turn, speakers) % len(speakers) == place]
+                contexts = [dialogues[i] for i in answered]
                 replies = generate_responses(
                     contexts, model, tokenizer, None, tokens_per_batch, progress, **options
                 )
-                for i, reply in zip(mine, replies, strict=True):
+                for i, reply in zip(answered, replies, strict=True):
                     dialogues[i].append(reply)
             going = [i for i in going if dialogues[i][-1]]
     return [[text for text in dialogue if text] for dialogue in dialogues]

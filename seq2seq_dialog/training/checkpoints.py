@@ -66,8 +66,8 @@ def flaws(folder: Path, needed: Iterable[str] = ()) -> Iterator[tuple[str, str]]
 
 def flaw(folder: Path, needed: Iterable[str] = (), ignored: Iterable[str] = ()) -> str | None:
     """Say in words what is first found wrong with a folder; None where it is whole."""
-    found = (pair for pair in flaws(folder, needed) if pair[0] not in ignored)
-    return next((" ".join(pair) for pair in found), None)
+    relevant = (pair for pair in flaws(folder, needed) if pair[0] not in ignored)
+    return next((" ".join(pair) for pair in relevant), None)
 
 
 def seal_run(run_dir: Path) -> None:

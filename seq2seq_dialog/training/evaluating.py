@@ -13,14 +13,14 @@ from accelerate.utils import gather_object
 from datasets import Dataset
 from torch.nn import functional
 from transformers import EncoderDecoderCache
-from transformers.generation import GenerationMode
 
 from ..data.batching import IGNORE
 from ..decoding.batch_loop import cache_of_sources, decode, merge_parts, select_rows
-from ..decoding.beam_loop import search
+from ..decoding.beam_loop import LOOPS
 from ..evaluation.metrics import likelihood_statistics
 from ..models.loading import reverse_model
-from ..portable.reranking import generate, split_options
+from ..portable.context import decode_texts
+from ..portable.reranking import generate, our_options
 from .sharding import UNSHARDED, sharding_of
 
 PARTS = 8  # of a batch
@@ -169,29 +169,26 @@ def generate_replies(
     `inputs` have `input_ids` (batch, source_len), what `encode_sources` returns, or both. Sampling,
     by `seed`, leaves the random state of the training alone.
     """
-    several = split_options(model, {})[0]["candidates"] > 1
+    chooses = our_options(model, {})["candidates"] > 1
     names = ("input_ids", "encoder_outputs", "attention_mask")
     sources = {name: inputs[name] for name in names if name in inputs}
-    if "encoder_outputs" in sources and not several:
+    if "encoder_outputs" in sources and not chooses:
         sources.pop("input_ids", None)
     options = {}
-    mode = model.generation_config.get_generation_mode()
+    loop = LOOPS.get(model.generation_config.get_generation_mode())
     if sharded:  # the processes take each pass together, so they go on until all have ended
         options["synced_gpus"] = True
-    elif mode == GenerationMode.BEAM_SEARCH:
-        options["custom_generate"] = search
-    elif mode in (GenerationMode.GREEDY_SEARCH, GenerationMode.SAMPLE):
-        options["custom_generate"] = decode
-        if "past_key_values" in inputs and not several:
+    elif loop is not None:
+        options["custom_generate"] = loop
+        if loop is decode and "past_key_values" in inputs and not chooses:
             options["past_key_values"] = cache_of_sources(inputs["past_key_values"])
     devices = [model.device] if model.device.type == "cuda" else []
     with torch.random.fork_rng(devices):
         torch.manual_seed(seed)
         reverse = reverse_model(model, options)
         output_ids = generate(model, tokenizer, sources, options, reverse)  # (batch, target_len)
-    texts = tokenizer.batch_decode(output_ids, skip_special_tokens=True)
     has_end = (output_ids[:, 1:] == tokenizer.eos_token_id).any(1)  # (batch,)
-    return [text.strip() for text in texts], (~has_end).tolist()
+    return decode_texts(output_ids, tokenizer), (~has_end).tolist()
 
 
 def _part_size(batch_size: int) -> int:

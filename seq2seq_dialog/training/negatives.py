@@ -31,7 +31,7 @@ def draw_negatives(
     rng = np.random.default_rng((seed, len(features)))
     kind_of = rng.permutation(np.arange(len(features)) % len(kinds))  # (pairs,)
     replies, dialogue_ids = list(features["response"]), list(features["dialogue_id"])
-    phrases = stock_phrases(train_replies) if "stock_phrases" in kinds else {}
+    phrases = frequent_replies(train_replies) if "stock_phrases" in kinds else {}
     texts, cut = [""] * len(features), [False] * len(features)
     for place in range(len(features)):
         kind = kinds[kind_of[place]]
@@ -63,7 +63,7 @@ def other_reply(
     )
 
 
-def stock_phrases(replies: Sequence[str]) -> dict[str, int]:
+def frequent_replies(replies: Sequence[str]) -> dict[str, int]:
     """Find the replies said most often, each at least twice, and how often.
 
     Replies that are the same `normalised` count together, as the first of them is written.

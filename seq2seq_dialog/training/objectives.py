@@ -31,7 +31,7 @@ from ..errors import UsageError
 from ..training_settings import DialogueTrainingArguments
 from .evaluating import token_nll
 from .logged_means import LoggedMeans
-from .negatives import stock_phrases
+from .negatives import frequent_replies
 from .sampling import decoding_bare
 from .sharding import UNSHARDED, sharding_of
 from .trainer import DialogueTrainer
@@ -91,7 +91,7 @@ class ObjectiveTrainer(DialogueTrainer):
             (phrases, phrase_len), -100 where there is padding, and (phrases,).
         """
         replies = self.train_dataset["response"][:]
-        counts = stock_phrases(replies)
+        counts = frequent_replies(replies)
         if not counts:
             raise UsageError(
                 "The objective stock_phrases needs replies that are said at least twice, but the "
@@ -185,9 +185,8 @@ class ObjectiveTrainer(DialogueTrainer):
         `allowed` (target_len, candidates) says which go with which target token.
         """
         same = candidates[:, :, None] == candidates[:, None]  # (batch, candidates, candidates)
-        is_first = ~same.tril(-1).any(-1) & ~torch.isin(
-            candidates, self._special
-        )  # (batch, candidates)
+        is_first = ~same.tril(-1).any(-1)  # (batch, candidates)
+        is_first &= ~torch.isin(candidates, self._special)
         wrong = candidates[:, None] != labels[..., None]  # (batch, target_len, candidates)
         wanted = wrong & is_first[:, None] & labels.ne(IGNORE)[..., None]
         if allowed is not None:

@@ -203,10 +203,10 @@ class PreferenceTrainer(DialogueTrainer):
         examples = evaluate_examples(self, self.get_eval_dataloader(features), with_replies)
         return [*islice(cycle(examples), count)]
 
-    def _count(self, batch) -> int:
+    def _count_terms(self, batch) -> int:
         return len(batch["labels"]) // 2
 
-    def _mean_count_of(self, sampler) -> float:
+    def _mean_terms_of(self, sampler) -> float:
         return sampler.mean_examples
 
     # The step

@@ -17,42 +17,12 @@ from ..run_folder import PREVIEW, read_mapping
 from ..setting_fields import Mark
 from ..settings import DecodingArguments, Settings, marked
 from ..strict_yaml import read_yaml
+from ..training_settings import DialogueTrainingArguments
 from .checkpoints import MANIFEST, RESULTS, best_checkpoint, checkpoints, flaw, last_checkpoint
 from .lora import has_adapter, holds_adapter
 from .sharding import check_checkpoint, prepare_for_evaluation, sharding_of
 
 logger = logging.getLogger(__name__)
-
-
-def load_ended_training(trainer, folder: Path) -> bool:
-    """Load the result of a training that had ended at `folder`; tell whether it had.
-
-    It ends after all steps, or with no patience left. Trainer would take a further step from there.
-    """
-    args = trainer.args
-    state = _state(folder)
-    if folder != Path(args.output_dir):
-        check_checkpoint(folder, sharding_of(trainer))
-        ended = state.stateful_callbacks["TrainerControl"]["args"]["should_training_stop"]
-        if not ended or is_extended(state, args.max_steps, args.num_train_epochs):
-            return False
-        if args.load_best_model_at_end:
-            folder = best_checkpoint(args.output_dir, state.best_global_step) or folder
-    trainer.state = state
-    at_root = folder == Path(args.output_dir)
-    if trainer.is_fsdp_enabled and not at_root:
-        prepare_for_evaluation(trainer)
-        trainer._load_from_checkpoint(str(folder))
-    elif has_adapter(trainer.model) and holds_adapter(folder):
-        trainer._load_from_checkpoint(str(folder))
-    else:
-        trainer.merge_adapter()  # it has learnt nothing; the merged weights replace all
-        load_checkpoint_in_model(trainer.model, str(folder))
-    return True
-
-
-# Runs: may one go on in a run folder that holds files already?
-
 # Settings that do not touch the weights, and so may change between a run and its continuation:
 # those marked in settings.py, and these of transformers.
 FREE = marked(Mark.FREE) | {
@@ -142,24 +112,12 @@ def _state(folder: Path) -> TrainerState:
 
 
 def find_checkpoint(settings: Settings, environment: dict) -> tuple[Settings, Path | None]:
-    """Find where the run in `output_dir` goes on: its last whole checkpoint, if there is one.
+    """Find where the run in `output_dir` goes on, if anywhere; refuse changes that may not be.
 
-    Where training is over and the model stands whole at the root of `output_dir`, that is the
-    place, unless the training is to be longer. The settings get the batch size that
-    `tokens_per_batch` auto has found before.
+    The settings get the batch size that `tokens_per_batch` auto has found before.
     """
     training, run_dir = settings.training, Path(settings.training.output_dir)
-    if not (run_dir / MANIFEST).exists():
-        checkpoint = last_checkpoint(run_dir)
-    elif wrong := flaw(run_dir, ignored=RESULTS):
-        logger.warning("%s: %s. The model is saved again from a checkpoint.", run_dir, wrong)
-        checkpoint = last_checkpoint(run_dir)
-    elif (run_dir / "trainer_state.json").is_file() and is_extended(
-        _state(run_dir), training.max_steps, training.num_train_epochs
-    ):
-        checkpoint = last_checkpoint(run_dir)
-    else:
-        checkpoint = run_dir
+    checkpoint = run_dir if _has_final_model(training) else last_checkpoint(run_dir)
     if checkpoint is None:
         if checkpoints(run_dir):
             logger.warning("No checkpoint in %s is whole: training starts anew.", run_dir)
@@ -174,6 +132,19 @@ def find_checkpoint(settings: Settings, environment: dict) -> tuple[Settings, Pa
     if training.tokens_per_batch == "auto":
         settings = settings.with_training(tokens_per_batch=before["tokens_per_batch"])
     return settings, checkpoint
+
+
+def _has_final_model(training: DialogueTrainingArguments) -> bool:
+    """Tell whether training is over, and its model whole at the root of the run folder."""
+    run_dir = Path(training.output_dir)
+    if not (run_dir / MANIFEST).exists():
+        return False
+    if wrong := flaw(run_dir, ignored=RESULTS):
+        logger.warning("%s: %s. The model is saved again from a checkpoint.", run_dir, wrong)
+        return False
+    if not (run_dir / "trainer_state.json").is_file():  # it was only evaluated
+        return True
+    return not is_extended(_state(run_dir), training.max_steps, training.num_train_epochs)
 
 
 def check_changes(settings: Settings, checkpoint: Path, before: dict, environment: dict) -> None:
@@ -271,3 +242,30 @@ def _rates(settings: dict, step: int) -> list[float]:
         scheduler_specific_kwargs=settings.get("lr_scheduler_kwargs"),
     )
     return [schedule.lr_lambdas[0](i) for i in range(step + 1)]
+
+
+def load_ended_training(trainer, folder: Path) -> bool:
+    """Load the result of a training that had ended at `folder`; tell whether it had.
+
+    It ends after all steps, or with no patience left. Trainer would take a further step from there.
+    """
+    args = trainer.args
+    state = _state(folder)
+    if folder != Path(args.output_dir):
+        check_checkpoint(folder, sharding_of(trainer))
+        ended = state.stateful_callbacks["TrainerControl"]["args"]["should_training_stop"]
+        if not ended or is_extended(state, args.max_steps, args.num_train_epochs):
+            return False
+        if args.load_best_model_at_end:
+            folder = best_checkpoint(args.output_dir, state.best_global_step) or folder
+    trainer.state = state
+    at_root = folder == Path(args.output_dir)
+    if trainer.is_fsdp_enabled and not at_root:
+        prepare_for_evaluation(trainer)
+        trainer._load_from_checkpoint(str(folder))
+    elif has_adapter(trainer.model) and holds_adapter(folder):
+        trainer._load_from_checkpoint(str(folder))
+    else:
+        trainer.merge_adapter()  # it has learnt nothing; the merged weights replace all
+        load_checkpoint_in_model(trainer.model, str(folder))
+    return True

@@ -11,7 +11,6 @@ from typing import ClassVar
 import numpy as np
 import torch
 from torch.utils.data import DataLoader
-from tqdm.auto import tqdm
 from transformers import Seq2SeqTrainer
 from transformers.trainer_callback import ProgressCallback
 from transformers.trainer_utils import (
@@ -36,6 +35,7 @@ from .evaluating import evaluate_examples, likelihood_figures, loss_by_source, t
 from .lora import has_adapter, merge
 from .memory import find_tokens_per_batch
 from .optimizers import scaled_adamw
+from .progress import TrainingProgress
 from .resume import load_ended_training
 from .stopping import StopAtSignal, check_finite, divergence
 
@@ -49,30 +49,6 @@ def lengths_of(features) -> np.ndarray:
     """Return source and target tokens of each example, (examples, 2)."""
     columns = features.with_format("numpy")
     return np.stack([columns["source_length"][:], columns["target_length"][:]], axis=1)
-
-
-class TrainingProgress(ProgressCallback):
-    """A bar with figures of the training and the time left; a line per evaluation."""
-
-    def __init__(self, training_figures: dict, evaluation_figures: dict):
-        super().__init__()
-        self.training_figures, self.evaluation_figures = training_figures, evaluation_figures
-
-    def on_log(self, args, state, control, logs=None, **kwargs):
-        if not state.is_world_process_zero or self.training_bar is None:
-            return
-        if "loss" in logs:
-            self.training_bar.set_postfix(_formatted(logs, self.training_figures))
-        elif "eval_loss" in logs:
-            figures = _formatted(logs, self.evaluation_figures)
-            words = (f"{label} {value}" for label, value in figures.items())
-            head = f"step {state.global_step:>6}  epoch {state.epoch:6.2f}"
-            tqdm.write("  ".join([head, *words]))
-
-
-def _formatted(logs: dict, figures: dict[str, tuple[str, str]]) -> dict[str, str]:
-    """Format the figures that a log has, by label."""
-    return {label: format(logs[k], spec) for k, (label, spec) in figures.items() if k in logs}
 
 
 class DialogueTrainer(Seq2SeqTrainer):
@@ -100,10 +76,8 @@ class DialogueTrainer(Seq2SeqTrainer):
         compute_metrics: takes an EvalPrediction of replies and references (lists of strings).
     """
 
-    training_columns: ClassVar = [
-        "input_ids",
-        "labels",
-    ]  # of the features, what batches are made of
+    # Of the features, what batches are made of.
+    training_columns: ClassVar = ["input_ids", "labels"]
     # What the progress bar and the line of an evaluation show of a log: label and format.
     training_figures: ClassVar = {
         "loss": ("loss", ".3f"),
@@ -145,9 +119,10 @@ class DialogueTrainer(Seq2SeqTrainer):
         if self.is_fsdp_enabled:
             sharding.share_embedding(model)
         self._flops_per_token = 6 * model.num_parameters(exclude_embeddings=True)
-        # Since the last log: tokens, what the loss is a mean over, and that of average batches.
-        self._counts, self._log_time = np.zeros(3), time.perf_counter()
-        self._mean_count = 0.0  # of an average batch
+        # Since the last log: tokens, the terms that the loss is a mean over, and the terms that as
+        # many average batches have.
+        self._since_log, self._log_time = np.zeros(3), time.perf_counter()
+        self._mean_terms = 0.0  # of an average batch
         self._predicting = False
         self._streams = isinstance(self.train_dataset, StreamedBatches)
         self._stream_position = None  # of the last batch taken
@@ -204,21 +179,21 @@ class DialogueTrainer(Seq2SeqTrainer):
         for batch in batches:
             if self._streams:
                 self._stream_position = tuple(batch.pop("position").tolist())
-                self._mean_count = float(batch.pop("mean_targets"))
+                self._mean_terms = float(batch.pop("mean_targets"))
             source, target = batch["attention_mask"].sum(), batch["labels"].ne(IGNORE).sum()
-            self._counts += int(source + target), self._count(batch), self._mean_count
-            expected += self._mean_count
+            self._since_log += int(source + target), self._count_terms(batch), self._mean_terms
+            expected += self._mean_terms
         count = torch.full((), expected, dtype=torch.float32, device=device)  # no copy to wait for
         if self.args.world_size > 1:
             count = self.stop.vote(self.accelerator.reduce, count)
         return batches, count
 
-    def _count(self, batch) -> int:
-        """Count what the loss is a mean over, in a batch: target tokens."""
+    def _count_terms(self, batch) -> int:
+        """Count the terms in a batch that the loss is a mean over: target tokens."""
         return int(batch["labels"].ne(IGNORE).sum())
 
-    def _mean_count_of(self, sampler: TokenBudgetSampler) -> float:
-        """Return how many of them an average batch has."""
+    def _mean_terms_of(self, sampler: TokenBudgetSampler) -> float:
+        """Return how many terms an average batch has."""
         return sampler.mean_targets
 
     def create_optimizer(self, model=None) -> torch.optim.Optimizer:
@@ -242,25 +217,23 @@ class DialogueTrainer(Seq2SeqTrainer):
         if "train_loss" in logs:
             logs["train_loss"] = self._mean_logged_loss(logs["train_loss"])
         if "loss" in logs:
-            counts = torch.tensor(self._counts, dtype=torch.float32, device=self.args.device)
-            tokens, count, expected = self.accelerator.reduce(counts, "sum").tolist()
+            counts = torch.tensor(self._since_log, dtype=torch.float32, device=self.args.device)
+            tokens, terms, expected = self.accelerator.reduce(counts, "sum").tolist()
             now = time.perf_counter()
-            logs["loss"] *= expected / count
+            logs["loss"] *= expected / terms
             if not math.isfinite(logs["loss"]):
                 raise divergence(self, f"The loss is {logs['loss']}")
             logs["tokens_per_second"] = round(tokens / max(1e-9, now - self._log_time), 1)
-            self._counts, self._log_time = np.zeros(3), now
+            self._since_log, self._log_time = np.zeros(3), now
         super().log(logs, start_time)
 
     def _mean_logged_loss(self, since_started: float) -> float:
         """Return the mean over the steps of the losses logged since the run began, if any was."""
         logs = [log for log in self.state.log_history if "loss" in log]
+        if not logs:
+            return since_started
         steps = np.diff([log["step"] for log in logs], prepend=0)
-        return (
-            float(np.average([log["loss"] for log in logs], weights=steps))
-            if logs
-            else since_started
-        )
+        return float(np.average([log["loss"] for log in logs], weights=steps))
 
     # Batches
 
@@ -278,7 +251,7 @@ class DialogueTrainer(Seq2SeqTrainer):
             sampler = TokenBudgetSampler(lengths_of(self.train_dataset), *options, draw)
         except ValueError as error:
             raise UsageError(str(error)) from error
-        self._mean_count = self._mean_count_of(sampler)
+        self._mean_terms = self._mean_terms_of(sampler)
         features = self.train_dataset.select_columns(self.training_columns)
         loader = self._loader(features, batch_sampler=sampler, collate_fn=self.training_collator)
         loader.set_epoch = sampler.set_epoch  # Trainer calls it

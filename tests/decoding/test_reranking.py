@@ -15,10 +15,10 @@ from seq2seq_dialog.decoding.generation_config import generation_config
 from seq2seq_dialog.errors import UsageError
 from seq2seq_dialog.models import artifact
 from seq2seq_dialog.portable.context import encode_context
+from seq2seq_dialog.portable.guidance import ContextFreeGuidance
 from seq2seq_dialog.portable.pipeline import DialoguePipeline
 from seq2seq_dialog.portable.reranking import (
     OPTIONS,
-    ContextFreeGuidance,
     is_reply,
     letters,
     mean_chrf,

@@ -90,7 +90,7 @@ def test_just_these_files_go_up(runs, ann, kind):
     assert any("checkpoint-" in str(path) for path in before)
     assert any("events.out" in path.name for path in before)
     publish(runs / kind, "ann/m")
-    code = {"context.py", "options.py", "pipeline.py", "reranking.py"}
+    code = {"context.py", "guidance.py", "options.py", "pipeline.py", "reranking.py"}
     code |= {"configuration_rnn.py", "modeling_rnn.py"} if kind == "rnn" else set()
     files = ann.files("ann/m")
     assert set(files) == code | {

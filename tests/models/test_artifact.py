@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import sys
 import textwrap
 
@@ -170,7 +171,7 @@ def test_the_code_of_a_recurrent_model_is_ours_and_no_more(saved_rnn):
     folder = saved_rnn()
     code = sorted(path.name for path in folder.rglob("*.py"))
     rnn = ["configuration_rnn.py", "modeling_rnn.py"]
-    assert code == sorted(["context.py", "options.py", "pipeline.py", "reranking.py", *rnn])
+    assert code == sorted([*artifact.PIPELINE_CODE, *rnn])
     for name in code:
         assert (folder / name).read_bytes() == (artifact.PORTABLE / name).read_bytes()
 
@@ -252,9 +253,16 @@ def test_finishing_twice_changes_nothing(saved):
     assert {p.name: p.read_bytes() for p in saved.iterdir() if p.is_file()} == before
 
 
+def test_the_pipeline_names_each_file_that_it_needs():
+    """transformers 4.57 takes from a folder what pipeline.py itself imports, and no more."""
+    text = (artifact.PORTABLE / "pipeline.py").read_text(encoding="utf-8")
+    named = re.findall(r"^from \.(\w+) import", text, re.MULTILINE)
+    assert {f"{name}.py" for name in named} == {*artifact.PIPELINE_CODE} - {"pipeline.py"}
+
+
 def test_only_the_portable_files_travel_as_code(saved):
     code = sorted(path.name for path in saved.rglob("*.py"))
-    assert code == ["context.py", "options.py", "pipeline.py", "reranking.py"]
+    assert code == ["context.py", "guidance.py", "options.py", "pipeline.py", "reranking.py"]
     for name in code:
         assert (saved / name).read_bytes() == (artifact.PORTABLE / name).read_bytes()
 

@@ -10,8 +10,9 @@ from helpers.servers import lively_model, wait_until
 
 from seq2seq_dialog.models.tokenizer import load_tokenizer
 from seq2seq_dialog.portable.context import encode_context
+from seq2seq_dialog.serve.jobs import Abandoned, Job
 from seq2seq_dialog.serve.safety import Safety
-from seq2seq_dialog.serve.scheduler import Abandoned, Job, Scheduler
+from seq2seq_dialog.serve.scheduler import Scheduler
 from seq2seq_dialog.settings import ModelArguments
 
 CONTEXTS = [turns[:1] for turns in sample_dialogues(8)]

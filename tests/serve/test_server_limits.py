@@ -24,6 +24,7 @@ from seq2seq_dialog.models.tokenizer import load_tokenizer
 from seq2seq_dialog.serve import scheduler as scheduling
 from seq2seq_dialog.serve.api import Server
 from seq2seq_dialog.serve.inference import generate_responses, load
+from seq2seq_dialog.serve.jobs import Job
 from seq2seq_dialog.serve.safety import Safety
 from seq2seq_dialog.serve.server import serve
 from seq2seq_dialog.settings import ModelArguments
@@ -339,10 +340,10 @@ def test_workers_of_an_export_answer_side_by_side(long_winded, tokenizer, tmp_pa
         if piece.finish_reason is not None:
             other_ended.set()
 
-    scheduler.submit(scheduling.Job(["Hello, who is it?"], {}, tell_long))
+    scheduler.submit(Job(["Hello, who is it?"], {}, tell_long))
     assert began.wait(30)
     options = {"max_new_tokens": 2, "min_new_tokens": 0}
-    scheduler.submit(scheduling.Job(["Hi!"], options, tell_short))
+    scheduler.submit(Job(["Hi!"], options, tell_short))
     assert ended.wait(30) and in_time == [True]
     scheduler.stop()
     wait_until(lambda: scheduler.has_ended)

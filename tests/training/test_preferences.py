@@ -23,7 +23,7 @@ from seq2seq_dialog.train import check_rejected
 from seq2seq_dialog.train_arguments import parse
 from seq2seq_dialog.training import evaluating, preferences
 from seq2seq_dialog.training.lora import add_adapter
-from seq2seq_dialog.training.negatives import other_phrase, stock_phrases
+from seq2seq_dialog.training.negatives import frequent_replies, other_phrase
 
 OTHERS = {"negatives": ["other_contexts"]}
 
@@ -239,7 +239,7 @@ def test_a_dry_run_measures_a_few_pairs_and_keeps_nothing(
 
 
 def test_stock_phrases_are_what_is_said_most_often():
-    phrases = stock_phrases(["Yes.", "yes", "Ok!", "Ok", "Ok.", "Once.", "..."])
+    phrases = frequent_replies(["Yes.", "yes", "Ok!", "Ok", "Ok.", "Once.", "..."])
     assert phrases == {"Ok!": 3, "Yes.": 2}
     rng = np.random.default_rng(0)
     assert {other_phrase("OK", phrases, rng) for _ in range(9)} == {"Yes."}
@@ -361,7 +361,7 @@ def test_a_batch_holds_both_replies_within_the_budget(trainer):
     pairs = [len(batch["labels"]) // 2 for batch in batches]
     assert all(size <= 700 or count == 1 for size, count in zip(sizes, pairs, strict=True))
     assert sum(pairs) == len(trainer.train_dataset)
-    assert trainer._mean_count == pytest.approx(np.mean(pairs))
+    assert trainer._mean_terms == pytest.approx(np.mean(pairs))
 
 
 def test_the_curves_are_of_likelihood_and_of_preferences():

@@ -160,7 +160,7 @@ def test_a_validation_loss_that_is_no_number_ends_the_run(
 
 def test_no_log_holds_a_gradient_norm_that_is_no_number(model, tokenizer, features, tmp_path):
     trainer = make_trainer(model, tokenizer, features, tmp_path)
-    trainer._counts[:] = 1
+    trainer._since_log[:] = 1
     trainer.log({"loss": 2.0, "grad_norm": float("nan")})
     assert json.loads(json.dumps(trainer.state.log_history, allow_nan=False))[0]["loss"] == 2
     assert "grad_norm" not in trainer.state.log_history[0]

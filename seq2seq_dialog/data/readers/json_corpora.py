@@ -26,13 +26,16 @@ class Form(NamedTuple):
 
 
 FORMS = (
-    Form("goal", "log", None, "text", ASSISTANT),  # MultiWOZ up to 2.1, and 2.4
-    Form(
-        "dialogue_id", "turns", "speaker", "utterance", ASSISTANT
-    ),  # MultiWOZ 2.2, Schema-Guided Dialogue
-    Form("conversation_id", "utterances", "speaker", "text", ASSISTANT),  # Taskmaster
-    Form("conversation_rating", "content", "agent", "message", None),  # Topical-Chat
-    Form("chosen_topic", "dialog", "speaker", "text", None),  # Wizard of Wikipedia
+    # MultiWOZ up to 2.1, and 2.4.
+    Form("goal", "log", None, "text", ASSISTANT),
+    # MultiWOZ 2.2, Schema-Guided Dialogue.
+    Form("dialogue_id", "turns", "speaker", "utterance", ASSISTANT),
+    # Taskmaster.
+    Form("conversation_id", "utterances", "speaker", "text", ASSISTANT),
+    # Topical-Chat.
+    Form("conversation_rating", "content", "agent", "message", None),
+    # Wizard of Wikipedia.
+    Form("chosen_topic", "dialog", "speaker", "text", None),
 )
 IDS = ("dialogue_id", "conversation_id")
 

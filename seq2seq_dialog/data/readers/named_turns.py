@@ -86,8 +86,8 @@ def _blocks(file: File) -> list[list[str]]:
 
 def _has_blocks(blocks: list[list[str]]) -> bool:
     """Whether the blocks are conversations, rather than single turns with blank lines between."""
-    several = [block for block in blocks if sum(_name(line) is not None for line in block) > 1]
-    return 2 * len(several) > len(blocks)
+    with_turns = [block for block in blocks if sum(_name(line) is not None for line in block) > 1]
+    return 2 * len(with_turns) > len(blocks)
 
 
 READER = Reader("transcript (Name: text)", _recognises, _read)

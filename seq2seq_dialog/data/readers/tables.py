@@ -230,12 +230,12 @@ def find_columns(names: Iterable[str], columns: dict[str, str]) -> dict[str, str
     by_name = {}
     for name in names:
         by_name.setdefault(_plain(name), name)
-    found = dict(columns)
+    column_of = dict(columns)
     for kind, usual in COLUMNS.items():
         for name in usual.split():
-            if kind not in found and name in by_name and by_name[name] not in columns.values():
-                found[kind] = by_name[name]
-    return found
+            if kind not in column_of and name in by_name and by_name[name] not in columns.values():
+                column_of[kind] = by_name[name]
+    return column_of
 
 
 def choose_form(sample: list[dict], columns: dict[str, str]) -> Form | None:
@@ -244,16 +244,16 @@ def choose_form(sample: list[dict], columns: dict[str, str]) -> Form | None:
     for kind, name in columns.items():
         if name not in names and kind != "rejected":
             return None
-    found = find_columns(names, columns)
+    column_of = find_columns(names, columns)
     for name in [columns["dialogue"]] if "dialogue" in columns else names:
         if name == columns.get("dialogue") or _plain(name) in COLUMNS["dialogue"].split():
             values = [_as_list(row.get(name)) for row in sample]
             if any(values):
-                return partial(_read_dialogues, name, found)
-    if "response" in found and "context" in found:
-        return partial(_read_pairs, found)
-    if "text" in found and ("speaker" in found or "conversation" in found):
-        return partial(_read_utterances, found)
+                return partial(_read_dialogues, name, column_of)
+    if "response" in column_of and "context" in column_of:
+        return partial(_read_pairs, column_of)
+    if "text" in column_of and ("speaker" in column_of or "conversation" in column_of):
+        return partial(_read_utterances, column_of)
     return None
 
 
@@ -262,16 +262,16 @@ def choose_contexts(sample: list[dict]) -> dict[str, str] | None:
     form = choose_form(sample, {})
     if form is not None and form.func is not _read_pairs:
         return None
-    found = find_columns(dict.fromkeys(name for row in sample for name in row), {})
-    context = found.get("context", found.get("text"))
+    column_of = find_columns(dict.fromkeys(name for row in sample for name in row), {})
+    context = column_of.get("context", column_of.get("text"))
     if context is None or context != context.strip():  # ` human`, behind a comma, is no name
         return None
-    return found | {"context": context}
+    return column_of | {"context": context}
 
 
-def context_of(row: dict, found: dict[str, str]) -> list[str]:
+def context_of(row: dict, column_of: dict[str, str]) -> list[str]:
     """The turns of a row's context, behind what stands before the dialogue."""
-    before, turns = _context(row, found)
+    before, turns = _context(row, column_of)
     return [*before, *(text for text in map(clean_text, turns) if text)]
 
 
@@ -286,13 +286,14 @@ def _as_list(value) -> list | None:
 
 
 def _read_dialogues(
-    column: str, found: dict[str, str], rows: Rows, note: Note
+    column: str, column_of: dict[str, str], rows: Rows, note: Note
 ) -> Iterator[Transcript]:
     """Read a column of whole dialogues: lists of utterances or of messages."""
     for number, row in rows:
-        given = row.get(found.get("conversation")) if found.get("conversation") != column else None
+        conversation = column_of.get("conversation")
+        given = None if conversation == column else row.get(conversation)
         entries = _as_list(row.get(column)) or []
-        before = _background(row, found)
+        before = _background(row, column_of)
         messages, instruction = [], before.pop("instruction")
         for entry in entries:
             speaker, text = _message(entry)
@@ -309,11 +310,11 @@ def _read_dialogues(
         yield Transcript(name, messages, instruction=instruction, **before)
 
 
-def _background(row: dict, found: dict[str, str]) -> dict[str, str]:
+def _background(row: dict, column_of: dict[str, str]) -> dict[str, str]:
     """What stands before the dialogue of a row: lists of sentences are joined."""
     texts = {}
     for kind in ("instruction", "persona", "knowledge"):
-        value = row.get(found.get(kind))
+        value = row.get(column_of.get(kind))
         texts[kind] = " ".join(map(str, value)) if isinstance(value, list) else str(value or "")
     return texts
 
@@ -322,16 +323,16 @@ def _message(entry) -> tuple[str | None, str | None]:
     """The speaker and the text of a message; no text where it has pictures or files alone."""
     if not isinstance(entry, dict):
         return None, "" if entry is None else str(entry)
-    found = find_columns(entry, {})
-    speaker = entry.get(found.get("speaker"))
-    content = entry.get(found.get("text"))
+    column_of = find_columns(entry, {})
+    speaker = entry.get(column_of.get("speaker"))
+    content = entry.get(column_of.get("text"))
     if isinstance(content, list):  # parts
         texts = [part.get("text") if isinstance(part, dict) else part for part in content]
         content = " ".join(text for text in texts if isinstance(text, str)) or None
     return None if speaker is None else str(speaker), content if content is None else str(content)
 
 
-def _read_pairs(found: dict[str, str], rows: Rows, note: Note) -> Iterator[Dialogue]:
+def _read_pairs(column_of: dict[str, str], rows: Rows, note: Note) -> Iterator[Dialogue]:
     """Read rows of context and response, and put those of a dialogue together.
 
     Where `columns` names one of rejected replies, these are kept, beside the labels.
@@ -343,8 +344,8 @@ def _read_pairs(found: dict[str, str], rows: Rows, note: Note) -> Iterator[Dialo
             for name, (classes, _) in LABELS.items()
             if isinstance(row.get(name), int) and 0 <= row[name] < len(classes)
         }
-        before, texts = _context(row, found)
-        reply = _reply(row.get(found["response"]))
+        before, texts = _context(row, column_of)
+        reply = _reply(row.get(column_of["response"]))
         note_odd([*texts, reply], number, note)
         context = [text for text in map(clean_text, texts) if text]
         response = clean_text(reply)
@@ -353,14 +354,14 @@ def _read_pairs(found: dict[str, str], rows: Rows, note: Note) -> Iterator[Dialo
         if not context or not response:
             note("empty_response" if context else "empty_context", number)
             continue
-        if "rejected" in found:
-            labels["rejected"] = clean_text(_reply(row.get(found["rejected"])))
+        if "rejected" in column_of:
+            labels["rejected"] = clean_text(_reply(row.get(column_of["rejected"])))
             if labels["rejected"] in ("", response):
                 note("equal_replies" if labels["rejected"] else "empty_rejected", number)
                 continue
         elif "rejected" in row:
             note("rejected_not_read", number)
-        given = row.get(found.get("conversation"))
+        given = row.get(column_of.get("conversation"))
         if dialogue is None:
             continues = False
         elif given is not None:
@@ -379,12 +380,12 @@ def _read_pairs(found: dict[str, str], rows: Rows, note: Note) -> Iterator[Dialo
         yield dialogue
 
 
-def _context(row: dict, found: dict[str, str]) -> tuple[list[str], list[str | None]]:
+def _context(row: dict, column_of: dict[str, str]) -> tuple[list[str], list[str | None]]:
     """What stands before a dialogue, and its turns: a list of texts or messages, or a text."""
-    value, background = row.get(found["context"]), _background(row, found)
+    value, background = row.get(column_of["context"]), _background(row, column_of)
     entries = [] if value is None else _as_list(value)
     if entries is None:
-        more = row.get("input") if found["context"] == "instruction" else None
+        more = row.get("input") if column_of["context"] == "instruction" else None
         turns = f"{value} {more or ''}".split(END)
     else:
         said = [_message(entry) for entry in entries]
@@ -402,19 +403,19 @@ def _reply(value) -> str | None:
     return _message(value)[1]
 
 
-def _read_utterances(found: dict[str, str], rows: Rows, note: Note) -> Iterator[Transcript]:
+def _read_utterances(column_of: dict[str, str], rows: Rows, note: Note) -> Iterator[Transcript]:
     """Read an utterance a row: those of a conversation may lie apart, the latest come first."""
     conversations: dict[str, list[dict]] = {}
     for _, row in rows:
-        conversations.setdefault(str(row.get(found.get("conversation"), "")), []).append(row)
-    times = (row.get(found.get("time")) for each in conversations.values() for row in each)
+        conversations.setdefault(str(row.get(column_of.get("conversation"), "")), []).append(row)
+    times = (row.get(column_of.get("time")) for each in conversations.values() for row in each)
     day_first = any(re.match(r"(1[3-9]|2\d|3[01])[./-]\d", str(time)) for time in times)
     for name, each in conversations.items():
         messages = []
         for row in each:
-            speaker = row.get(found.get("speaker"))
-            time = parse_time(row.get(found.get("time")), day_first)
-            text = row.get(found["text"])
+            speaker = row.get(column_of.get("speaker"))
+            time = parse_time(row.get(column_of.get("time")), day_first)
+            text = row.get(column_of["text"])
             messages.append(
                 Message(
                     None if speaker is None else str(speaker),
@@ -424,7 +425,7 @@ def _read_utterances(found: dict[str, str], rows: Rows, note: Note) -> Iterator[
             )
         if all(message.time is not None for message in messages):
             messages.sort(key=lambda message: message.time)
-        yield Transcript(name or "1", messages, is_whole="conversation" in found)
+        yield Transcript(name or "1", messages, is_whole="conversation" in column_of)
 
 
 def parse_time(value, day_first: bool = False) -> datetime | None:

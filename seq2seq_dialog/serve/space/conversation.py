@@ -91,19 +91,15 @@ def connect(
         yield from turn(event.value["text"], [[]] * count, inputs[count:])
 
     def retry(event: gr.RetryData, *inputs):
-        yield from turn(*rewind(event, inputs[:count]), inputs[count:])
+        yield from turn(*rewind(event, chatbots, inputs[:count]), inputs[count:])
 
     def edit(event: gr.EditData, *inputs):
-        yield from turn(event.value, rewind(event, inputs[:count])[1], inputs[count:])
+        _, before = rewind(event, chatbots, inputs[:count])
+        yield from turn(event.value, before, inputs[count:])
 
     def undo(event: gr.UndoData, *histories):
-        prompt, histories = rewind(event, histories)
+        prompt, histories = rewind(event, chatbots, histories)
         return prompt, *histories
-
-    def rewind(event, histories: Sequence) -> tuple[str, list]:
-        place = [chatbot._id for chatbot in chatbots].index(event.target._id)
-        index = event.index[0] if isinstance(event.index, (list, tuple)) else event.index
-        return before_turn(histories, count_turns(histories[place][: index + 1]) - 1)
 
     shared = {"api_visibility": "private", "show_progress": "hidden"}
     replying = shared | {"outputs": outputs, "concurrency_id": "reply"}
@@ -121,6 +117,13 @@ def connect(
     for event in events:
         event.then(lambda: gr.update(**ready), None, message, queue=False, **shared)
     message.stop(None, cancels=events, api_visibility="private")
+
+
+def rewind(event, chatbots: Sequence[gr.Chatbot], histories: Sequence) -> tuple[str, list]:
+    """Return what the visitor said in the turn of an event, and the histories before it."""
+    place = [chatbot._id for chatbot in chatbots].index(event.target._id)
+    index = event.index[0] if isinstance(event.index, (list, tuple)) else event.index
+    return before_turn(histories, count_turns(histories[place][: index + 1]) - 1)
 
 
 def count_turns(history: Sequence[Mapping]) -> int:

@@ -1,0 +1,32 @@
+"""What is seen of a training while it runs."""
+
+from tqdm.auto import tqdm
+from transformers.trainer_callback import ProgressCallback
+
+
+class TrainingProgress(ProgressCallback):
+    """A bar with figures of the training and the time left; a line per evaluation.
+
+    Args:
+        training_figures, evaluation_figures: what is shown of a log, by name: label and format.
+    """
+
+    def __init__(self, training_figures: dict, evaluation_figures: dict):
+        super().__init__()
+        self.training_figures, self.evaluation_figures = training_figures, evaluation_figures
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        if not state.is_world_process_zero or self.training_bar is None:
+            return
+        if "loss" in logs:
+            self.training_bar.set_postfix(_formatted(logs, self.training_figures))
+        elif "eval_loss" in logs:
+            figures = _formatted(logs, self.evaluation_figures)
+            words = (f"{label} {value}" for label, value in figures.items())
+            head = f"step {state.global_step:>6}  epoch {state.epoch:6.2f}"
+            tqdm.write("  ".join([head, *words]))
+
+
+def _formatted(logs: dict, figures: dict[str, tuple[str, str]]) -> dict[str, str]:
+    """Format the figures that a log has, by label."""
+    return {label: format(logs[k], spec) for k, (label, spec) in figures.items() if k in logs}
