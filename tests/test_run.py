@@ -204,12 +204,16 @@ def test_a_dry_run_only_looks(run, config, tmp_path):
     assert [path.name for path in (tmp_path / "run").iterdir()] == ["data.html"]
     page = (tmp_path / "run" / "data.html").read_text(encoding="utf-8")
     steps = re.search(r"([\d,]+) steps at [\d,]+ tokens a second", done.stdout)[1]
-    for said in ("Tokens of reply: median", "d_model: 32", "</s>", f"{steps} steps"):
+    languages = re.search(r"Languages, guessed from \d+ dialogues: en 100\.0 %", done.stdout)[0]
+    for said in ("Tokens of reply: median", "d_model: 32", "</s>", f"{steps} steps", languages):
         assert said.replace("<", "&lt;").replace(">", "&gt;") in page
     for said in ("Example 3, the model has to say", "Letters of the replies: Latin 100.0 %"):
         assert said in done.stdout
     run(config, tmp_path / "run")  # the folder is free, and the steps are as told
-    run(config, tmp_path / "run", "--dry_run", "true")
+    done = run(config, tmp_path / "run", "--dry_run", "true", "--language", "de")
+    page = (tmp_path / "run" / "data.html").read_text(encoding="utf-8")
+    doubt = "most dialogues seem to be in the language en, but language is de"
+    assert doubt in page and doubt in " ".join(done.stdout.split())
     assert (tmp_path / "run" / "tokenizer").is_dir()
     assert read_json(tmp_path / "run" / "metrics.json")["train"]["steps"] == int(steps)
     assert "dry_run" not in read_yaml(tmp_path / "run" / "config.yaml")

@@ -20,6 +20,11 @@ WARN_UNKNOWN = 0.01  # the share of unknown tokens from which there is a warning
 WARN_TEST = 50  # test pairs below which there is one
 WARN_LEFT = 0.1  # the share of training pairs that drop_overlap leaves, below which there is one
 
+OTHER_MODEL = (
+    "Take a checkpoint that knows the language (google/mt5-small, google/byt5-small), or a new "
+    "model with a tokenizer of its own."
+)
+
 
 @dataclass(frozen=True)
 class Corpus:
@@ -199,9 +204,7 @@ def encode_corpus(
                 f"Warning: the tokenizer does not know the characters of "
                 f"{100 * unknown[name]['contexts']:.1f} % of the tokens of contexts and "
                 f"{100 * unknown[name]['replies']:.1f} % of replies in {name}: they are "
-                f"{tokenizer.unk_token}, which a model can neither read nor write. Take a "
-                "checkpoint that knows the language (google/mt5-small, google/byt5-small), or a "
-                "new model with a tokenizer of its own.",
+                f"{tokenizer.unk_token}, which a model can neither read nor write. {OTHER_MODEL}",
                 style="yellow",
                 markup=False,
                 highlight=False,

@@ -7,6 +7,7 @@ import sys
 import time
 import unicodedata
 from collections import Counter
+from functools import lru_cache
 from itertools import islice
 from pathlib import Path
 
@@ -17,7 +18,8 @@ from datasets import Dataset
 from rich.console import Console
 from rich.table import Column, Table
 
-from ..data.corpus import Corpus
+from ..data.corpus import OTHER_MODEL, Corpus
+from ..evaluation.text import main_language
 from ..run_folder import PREVIEW, write_text
 from ..settings import Settings
 from ..training.trainer import DialogueTrainer
@@ -28,6 +30,11 @@ TRIAL_BATCHES = 4  # of which the first warms up
 OF_STREAMS = ("position", "mean_targets")  # what a batch of a stream has beside the examples
 SHOWN = 3  # examples
 LETTERS = 200_000  # by which scripts are guessed
+DIALOGUES = 1000  # by which languages are guessed
+CHARACTERS = 1000  # of each of them that are read
+LANGUAGES = 5  # that are told, the most frequent ones
+CONFIDENCE = 0.5  # the least probability of a language that is told
+NOT_TOLD = "not told"
 
 
 def preview(
@@ -35,10 +42,13 @@ def preview(
 ) -> Path:
     """Print what a run will do, and write it to data.html in its folder; return that path."""
     console = Console()
+    languages, sampled = guess_languages(corpus.rows["train"])
     content = {
         "name": Path(settings.training.output_dir).resolve().name,
         "splits": {name: describe_split(rows) for name, rows in features.items()},
         "scripts": guess_scripts(corpus.rows["train"]),
+        "languages": describe_languages(languages, sampled),
+        "doubt": language_doubt(languages, settings.data.language),
         "examples": decode_examples(features["train"], trainer.processing_class),
         "cost": measure(trainer),
         "settings": yaml.safe_dump(
@@ -85,6 +95,55 @@ def guess_scripts(rows: Dataset) -> dict[str, float]:
         scripts[unicodedata.name(letter, "OTHER").split()[0].capitalize()] += count
     total = max(1, scripts.total())
     return {script: count / total for script, count in scripts.most_common(3)}
+
+
+@lru_cache(maxsize=1)
+def load_identifier():
+    """Load what tells languages; of less than `CONFIDENCE` it is `und`, of no language `zxx`."""
+    from py3langid.langid import MODEL_FILE, LanguageIdentifier  # only here: a dry run needs it
+
+    return LanguageIdentifier.from_model_file(
+        MODEL_FILE, norm_probs=True, min_confidence=CONFIDENCE
+    )
+
+
+def guess_languages(rows: Dataset) -> tuple[dict[str, float], int]:
+    """Guess the languages of the dialogues behind `rows`, of evenly spaced ones if there are many.
+
+    All turns of a dialogue are read together, since a short line says little.
+
+    Returns:
+        The shares of the languages, codes of ISO 639, the most frequent first (`NOT_TOLD` is that
+        of dialogues that say too little), and the number of dialogues that were read.
+    """
+    identifier = load_identifier()
+    ids = np.array(rows["dialogue_id"][:], dtype=object)
+    last = np.flatnonzero(np.append(ids[1:] != ids[:-1], True))  # rows that have all turns
+    chosen = last[np.linspace(0, len(last) - 1, min(DIALOGUES, len(last))).astype(int)]
+    counts: Counter = Counter()
+    for row in rows.select(chosen).select_columns(["context", "response"]):
+        text = "\n".join([*row["context"], row["response"]])[:CHARACTERS]
+        language, _ = identifier.classify(text)
+        counts[NOT_TOLD if language in ("und", "zxx") else language] += 1
+    shares = {language: count / len(chosen) for language, count in counts.most_common(LANGUAGES)}
+    return shares, len(chosen)
+
+
+def describe_languages(shares: dict[str, float], dialogues: int) -> str:
+    """Say what `guess_languages` returns."""
+    told = ", ".join(f"{language} {100 * share:.1f} %" for language, share in shares.items())
+    return f"Languages, guessed from {dialogues:,} dialogues: {told}"
+
+
+def language_doubt(shares: dict[str, float], language: str) -> str | None:
+    """Say what to do if most dialogues are in another language than the setting `language`."""
+    guess, share = next(iter(shares.items()))
+    if share <= 0.5 or guess in (NOT_TOLD, main_language(language)):
+        return None
+    return (
+        f"Warning: most dialogues seem to be in the language {guess}, but language is {language}: "
+        f"set --language {guess} --detokenize false. {OTHER_MODEL}"
+    )
 
 
 def decode_examples(features: Dataset, tokenizer) -> list[dict[str, str]]:
@@ -156,6 +215,9 @@ def print_preview(content: dict, console: Console) -> None:
     console.print(table)
     shares = (f"{script} {100 * share:.1f} %" for script, share in content["scripts"].items())
     console.print(f"Letters of the replies: {', '.join(shares)}", highlight=False)
+    console.print(content["languages"], highlight=False)
+    if content["doubt"]:
+        console.print(content["doubt"], style="yellow", highlight=False)
     for number, example in enumerate(content["examples"], 1):
         for verb, text in example.items():
             console.print(f"Example {number}, the model {verb}: {text}", markup=False)
