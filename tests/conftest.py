@@ -1,5 +1,7 @@
 """Tiny tokenizers and models, made here: tests need no network and no GPU."""
 
+import copy
+import functools
 import gc
 import os
 import tempfile
@@ -29,6 +31,7 @@ from transformers import (
     set_seed,
 )
 
+from seq2seq_dialog import train_arguments
 from seq2seq_dialog.data import known_corpora
 from seq2seq_dialog.data.features import encode_rows
 from seq2seq_dialog.decoding.generation_config import generation_config
@@ -55,6 +58,15 @@ def pytest_collection_finish():
     gc.freeze()
 
 
+@pytest.fixture(scope="session", autouse=True)
+def one_parser():
+    """Make the parser of settings once: it takes most of the time of parsing."""
+    with pytest.MonkeyPatch.context() as patch:
+        make = train_arguments.build_train_parser
+        patch.setattr(train_arguments, "build_train_parser", functools.cache(make))
+        yield
+
+
 @pytest.fixture(scope="session")
 def rows() -> Dataset:
     return rows_of(sample_dialogues(40))
@@ -67,14 +79,21 @@ def tokenizer_folder(tmp_path_factory) -> Path:
     return folder
 
 
-@pytest.fixture
-def tokenizer(tokenizer_folder):
+@pytest.fixture(scope="session")
+def loaded_tokenizer(tokenizer_folder):
+    """The tokenizer of all tests, which none of them may change."""
     return load_tokenizer(ModelArguments(), 64, tokenizer_folder)
 
 
 @pytest.fixture
-def features(rows, tokenizer) -> Dataset:
-    return encode_rows(rows, tokenizer, DataArguments(max_source_length=64, max_target_length=24))
+def tokenizer(loaded_tokenizer):
+    return copy.deepcopy(loaded_tokenizer)
+
+
+@pytest.fixture(scope="session")
+def features(rows, loaded_tokenizer) -> Dataset:
+    args = DataArguments(max_source_length=64, max_target_length=24)
+    return encode_rows(rows, loaded_tokenizer, args)
 
 
 @pytest.fixture
@@ -156,7 +175,7 @@ def legacy_python() -> Path:
 @pytest.fixture(scope="module")
 def config(tmp_path_factory):
     folder = tmp_path_factory.mktemp("config")
-    lines = SAMPLES.read_text(encoding="utf-8").split("\n")[:120]
+    lines = SAMPLES.read_text(encoding="utf-8").split("\n")[:60]
     (folder / "dialogues.txt").write_text("\ufeff" + "\n".join(lines) + "\n\n", encoding="utf-8")
     (folder / "config.yaml").write_text(CONFIG.format(data=folder / "dialogues.txt"))
     return folder / "config.yaml"

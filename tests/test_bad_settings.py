@@ -2,14 +2,13 @@
 
 import dataclasses
 import math
-from functools import cache
 
 import pytest
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from seq2seq_dialog import strict_yaml, train_arguments
+from seq2seq_dialog import strict_yaml
 from seq2seq_dialog.errors import UsageError
 from seq2seq_dialog.portable.options import Bounds
 from seq2seq_dialog.setting_fields import bounds
@@ -242,16 +241,6 @@ CASES += [
         "--streaming true": "A stream has no end: with streaming, set max_steps",
     }.items()
 ]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_parser():
-    """Make the parser once: it takes most of the time of parsing."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(
-            train_arguments, "build_train_parser", cache(train_arguments.build_train_parser)
-        )
-        yield
 
 
 def test_there_are_enough_of_them():

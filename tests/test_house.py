@@ -146,7 +146,8 @@ def test_a_verb_works_from_a_folder_with_names_like_ours(tmp_path):
         (tmp_path / name / "__init__.py").write_text("raise SystemExit('the wrong one')")
     for name in ("datasets", "transformers", "evaluate", "torch", "yaml", "train"):
         (tmp_path / f"{name}.py").write_text("raise SystemExit('the wrong one')")
-    dialogues = ROOT / "samples" / "dialogues_text.txt"
+    dialogues = tmp_path / "dialogues.txt"
+    dialogues.write_text("Hi! __eou__ Hello. __eou__\n" * 20)
     env = {"PYTHONPATH": str(ROOT), "HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "1"}
     # It finds the recipe, reads the dialogues and ends, as no checkpoint can be had.
     done = subprocess.run(

@@ -590,12 +590,12 @@ def test_changed_code_and_options_make_other_rows(build, tmp_path, monkeypatch):
 
 def test_a_file_is_never_held_in_memory(tmp_path):
     line = "Where is the long ladder ? __eou__ Behind the small shed , I think . __eou__\n"
-    raw = (line * 60_000).encode()
+    raw = (line * 20_000).encode()
     write(tmp_path, {"talk.txt": raw, "talk.zip": zipped({"talk.txt": raw})})
     for name in ("talk.txt", "talk.zip"):
         source = find_sources(str(tmp_path / name))[0]
         tracemalloc.start()
-        assert sum(1 for _ in read(source)) == 60_000
+        assert sum(1 for _ in read(source)) == 20_000
         peak = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
         assert peak < len(raw) / 4
@@ -750,16 +750,14 @@ print(json.dumps([found, sizes, message]))
 
 
 @pytest.mark.skipif("DIALOG_DATA" not in os.environ, reason="DIALOG_DATA names no data folder")
-def test_exact_counts_on_dailydialog(build):
+def test_exact_counts_on_dailydialog():
     folder = Path(os.environ["DIALOG_DATA"]) / "dailydialog"
-    builder = build(folder)
+    builder = Dialogues(data_dir=str(folder))  # in the cache, where other tests find it
     builder.download_and_prepare()
     rows = {split: len(rows) for split, rows in builder.as_dataset().items()}
     assert rows == {"train": 76_052, "validation": 7_069, "test": 6_740}
 
-    whole = build(folder / "dialogues_text.txt")
-    whole.download_and_prepare()
-    assert sum(map(len, whole.as_dataset().values())) == 89_862
+    whole = Dialogues(data_dir=str(folder / "dialogues_text.txt"))
     assert whole.problems() == {
         "dialogues_text.txt": {
             "dialogues": 13_118,
@@ -771,6 +769,5 @@ def test_exact_counts_on_dailydialog(build):
         }
     }
     for split, found in builder.as_dataset().items():
-        for row in found.select(range(0, len(found), 10)):
-            text = [*row["context"], row["response"]]
-            assert all(detokenize(utterance) == utterance for utterance in text), split
+        for response in found["response"][::10]:
+            assert detokenize(response) == response, split

@@ -49,10 +49,12 @@ def test_as_many_pairs_as_dailydialog_has_are_not_dailydialog():
 
 
 @pytest.mark.parametrize(
-    ("source", "detokenize"), [("dailydialog", True), ("dailydialog/dialogues_text.txt", False)]
+    ("source", "detokenize", "pairs"),
+    [("dailydialog", True, 89_861), ("dailydialog/dialogues_text.txt", False, 89_862)],
 )
-def test_dailydialog_is_recognised_whole_and_in_part(shared_data, source, detokenize):
+def test_dailydialog_is_recognised_whole_and_in_part(shared_data, source, detokenize, pairs):
     rows, _ = load_rows(DataArguments(data=str(shared_data / source), detokenize=detokenize))
+    assert sum(map(len, rows.values())) == pairs
     for split in rows.values():
         assert recognise([split]) == known_corpora.DAILYDIALOG
     assert recognise([rows["train"].select(range(300))]) == known_corpora.DAILYDIALOG

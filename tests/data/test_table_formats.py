@@ -1,13 +1,12 @@
 """Data sets on the Hub to rows: the forms they may have, splits, the cache, what goes wrong."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import datasets
 import pytest
 from datasets import Dataset, DatasetDict
-from helpers.corpus import ROOT, sample_dialogues
+from helpers.corpus import sample_dialogues
+from helpers.runs import finish, start
 from seq2seq_dialog.dataset_script.dialogues import split_of
 
 from seq2seq_dialog.data import splits
@@ -213,9 +212,8 @@ def test_the_same_data_is_prepared_once_and_known_in_another_process(tmp_path):
         "rows, _ = load_rows(args)\n"
         "print(rows['train']._fingerprint, rows['train'].cache_files[0]['filename'])\n"
     )
-    run = [sys.executable, "-c", code, name, cache]
-    done = subprocess.run(run, cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0 and "Generating" not in done.stderr, done.stderr
+    done = finish([start("-c", code, name, cache)])
+    assert "Generating" not in done.stderr, done.stderr
     fingerprint = first["train"]._fingerprint
     assert done.stdout.split() == [fingerprint, first["train"].cache_files[0]["filename"]]
     assert first["test"]._fingerprint != fingerprint

@@ -19,9 +19,9 @@ learning_rate: 5.0e-3
 num_train_epochs: 2
 logging_steps: 5
 eval_strategy: steps
-eval_steps: 20
+eval_steps: 10
 save_strategy: steps
-save_steps: 20
+save_steps: 10
 max_new_tokens: 8
 """
 
@@ -34,10 +34,11 @@ def command(config, output_dir, *flags):
     return [*script, *flags]
 
 
-def start(*arguments, input="", cwd=".", **env) -> warm.Process:
+def start(*arguments, input="", cwd=".", out=None, **env) -> warm.Process:
     """Start `python ARGUMENTS`, in a process that need not import the project anew."""
     env = os.environ | ENVIRONMENT | env
-    return warm.start(*arguments, input=input, cwd=cwd, env=env, modules=warm.PROJECT)
+    options = {"input": input, "cwd": cwd, "out": out, "env": env}
+    return warm.start(*arguments, modules=warm.PROJECT, **options)
 
 
 def start_two(*arguments, **env) -> list[warm.Process]:

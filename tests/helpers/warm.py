@@ -1,8 +1,9 @@
 """Processes of their own that need not import torch anew: `run` and `start` as in `subprocess`.
 
 To import the libraries takes a process several seconds, most of what a short test costs. Here a
-server for each interpreter has done so once, and forks. What is started shares with others the
-modules and the seed of `hash()`; all else is its own, as for a process from the command line.
+server for each interpreter has done so once, and forks; those that have imported more are forked
+from it. What is started shares with others the modules and the seed of `hash()`; all else is its
+own, as for a process from the command line.
 """
 
 import atexit
@@ -24,10 +25,12 @@ SERVER = Path(__file__).with_name("warm_server.py")
 # Slow to import, and the same whatever the environment says (huggingface_hub is not).
 LIBRARIES = (
     "torch", "torch.distributed.tensor", "torch._dynamo", "scipy.stats", "pandas",
-    "pyarrow.dataset", "matplotlib.pyplot",
+    "pyarrow.dataset", "matplotlib.pyplot", "sklearn.feature_extraction.text",
+    "rouge_score.rouge_scorer",
 )  # fmt: skip
-# The project as well, for processes that keep the caches and the offline Hub of the tests.
-PROJECT = ("seq2seq_dialog.train", "seq2seq_dialog.serve.chat", "transformers.pipelines")
+# More than these, for processes that keep the caches and the offline Hub of the tests.
+TRANSFORMERS = ("transformers.pipelines", "transformers.models.t5.modeling_t5")
+PROJECT = ("seq2seq_dialog.train", "seq2seq_dialog.serve.chat", *TRANSFORMERS)
 
 # As the tests begin, before any of them changes something.
 ENVIRONMENT = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"} | {
@@ -40,12 +43,13 @@ ENVIRONMENT = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"} | {
 def server(python: str, modules: tuple[str, ...]) -> socket.socket:
     """Start a server, which ends with this process."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    process = subprocess.Popen(
-        [python, str(SERVER), str(theirs.fileno()), *modules],
-        pass_fds=[theirs.fileno()],
-        stdin=subprocess.DEVNULL,
-        env=ENVIRONMENT | ({"PYTHONPATH": str(ROOT)} if modules == PROJECT else {}),
-    )
+    command, env = [SERVER, *modules], ENVIRONMENT
+    if modules == LIBRARIES:
+        process = subprocess.Popen([python, *command], stdin=theirs, env=env)
+    else:
+        env = env | ({"PYTHONPATH": str(ROOT)} if modules == PROJECT else {})
+        files = [theirs.fileno(), 1, 2]
+        process = Process(fork(server(python, LIBRARIES), command, ".", env, files))
     theirs.close()
 
     def stop():
@@ -59,7 +63,7 @@ def server(python: str, modules: tuple[str, ...]) -> socket.socket:
 class Process:
     """What `start` returns: the part of `subprocess.Popen` that the tests use."""
 
-    def __init__(self, report: int, out, err):
+    def __init__(self, report: int, out=None, err=None):
         self.out, self.err, self.returncode = out, err, None
         self.report = os.fdopen(report)
         self.pid = int(self.report.readline())
@@ -96,21 +100,33 @@ class Process:
         return subprocess.CompletedProcess(self.pid, status, *texts)
 
 
-def start(*arguments, python=sys.executable, modules=LIBRARIES, cwd=".", env=None, input=""):
-    """Start `python ARGUMENTS`, in a process forked from one that has imported `modules`."""
-    request = {
-        "arguments": list(map(str, arguments)),
-        "cwd": os.path.abspath(cwd),
-        "env": dict(os.environ if env is None else env),
-    }
-    streams = [tempfile.TemporaryFile("w+") for _ in range(3)]  # noqa: SIM115
+def start(
+    *arguments, python=sys.executable, modules=LIBRARIES, cwd=".", env=None, input="", out=None
+):
+    """Start `python ARGUMENTS`, in a process forked from one that has imported `modules`.
+
+    Bytes that are no UTF-8 are surrogates in `input` and in what comes out, as in file names. What
+    is printed is kept for `result`, or goes to the open file number `out`.
+    """
+    options = {"encoding": "utf-8", "errors": "surrogateescape"}
+    streams = [tempfile.TemporaryFile("w+", **options) for _ in range(3)]  # noqa: SIM115
     streams[0].write(input)
     streams[0].seek(0)
-    report, reported = os.pipe()
-    files = [*(stream.fileno() for stream in streams), reported]
-    socket.send_fds(server(str(python), modules), [json.dumps(request).encode()], files)
-    os.close(reported)
+    files = [stream.fileno() for stream in streams]
+    if out is not None:
+        files[1] = out
+    env = os.environ if env is None else env
+    report = fork(server(str(python), modules), arguments, cwd, env, files)
     return Process(report, *streams[1:])
+
+
+def fork(connection: socket.socket, arguments, cwd, env, files: list[int]) -> int:
+    """Let a server fork, with files for the three streams; return where the fork is reported on."""
+    words, report = list(map(str, arguments)), os.pipe()
+    request = {"arguments": words, "cwd": os.path.abspath(cwd), "env": dict(env)}
+    socket.send_fds(connection, [json.dumps(request).encode()], [*files, report[1]])
+    os.close(report[1])
+    return report[0]
 
 
 def run(*arguments, **options) -> subprocess.CompletedProcess:

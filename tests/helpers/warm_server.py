@@ -1,7 +1,7 @@
 """A Python that has imported slow libraries, and forks for each command line that it is sent.
 
-`warm.py` starts it, by any interpreter, with the number of a socket and the names of modules. It
-imports nothing of this project that it is not told to.
+`warm.py` starts it, by any interpreter, with a socket as its standard input and the names of
+modules. It imports nothing of this project that it is not told to.
 """
 
 import atexit
@@ -53,6 +53,10 @@ def become(request, files):
     os.chdir(request["cwd"])
     os.environ.clear()
     os.environ.update(request["env"])
+    if encoding := os.environ.get("PYTHONIOENCODING"):
+        sys.stdin.reconfigure(encoding=encoding, errors="strict")
+        sys.stdout.reconfigure(encoding=encoding, errors="strict")
+        sys.stderr.reconfigure(encoding=encoding, errors="backslashreplace")
     sys.path[1:1] = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
     option, *sys.argv = request["arguments"]
     if option == "-c":
@@ -96,12 +100,11 @@ def reap(*_):
 
 
 if __name__ == "__main__":
-    _, number, *modules = sys.argv
     sys.path[0] = ""  # not the folder of this file
-    for module in modules:
+    for module in sys.argv[1:]:
         with suppress(ImportError):
             import_module(module)
     gc.freeze()  # a child that collects garbage need not copy all of this
     signal.signal(signal.SIGCHLD, reap)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for who runs the tests
-    end(become, *serve(socket.socket(fileno=int(number))))
+    end(become, *serve(socket.socket(fileno=0)))

@@ -6,6 +6,8 @@ import signal
 import sys
 import threading
 import time
+from copy import deepcopy
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -428,6 +430,7 @@ def test_a_connection_cut_anywhere_loses_nothing(runs, ann, monkeypatch, after):
     old, new = runs / "rnn", runs / "t5"
     publish(new, "ann/undisturbed", space="ann/chat")
     publish(old, "ann/model-00")
+    published = deepcopy(ann.repos["model", "ann/model-00"])
     ann.requests.clear()
     publish(new, "ann/model-00", space="ann/chat-00")
     count, whole = len(ann.requests), ann.files("ann/model-00")
@@ -435,7 +438,7 @@ def test_a_connection_cut_anywhere_loses_nothing(runs, ann, monkeypatch, after):
     failed = 0
     for n in range(1 + after, count + 1, 2):
         repo, space = f"ann/model-{n:02}", f"ann/chat-{n:02}"
-        publish(old, repo)
+        ann.repos["model", repo] = replace(deepcopy(published), id=repo)
         before = ann.commits(repo)[0].oid
         ann.cut(n, after=after, times=20)  # beyond what the client tries by itself
         with pytest.raises(UsageError, match="the same command continues"):

@@ -88,8 +88,8 @@ def consume(python, folder, home):
 def run_alone(python, home, code, *arguments):
     """Return what `code` prints in a clean process that cannot see this project."""
     env = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
-    env |= {"HF_HOME": str(home), "HF_HUB_OFFLINE": "1"}
-    done = warm.run("-c", code, *arguments, python=python, cwd=home, env=env)
+    options = {"modules": warm.TRANSFORMERS, "cwd": home, "env": env}
+    done = warm.run("-c", code, *arguments, python=python, **options)
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stdout
 
@@ -196,9 +196,7 @@ def test_a_model_that_chooses_among_candidates_answers_on_the_older_line(
         "    (reply,) = pipeline(model=sys.argv[1], **options)('Hi!')\n"
         "    print('REPLY', reply['generated_text'])"
     )
-    env = os.environ | {"HF_HOME": str(home), "HF_HUB_OFFLINE": "1"}
-    done = warm.run("-c", code, saved, python=legacy_python, env=env)
-    assert done.stdout.count("REPLY") == 2, done.stderr
+    assert run_alone(legacy_python, home, code, saved).count("REPLY") == 2
 
 
 def test_the_replies_differ_so_that_comparing_them_means_something(saved):
@@ -242,8 +240,7 @@ def test_without_the_code_being_trusted_this_line_refuses_and_says_why(saved, ho
         "from transformers import pipeline; import sys; "
         "pipeline('text2text-generation', model=sys.argv[1])"
     )
-    env = os.environ | {"HF_HOME": str(home), "HF_HUB_OFFLINE": "1"}
-    done = warm.run("-c", code, saved, env=env)
+    done = warm.run("-c", code, saved, modules=warm.TRANSFORMERS, cwd=home)
     assert done.returncode != 0 and "trust_remote_code=True" in done.stderr
 
 
@@ -279,8 +276,8 @@ finish(new)
 
 
 def save_again(python, old, new):
-    env = os.environ | {"HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT)}
-    done = warm.run("-c", RESAVE, old, new, python=python, env=env)
+    env = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = warm.run("-c", RESAVE, old, new, python=python, modules=warm.TRANSFORMERS, env=env)
     assert done.returncode == 0, done.stderr
     return new
 

@@ -637,8 +637,8 @@ def run_blocks(python, codes, home):
     The folder `user/tiny` stands where it is started, so that the name of the card is found.
     """
     env = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
-    env |= {"HF_HOME": str(home / "home"), "HF_HUB_OFFLINE": "1"}
-    done = warm.run("-c", RUNNER, python=python, input=json.dumps(codes), cwd=home, env=env)
+    options = {"python": python, "modules": warm.TRANSFORMERS, "cwd": home, "env": env}
+    done = warm.run("-c", RUNNER, input=json.dumps(codes), **options)
     assert done.returncode == 0, done.stderr[-3000:]
     return json.load(io.StringIO(done.stdout.split("RESULT")[1]))
 

@@ -100,8 +100,8 @@ def test_a_second_signal_kills_but_not_one_that_a_launcher_passes_on(monkeypatch
 
 @pytest.mark.slow
 def test_a_stopped_run_says_how_to_go_on(run, config, tmp_path):
-    folder = tmp_path / "run"
-    process = start(*command(config, folder, "--logging_steps", "1"))
+    folder, flags = tmp_path / "run", ["--logging_steps", "1", "--do_predict", "false"]
+    process = start(*command(config, folder, *flags))
     while not checkpoints(folder):
         assert process.poll() is None
     process.send_signal(signal.SIGTERM)
@@ -110,7 +110,7 @@ def test_a_stopped_run_says_how_to_go_on(run, config, tmp_path):
     step = int(last_checkpoint(folder).name.removeprefix("checkpoint-"))
     assert f"Stopped. A checkpoint holds step {step}: the same command goes on" in done.stderr
     assert not (folder / "metrics.json").exists()
-    assert f"checkpoint-{step}" in run(config, folder, "--logging_steps", "1").stdout
+    assert f"checkpoint-{step}" in run(config, folder, *flags).stdout
 
 
 @pytest.mark.slow
