@@ -11,12 +11,13 @@ from functools import partial
 from itertools import islice
 
 import torch
-from datasets import Dataset, DatasetDict, NamedSplit
+from datasets import DatasetDict
 
 from ..errors import UsageError
 from ..settings import DataArguments
 from .batching import DialogueCollator, TokenBudgetSampler
 from .features import encode
+from .prepared import prepare_rows
 from .rows import check_training_pairs, open_rows
 from .splits import FEATURES
 
@@ -40,12 +41,9 @@ class Stream:
             if name == "train":
                 limit = min(KEPT_PAIRS, args.max_train_samples or KEPT_PAIRS)
             content = f"{key} {name} {limit} {args.detokenize}"
-            rows[name] = Dataset.from_generator(
-                partial(_first, read, limit),
-                features=FEATURES,
-                cache_dir=args.data_cache,
-                split=NamedSplit(name),
-                fingerprint=hashlib.sha256(content.encode()).hexdigest()[:32],
+            fingerprint = hashlib.sha256(content.encode()).hexdigest()[:32]
+            rows[name] = prepare_rows(
+                partial(_first, read, limit), FEATURES, args, name, fingerprint
             )
         check_training_pairs(rows, args)
         self.rows = DatasetDict({name: split for name, split in rows.items() if len(split)})
