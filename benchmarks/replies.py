@@ -215,10 +215,15 @@ def settings_of(args) -> list[dict]:
     settings = [load_mapping("weights", text, "{mbr: 1}") for text in args.weights or ()]
     if args.grid:
         grid = load_mapping("grid", args.grid, "{context_free: [0, .5], mbr: [0, 2]}")
+        if not all(isinstance(row, list) for row in grid.values()):
+            raise UsageError(f"grid is {args.grid}; it has a list of weights for each criterion.")
         combinations = itertools.product(*grid.values())
         settings += [{"likelihood": 1} | dict(zip(grid, row, strict=True)) for row in combinations]
     for weights in settings:
-        check_weights(weights)
+        try:
+            check_weights(weights)
+        except ValueError as error:
+            raise UsageError(str(error)) from error
     return settings or WEIGHTS
 
 

@@ -17,7 +17,6 @@ from pathlib import Path
 from shutil import rmtree
 
 from accelerate.utils.memory import clear_device_cache
-from datasets.config import HF_DATASETS_CACHE
 from rich.console import Console
 from transformers import EarlyStoppingCallback, set_seed
 
@@ -25,6 +24,7 @@ from . import run_folder
 from .data.corpus import Corpus, audit_corpus, encode_corpus, read_corpus, report_sources
 from .data.known_corpora import recognise
 from .data.mixture import parse_sources
+from .data.prepared import cache_folder
 from .data.rows import fingerprint, utterances
 from .data.streaming import Stream, StreamedBatches
 from .dataset_script.dialogues import normalised
@@ -109,7 +109,7 @@ def execute(settings: Settings) -> None:
     # 1. See whether the run folder, the disks and the Hub will take the run
     run_dir = Path(settings.training.output_dir)
     console = set_up_console(settings.main_process)
-    check_writable(Path(settings.data.data_cache or HF_DATASETS_CACHE) / "any")
+    check_writable(cache_folder(settings.data, "any"))
     repo = check_publishing(settings)
     if not settings.training.dry_run and is_complete(run_dir, settings.as_config()):
         console.print(f"{run_dir} holds this run, complete.")

@@ -13,6 +13,7 @@ from ..settings import DataArguments
 from . import overlap
 from .features import encode_rows
 from .mixture import parse_sources
+from .prepared import map_rows
 from .rows import load_rows
 from .streaming import Stream
 
@@ -112,12 +113,12 @@ def audit_corpus(corpus: Corpus, args: DataArguments, console: Console) -> Corpu
 
 def exchange_sides(rows: Dataset) -> Dataset:
     """Make of each pair (context, response) the pair (response, last turn of the context)."""
-    return rows.map(
+    return map_rows(
+        rows,
         lambda batch: {
             "context": [[response] for response in batch["response"]],
             "response": [context[-1] for context in batch["context"]],
         },
-        batched=True,
         desc="Exchanging sides",
     )
 

@@ -17,6 +17,7 @@ from ..portable.context import (
     special_ids,
 )
 from ..settings import DataArguments
+from .prepared import map_rows
 
 NUMBERS = ("source_length", "target_length", "source_unknown", "target_unknown", "turns_cut")
 COLUMNS = pa.schema(
@@ -100,9 +101,9 @@ def encode_rows(rows: Dataset, tokenizer, args: DataArguments) -> Dataset:
         definition = repr(tokenizer)
     code = "".join(Path(inspect.getfile(f)).read_text("utf-8") for f in (encode, join_turns))
     content = json.dumps([definition, rows._fingerprint, options, code])
-    features = rows.map(
+    features = map_rows(
+        rows,
         _table,
-        batched=True,
         fn_kwargs={"tokenizer": tokenizer, **options},
         remove_columns=rows.column_names,  # the text is on disk already
         num_proc=args.preprocessing_num_workers,

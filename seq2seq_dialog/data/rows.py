@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -19,6 +20,7 @@ from ..settings import DataArguments
 from ..shipped import command
 from . import formats
 from .mixture import Source, draw_stream, first_rows, parse_sources
+from .prepared import cache_folder, check_whole, reading_prepared
 from .table_formats import load_table_rows, open_table_rows
 from .turns import EVERYBODY
 
@@ -52,7 +54,10 @@ def _load_source(args: DataArguments) -> tuple[DatasetDict, dict]:
         return formats.load_source(source, args)
     with _text_source(args) as builder:
         builder.download_and_prepare()
-        return builder.as_dataset(), builder.problems()
+        rows = builder.as_dataset()
+        for split in rows.values():
+            check_whole(split, Path(builder.cache_dir))
+        return rows, builder.problems()
 
 
 def _load_sources(args: DataArguments, sources: list[Source]) -> tuple[dict, dict]:
@@ -139,7 +144,7 @@ def _recognise(args: DataArguments) -> formats.Source | None:
 def _text_source(args: DataArguments) -> Iterator[Dialogues]:
     """Give the builder of `data`."""
     path = None if args.data is None else expand_path(args.data)
-    with messages_of_a_setting():
+    with messages_of_a_setting(), reading_prepared(cache_folder(args, "dialogues")):
         yield Dialogues(data_dir=path, detokenize=args.detokenize, cache_dir=args.data_cache)
 
 

@@ -8,11 +8,12 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
-from datasets import Dataset, DatasetDict, Features, NamedSplit, Value
+from datasets import DatasetDict, Features, Value
 
 from ..dataset_script import dialogues
 from ..dataset_script.dialogues import SPLITS, Dialogue, Note
 from ..settings import DataArguments
+from .prepared import prepare_rows
 
 FEATURES: Features = dialogues.Dialogues._info(None).features
 # The cache is renewed when the code changes.
@@ -51,13 +52,8 @@ def prepare(
     for split, read_rows in stream(readers, args).items():
         if pairs[split]:
             content = f"{key} {split} {is_official(readers)} {args.detokenize}"
-            rows[split] = Dataset.from_generator(
-                read_rows,
-                features=features,
-                cache_dir=args.data_cache,
-                split=NamedSplit(split),
-                fingerprint=hashlib.sha256(CODE + content.encode()).hexdigest()[:32],
-            )
+            fingerprint = hashlib.sha256(CODE + content.encode()).hexdigest()[:32]
+            rows[split] = prepare_rows(read_rows, features, args, split, fingerprint)
     return DatasetDict(rows), problems
 
 

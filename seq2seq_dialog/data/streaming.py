@@ -12,13 +12,14 @@ from functools import partial
 from itertools import islice
 
 import torch
-from datasets import Dataset, DatasetDict, Features, NamedSplit, Value
+from datasets import DatasetDict, Features, Value
 
 from ..errors import UsageError
 from ..settings import DataArguments
 from .batching import DialogueCollator, TokenBudgetSampler
 from .features import encode
 from .mixture import first_rows, parse_sources
+from .prepared import prepare_rows
 from .rows import check_training_pairs, open_rows
 from .splits import FEATURES
 
@@ -44,12 +45,9 @@ class Stream:
             if name == "train":
                 limit = min(KEPT_PAIRS, args.max_train_samples or KEPT_PAIRS)
             content = f"{key} {name} {limit} {args.detokenize}"
-            rows[name] = Dataset.from_generator(
-                partial(_first, read, limit),
-                features=Features(features),
-                cache_dir=args.data_cache,
-                split=NamedSplit(name),
-                fingerprint=hashlib.sha256(content.encode()).hexdigest()[:32],
+            fingerprint = hashlib.sha256(content.encode()).hexdigest()[:32]
+            rows[name] = prepare_rows(
+                partial(_first, read, limit), Features(features), args, name, fingerprint
             )
             if sources is not None and name != "train" and args.max_eval_samples is not None:
                 rows[name] = first_rows(rows[name], args.max_eval_samples, sources)

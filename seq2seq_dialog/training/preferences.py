@@ -30,7 +30,6 @@ import torch
 import xxhash
 from accelerate.utils import gather_object
 from datasets import Dataset, concatenate_datasets
-from datasets.config import HF_DATASETS_CACHE
 from filelock import FileLock
 from torch.nn import functional
 from tqdm.auto import tqdm
@@ -38,10 +37,11 @@ from transformers.trainer_utils import EvalLoopOutput
 
 from ..data.batching import IGNORE, DialogueCollator
 from ..data.features import encode_rows
+from ..data.prepared import cache_folder
 from ..errors import UsageError
 from ..evaluation.catalogue import METRICS
 from ..method_settings import PreferenceArguments
-from ..run_folder import read_json, write_json
+from ..run_folder import check_writable, read_json, write_json
 from ..settings import DataArguments
 from ..training_settings import DialogueTrainingArguments
 from .adversarial import switch_off_dropout
@@ -159,16 +159,15 @@ class PreferenceTrainer(DialogueTrainer):
         return columns
 
     def _with_cached(self, features: Dataset, train: Dataset, compute: Callable) -> Dataset:
-        """Add the columns that `compute` makes; they come from the cache if it has them."""
+        """Add the columns that `compute` makes; they come from the cache if it has them whole."""
         path = self._cache_path(compute.__name__, features, train)
-        if all(gather_object([path.is_file()])):  # else all processes compute together
-            columns = read_json(path)
-        else:
+        columns = read_columns(path)
+        if not all(gather_object([columns is not None])):  # then all processes compute together
             columns = compute(features, train)
             if self.is_world_process_zero() and not self.args.dry_run:
-                path.parent.mkdir(parents=True, exist_ok=True)
+                check_writable(path)
                 with FileLock(path.with_suffix(".lock")):  # another run may measure the same
-                    write_json(path, columns)
+                    write_columns(path, columns)
         for name, column in columns.items():
             features = features.add_column(name, column)
         return features
@@ -187,8 +186,7 @@ class PreferenceTrainer(DialogueTrainer):
             *(Path(source).read_text("utf-8") for source in sources),
         ]
         digest = hashlib.sha256(json.dumps(content).encode()).hexdigest()[:32]
-        cache = self.data.data_cache or HF_DATASETS_CACHE
-        return Path(cache) / "preferences" / f"{digest}.json"
+        return cache_folder(self.data, "preferences") / f"{digest}.json"
 
     def _measure(self, features: Dataset, with_replies: bool = False) -> list[dict]:
         """Return what `evaluate_examples` does, without a bar of progress.
@@ -300,6 +298,26 @@ class PreferenceCollator(DialogueCollator):
         reference = [[example[name] for name in names] for example in examples]
         batch = super().__call__([*examples, *rejected])
         return batch | {"reference": torch.tensor(reference, dtype=torch.float32)}
+
+
+def write_columns(path: Path, columns: dict[str, list]) -> None:
+    """Keep columns in a file, with a checksum."""
+    write_json(path, {"columns": columns, "checksum": _checksum(path, columns)})
+
+
+def read_columns(path: Path) -> dict[str, list] | None:
+    """Read what `write_columns` has written under this name; None for anything else."""
+    try:
+        content = read_json(path)
+        is_whole = content["checksum"] == _checksum(path, content["columns"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return content["columns"] if is_whole else None
+
+
+def _checksum(path: Path, columns: dict[str, list]) -> str:
+    """Hash columns and the name of their file, which says what they were made of."""
+    return xxhash.xxh3_128_hexdigest(json.dumps([path.name, columns]).encode())
 
 
 def hash_weights(model: torch.nn.Module) -> str:

@@ -214,6 +214,45 @@ def test_references_are_kept_for_their_model_and_data_alone(
     assert columns(features)["reference_chosen"] != measured["reference_chosen"] and passes
 
 
+KEPT = {"rejected": ["No.", "I know."], "reference_chosen": [-1.25, -2.5]}
+DAMAGES = {
+    "empty": lambda text: "",
+    "truncated": lambda text: text[: len(text) // 2],
+    "no JSON": lambda text: "\0" * 99,
+    "a list": lambda text: "[]",
+    "another object": lambda text: '{"checksum": "0", "rows": 2}',
+    "a null": lambda text: text.replace("-2.5", "null"),
+    "a pair less": lambda text: text.replace("-1.25,", ""),
+    "another number": lambda text: text.replace("-1.25", "-1.35"),
+    "another name": lambda text: text.replace("reference_chosen", "reference_rejected"),
+}
+
+
+@pytest.mark.parametrize("kind", DAMAGES)
+def test_kept_columns_that_are_damaged_are_not_read(tmp_path, kind):
+    path = tmp_path / "0a.json"
+    preferences.write_columns(path, KEPT)
+    assert preferences.read_columns(path) == KEPT
+    assert preferences.read_columns(path.rename(tmp_path / "0b.json")) is None  # is of other data
+    preferences.write_columns(path, KEPT)
+    text = path.read_text()
+    path.write_text(DAMAGES[kind](text))
+    assert path.read_text() != text and preferences.read_columns(path) is None
+
+
+def test_damaged_references_are_measured_again(model, tokenizer, features, tmp_path, passes):
+    def columns():
+        passes.clear()
+        trainer = make_trainer(model, tokenizer, features.select(range(20)), tmp_path, OTHERS)
+        return trainer.train_dataset.to_dict()
+
+    measured, kept = columns(), list((tmp_path / "cache").rglob("*.json"))
+    for path in kept:
+        path.write_bytes(path.read_bytes()[:-9])
+    assert columns() == measured and passes and len(kept) == 4
+    assert all(map(preferences.read_columns, kept))  # they are whole again
+
+
 def test_a_model_without_likelihoods_is_refused(model, tokenizer, features, tmp_path):
     model.get_output_embeddings().weight.data[7] = torch.nan
     with pytest.raises(UsageError, match=r"no likelihood \(nan or infinity\).* another checkpoint"):
