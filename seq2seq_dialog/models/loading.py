@@ -1,12 +1,13 @@
 """Loading by `from_pretrained`: one message for its many errors, and nothing made up in silence."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
 from pickle import UnpicklingError
 
+import numpy as np
 import torch
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, GenerationConfig
 
@@ -125,6 +126,12 @@ def _is_finite(weights: torch.Tensor) -> bool:
         return True
     extremes = torch.stack(torch.aminmax(weights.detach()))  # NaN is both
     return bool(torch.isfinite(extremes).all())
+
+
+def weight_bytes(model: torch.nn.Module) -> Iterator[np.ndarray]:
+    """Yield the bytes of each of a model's weights, by which it can be hashed."""
+    for weights in model.state_dict().values():
+        yield weights.cpu().reshape(-1).view(torch.uint8).numpy()
 
 
 def check_reply_tokens(model) -> None:

@@ -31,6 +31,7 @@ from ..evaluation.catalogue import METRICS
 from ..evaluation.metrics import ReplyMetric, distinct, mean_words, self_bleu
 from ..evaluation.protocols import score
 from ..evaluation.text import segmented
+from ..models.loading import weight_bytes
 from ..portable.context import encode_context
 from ..run_folder import check_writable, read_json, read_language, read_pairs, write_json
 from ..serve.inference import load, reply_to_batch
@@ -75,8 +76,8 @@ def fingerprint(model, inputs: Sequence[Sequence[int]], references: Sequence[str
     """Hash what a point depends on besides `KEY`: weights, encoded contexts, references, length."""
     longest = bare_decoding(model.generation_config, GREEDY).max_new_tokens
     digest = hashlib.blake2b(json.dumps([inputs, references, longest]).encode(), digest_size=8)
-    for weights in model.state_dict().values():
-        digest.update(weights.cpu().reshape(-1).view(torch.uint8).numpy())
+    for weights in weight_bytes(model):
+        digest.update(weights)
     return digest.hexdigest()
 
 

@@ -26,6 +26,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from ..errors import Stopped, UsageError
 from ..hub_errors import short_reason
+from ..models.loading import weight_bytes
 from ..portable.context import as_turns
 from ..portable.options import checked_options
 from ..run_folder import check_writable, read_json, write_json
@@ -254,8 +255,8 @@ def model_hash(model, tokenizer) -> str:
     if isinstance(model, ExportedModel):
         digest.update(model.about["weights"].encode())
         return digest.hexdigest()
-    for weights in model.state_dict().values():
-        digest.update(weights.cpu().reshape(-1).view(torch.uint8).numpy())
+    for weights in weight_bytes(model):
+        digest.update(weights)
     return digest.hexdigest()
 
 

@@ -41,6 +41,7 @@ from ..data.prepared import cache_folder
 from ..errors import UsageError
 from ..evaluation.catalogue import METRICS
 from ..method_settings import PreferenceArguments
+from ..models.loading import weight_bytes
 from ..run_folder import check_writable, read_json, write_json
 from ..settings import DataArguments
 from ..training_settings import DialogueTrainingArguments
@@ -323,8 +324,8 @@ def _checksum(path: Path, columns: dict[str, list]) -> str:
 def hash_weights(model: torch.nn.Module) -> str:
     """Hash a model's weights."""
     digest = xxhash.xxh3_128()
-    for weights in model.state_dict().values():
-        digest.update(weights.cpu().flatten().view(torch.uint8).numpy())
+    for weights in weight_bytes(model):
+        digest.update(weights)
     return digest.hexdigest()
 
 
