@@ -34,7 +34,8 @@ from seq2seq_dialog.evaluation.protocols import multiref, multiref_tokens
 from seq2seq_dialog.models.loading import load_model_files, load_tokenizer_files
 from seq2seq_dialog.portable import reranking
 from seq2seq_dialog.portable.context import encode_context
-from seq2seq_dialog.portable.reranking import CRITERIA, check_weights, rank, weigh
+from seq2seq_dialog.portable.options import CRITERIA, check_weights
+from seq2seq_dialog.portable.reranking import rank, weigh
 from seq2seq_dialog.run_folder import check_writable, read_json, write_json
 from seq2seq_dialog.serve.inference import generate_responses, load
 from seq2seq_dialog.settings import DataArguments

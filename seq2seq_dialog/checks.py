@@ -13,7 +13,7 @@ from transformers.integrations import INTEGRATION_TO_CALLBACK
 
 from .errors import UsageError, nearest
 from .evaluation.catalogue import OF_LIKELIHOOD, OF_PREFERENCES, keys_with
-from .portable.reranking import check_candidates, check_weights
+from .portable.options import check_candidates, check_weights
 from .settings import DataArguments, Settings
 from .shipped import COMMAND
 from .training_settings import SCALED, DialogueTrainingArguments

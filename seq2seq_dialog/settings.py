@@ -22,8 +22,7 @@ from .method_settings import (
     PreferenceArguments,
     SearchArguments,
 )
-from .portable.options import DECODING, Bounds
-from .portable.reranking import CRITERIA
+from .portable.options import CRITERIA, DECODING, Bounds
 from .setting_fields import Group, Mark, setting
 from .training_settings import SCALED, T5_LIKE, DialogueTrainingArguments
 

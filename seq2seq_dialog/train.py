@@ -37,7 +37,7 @@ from .hub.push import writable_repo
 from .models import artifact
 from .models.build import check_lengths, check_names, check_sizes, load_model
 from .models.tokenizer import load_tokenizer, train_tokenizer
-from .portable.reranking import NEEDED_TEXTS
+from .portable.options import NEEDED_TEXTS
 from .report import licences, page, pictures, seeds
 from .report.console import print_run, set_up_console
 from .report.preview import preview

@@ -7,7 +7,7 @@ from helpers.corpus import SAMPLES
 
 from benchmarks import replies
 from seq2seq_dialog.errors import UsageError
-from seq2seq_dialog.portable.reranking import CRITERIA
+from seq2seq_dialog.portable.options import CRITERIA
 from seq2seq_dialog.run_folder import read_json
 from seq2seq_dialog.serve.inference import generate_responses, load
 

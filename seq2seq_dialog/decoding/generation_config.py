@@ -2,7 +2,7 @@
 
 from transformers import GenerationConfig
 
-from ..portable.reranking import OPTIONS
+from ..portable.options import OPTIONS
 from ..settings import DecodingArguments
 
 

@@ -27,7 +27,7 @@ from pathlib import Path
 
 from safetensors import safe_open
 
-from ..portable.reranking import OPTIONS
+from ..portable.options import OPTIONS
 from ..run_folder import read_json, write_json
 
 PORTABLE = Path(__file__).parents[1] / "portable"

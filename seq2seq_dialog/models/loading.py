@@ -13,8 +13,7 @@ from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, GenerationConfig
 
 from ..errors import UsageError
 from ..hub_errors import check_name
-from ..portable.options import checked_options
-from ..portable.reranking import our_options
+from ..portable.options import checked_options, our_options
 from ..run_folder import read_mapping
 
 DECODING_FILE = "generation_config.json"

@@ -1,7 +1,8 @@
-"""What the options of `generate()` may be, for all who decode replies by this model.
+"""What the options of decoding may be: those of `generate()`, and ours beside them.
 
 transformers takes some wrong options for something else (`top_p` 2, an infinite temperature), and
-fails within its own code on others (no beams). So they are checked here, before it gets them.
+fails within its own code on others (no beams). So they are checked here, before it gets them, for
+all who decode replies by a model.
 """
 
 from __future__ import annotations
@@ -10,9 +11,36 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from .reranking import check_weights
-
 LARGEST_INT = 2**31 - 1  # of counts and sizes; beyond it, libraries overflow
+
+# What `rerank` gives weights to. Greater is better: penalties are negative.
+CRITERIA = {
+    "likelihood": "log p(reply | context), per token",
+    "likelihood_sum": "log p(reply | context)",
+    "context_free": "-log p(reply | no context), per token: against what fits every context",
+    "context_free_sum": "-log p(reply | no context)",
+    "other_contexts": "-mean of log p(reply | another context), per token: likewise",
+    "other_contexts_sum": "-mean of log p(reply | another context)",
+    "reverse": "log p(last turn | reply) by reverse_model, per token",
+    "reverse_sum": "log p(last turn | reply) by reverse_model",
+    "mbr": "mean chrF, 0 to 1, against the other candidates: minimum Bayes risk",
+    "stock": "-1 for a stock phrase of the model, else 0",
+    "echo": "-share of the reply's words that the context has",
+    "length": "words of the reply",
+}
+DEFAULT_WEIGHTS = {"likelihood": 1.0}
+# What option has the texts that a criterion needs.
+NEEDED_TEXTS = {"stock": "stock_phrases", "other_contexts": "other_contexts"}
+# Options of ours beside those of `generate()`, and what each is where nothing sets it.
+OPTIONS = {
+    "candidates": 1,
+    "rerank": None,
+    "reverse_model": None,
+    "stock_phrases": (),
+    "other_contexts": (),
+    "guidance_weight": 0.0,
+    "guidance_tokens": 0,
+}
 
 
 @dataclass(frozen=True)
@@ -122,3 +150,82 @@ def checked_options(options: Mapping, config=None) -> dict:
             "call model.generate()."
         )
     return options
+
+
+def check_weights(weights) -> None:
+    """Refuse what cannot be the value of `rerank`."""
+    example = "{likelihood: 1, context_free: 0.5}"
+    if not isinstance(weights, Mapping):
+        raise ValueError(f"rerank is {weights!r}; it must be weights, for example {example}.")
+    for name, weight in weights.items():
+        if name not in CRITERIA:
+            raise ValueError(f"rerank has {name!r}; it can weigh {', '.join(CRITERIA)}.")
+        number = isinstance(weight, (int, float)) and not isinstance(weight, bool)
+        if not number or not math.isfinite(weight):
+            raise ValueError(f"rerank has {name}: {weight!r}; a weight must be a finite number.")
+
+
+def gives(candidates: int, do_sample: bool, num_beams: int) -> bool:
+    """Tell whether sampling or so many beams give so many candidates."""
+    return candidates == 1 or do_sample or num_beams >= candidates
+
+
+def check_candidates(
+    candidates: int, weights: Mapping, do_sample: bool, num_beams: int, reverse_model
+) -> None:
+    """Refuse settings that do not give so many candidates, or leave out what scores them."""
+    if not gives(candidates, do_sample, num_beams):
+        way = "Greedy decoding gives one reply" if num_beams == 1 else f"{num_beams} beams give few"
+        raise ValueError(
+            f"candidates is {candidates}. {way}: set do_sample, or at least as many num_beams."
+        )
+    if not reverse_model and (weights.get("reverse") or weights.get("reverse_sum")):
+        raise ValueError(
+            "rerank weighs reverse, which needs reverse_model: a model that was trained with "
+            "exchange_sides."
+        )
+
+
+def our_options(model, options: Mapping) -> dict:
+    """Return our options for a call, by default the model's saved ones.
+
+    Saved candidates do not hold for a call that asks for greedy search, or for fewer beams.
+
+    Args:
+        options: of the call, ours and those of `generate()`.
+
+    Raises:
+        ValueError: they do not go together.
+    """
+
+    def given_or_saved(name: str, default):
+        saved = getattr(model.generation_config, name, None)
+        value = saved if options.get(name) is None else options[name]
+        return default if value is None else value
+
+    ours = {name: given_or_saved(name, default) for name, default in OPTIONS.items()}
+    weights = {name: weight for name, weight in (ours["rerank"] or {}).items() if weight}
+    ours["rerank"] = weights or DEFAULT_WEIGHTS
+    mode = given_or_saved("do_sample", False), given_or_saved("num_beams", 1)
+    if options.get("candidates") is None and not gives(ours["candidates"], *mode):
+        ours["candidates"] = 1
+    check_candidates(ours["candidates"], ours["rerank"], *mode, ours["reverse_model"])
+    _check_texts(options.get("rerank") or {}, ours)
+    replies = given_or_saved("num_return_sequences", 1)
+    if 1 < ours["candidates"] < replies:
+        raise ValueError(
+            f"num_return_sequences is {replies}, but candidates are {ours['candidates']}: raise "
+            "these, or lower it."
+        )
+    return ours
+
+
+def _check_texts(weights: Mapping, ours: Mapping) -> None:
+    """Refuse criteria whose texts are neither given nor saved."""
+    criteria = {name.removesuffix("_sum") for name, weight in weights.items() if weight}
+    for name, texts in NEEDED_TEXTS.items():
+        if name in criteria and not ours[texts]:
+            raise ValueError(
+                f"rerank weighs {name}, but this model has no {texts} saved: give them, a list of "
+                "texts."
+            )

@@ -14,7 +14,7 @@ from transformers.utils.logging import disable_progress_bar
 from ..errors import UsageError
 from ..hub_errors import short_reason
 from ..portable.context import TURN_SEPARATOR
-from ..portable.reranking import our_options
+from ..portable.options import our_options
 from ..run_folder import check_writable, write_text
 from ..settings import DecodingArguments
 from .inference import Conversation, candidates, engine, generate_response, load

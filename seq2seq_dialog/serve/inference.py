@@ -25,18 +25,8 @@ from ..models.loading import (
 )
 from ..portable.context import as_turns, decode_texts, encode_context, pad
 from ..portable.guidance import encode_once
-from ..portable.options import DECODING, Bounds, checked_options, positions
-from ..portable.reranking import (
-    OPTIONS,
-    Candidate,
-    decode_pool,
-    generate,
-    guided,
-    our_options,
-    rank,
-    score_pool,
-    weigh,
-)
+from ..portable.options import DECODING, OPTIONS, Bounds, checked_options, our_options, positions
+from ..portable.reranking import Candidate, decode_pool, generate, guided, rank, score_pool, weigh
 from ..shipped import command, find_model
 from ..training_settings import DialogueTrainingArguments
 from .exported_model import ExportedModel, find_export, is_export

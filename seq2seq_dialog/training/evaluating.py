@@ -20,7 +20,8 @@ from ..decoding.beam_loop import LOOPS
 from ..evaluation.metrics import likelihood_statistics
 from ..models.loading import reverse_model
 from ..portable.context import decode_texts
-from ..portable.reranking import generate, our_options
+from ..portable.options import our_options
+from ..portable.reranking import generate
 from .sharding import UNSHARDED, sharding_of
 
 PARTS = 8  # of a batch

@@ -16,14 +16,9 @@ from seq2seq_dialog.errors import UsageError
 from seq2seq_dialog.models import artifact
 from seq2seq_dialog.portable.context import encode_context
 from seq2seq_dialog.portable.guidance import ContextFreeGuidance
+from seq2seq_dialog.portable.options import OPTIONS
 from seq2seq_dialog.portable.pipeline import DialoguePipeline
-from seq2seq_dialog.portable.reranking import (
-    OPTIONS,
-    is_reply,
-    letters,
-    mean_chrf,
-    rank,
-)
+from seq2seq_dialog.portable.reranking import is_reply, letters, mean_chrf, rank
 from seq2seq_dialog.run_folder import read_json
 from seq2seq_dialog.serve.chat import change_setting
 from seq2seq_dialog.serve.inference import (
