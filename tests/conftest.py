@@ -4,6 +4,7 @@ import copy
 import functools
 import gc
 import os
+import ssl
 import tempfile
 from pathlib import Path
 
@@ -59,11 +60,12 @@ def pytest_collection_finish():
 
 
 @pytest.fixture(scope="session", autouse=True)
-def one_parser():
-    """Make the parser of settings once: it takes most of the time of parsing."""
+def made_once():
+    """Make once what takes time and does not change: parsers of settings, httpx's certificates."""
+    made = (train_arguments, "build_train_parser"), (ssl, "create_default_context")
     with pytest.MonkeyPatch.context() as patch:
-        make = train_arguments.build_train_parser
-        patch.setattr(train_arguments, "build_train_parser", functools.cache(make))
+        for module, name in made:
+            patch.setattr(module, name, functools.cache(getattr(module, name)))
         yield
 
 

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import subprocess
 import sys
 import textwrap
 import urllib.error
@@ -11,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from datasets import DatasetDict, load_dataset
+from helpers import warm
 from helpers.corpus import TEXTS
 from helpers.hub_cards import check_card
 from helpers.hub_server import Hub
@@ -40,9 +40,7 @@ def python(request):
 
 def run(python, code, env, *arguments):
     """Run `code`, which prints RESULT and JSON, with a client's environment."""
-    code = textwrap.dedent(code)
-    command = [python, "-W", "ignore", "-c", code, *map(str, arguments)]
-    done = subprocess.run(command, env=env, capture_output=True, text=True)
+    done = warm.run("-c", textwrap.dedent(code), *arguments, python=python, env=env)
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads(done.stdout.split("RESULT")[1])
 
