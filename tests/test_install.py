@@ -67,7 +67,8 @@ def installed(wheel, tmp_path_factory):
 
     def run_warm(*args, status=0):
         python = home / "bin" / "python"
-        done = finish([warm.start(*args, python=python, cwd=folder, env=env)], status)
+        options = {"python": python, "modules": warm.TRANSFORMERS, "cwd": folder, "env": env}
+        done = finish([warm.start(*args, **options)], status)
         return done.stdout + done.stderr
 
     run.warm, run.command, run.packages, run.folder = run_warm, command, packages, folder

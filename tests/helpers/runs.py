@@ -34,11 +34,10 @@ def command(config, output_dir, *flags):
     return [*script, *flags]
 
 
-def start(*arguments, input="", cwd=".", out=None, **env) -> warm.Process:
+def start(*arguments, input="", cwd=".", **env) -> warm.Process:
     """Start `python ARGUMENTS`, in a process that need not import the project anew."""
     env = os.environ | ENVIRONMENT | env
-    options = {"input": input, "cwd": cwd, "out": out, "env": env}
-    return warm.start(*arguments, modules=warm.PROJECT, **options)
+    return warm.start(*arguments, input=input, cwd=cwd, env=env, modules=warm.PROJECT)
 
 
 def start_two(*arguments, **env) -> list[warm.Process]:

@@ -100,21 +100,16 @@ class Process:
         return subprocess.CompletedProcess(self.pid, status, *texts)
 
 
-def start(
-    *arguments, python=sys.executable, modules=LIBRARIES, cwd=".", env=None, input="", out=None
-):
+def start(*arguments, python=sys.executable, modules=LIBRARIES, cwd=".", env=None, input=""):
     """Start `python ARGUMENTS`, in a process forked from one that has imported `modules`.
 
-    Bytes that are no UTF-8 are surrogates in `input` and in what comes out, as in file names. What
-    is printed is kept for `result`, or goes to the open file number `out`.
+    Bytes that are no UTF-8 are surrogates in `input` and in what comes out, as in file names.
     """
     options = {"encoding": "utf-8", "errors": "surrogateescape"}
     streams = [tempfile.TemporaryFile("w+", **options) for _ in range(3)]  # noqa: SIM115
     streams[0].write(input)
     streams[0].seek(0)
     files = [stream.fileno() for stream in streams]
-    if out is not None:
-        files[1] = out
     env = os.environ if env is None else env
     report = fork(server(str(python), modules), arguments, cwd, env, files)
     return Process(report, *streams[1:])

@@ -148,9 +148,8 @@ def test_the_folders_answer_alike_on_the_older_line(trained, legacy_python, tmp_
         for name, legacy in families.items()
     ]
     env = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    env |= {"HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "1"}
-    arguments = map(json.dumps, (CONTEXTS, folders))
-    done = warm.run("-c", CONSUMER, *arguments, python=legacy_python, cwd=tmp_path, env=env)
+    options = {"python": legacy_python, "modules": warm.TRANSFORMERS, "cwd": tmp_path, "env": env}
+    done = warm.run("-c", CONSUMER, *map(json.dumps, (CONTEXTS, folders)), **options)
     assert done.returncode == 0, done.stderr[-3000:]
     found = json.loads(done.stdout.split("RESULT")[1])
     for name, (_, folder), replies in zip(families, folders, found, strict=True):

@@ -42,29 +42,33 @@ def lively(model, seed=2, std=0.5, end=4):
     return model.eval()
 
 
+def lively_t5():
+    return lively(T5ForConditionalGeneration(T5Config(**SIZES, decoder_start_token_id=0)))
+
+
+def save_run(folder, model, tokenizer, **decoding):
+    """Save a model as a finished run does, with test pairs; return the folder."""
+    model.generation_config.update(**decoding)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    artifact.finish(folder)
+    pairs = [
+        {"dialogue_id": "test:1", "context": c, "reference": "I see.", "reply": ""}
+        for c in CONTEXTS
+    ]
+    write_jsonl(folder / "predictions.jsonl", pairs)
+    return folder
+
+
 @pytest.fixture
 def make_run(tokenizer, tmp_path):
-    """Save a model as a finished run does, with test pairs: `make_run(model)`."""
-
-    def make(model, **decoding):
-        folder = tmp_path / "run"
-        model.generation_config.update(**decoding)
-        model.save_pretrained(folder)
-        tokenizer.save_pretrained(folder)
-        artifact.finish(folder)
-        pairs = [
-            {"dialogue_id": "test:1", "context": c, "reference": "I see.", "reply": ""}
-            for c in CONTEXTS
-        ]
-        write_jsonl(folder / "predictions.jsonl", pairs)
-        return folder
-
-    return make
+    """`make_run(model)`: see `save_run`."""
+    return lambda model, **decoding: save_run(tmp_path / "run", model, tokenizer, **decoding)
 
 
 @pytest.fixture
 def t5():
-    return lively(T5ForConditionalGeneration(T5Config(**SIZES, decoder_start_token_id=0)))
+    return lively_t5()
 
 
 @pytest.fixture
@@ -72,9 +76,12 @@ def run(make_run, t5):
     return make_run(t5)
 
 
-@pytest.fixture
-def exported(run, tokenizer, tmp_path):
-    return convert_to(tmp_path / "export", run, tokenizer)
+@pytest.fixture(scope="module")
+def exported(loaded_tokenizer, tmp_path_factory):
+    """An export of `t5`, for all tests that only let it reply."""
+    folder = tmp_path_factory.mktemp("exported")
+    run = save_run(folder / "run", lively_t5(), loaded_tokenizer)
+    return convert_to(folder / "export", run, loaded_tokenizer)
 
 
 def test_the_replies_compared_here_differ_and_end(t5, tokenizer):

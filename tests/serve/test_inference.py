@@ -165,21 +165,18 @@ def test_chat_in_a_pipe_prints_a_reply_a_line(saved):
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "cp1252", "ascii"])
-def test_any_bytes_get_an_answer_or_a_message(saved, tmp_path, encoding):
+def test_any_bytes_get_an_answer_or_a_message(saved, encoding):
     lines = [
         b"\xff\xfe\x00\x01", b"\xed\xa0\x80", b"\x1b[2J", b"\x00", "🙂 \u2028".encode(), b"__eou__",
         b"</s><pad>", b"/\xff", b"/set", b"/set =", b"/set num_beams=", b"/set num_beams=-1",
         b"/set num_beams=9" + b"9" * 5000, b"/set top_p=2024-99-99", b"/set top_k=" + b"[" * 3000,
         b"/set temperature=nan", b"/set do_sample=!!python/object:x", b"Are you there?",
     ]  # fmt: skip
-    (tmp_path / "said").write_bytes(b"\n".join(lines) + b"\n")
-    command = [sys.executable, "-m", "seq2seq_dialog", "chat", saved]
-    env = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONIOENCODING": encoding}
-    with open(tmp_path / "said", "rb") as said:
-        done = subprocess.run(command, stdin=said, env=env, capture_output=True)
-    assert done.returncode == 0, done.stderr
-    assert b"Traceback" not in done.stderr and done.stderr.count(b"does not work") >= 5
-    assert done.stdout.count(b"\n") == sum(not line.startswith(b"/") for line in lines)
+    said = os.fsdecode(b"\n".join([*lines, b""]))
+    command = ["-m", "seq2seq_dialog", "chat", saved]
+    done = finish([start(*command, input=said, PYTHONIOENCODING=encoding)])
+    assert "Traceback" not in done.stderr and done.stderr.count("does not work") >= 5
+    assert done.stdout.count("\n") == sum(not line.startswith(b"/") for line in lines)
 
 
 def test_the_chat_ends_when_nobody_reads_it(saved):

@@ -105,20 +105,19 @@ def cluster(tmp_path):
 @pytest.mark.slow
 def test_slurm_starts_a_process_for_each_gpu_of_each_machine(cluster, tmp_path):
     script = """
-import sys
+import os, sys
 from pathlib import Path
-from accelerate import PartialState
-state = PartialState(cpu=True)
-lines = [str(state.num_processes), *sys.argv[1:]]
-Path(f"rank {state.process_index}").write_text("\\n".join(lines))
-state.wait_for_everyone()
+lines = [os.environ[name] for name in ("WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")]
+Path("rank " + os.environ["RANK"]).write_text("\\n".join([*lines, *sys.argv[1:]]))
 """
     job = cluster(script, "configs/t5_small.yaml", "--data", "two words.txt")
     _, err = job.communicate()
     assert job.returncode == 0, err
     lines = {path.name: path.read_text().splitlines() for path in tmp_path.glob("rank *")}
-    expected = ["2", "configs/t5_small.yaml", "--data", "two words.txt"]
-    assert lines == {"rank 0": expected, "rank 1": expected}
+    assert lines.keys() == {"rank 0", "rank 1"} and lines["rank 0"] == lines["rank 1"]
+    processes, address, _port, *arguments = lines["rank 0"]
+    assert (processes, address) == ("2", "127.0.0.1")
+    assert arguments == ["configs/t5_small.yaml", "--data", "two words.txt"]
 
 
 @pytest.mark.slow
