@@ -243,14 +243,14 @@ def test_a_contestant_may_say_what_it_lacks():
 @pytest.mark.slow
 def test_a_first_look_end_to_end(tmp_path, capfd, monkeypatch):
     monkeypatch.delenv("DIALOG_DATA", raising=False)
-    suite.bench(["preparation", "to_loss"], rounds=2, output=str(tmp_path / "out"), quick=True)
+    suite.bench(["preparation", "to_loss"], rounds=1, output=str(tmp_path / "out"), quick=True)
     printed = json.loads(capfd.readouterr().out.strip().split("\n")[-1])
     assert list(printed) == ["to_loss", "preparation"]
     for name, part in printed.items():
         assert json.loads((tmp_path / "out" / f"{name}.json").read_text()) == part
         assert part["about"]["data"] == str(SAMPLES) and part["about"]["quick"]
     ratios = printed["preparation"]["ratios"]
-    assert [len(row["ratio"]["rounds"]) for row in ratios] == [2, 2]
+    assert [len(row["ratio"]["rounds"]) for row in ratios] == [1, 1]
     stock = printed["to_loss"]["contestants"]["stock"]["rounds"]
     assert all(measured["curve"][-1][1] < measured["curve"][0][1] for measured in stock)
     assert (tmp_path / "out" / "to_loss.png").exists()
