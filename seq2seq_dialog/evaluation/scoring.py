@@ -193,7 +193,7 @@ def verdict(results: Sequence[dict], language: str = "en") -> list[str]:
         names = [name for name in LEADING if name in model["metrics"]]
         for name in ("chrf",) if by_characters else names:
             (low, high), other = model["intervals"][name], row["metrics"][name]
-            how = "above" if low > other else "below" if high < other else "level with"
+            how = "above" if low > other else "below" if high < other else "level"
             values = f"({model['metrics'][name]:.2f} and {other:.2f})"
             comparisons.append(f"{how} in {METRICS[name].label} {values}")
         beats = all(comparison.startswith("above") for comparison in comparisons)
