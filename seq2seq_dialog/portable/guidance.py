@@ -20,8 +20,9 @@ class ContextFreeGuidance(LogitsProcessor):
     Scores become (1 + weight) * log p(token | context) - weight * log p(token | no context), as in
     classifier-free guidance of language models (Sanchez et al., 2023, arXiv:2306.17806). Li et al.
     (2016) have the same up to a factor, with lambda = weight / (1 + weight), and penalise the first
-    tokens alone, too. `guidance_scale` of transformers is for decoders: it gives an
-    encoder-decoder model the reply so far as its context.
+    tokens alone, too. A token that the reply has said already is never favoured, or the words of
+    the context would come again and again. `guidance_scale` of transformers is for decoders: it
+    gives an encoder-decoder model the reply so far as its context.
 
     Args:
         tokens: so many at the beginning of a reply are guided; 0 is all.
@@ -40,7 +41,9 @@ class ContextFreeGuidance(LogitsProcessor):
         replies, places = input_ids.unique(dim=0, return_inverse=True)
         without = self._next_log_probs(replies)[places]  # (rows, vocab)
         scores = scores.log_softmax(-1)
-        return scores + self.weight * (scores - without)
+        gain = scores - without
+        said = torch.zeros_like(gain, dtype=torch.bool).scatter(1, input_ids[:, 1:], True)
+        return scores + self.weight * gain.masked_fill(said & (gain > 0), 0)
 
     def _next_log_probs(self, replies: torch.Tensor) -> torch.Tensor:
         """Score the tokens after replies (distinct, length) to no context, (distinct, vocab)."""

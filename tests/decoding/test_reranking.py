@@ -177,6 +177,7 @@ def test_guidance_is_its_formula_and_the_same_on_every_way(model, tokenizer):
         for each in (source, [tokenizer.eos_token_id])
     )
     expected = 1.5 * with_context.log_softmax(-1) - 0.5 * without.log_softmax(-1)
+    expected[:, ids] = expected[:, ids].minimum(with_context.log_softmax(-1)[:, ids])  # said
     guidance = ContextFreeGuidance(model, tokenizer, 0.5, tokens=3)
     found = guidance(torch.tensor([[0, *ids]]), with_context)
     torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
@@ -195,7 +196,7 @@ def test_guidance_reads_each_token_once_wherever_rows_go(kind, model, tokenizer,
     read = []
     hook = lambda _, args, inputs: read.append(tuple(inputs["decoder_input_ids"].shape))  # noqa: E731
     model.register_forward_pre_hook(hook, with_kwargs=True)
-    scores = torch.randn(4, 512)
+    scores, favoured_again = torch.randn(4, 512), 0
     for rows, expected in (
         ([[0], [0], [0], [0]], (1, 1)),  # equal ones once
         ([[0, 7], [0, 5], [0, 5], [0, 5]], (2, 1)),
@@ -210,8 +211,12 @@ def test_guidance_reads_each_token_once_wherever_rows_go(kind, model, tokenizer,
         source = {"input_ids": torch.tensor([[tokenizer.eos_token_id]] * len(ids))}
         without = model(**source, decoder_input_ids=ids).logits[:, -1].log_softmax(-1)
         with_context = scores[: len(ids)].log_softmax(-1)
-        expected = 1.5 * with_context - 0.5 * without
+        gain = with_context - without
+        said = torch.zeros_like(gain).scatter(1, ids[:, 1:], 1) > 0  # where it starts does not count
+        favoured_again += int((said & (gain > 0)).sum())
+        expected = with_context + 0.5 * torch.where(said, gain.clamp(max=0), gain)
         torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
+    assert favoured_again  # of a token that was said, what would make it likelier is left out
 
 
 def test_the_pipeline_and_the_evaluation_choose_the_same_reply(model, tokenizer):
