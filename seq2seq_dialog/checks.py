@@ -175,17 +175,25 @@ def _changed(group) -> list[str]:
     return [name for name, value in vars(group).items() if value != getattr(type(group), name)]
 
 
+def _refuse_beside(method: str, *conflicts: tuple[str, object, str]) -> None:
+    """Refuse what does not go with a method: its name, whether it is set, and the reason."""
+    for name, is_set, reason in conflicts:
+        if is_set:
+            raise UsageError(f"{name} does not work with {method}: {reason}. Take one out.")
+
+
 def _check_objectives(settings: Settings) -> None:
     weights, training = settings.objectives.weights(), settings.training
+    if not weights:
+        return
     of_all_replies = {"vocabulary", "stock_phrases"} & weights.keys()
-    for name, is_set, reason in (
+    _refuse_beside(
+        "objectives",
         ("adversarial", not settings.adversarial.is_off, "each is a training of its own"),
         ("dpo", not settings.preferences.is_off, "each is a training of its own"),
         ("tokens_per_batch auto", training.tokens_per_batch == "auto", "it tries plain batches"),
         ("streaming", settings.data.streaming and of_all_replies, "replies are counted first"),
-    ):
-        if weights and is_set:
-            raise UsageError(f"{name} does not work with objectives: {reason}. Take one out.")
+    )
 
 
 def _check_preferences(settings: Settings) -> None:
@@ -200,15 +208,14 @@ def _check_preferences(settings: Settings) -> None:
             "dpo improves a model that was trained by likelihood: make one first "
             "(configs/t5_small.yaml) and give its folder as model_name_or_path."
         )
-    for name, is_set, reason in (
+    _refuse_beside(
+        "dpo",
         ("adversarial", not settings.adversarial.is_off, "each is a training of its own"),
         ("streaming", settings.data.streaming, "likelihoods are measured before training begins"),
         ("tokens_per_batch auto", training.tokens_per_batch == "auto", "it tries single replies"),
         ("label_smoothing_factor", training.label_smoothing_factor > 0, "no token is a target"),
         ("exchange_sides", settings.data.exchange_sides, "the rejected replies have one side"),
-    ):
-        if is_set:
-            raise UsageError(f"{name} does not work with dpo: {reason}. Take one out.")
+    )
     if training.load_best_model_at_end and metric in OF_LIKELIHOOD:
         raise UsageError(
             f"metric_for_best_model is {metric}, by which the best model is the one before dpo: "
@@ -228,13 +235,12 @@ def _check_lora(settings: Settings) -> None:
             "are: take lora_r out, or give a checkpoint as model_name_or_path."
         )
     sharded = bool(training.fsdp or training.deepspeed)
-    for name, is_set, reason in (
+    _refuse_beside(
+        "LoRA",
         ("adversarial", not settings.adversarial.is_off, "it needs the generator as it was"),
         (SCALED, training.scaled_rates, "its rates follow the initial weights of whole tensors"),
         ("fsdp or deepspeed", sharded, "shards of adapters are not tried"),
-    ):
-        if is_set:
-            raise UsageError(f"{name} does not work with LoRA: {reason}. Take one out.")
+    )
 
 
 def _check_streaming(settings: Settings) -> None:
@@ -250,14 +256,13 @@ def _check_streaming(settings: Settings) -> None:
         )
     auto = training.tokens_per_batch == "auto"
     whole = "train would have to be read whole before it begins"
-    for name, is_set, reason in (
+    _refuse_beside(
+        "streaming",
         ("exchange_sides", settings.data.exchange_sides, "a stream has the pairs as they are"),
         ("drop_overlap", settings.data.drop_overlap, whole),
         ("adversarial", settings.adversarial.adversarial, "it draws from all training pairs"),
         ("tokens_per_batch auto", auto, "it tries the longest pairs"),
-    ):
-        if is_set:
-            raise UsageError(f"{name} does not work with streaming: {reason}. Take one out.")
+    )
 
 
 def _check_metrics(settings: Settings) -> None:
