@@ -20,8 +20,8 @@ from transformers.utils.logging import disable_progress_bar
 from ..errors import UsageError
 from ..evaluation.text import tokenizer_of
 from ..portable.context import encode_context
-from ..portable.options import positions
-from ..run_folder import check_writable, read_language, read_pairs, write_json
+from ..portable.options import OPTIONS, positions
+from ..run_folder import check_writable, read_json, read_language, read_pairs, write_json
 from ..shipped import command
 from .exported_model import (
     ABOUT,
@@ -47,7 +47,8 @@ def export(
     """Write a trained model in CTranslate2's form, in which it answers faster on a CPU.
 
     Replies, speed and sacreBLEU of both are compared on `samples` evenly spaced test contexts,
-    printed, and kept in export.json. An earlier export is replaced only by one that passes.
+    printed, and kept in export.json. An earlier export is replaced only by one that passes. What
+    CTranslate2 cannot do of the model's saved decoding, guidance and candidates, is left out.
     """
     if quantization not in SMALLEST_EQUAL_SHARE:
         raise UsageError(
@@ -65,6 +66,9 @@ def export(
     disable_progress_bar()
     model, tokenizer, _ = load(folder, "cpu")
     check_convertible(model, tokenizer)
+    left_out = vars(model.generation_config).keys() & OPTIONS.keys()
+    for name in left_out:
+        delattr(model.generation_config, name)
     pairs = read_pairs(folder, samples)
     check_writable(target)
     prefix = f".export-{target.name}-"
@@ -82,6 +86,9 @@ def export(
         if target.exists():
             target.rename(Path(scratch) / "replaced")
         unfinished.rename(target)
+    if left_out:
+        names = ", ".join(sorted(left_out))
+        print(f"An export answers without {names}, which this model has saved.")
     print(f"Written to {output or Path(folder) / EXPORT_FOLDER}. On the CPU it answers in:")
     print(f"  {command('chat')} {shlex.quote(str(output or folder))}")
 
@@ -110,6 +117,10 @@ def convert(folder: str | Path, tokenizer, output: Path, quantization: str) -> d
     for name in FILES:
         if (Path(folder) / name).is_file():
             shutil.copyfile(Path(folder) / name, output / name)
+    decoding = output / "generation_config.json"
+    if decoding.is_file():
+        saved = read_json(decoding)
+        write_json(decoding, {name: saved[name] for name in saved if name not in OPTIONS})
     write_json(output / ABOUT, about)
     return about
 

@@ -23,7 +23,7 @@ from seq2seq_dialog.serve import chat
 from seq2seq_dialog.serve import export as exporting
 from seq2seq_dialog.serve.export import check_replies, export
 from seq2seq_dialog.serve.exported_model import ExportedModel
-from seq2seq_dialog.serve.inference import engine, generate_response, load
+from seq2seq_dialog.serve.inference import engine, generate_response, generate_responses, load
 from seq2seq_dialog.settings import DecodingArguments
 
 pytest.importorskip("ctranslate2")
@@ -174,6 +174,20 @@ def test_saved_settings_are_the_defaults(make_run, t5, tokenizer, tmp_path):
     folder = make_run(t5, num_beams=2, early_stopping=True, max_new_tokens=6)
     exported = convert_to(tmp_path / "export", folder, tokenizer)
     assert replies(exported, tokenizer) == replies(t5, tokenizer) != before
+
+
+def test_saved_guidance_is_left_out_and_told(make_run, t5, capsys):
+    t5.generation_config.guidance_weight = 0.8
+    folder = make_run(t5)
+    model, tokenizer, _ = load(folder, "cpu")
+    guided = generate_responses(CONTEXTS, model, tokenizer)
+    plain = generate_responses(CONTEXTS, model, tokenizer, guidance_weight=0.0)
+    export(str(folder))
+    assert "An export answers without guidance_weight, which this" in capsys.readouterr().out
+    exported = load(folder, "cpu", exported=True)
+    assert engine(exported[0]).startswith("CTranslate2")
+    assert generate_responses(CONTEXTS, *exported) == plain != guided
+    assert load(folder, "cpu")[0].generation_config.guidance_weight == 0.8
 
 
 def test_sampling_draws_from_what_is_asked_for(t5, exported, tokenizer):
