@@ -220,9 +220,8 @@ class DecodingArguments(Group):
     )
     guidance_weight: Annotated[float, DECODING["guidance_weight"]] = setting(
         0.0,
-        "Guidance against what fits every context: scores of tokens are log p(token | context), "
-        "plus this times its difference from log p(token | no context); no token that was said "
-        "already is favoured.",
+        "Guidance against what fits every context: adds this times log p(token | context) - "
+        "log p(token | no context) to scores, but favours no token that was said before.",
     )
     guidance_tokens: Annotated[int, DECODING["guidance_tokens"]] = setting(
         0, "First tokens of a reply that are guided; 0 means all."
