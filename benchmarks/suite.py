@@ -12,7 +12,6 @@ for how it is measured and `peers` for what against.
 from __future__ import annotations
 
 import json
-import shutil
 import signal
 import statistics
 import sys
@@ -76,18 +75,6 @@ class Suite:
         self.quick, self.full, self.console = quick, full, console
         console.print("Preparing the data")
         self.about = material.prepare(folder, data, model, samples=200 if quick else None)
-
-    @property
-    def answering(self) -> Path:
-        """The model that answers: by default the starter, with plain beams."""
-        if self.model is not None:
-            return Path(self.model)
-        plain = self.folder / "starter"
-        shutil.copytree(STARTER, plain, dirs_exist_ok=True)
-        saved = read_json(STARTER / "generation_config.json")
-        del saved["guidance_weight"]
-        write_json(plain / "generation_config.json", saved)
-        return plain
 
     def size(self, usual: dict) -> dict:
         """Return the size of a model."""
@@ -292,7 +279,7 @@ def measure_latency(suite: Suite) -> dict:
 
 def measure_batches(suite: Suite) -> dict:
     """Replies to many contexts at once against a loop of single calls, greedy and by beams."""
-    common = {"folder": suite.folder, "run": suite.answering}
+    common = {"folder": suite.folder, "run": suite.model or STARTER}
     common["count"] = 6 if suite.quick else 500
     contestants, checks = {}, []
     for way, options in {"greedy": {"num_beams": 1, "do_sample": False}, "its own": {}}.items():
@@ -318,7 +305,7 @@ def measure_batches(suite: Suite) -> dict:
 
 def measure_serving(suite: Suite) -> dict:
     """Many clients of the server against one, and its first token against a whole reply."""
-    common = {"folder": suite.folder, "run": suite.answering}
+    common = {"folder": suite.folder, "run": Path(suite.model or STARTER)}
     few, many = (2, 4) if suite.quick else (30, 200)
     results, ratios = {}, []
     for engine in ("PyTorch", "int8"):

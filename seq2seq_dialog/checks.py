@@ -94,7 +94,7 @@ def _check_origin(settings: Settings) -> None:
 
 
 def _check_decoding(settings: Settings) -> None:
-    decoding, training = settings.decoding, settings.training
+    decoding = settings.decoding
     weights = decoding.weights()
     try:
         if weights is not None:
@@ -108,14 +108,8 @@ def _check_decoding(settings: Settings) -> None:
         )
     except ValueError as error:
         raise UsageError(str(error)) from error
-    alone = decoding.candidates == 1
-    if alone and weights is not None:
+    if decoding.candidates == 1 and weights is not None:
         raise UsageError("rerank has no effect on one candidate: set candidates as well, to 10.")
-    if (not alone or decoding.guidance_weight) and (training.fsdp or training.deepspeed):
-        raise UsageError(
-            "candidates and guidance_weight do not work with fsdp or deepspeed: set them when the "
-            "model answers, generate_response(..., candidates=10)."
-        )
 
 
 def _check_sides(data: DataArguments) -> None:

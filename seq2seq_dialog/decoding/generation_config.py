@@ -22,8 +22,10 @@ def bare_decoding(saved: GenerationConfig, temperature: float) -> GenerationConf
 
 
 def changed_settings(config: GenerationConfig) -> set[str]:
-    """Name the settings of decoding that are not the defaults of transformers."""
-    return {name for name in config.to_diff_dict() if not name.endswith(("_id", "_version"))}
+    """Name the settings of decoding that are not the defaults of transformers, or ours."""
+    settings = config.to_diff_dict()
+    neutral = {name for name in settings.keys() & OPTIONS.keys() if settings[name] == OPTIONS[name]}
+    return {name for name in settings if not name.endswith(("_id", "_version"))} - neutral
 
 
 def most_new_tokens(config: GenerationConfig) -> int:

@@ -10,8 +10,10 @@ from transformers.utils.logging import disable_progress_bar
 
 from ..data.features import encode
 from ..errors import UsageError
+from ..models.loading import reverse_model
 from ..portable.context import encode_context
 from ..portable.options import LARGEST_INT
+from ..portable.reranking import generate
 from ..run_folder import free_path
 from .inference import load
 
@@ -71,8 +73,9 @@ def _with_weights(model, input_ids: torch.Tensor, labels: torch.Tensor):
 def _reply_ids(reply: str | None, input_ids: torch.Tensor, model, tokenizer) -> torch.Tensor:
     """Encode a reply as one that is learnt; without a text, generate it."""
     if reply is None:
-        mask = torch.ones_like(input_ids)
-        return model.generate(input_ids=input_ids, attention_mask=mask)[:, 1:]
+        inputs = {"input_ids": input_ids, "attention_mask": torch.ones_like(input_ids)}
+        once = {"num_return_sequences": 1}
+        return generate(model, tokenizer, inputs, once, reverse_model(model, {}))[:, 1:]
     pair = {"context": [[reply]], "response": [reply]}
     (ids,) = encode(pair, tokenizer, LARGEST_INT, LARGEST_INT)["labels"]
     return torch.tensor([ids], device=model.device)

@@ -20,6 +20,9 @@ from ..errors import nearest
 
 MOST_NEW_TOKENS = 1000  # more would take minutes for each reply
 MOST_CHOICES = 16
+# Where a request says how to sample, it samples from the model itself, whatever this has saved: so
+# replies can be streamed.
+PLAIN = {"num_beams": 1, "guidance_weight": 0.0}
 # Options of OpenAI's that say nothing about the reply.
 IGNORED = {
     "metadata",
@@ -136,9 +139,9 @@ class ChatRequest(BaseModel):
         """Return options of `generate()`: what the request sets, over the model's own settings."""
         options: dict = {}
         if self.temperature is not None and self.temperature < 1e-3:
-            options = {"do_sample": False, "num_beams": 1}
+            options = PLAIN | {"do_sample": False}
         elif self.temperature is not None or self.top_p is not None:
-            options = {"do_sample": True, "num_beams": 1}
+            options = PLAIN | {"do_sample": True}
             given = {"temperature": self.temperature, "top_p": self.top_p}
             options |= {name: value for name, value in given.items() if value is not None}
         longest = self.max_completion_tokens or self.max_tokens

@@ -17,6 +17,7 @@ from sacrebleu.metrics import BLEU
 from transformers import AutoModelForSeq2SeqLM
 from transformers.utils.logging import disable_progress_bar
 
+from ..decoding.generation_config import changed_settings
 from ..errors import UsageError
 from ..evaluation.text import tokenizer_of
 from ..portable.context import encode_context
@@ -66,9 +67,7 @@ def export(
     disable_progress_bar()
     model, tokenizer, _ = load(folder, "cpu")
     check_convertible(model, tokenizer)
-    left_out = vars(model.generation_config).keys() & OPTIONS.keys()
-    for name in left_out:
-        delattr(model.generation_config, name)
+    left_out = sorted(changed_settings(model.generation_config) & OPTIONS.keys())
     pairs = read_pairs(folder, samples)
     check_writable(target)
     prefix = f".export-{target.name}-"
@@ -77,7 +76,9 @@ def export(
     with TemporaryDirectory(prefix=prefix, dir=target.parent) as scratch:
         unfinished = Path(scratch) / "unfinished"
         about = convert(folder, tokenizer, unfinished, quantization)
-        models = {"pytorch": model, "export": ExportedModel(unfinished)}
+        exported = ExportedModel(unfinished)
+        model.generation_config = exported.generation_config  # what both can do
+        models = {"pytorch": model, "export": exported}
         figures = measure(models, tokenizer, pairs, read_language(folder))
         print_figures(figures, quantization)
         check_replies(figures, quantization)
@@ -87,8 +88,7 @@ def export(
             target.rename(Path(scratch) / "replaced")
         unfinished.rename(target)
     if left_out:
-        names = ", ".join(sorted(left_out))
-        print(f"An export answers without {names}, which this model has saved.")
+        print(f"An export answers without {', '.join(left_out)}, which this model has saved.")
     print(f"Written to {output or Path(folder) / EXPORT_FOLDER}. On the CPU it answers in:")
     print(f"  {command('chat')} {shlex.quote(str(output or folder))}")
 
@@ -139,7 +139,7 @@ def answer(way: str, contexts: Sequence, model, tokenizer) -> list[str]:
 def measure(models: dict, tokenizer, pairs: Sequence[dict], language: str) -> dict:
     """Let the models `pytorch` and `export` answer the same contexts in turn, in both `WAYS`.
 
-    Sampling and the number of beams are set; all else is as their saved settings say. Returns
+    Sampling and the number of beams are set; all else is as the export's settings say. Returns
     `samples`; `equal_greedy`, how many greedy replies are the same in both; and for each way and
     model `replies_per_second` and `bleu`.
     """

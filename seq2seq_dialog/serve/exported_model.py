@@ -20,6 +20,7 @@ from transformers import GenerationConfig
 
 from ..decoding.generation_config import changed_settings, most_new_tokens
 from ..errors import UsageError
+from ..portable.options import OPTIONS as OURS
 from ..run_folder import read_json
 
 logger = logging.getLogger(__name__)
@@ -243,6 +244,11 @@ class ExportedModel:
         """Turn options of `generate()`, over the saved settings, into those of CTranslate2."""
         config = deepcopy(self.generation_config)
         saved = changed_settings(config)
+        generate_options = {
+            name: value
+            for name, value in generate_options.items()
+            if name not in OURS or value != OURS[name]
+        }
         known = {*OPTIONS, *SAMPLING, "do_sample", "early_stopping", "max_length"}
         unknown = sorted((saved | generate_options.keys()) - known)
         if unknown:

@@ -28,7 +28,7 @@ from ..decoding.generation_config import changed_settings, finish_reason, most_n
 from ..decoding.running_batch import JOINABLE, RunningBatch
 from ..errors import UsageError
 from ..portable.context import decode_texts, encode_context, pad
-from ..portable.options import checked_options
+from ..portable.options import OPTIONS, checked_options
 from .exported_model import ExportedModel, end_token_ids
 from .inference import encode_contexts, generate_batches
 from .jobs import Abandoned, Choice, Job, Piece
@@ -233,7 +233,8 @@ class Scheduler:
         sources = pad(
             [row.job.source_ids for row in rows], tokenizer.pad_token_id, self.model.device
         )
-        options = jobs[0].options | {"num_return_sequences": 1}
+        options = {name: jobs[0].options[name] for name in jobs[0].options if name not in OPTIONS}
+        options |= {"num_return_sequences": 1}
         return RunningBatch.begin(self.model, rows, *sources, draws, **options)
 
     def _join(self, batch: RunningBatch, other: RunningBatch) -> RunningBatch:

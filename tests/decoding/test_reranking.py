@@ -212,9 +212,8 @@ def test_guidance_reads_each_token_once_wherever_rows_go(kind, model, tokenizer,
         without = model(**source, decoder_input_ids=ids).logits[:, -1].log_softmax(-1)
         with_context = scores[: len(ids)].log_softmax(-1)
         gain = with_context - without
-        said = (
-            torch.zeros_like(gain).scatter(1, ids[:, 1:], 1) > 0
-        )  # where it starts does not count
+        # The first token, where a reply starts, is none that it has said.
+        said = torch.zeros_like(gain).scatter(1, ids[:, 1:], 1).bool()
         favoured_again += int((said & (gain > 0)).sum())
         expected = with_context + 0.5 * torch.where(said, gain.clamp(max=0), gain)
         torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)

@@ -56,6 +56,16 @@ def test_the_map_of_a_t5_is_the_mean_of_the_last_layers_heads(model, tokenizer):
     np.testing.assert_allclose(weights.sum(1), 1, atol=1e-5)
 
 
+def test_a_reply_of_its_own_is_by_the_saved_decoding(model, tokenizer):
+    model.eval().generation_config.guidance_weight = 0.8
+    reply = generate_response("Hello there.", model, tokenizer, max_new_tokens=8)
+    model.generation_config.max_new_tokens = 8
+    target = attention_map("Hello there.", model, tokenizer)[1]
+    ids = tokenizer.convert_tokens_to_ids(target)
+    assert tokenizer.decode(ids, skip_special_tokens=True).strip() == reply
+    assert reply != generate_response("Hello there.", model, tokenizer, guidance_weight=0.0)
+
+
 @pytest.fixture
 def tiny_bart():
     sizes = {"d_model": 16, "encoder_layers": 1, "decoder_layers": 2, "decoder_start_token_id": 0}

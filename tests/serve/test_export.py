@@ -187,6 +187,9 @@ def test_saved_guidance_is_left_out_and_told(make_run, t5, capsys):
     exported = load(folder, "cpu", exported=True)
     assert engine(exported[0]).startswith("CTranslate2")
     assert generate_responses(CONTEXTS, *exported) == plain != guided
+    assert generate_responses(CONTEXTS, *exported, guidance_weight=0.0, candidates=1) == plain
+    with pytest.raises(UsageError, match="does not know guidance_weight"):
+        generate_responses(CONTEXTS, *exported, guidance_weight=0.5)
     assert load(folder, "cpu")[0].generation_config.guidance_weight == 0.8
 
 

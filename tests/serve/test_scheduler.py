@@ -10,6 +10,8 @@ from helpers.servers import lively_model, wait_until
 
 from seq2seq_dialog.models.tokenizer import load_tokenizer
 from seq2seq_dialog.portable.context import encode_context
+from seq2seq_dialog.serve.chat_completions import ChatRequest
+from seq2seq_dialog.serve.inference import generate_response
 from seq2seq_dialog.serve.jobs import Abandoned, Job
 from seq2seq_dialog.serve.safety import Safety
 from seq2seq_dialog.serve.scheduler import Scheduler
@@ -58,6 +60,21 @@ def test_a_reply_without_an_end_token_has_ended_by_its_length(model, tokenizer, 
         assert piece.tokens == len(tokens)
         assert piece.finish_reason == ("stop" if END in ids else "length")
     assert {piece.finish_reason for piece in pieces} == {"stop", "length"}
+
+
+def test_a_request_that_says_how_to_sample_is_streamed_from_a_guided_model(model, tokenizer):
+    plain = generate_response(CONTEXTS[0], model, tokenizer)
+    model.generation_config.guidance_weight = 0.8
+    guided = generate_response(CONTEXTS[0], model, tokenizer)
+    message = {"role": "user", "content": CONTEXTS[0][0]}
+    for asked, reply in (({"temperature": 0}, plain), ({}, guided)):
+        request = ChatRequest(model="m", messages=[message], **asked)
+        told = []
+        job = Job(CONTEXTS[0], request.decoding(), told.append)
+        compute(job, Scheduler(model, tokenizer, 9))
+        assert "".join(piece.text for piece in told).strip() == reply
+        assert (len(told) > 2) == bool(asked)  # token by token, or whole
+    assert plain != guided
 
 
 @pytest.mark.parametrize("num_beams", [1, 2])

@@ -23,11 +23,13 @@ from transformers import (
 from transformers.trainer_callback import TrainerState
 
 from seq2seq_dialog.data.batching import TokenBudgetSampler
+from seq2seq_dialog.decoding.generation_config import generation_config
 from seq2seq_dialog.errors import UsageError
 from seq2seq_dialog.evaluation.metrics import ReplyMetric
 from seq2seq_dialog.method_settings import AdversarialArguments
 from seq2seq_dialog.portable.modeling_rnn import shift_right
 from seq2seq_dialog.serve.inference import generate_response
+from seq2seq_dialog.settings import DecodingArguments
 from seq2seq_dialog.training.adversarial import AdversarialTrainer
 from seq2seq_dialog.training.evaluating import encode_sources, token_nll
 from seq2seq_dialog.training.sharding import check_checkpoint, check_sharding, share_embedding
@@ -436,6 +438,18 @@ def test_what_shards_cannot_do_is_refused(
     sharded(monkeypatch, kind, number)
     with pytest.raises(UsageError, match=message):
         make_trainer(model, tokenizer, features, tmp_path, **settings)
+
+
+@pytest.mark.parametrize("kind", ["fsdp", "deepspeed"])
+@pytest.mark.parametrize("decoding", [{"guidance_weight": 0.5}, {"candidates": 3, "num_beams": 3}])
+def test_shards_are_not_evaluated_with_guidance_or_candidates(
+    model, tokenizer, features, tmp_path, monkeypatch, kind, decoding
+):
+    sharded(monkeypatch, kind, 2)
+    model.generation_config = generation_config(DecodingArguments(**decoding), model)
+    way_out = r"do not go with .*--candidates 1 --guidance_weight 0"
+    with pytest.raises(UsageError, match=way_out):
+        make_trainer(model, tokenizer, features, tmp_path)
 
 
 def test_a_recurrent_model_is_not_sharded(make_rnn, tokenizer, features, tmp_path, monkeypatch):
