@@ -595,6 +595,21 @@ def test_curves_collapse_and_spaced_data_are_told(folder):
     assert "words and marks apart" in section(text, "Use")
 
 
+@pytest.mark.parametrize(
+    ("decoding", "told"),
+    [
+        ({"guidance_weight": 0.5}, "replies are guided towards their context by the pipeline"),
+        ({"candidates": 4, "guidance_weight": 0.5}, "replies are chosen among candidates by the"),
+        ({"candidates": 1, "guidance_weight": 0.0}, None),
+    ],
+    ids=str,
+)
+def test_who_decodes_as_the_model_is_saved_is_told(folder, decoding, told):
+    change(folder, "config.yaml", **decoding)
+    use = section(model_card(folder, "user/tiny"), "Use")
+    assert (told in use) if told else ("reply otherwise" not in use)
+
+
 def test_what_was_only_evaluated_is_not_said_to_be_trained(folder):
     change(folder, "config.yaml", do_train=False)
     text = model_card(folder, "user/tiny")
