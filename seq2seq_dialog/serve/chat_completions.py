@@ -20,8 +20,8 @@ from ..errors import nearest
 
 MOST_NEW_TOKENS = 1000  # more would take minutes for each reply
 MOST_CHOICES = 16
-# Where a request says how to sample, it samples from the model itself, whatever this has saved: so
-# replies can be streamed.
+# Where a request says how to sample, beams and guidance that the model has saved do not hold: with
+# either, no reply could be streamed.
 PLAIN = {"num_beams": 1, "guidance_weight": 0.0}
 # Options of OpenAI's that say nothing about the reply.
 IGNORED = {
