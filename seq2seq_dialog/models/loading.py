@@ -174,3 +174,12 @@ def check_vocabulary(model, tokenizer, spare: int = 0) -> None:
             f"{model.name_or_path!r} only {rows}: it is another model's, or one of its files is "
             "missing. Give a folder where both are whole and belong together."
         )
+
+
+def avoid_plans_for_shapes() -> None:
+    """Keep this process from cuDNN's attention, which plans anew for each shape of a batch.
+
+    PyTorch 2.11 and later prefer it on GPUs such as the H100. A plan takes tens of milliseconds.
+    Batches of dialogues have a new shape nearly always, and a reply has one at each token.
+    """
+    torch.backends.cuda.enable_cudnn_sdp(False)

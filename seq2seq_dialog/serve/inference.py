@@ -16,6 +16,7 @@ from ..decoding.beam_loop import LOOPS
 from ..decoding.generation_config import changed_settings, most_new_tokens
 from ..errors import UsageError
 from ..models.loading import (
+    avoid_plans_for_shapes,
     check_reply_tokens,
     check_vocabulary,
     load_model_files,
@@ -78,6 +79,7 @@ def load(
     options = {"trust_remote_code": trust_remote_code}
     dtype = torch.float32 if device.type == "cpu" else "auto"  # many CPUs only emulate bf16
     what = f"a model from {str(name)!r}"
+    avoid_plans_for_shapes()
     tokenizer = load_tokenizer_files(name, what, remedy, **options)
     model = load_model_files(name, what, remedy, dtype=dtype, **options)
     with loading(what, remedy):

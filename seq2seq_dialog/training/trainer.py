@@ -26,6 +26,7 @@ from ..data.streaming import StreamedBatches
 from ..errors import UsageError
 from ..evaluation.catalogue import METRICS
 from ..models.build import FP16_UNSAFE, MASKED_IN_4D
+from ..models.loading import avoid_plans_for_shapes
 from ..portable.modeling_rnn import shift_right
 from ..run_folder import read_json, write_json
 from ..training_settings import DialogueTrainingArguments
@@ -99,6 +100,7 @@ class DialogueTrainer(Seq2SeqTrainer):
         **kwargs,
     ):
         _check(model, args)
+        avoid_plans_for_shapes()
         self._weights = weights
         # Not the model's own: mBART's takes the last token for the start, whatever the config says.
         self._shift = partial(

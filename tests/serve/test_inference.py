@@ -80,6 +80,12 @@ def test_load_gives_a_model_in_evaluation_mode(saved):
     assert not model.training and device.type == "cpu" and tokenizer.truncation_side == "left"
 
 
+def test_attention_is_not_planned_for_each_shape(saved):
+    torch.backends.cuda.enable_cudnn_sdp(True)
+    load(saved, "cpu")
+    assert not torch.backends.cuda.cudnn_sdp_enabled()
+
+
 def test_a_cpu_computes_in_fp32_whatever_the_weights_are_saved_in(model, tokenizer, tmp_path):
     copy.deepcopy(model).bfloat16().save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)

@@ -385,6 +385,12 @@ def test_fp16_is_refused_for_t5(model, tokenizer, features, tmp_path, monkeypatc
         make_trainer(model, tokenizer, features, tmp_path)
 
 
+def test_attention_is_not_planned_for_each_shape(model, tokenizer, features, tmp_path):
+    torch.backends.cuda.enable_cudnn_sdp(True)
+    make_trainer(model, tokenizer, features, tmp_path)
+    assert not torch.backends.cuda.cudnn_sdp_enabled()
+
+
 def test_a_model_whose_replies_cannot_begin_is_refused(model, tokenizer, features, tmp_path):
     model.config.decoder_start_token_id = None
     with pytest.raises(UsageError, match=r"no decoder_start_token_id.*takes its pad_token_id"):
