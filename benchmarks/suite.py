@@ -3,7 +3,7 @@
     python -m benchmarks --chart  # all parts, an hour on 2 CPU cores
     python -m benchmarks training --data dialogues_text.txt  # one part, with dialogues of your own
     python -m benchmarks --quick  # a first look, without meaning for speed
-    python -m benchmarks gpu  # under 8 minutes on one GPU
+    python -m benchmarks gpu  # on one GPU
 
 Each part is a JSON file in the output folder, the last line printed is all of them. See `harness`
 for how it is measured and `peers` for what against.
