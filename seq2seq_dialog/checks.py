@@ -16,7 +16,7 @@ from .evaluation.catalogue import OF_LIKELIHOOD, OF_PREFERENCES, keys_with
 from .portable.options import check_candidates, check_weights
 from .settings import DataArguments, Settings
 from .shipped import COMMAND
-from .training_settings import SCALED, DialogueTrainingArguments
+from .training_settings import DialogueTrainingArguments
 
 # Optimizers that are made only with the model: of them, the package alone can be looked for.
 MADE_WITH_THE_MODEL = ("galore", "apollo", "lomo", "adalomo")
@@ -232,7 +232,11 @@ def _check_lora(settings: Settings) -> None:
     _refuse_beside(
         "LoRA",
         ("adversarial", not settings.adversarial.is_off, "it needs the generator as it was"),
-        (SCALED, training.scaled_rates, "its rates follow the initial weights of whole tensors"),
+        (
+            training.scaled_optim,
+            training.scaled_optim,
+            "its rates follow the initial weights of whole tensors",
+        ),
         ("fsdp or deepspeed", sharded, "shards of adapters are not tried"),
     )
 
@@ -298,7 +302,7 @@ def _check_trackers(training: DialogueTrainingArguments) -> None:
 
 
 def _check_optimizer(training: DialogueTrainingArguments) -> None:
-    name = SCALED if training.scaled_rates else str(training.optim.value)
+    name = training.scaled_optim or str(training.optim.value)
     args = training.optim_args
     if args is not None and not all(part.count("=") == 1 for part in args.split(",")):
         raise UsageError(f"optim_args is {args!r}; it must be name=value, name=value, ...")

@@ -17,8 +17,10 @@ from .inherited_settings import read_inherited
 from .portable.options import Bounds
 from .setting_fields import Mark, check_bounds, setting
 
-# AdamW with a rate for each tensor (`training.optimizers`), and the families it is made for.
-SCALED = "adamw_scaled"
+# Optimizers with a rate for each tensor (`training.optimizers`), their usual learning rates, and
+# the families they are made for.
+SCALED, MUON = "adamw_scaled", "muon_scaled"
+SCALED_RATES = {SCALED: 3e-2, MUON: 2e-2}
 T5_LIKE = ("t5", "mt5", "umt5", "longt5")
 
 
@@ -59,11 +61,13 @@ class DialogueTrainingArguments(Seq2SeqTrainingArguments):
     optim: str | None = setting(
         None,
         "Optimizer: adamw_torch_fused, adafactor, ...; adamw_scaled, the default for a new T5, is "
-        "AdamW with a rate for each tensor of a T5, by the scale at which it starts.",
+        "AdamW with a rate for each tensor of a T5, by the scale at which it starts; muon_scaled, "
+        "Muon for its matrices, learns more of few data, but not in shards.",
     )
     learning_rate: Annotated[float | None, Bounds(0)] = setting(
         None,
-        "Peak learning rate; by default 0.03 with adamw_scaled, else 5e-4, and for dpo a tenth.",
+        "Peak learning rate; by default 0.03 with adamw_scaled, 0.02 with muon_scaled, else 5e-4, "
+        "and for dpo a tenth.",
     )
     warmup_steps: Annotated[float, Bounds(0)] = setting(
         0.05, "Warm-up: below 1 a share of all steps, else steps."
@@ -155,15 +159,15 @@ class DialogueTrainingArguments(Seq2SeqTrainingArguments):
 
     def _choose_optimizer(self, name: str) -> None:
         """Take an optimizer, and its usual learning rate where none was given."""
-        self.scaled_rates = name == SCALED  # a name that the base class does not know
-        known = [SCALED, *(optimizer.value for optimizer in OptimizerNames)]
+        self.scaled_optim = name if name in SCALED_RATES else None  # unknown to the base class
+        known = [*SCALED_RATES, *(optimizer.value for optimizer in OptimizerNames)]
         if name not in known:
             raise UsageError(
                 f"optim is {name!r}; it must be one of {', '.join(known)}.{nearest(name, known)}"
             )
-        self.optim = "adamw_torch_fused" if self.scaled_rates else name
+        self.optim = "adamw_torch_fused" if self.scaled_optim else name
         if self.given["learning_rate"] is None:
-            self.learning_rate = 3e-2 if self.scaled_rates else 5e-4
+            self.learning_rate = SCALED_RATES.get(name, 5e-4)
 
 
 def _read_seeds(words: list[str] | None) -> list[int] | None:

@@ -1,22 +1,34 @@
-"""Optimizers that are not of transformers: `adamw_scaled`, AdamW with a rate for each tensor.
+"""Optimizers for a T5 from random weights: `adamw_scaled` and `muon_scaled`.
 
 T5's parameters start at scales that differ by orders of magnitude: embeddings with a standard
 deviation of 1, query matrices with (d_model * d_kv)^-0.5. AdamW moves every number by about the
 learning rate, so that one rate is far too small for some tensors and far too large for others, and
-a T5 from random weights hardly learns. `adamw_scaled` gives each tensor a rate in proportion to the
+a T5 from random weights hardly learns. Both optimizers give each tensor a rate in proportion to the
 scale at which it starts. The factors come from the model's config and shapes, never from the
 weights: those change, and a run that goes on from a checkpoint would go on at other rates.
+
+`muon_scaled` moves matrices by Muon, which needs them whole: it does not work on shards.
 """
 
-from torch import nn
+from collections.abc import Iterable
+
+import torch
+from torch import nn, optim
 from torch.optim import Optimizer
 
 from ..errors import UsageError
-from ..training_settings import SCALED, T5_LIKE
+from ..training_settings import MUON, SCALED, T5_LIKE
+
+
+def is_matrix(name: str, parameter: nn.Parameter) -> bool:
+    """Say whether a parameter of a T5 is a matrix of a layer: no norm, embedding or bias."""
+    *_, module, _ = name.split(".")
+    embedding = module in ("shared", "embed_tokens", "lm_head") or "relative_attention_bias" in name
+    return parameter.ndim == 2 and not embedding
 
 
 def rate_factor(name: str, parameter: nn.Parameter, config) -> float:
-    """Tell what the learning rate is multiplied by for one tensor of a T5.
+    """Tell what the learning rate is multiplied by for one tensor of a T5, under AdamW.
 
     The factors are the standard deviations of the initial weights (Raffel et al., 2020;
     `T5PreTrainedModel._init_weights`): (d_model * d_kv)^-0.5 for query matrices, whose products
@@ -24,20 +36,28 @@ def rate_factor(name: str, parameter: nn.Parameter, config) -> float:
     Embeddings, the output layer and norms have 1. So have relative position biases, the exception:
     they start small, but learn at the full rate.
     """
-    *_, module, _ = name.split(".")
-    embedding = module in ("shared", "embed_tokens", "lm_head") or "relative_attention_bias" in name
-    if parameter.ndim < 2 or embedding:
+    if not is_matrix(name, parameter):
         return 1.0
     inputs = parameter.shape[-1]  # (outputs, inputs)
-    return (inputs * config.d_kv) ** -0.5 if module == "q" else inputs**-0.5
+    return (inputs * config.d_kv) ** -0.5 if _is_query(name) else inputs**-0.5
 
 
-def scaled_adamw(trainer, model) -> Optimizer:
-    """Make the AdamW of a trainer's settings with a rate for each tensor of a model."""
-    decayed = set(trainer.get_decay_parameter_names(model))
-    adamw, options = trainer.get_optimizer_cls_and_kwargs(trainer.args, model)
+def scaled_optimizer(trainer, model) -> Optimizer:
+    """Make the optimizer of a trainer's settings, with a rate for each tensor of a model."""
+    args, family = trainer.args, model.config.model_type
+    if family not in T5_LIKE:
+        raise UsageError(
+            f"optim is {args.scaled_optim}, whose rates follow the initial weights of "
+            f"{', '.join(T5_LIKE)}; the weights of a {family} model start otherwise. "
+            "Take adamw_torch_fused."
+        )
+    adamw, options = trainer.get_optimizer_cls_and_kwargs(args, model)
     rate = options.pop("lr")
-    groups = scaled_groups(model, decayed, rate, trainer.args.weight_decay)
+    if args.scaled_optim == MUON:
+        _check_muon(sharded=trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled)
+        return MuonAndAdamW(model, rate, args.weight_decay, **options)
+    decayed = set(trainer.get_decay_parameter_names(model))
+    groups = scaled_groups(model, decayed, rate, args.weight_decay)
     return adamw(groups, lr=rate, **options)
 
 
@@ -49,17 +69,80 @@ def scaled_groups(
     `decayed` names the parameters that weight decay is for; it is multiplied by a group's rate, as
     in AdamW. The largest rate comes first, so that the rate that logs show is `learning_rate`.
     """
-    family = model.config.model_type
-    if family not in T5_LIKE:
+    config = model.config
+    return _groups(
+        (p, learning_rate * rate_factor(name, p, config), weight_decay * (name in decayed))
+        for name, p in model.named_parameters()
+    )
+
+
+class MuonAndAdamW(Optimizer):
+    """Muon for the matrices of a T5's layers, AdamW for all else, as one optimizer.
+
+    Muon (Jordan et al., 2024) moves a matrix by its momentum made orthogonal, so that each
+    direction moves equally far: by the learning rate, times (outputs / inputs)^0.5 where a matrix
+    has more outputs. That suits matrices that start with inputs^-0.5; query matrices start smaller
+    by d_kv^-0.5, and so do their steps. AdamW has the rates of `adamw_scaled`.
+
+    Args:
+        model: a T5.
+        learning_rate: of both.
+        weight_decay: of the matrices alone, times the rate. Embeddings that decay are
+            small, and so move too far at each step.
+        options: of AdamW.
+    """
+
+    def __init__(self, model, learning_rate: float, weight_decay: float, **options):
+        matrices, others = [], []
+        for name, parameter in model.named_parameters():
+            if is_matrix(name, parameter):
+                factor = model.config.d_kv**-0.5 if _is_query(name) else 1.0
+                matrices.append((parameter, learning_rate * factor, weight_decay))
+            else:
+                others.append((parameter, learning_rate, 0.0))
+        self._muon = optim.Muon(_groups(matrices), lr=learning_rate)
+        self._adamw = optim.AdamW(_groups(others), lr=learning_rate, **options)
+        super().__init__([*self._muon.param_groups, *self._adamw.param_groups], {})
+        self._share()
+
+    def _share(self) -> None:
+        """Let both parts work on the groups and the state of the whole."""
+        count = len(self._muon.param_groups)
+        self._muon.param_groups = self.param_groups[:count]
+        self._adamw.param_groups = self.param_groups[count:]
+        self._muon.state = self._adamw.state = self.state
+
+    def load_state_dict(self, state_dict: dict) -> None:
+        """Go on from a saved state."""
+        super().load_state_dict(state_dict)  # makes groups and state anew
+        self._share()
+
+    def step(self, closure=None):
+        """Move all parameters that have gradients."""
+        loss = self._adamw.step(closure)
+        self._muon.step()
+        return loss
+
+
+def _check_muon(sharded: bool) -> None:
+    instead = f"Take {SCALED}."
+    if sharded:
         raise UsageError(
-            f"optim is {SCALED}, whose rates follow the initial weights of {', '.join(T5_LIKE)}; "
-            f"the weights of a {family} model start otherwise. Take adamw_torch_fused."
+            f"{MUON} needs whole matrices, and FSDP and DeepSpeed share them. {instead}"
         )
+    if not hasattr(optim, "Muon"):
+        raise UsageError(f"{MUON} needs torch 2.9; this is {torch.__version__}. {instead}")
+
+
+def _is_query(name: str) -> bool:
+    return name.split(".")[-2] == "q"
+
+
+def _groups(rows: Iterable[tuple[nn.Parameter, float, float]]) -> list[dict]:
+    """Make parameter groups of parameters with their rates and weight decays, largest first."""
     groups: dict[tuple[float, float], list] = {}
-    for name, parameter in model.named_parameters():
+    for parameter, rate, decay in rows:
         if parameter.requires_grad:
-            rate = learning_rate * rate_factor(name, parameter, model.config)
-            decay = weight_decay if name in decayed else 0.0
             groups.setdefault((rate, decay), []).append(parameter)
     return [
         {"params": groups[key], "lr": key[0], "weight_decay": key[1]}

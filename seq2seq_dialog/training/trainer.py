@@ -35,7 +35,7 @@ from .checkpoints import best_checkpoint, remove, remove_old, seal
 from .evaluating import evaluate_examples, likelihood_figures, loss_by_source, token_nll
 from .lora import has_adapter, merge
 from .memory import find_tokens_per_batch
-from .optimizers import scaled_adamw
+from .optimizers import scaled_optimizer
 from .progress import TrainingProgress
 from .resume import load_ended_training
 from .stopping import StopAtSignal, check_finite, divergence
@@ -65,7 +65,7 @@ class DialogueTrainer(Seq2SeqTrainer):
       on batches or on the number of processes (`evaluating`).
     - Trained on a `streaming.StreamedBatches`, it goes on from a checkpoint at the batch after the
       last one, without reading anew what came before.
-    - `optim` may be `adamw_scaled` (`optimizers`).
+    - `optim` may be `adamw_scaled` or `muon_scaled` (`optimizers`).
     - Between two logs nothing is read from the GPU, so that it never waits for Python (unless
       `logging_nan_inf_filter` is on).
     - With FSDP (version 2) and DeepSpeed (ZeRO up to stage 2) evaluation and replies work as
@@ -199,9 +199,9 @@ class DialogueTrainer(Seq2SeqTrainer):
         return sampler.mean_targets
 
     def create_optimizer(self, model=None) -> torch.optim.Optimizer:
-        """Make the optimizer; with `adamw_scaled`, AdamW with a rate for each tensor."""
-        if self.optimizer is None and self.args.scaled_rates:
-            self.optimizer = scaled_adamw(self, self.model if model is None else model)
+        """Make the optimizer; for `adamw_scaled` and `muon_scaled`, ours."""
+        if self.optimizer is None and self.args.scaled_optim:
+            self.optimizer = scaled_optimizer(self, self.model if model is None else model)
         return super().create_optimizer(model)
 
     def floating_point_ops(self, inputs) -> int:

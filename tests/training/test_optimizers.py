@@ -1,4 +1,4 @@
-"""adamw_scaled: rates that follow the initial weights; a schedule that may change on the way."""
+"""Rates that follow the initial weights, Muon; a schedule that may change on the way."""
 
 import copy
 
@@ -9,7 +9,7 @@ from transformers import AutoConfig, AutoModelForSeq2SeqLM, BartConfig, set_seed
 
 from seq2seq_dialog.errors import UsageError
 from seq2seq_dialog.train_arguments import parse
-from seq2seq_dialog.training.optimizers import rate_factor, scaled_groups
+from seq2seq_dialog.training.optimizers import MuonAndAdamW, is_matrix, rate_factor, scaled_groups
 from seq2seq_dialog.training.resume import schedule_agrees
 from seq2seq_dialog.training_settings import DialogueTrainingArguments
 
@@ -71,11 +71,61 @@ def test_groups_keep_the_weight_decay_of_matrices_and_begin_with_the_full_rate()
         assert decays[id(parameter)] == (0.1 if name in decayed else 0), name
 
 
-def test_other_families_are_refused_with_a_way_out():
+def one_step(model, optimizer) -> dict[str, torch.Tensor]:
+    """By how much each tensor moves, with gradients of another size for each."""
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    for size, parameter in enumerate(model.parameters(), 1):
+        parameter.grad = torch.randn_like(parameter) * size
+    optimizer.step()
+    return {name: p.detach() - before[name] for name, p in model.named_parameters()}
+
+
+def test_muon_moves_each_direction_of_a_matrix_as_far_and_adamw_all_else():
+    model = new_model("t5", feed_forward_proj="gated-gelu")
+    optimizer = MuonAndAdamW(model, 0.02, 0.0, betas=(0.9, 0.999))
+    assert optimizer.param_groups[0]["lr"] == 0.02
+    for name, moved in one_step(model, optimizer).items():
+        if is_matrix(name, moved):
+            outputs, inputs = moved.shape
+            rate = 0.02 * max(1, outputs / inputs) ** 0.5 * (16**-0.5 if ".q." in name else 1)
+            steps = torch.linalg.svdvals(moved) / rate
+            assert steps.min() > 0.6 and steps.max() < 1.3, name  # five iterations, in bf16
+        else:
+            assert moved.abs().max() == pytest.approx(0.02, rel=1e-3), name
+    assert all(optimizer.state[parameter] for parameter in model.parameters())
+
+
+def test_muon_lets_matrices_alone_decay():
+    model = new_model("t5")
+    groups = MuonAndAdamW(model, 0.02, 0.1).param_groups
+    decays = {id(p): group["weight_decay"] for group in groups for p in group["params"]}
+    for name, parameter in model.named_parameters():
+        assert decays[id(parameter)] == (0.1 if is_matrix(name, parameter) else 0), name
+
+
+@pytest.mark.parametrize("name", ["adamw_scaled", "muon_scaled"])
+def test_other_families_are_refused_with_a_way_out(tokenizer, features, tmp_path, name):
     sizes = {"encoder_layers": 1, "decoder_layers": 1, "encoder_ffn_dim": 8, "decoder_ffn_dim": 8}
     model = AutoModelForSeq2SeqLM.from_config(BartConfig(vocab_size=99, d_model=16, **sizes))
-    with pytest.raises(UsageError, match=r"optim is adamw_scaled.* t5.* bart .*adamw_torch_fused"):
-        scaled_groups(model, set(), 0.02, 0)
+    trainer = make_trainer(model, tokenizer, features, tmp_path, optim=name)
+    with pytest.raises(UsageError, match=rf"optim is {name}.* t5.* bart .*adamw_torch_fused"):
+        trainer.create_optimizer()
+
+
+@pytest.mark.parametrize(
+    ("flag", "message"),
+    [("is_fsdp_enabled", "FSDP and DeepSpeed share them"), ("", "needs torch 2.9; this is 2")],
+)
+def test_muon_is_refused_where_it_cannot_be(
+    model, tokenizer, features, tmp_path, monkeypatch, flag, message
+):
+    trainer = make_trainer(model, tokenizer, features, tmp_path, optim="muon_scaled")
+    if flag:
+        monkeypatch.setattr(trainer, flag, True)
+    else:
+        monkeypatch.delattr(torch.optim, "Muon")
+    with pytest.raises(UsageError, match=message + ".* Take adamw_scaled"):
+        trainer.create_optimizer()
 
 
 @pytest.mark.slow
@@ -85,7 +135,8 @@ def test_a_new_t5_learns_what_plain_adamw_does_not(model, tokenizer, features, t
     copied = features.remove_columns(["labels", "target_length"])
     copied = copied.add_column("labels", ends).add_column("target_length", [5] * len(ends))
     losses = {}
-    for optim, rate in (("adamw_scaled", 0.03), ("adamw_torch_fused", 2e-3)):
+    rates = {"adamw_scaled": 0.03, "muon_scaled": 0.02, "adamw_torch_fused": 2e-3}
+    for optim, rate in rates.items():
         set_seed(1)
         learner = type(model)(model.config)
         settings = {"optim": optim, "learning_rate": rate, "max_steps": 60}
@@ -93,18 +144,20 @@ def test_a_new_t5_learns_what_plain_adamw_does_not(model, tokenizer, features, t
         trainer.train()
         losses[optim] = trainer.evaluate()["eval_loss"]
     assert losses["adamw_scaled"] < losses["adamw_torch_fused"] - 0.5
+    assert losses["muon_scaled"] < losses["adamw_torch_fused"] - 0.5
 
 
-def test_resumed_equals_uninterrupted_to_the_bit(model, tokenizer, features, tmp_path):
-    settings = {"optim": "adamw_scaled", "weight_decay": 0.1, "save_strategy": "steps"}
+@pytest.mark.parametrize("name", ["adamw_scaled", "muon_scaled"])
+def test_resumed_equals_uninterrupted_to_the_bit(model, tokenizer, features, tmp_path, name):
+    settings = {"optim": name, "weight_decay": 0.1, "save_strategy": "steps"}
     settings |= {"max_steps": 4, "save_steps": 2, "save_total_limit": 2}
     start = copy.deepcopy(model)
     trainer = make_trainer(model, tokenizer, features, tmp_path, **settings)
     trainer.train()
     resumed = make_trainer(start, tokenizer, features, tmp_path, **settings)
     resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
-    for (name, one), other in zip(model.named_parameters(), start.parameters(), strict=True):
-        assert torch.equal(one, other), name
+    for (tensor, one), other in zip(model.named_parameters(), start.parameters(), strict=True):
+        assert torch.equal(one, other), tensor
 
 
 @pytest.mark.parametrize(
@@ -112,6 +165,7 @@ def test_resumed_equals_uninterrupted_to_the_bit(model, tokenizer, features, tmp
     [
         (["--new_model", "{model_type: t5}"], "adamw_scaled", 0.03),
         (["--new_model", "{model_type: mt5}", "--learning_rate", "0.01"], "adamw_scaled", 0.01),
+        (["--new_model", "{model_type: t5}", "--optim", "muon_scaled"], "muon_scaled", 0.02),
         (["--new_model", "{model_type: bart}"], "adamw_torch_fused", 5e-4),
         (["--model_name_or_path", "google-t5/t5-small"], "adamw_torch_fused", 5e-4),
         (["--new_model", "{model_type: t5}", "--optim", "adafactor"], "adafactor", 5e-4),
@@ -121,7 +175,7 @@ def test_a_new_t5_gets_its_optimizer_by_default(tmp_path, flags, optim, rate):
     training = parse([*flags, "--output_dir", str(tmp_path)]).training
     assert training.given["optim"] == optim
     assert training.given["learning_rate"] == training.learning_rate == rate
-    assert training.scaled_rates == (optim == "adamw_scaled")
+    assert training.scaled_optim == (optim if optim.endswith("_scaled") else None)
 
 
 def test_an_unknown_optimizer_is_refused(tmp_path):
