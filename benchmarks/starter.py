@@ -16,6 +16,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import torch
+from datasets import concatenate_datasets
 from seq2seq_dialog.dataset_script.dialogues import normalised
 
 from seq2seq_dialog.data.corpus import read_corpus
@@ -27,6 +28,8 @@ from seq2seq_dialog.serve.inference import load, reply_to_batch
 from seq2seq_dialog.shipped import CONFIGS
 from seq2seq_dialog.train_arguments import parse
 
+RECIPES = ("pretrain.yaml", "everyday.yaml")  # what the starter was trained by
+COLUMNS = ["context", "response"]
 RUN = 8  # words in a row that are hardly said twice by chance
 LONG = 6  # words from which on a copied reply is no stock phrase
 BATCH = 50
@@ -47,15 +50,16 @@ def audit(model: str, output: str, replies: int, seed: int) -> None:
     if find_spec("better_profanity") is None:
         raise UsageError("The audit needs a list of rude words: pip install better_profanity")
     check_writable(Path(output))
-    settings = parse([str(CONFIGS / "pretrain.yaml"), "--output_dir", str(Path(output).parent)])
-    rows = read_corpus(settings.data).rows
-    test = rows["test"].shuffle(seed=seed).select(range(min(replies, len(rows["test"]))))
+    rows = [read_corpus(parse([str(CONFIGS / recipe)]).data).rows for recipe in RECIPES]
+    test = concatenate_datasets([each["test"].select_columns(COLUMNS) for each in rows])
+    test = test.shuffle(seed=seed).select(range(min(replies, len(test))))
     sampled = sample(model, list(test["context"]), seed)
     known, runs = set(), set()
-    for batch in rows["train"].select_columns(["response"]).iter(10_000):
-        known.update(map(normalised, batch["response"]))
-        for reply in batch["response"]:
-            runs.update(map(hash, ngrams(words(reply), RUN)))
+    for train in (each["train"].select_columns("response") for each in rows):
+        for batch in train.iter(10_000):
+            known.update(map(normalised, batch["response"]))
+            for reply in batch["response"]:
+                runs.update(map(hash, ngrams(words(reply), RUN)))
     report = {
         "model": copying(sampled, known, runs),
         "people": copying(test["response"], known, runs),

@@ -9,7 +9,7 @@ from graphlib import TopologicalSorter
 from importlib import import_module
 
 import pytest
-from helpers.corpus import ROOT
+from helpers.corpus import EVERYDAY, ROOT, SAMPLES
 
 from seq2seq_dialog.verbs import BY_SETTINGS, VERBS
 
@@ -186,8 +186,9 @@ def test_public_names_are_there():
         _ = seq2seq_dialog.nonsense
 
 
-def test_the_sample_corpus_is_what_it_says():
-    lines = (ROOT / "samples" / "dialogues_text.txt").read_text(encoding="utf-8").split("\n")
+@pytest.mark.parametrize("path", [SAMPLES, EVERYDAY], ids=lambda path: path.stem)
+def test_the_sample_dialogues_are_what_they_say(path):
+    lines = path.read_text(encoding="utf-8").split("\n")
     dialogues = [[u.strip() for u in line.split("__eou__")] for line in lines if line]
     assert len(dialogues) >= 1000 and lines[-1] == ""
     assert all(turns[-1] == "" and 3 <= len(turns) - 1 <= 12 for turns in dialogues)

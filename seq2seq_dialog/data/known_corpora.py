@@ -1,4 +1,4 @@
-"""Corpora whose licence is known, recognised by their text: DailyDialog and the sample corpus.
+"""Corpora whose licence is known, recognised by their text: DailyDialog and what ships in samples/.
 
 `known_corpora.npz` holds hashes of their responses, never the text. Each has one in eight of them,
 chosen by the hash itself; of DailyDialog only long ones, which no other corpus has. A hash is that
@@ -18,12 +18,12 @@ from xxhash import xxh3_64_intdigest
 from ..dataset_script.dialogues import normalised
 
 DAILYDIALOG = "DailyDialog"
-SAMPLES = "the sample corpus of seq2seq-dialog"
+SAMPLES = "the sample dialogues of seq2seq-dialog"
 HASHES = Path(__file__).with_name("known_corpora.npz")
 ONE_IN = 8
 LONG = 60  # letters and digits that a response of DailyDialog has at least
 FEW_LONG = 3  # responses of DailyDialog by which it is recognised, whatever else is there
-FEW = 10  # responses of the sample corpus by which it is recognised, if all others are of it, too
+FEW = 10  # sample responses by which they are recognised, if all others are samples, too
 BLOCK, BLOCKS = 1000, 200  # rows read at a time, and how often at most: evenly spread over a split
 
 
@@ -39,7 +39,7 @@ def recognise(parts: Iterable[Dataset]) -> str | None:
     """Name the known corpus that rows are taken from: `DAILYDIALOG`, `SAMPLES` or None.
 
     A part of DailyDialog among other dialogues is enough, because its licence binds what is made of
-    any part. The sample corpus is recognised only if there is nothing else.
+    any part. The sample dialogues are recognised only if there is nothing else.
     """
     with np.load(HASHES) as known:
         dailydialog, samples = set(known["dailydialog"].tolist()), set(known["samples"].tolist())

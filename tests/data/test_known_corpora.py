@@ -1,4 +1,4 @@
-"""DailyDialog and the sample corpus are recognised by their text, and nothing else is."""
+"""DailyDialog and the sample dialogues are recognised by their text, and nothing else is."""
 
 import gzip
 import random
@@ -6,7 +6,7 @@ import random
 import numpy as np
 import pytest
 from datasets import Dataset
-from helpers.corpus import SAMPLES, sample_dialogues
+from helpers.corpus import EVERYDAY, SAMPLES
 
 from seq2seq_dialog.data import known_corpora
 from seq2seq_dialog.data.known_corpora import recognise, response_hashes
@@ -28,8 +28,9 @@ def dialogues_of(path):
 
 
 @pytest.mark.parametrize("detokenize", [True, False], ids=["natural", "spaced"])
-def test_the_sample_corpus_is_recognised_whole_and_in_part(detokenize):
-    rows, _ = load_rows(DataArguments(data=str(SAMPLES), detokenize=detokenize))
+@pytest.mark.parametrize("path", [SAMPLES, EVERYDAY], ids=["samples", "everyday"])
+def test_sample_dialogues_are_recognised_whole_and_in_part(path, detokenize):
+    rows, _ = load_rows(DataArguments(data=str(path), detokenize=detokenize))
     assert recognise(rows.values()) == recognise([rows["test"]]) == known_corpora.SAMPLES
     assert recognise([rows["train"].select(range(100))]) == known_corpora.SAMPLES
     mixed = [*rows["train"]["response"], *made_up(50)["response"]]
@@ -37,8 +38,9 @@ def test_the_sample_corpus_is_recognised_whole_and_in_part(detokenize):
     assert recognise([rows["train"], made_up(50)]) is None
 
 
-def test_the_hashes_are_those_of_the_sample_corpus():
-    replies = [text for turns in sample_dialogues(1000) for text in turns[1:]]
+def test_the_hashes_are_those_of_the_sample_dialogues():
+    dialogues = (turns for path in (SAMPLES, EVERYDAY) for turns in dialogues_of(path))
+    replies = [text for turns in dialogues for text in turns[1:]]
     with np.load(known_corpora.HASHES) as known:
         assert known["samples"].tolist() == sorted(set(response_hashes(replies)))
 

@@ -5,9 +5,8 @@ from pathlib import Path
 from datasets import Dataset
 
 ROOT = Path(__file__).parents[2]
-
-
 SAMPLES = ROOT / "samples" / "dialogues_text.txt"
+EVERYDAY = ROOT / "samples" / "everyday.txt"
 
 
 LEGACY_PYTHON = ROOT / ".venv-legacy" / "bin" / "python"

@@ -521,7 +521,7 @@ def test_the_sample_corpus_has_the_licence_of_this_project(folder):
     change(folder, "environment.json", corpus=SAMPLES)
     text = model_card(folder, "user/tiny")
     assert check(text)["license"] == "apache-2.0"
-    assert "trained on the sample corpus of seq2seq-dialog" in text
+    assert "trained on the sample dialogues of seq2seq-dialog" in text
     assert "DailyDialog" not in text and "commercial" not in text
 
 
