@@ -60,14 +60,12 @@ class DialogueTrainingArguments(Seq2SeqTrainingArguments):
     )
     optim: str | None = setting(
         None,
-        "Optimizer: adamw_torch_fused, adafactor, ...; adamw_scaled, the default for a new T5, is "
-        "AdamW with a rate for each tensor of a T5, by the scale at which it starts; muon_scaled, "
-        "Muon for its matrices, learns more of few data, but not in shards.",
+        "Optimizer; by default adamw_torch_fused, for a new T5 adamw_scaled: a rate for each "
+        "tensor. muon_scaled moves its matrices by Muon.",
     )
     learning_rate: Annotated[float | None, Bounds(0)] = setting(
         None,
-        "Peak learning rate; by default 0.03 with adamw_scaled, 0.02 with muon_scaled, else 5e-4, "
-        "and for dpo a tenth.",
+        "Peak learning rate; by default 5e-4, adamw_scaled 0.03, muon_scaled 0.02, dpo a tenth.",
     )
     warmup_steps: Annotated[float, Bounds(0)] = setting(
         0.05, "Warm-up: below 1 a share of all steps, else steps."

@@ -103,7 +103,7 @@ CASES += [
         ("lr_scheduler_type", "down", "one of linear, cosine"),
         ("log_level", "loud", "one of detail, debug"),
         ("ddp_backend", "pigeon", "one of nccl, gloo"),
-        ("optim", "adamw_hf", "one of adamw_scaled, adamw_torch"),
+        ("optim", "adamw_hf", "one of adamw_scaled, muon_scaled, adamw_torch"),
         ("report_to", "nonsense", "one of all, azure_ml"),
         ("optim_args", "nonsense", "name=value, name=value"),
         ("lr_scheduler_kwargs", "[1]", "a mapping, for example {num_decay_steps: 1000}"),
