@@ -186,9 +186,11 @@ def test_public_names_are_there():
         _ = seq2seq_dialog.nonsense
 
 
-@pytest.mark.parametrize("path", [SAMPLES, EVERYDAY], ids=lambda path: path.stem)
-def test_the_sample_dialogues_are_what_they_say(path):
-    lines = path.read_text(encoding="utf-8").split("\n")
+@pytest.mark.parametrize(
+    "paths", [[SAMPLES], sorted(EVERYDAY.iterdir())], ids=["samples", "everyday"]
+)
+def test_the_sample_dialogues_are_what_they_say(paths):
+    lines = "".join(path.read_text(encoding="utf-8") for path in paths).split("\n")
     dialogues = [[u.strip() for u in line.split("__eou__")] for line in lines if line]
     assert len(dialogues) >= 1000 and lines[-1] == ""
     assert all(turns[-1] == "" and 3 <= len(turns) - 1 <= 12 for turns in dialogues)

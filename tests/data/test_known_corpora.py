@@ -39,7 +39,8 @@ def test_sample_dialogues_are_recognised_whole_and_in_part(path, detokenize):
 
 
 def test_the_hashes_are_those_of_the_sample_dialogues():
-    dialogues = (turns for path in (SAMPLES, EVERYDAY) for turns in dialogues_of(path))
+    paths = [SAMPLES, *EVERYDAY.iterdir()]
+    dialogues = (turns for path in paths for turns in dialogues_of(path))
     replies = [text for turns in dialogues for text in turns[1:]]
     with np.load(known_corpora.HASHES) as known:
         assert known["samples"].tolist() == sorted(set(response_hashes(replies)))
