@@ -12,7 +12,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..shipped import STARTER
+from ..errors import UsageError
+from ..shipped import IN_CHECKOUT, ROOT, STARTER
 from .text import main_language
 
 LANGUAGE = "en"  # of the starter
@@ -36,14 +37,23 @@ def load_vectors() -> Vectors:
 
     A token of probability p weighs a / (a + p), smooth inverse frequency (Arora et al., 2017,
     algorithm 1; the first principal component is not removed). p is the tokenizer's own, of the
-    starter's training data.
+    starter's training data. `UsageError` if a file of the starter is missing or damaged.
     """
-    from safetensors import safe_open  # imports torch: slow
+    from safetensors import SafetensorError, safe_open  # imports torch: slow
     from tokenizers import Tokenizer
 
-    with safe_open(STARTER / "model.safetensors", "pt") as file:
-        table = file.get_tensor("shared.weight").float().numpy()  # (vocab, dim)
-    tokenizer = Tokenizer.from_file(str(STARTER / "tokenizer.json"))
+    try:
+        with safe_open(STARTER / "model.safetensors", "pt") as file:
+            table = file.get_tensor("shared.weight").float().numpy()  # (vocab, dim)
+        tokenizer = Tokenizer.from_buffer((STARTER / "tokenizer.json").read_bytes())
+    except (OSError, SafetensorError, ValueError) as error:
+        mend = (
+            f"git -C {ROOT} checkout -- samples" if IN_CHECKOUT else "install the package once more"
+        )
+        raise UsageError(
+            f"The starter in {STARTER} is incomplete or damaged ({error}); the similarity of "
+            f"replies to references needs its vectors. Get it back ({mend}) and evaluate again."
+        ) from error
     tokenizer.no_truncation()
     pieces = json.loads(tokenizer.to_str())["model"]["vocab"]
     probability = np.exp([log_probability for _, log_probability in pieces])  # (pieces,)
@@ -55,6 +65,7 @@ def load_vectors() -> Vectors:
 @lru_cache(maxsize=1)
 def signature() -> str:
     """Name what moves a similarity: the vectors, by a hash of their file, and their weights."""
+    load_vectors()  # has the message if a file is missing
     digest = hashlib.sha256((STARTER / "model.safetensors").read_bytes()).hexdigest()[:8]
     return f"similarity|vectors:starter-{digest}|a:{SMOOTHING}|mean:pairs"
 

@@ -1,12 +1,16 @@
 """Similarity of texts by the vectors that ship with the package, against its formula."""
 
 import json
+import re
+import shutil
 
 import numpy as np
 import pytest
 from safetensors.torch import load_file
 from tokenizers import Tokenizer
 
+from seq2seq_dialog.errors import UsageError
+from seq2seq_dialog.evaluation import embeddings
 from seq2seq_dialog.evaluation.embeddings import LANGUAGE, SMOOTHING, knows, similarities
 from seq2seq_dialog.evaluation.protocols import score
 from seq2seq_dialog.shipped import STARTER
@@ -45,3 +49,18 @@ def test_only_english_has_the_figure(language, known):
     figures, signature = score("default", ["Ja"], ["Nein"], language=language)
     assert ("similarity" in figures) == bool(known)
     assert signature.count("similarity|vectors:starter-") == known
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "tokenizer.json"])
+@pytest.mark.parametrize(
+    "damage", [lambda file: file.unlink(), lambda file: file.write_bytes(b"{")]
+)
+@pytest.mark.parametrize("use", [lambda: similarities(["a"], ["b"]), embeddings.signature])
+def test_an_incomplete_starter_is_named(tmp_path, monkeypatch, name, damage, use):
+    starter = shutil.copytree(STARTER, tmp_path / "starter")
+    damage(starter / name)
+    monkeypatch.setattr(embeddings, "STARTER", starter)
+    embeddings.load_vectors.cache_clear()
+    embeddings.signature.cache_clear()
+    with pytest.raises(UsageError, match=f"{re.escape(str(starter))} is incomplete or damaged"):
+        use()
