@@ -628,6 +628,16 @@ def test_bf16_trains(model, tokenizer, features, tmp_path, monkeypatch):
     assert math.isfinite(trainer.evaluate()["eval_loss"])
 
 
+@pytest.mark.parametrize(("bf16", "expected"), [(True, "eager"), (False, "sdpa")])
+def test_bf16_on_a_cpu_attends_without_sdpa(
+    model, tokenizer, features, tmp_path, monkeypatch, bf16, expected
+):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True})
+    assert model.config._attn_implementation == "sdpa"
+    make_trainer(model, tokenizer, features, tmp_path, bf16=bf16, use_cpu=True)
+    assert model.config._attn_implementation == expected
+
+
 def test_activation_checkpointing_and_schedules_train(model, tokenizer, features, tmp_path):
     trainer = make_trainer(
         model,
