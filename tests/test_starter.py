@@ -43,7 +43,7 @@ def test_it_predicts_what_people_say_and_reads_what_it_answers(starter):
 
     with torch.no_grad():
         own, others = bits(range(len(rows))), bits(contexts)
-    assert own < 1.68 and others > own + 0.12
+    assert own < 1.60 and others > own + 0.18
 
 
 def test_it_is_small_and_in_bf16():

@@ -24,7 +24,7 @@ ONE_IN = 8
 LONG = 60  # letters and digits that a response of DailyDialog has at least
 FEW_LONG = 3  # responses of DailyDialog by which it is recognised, whatever else is there
 FEW = 10  # sample responses by which they are recognised, if all others are samples, too
-BLOCK, BLOCKS = 1000, 200  # rows read at a time, and how often at most: evenly spread over a split
+BLOCK, BLOCKS = 1000, 500  # rows read at a time, and how often at most: evenly spread over a split
 
 
 def response_hashes(responses: Iterable[str], letters: int = 1) -> Iterator[int]:
