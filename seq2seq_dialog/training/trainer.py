@@ -101,12 +101,8 @@ class DialogueTrainer(Seq2SeqTrainer):
     ):
         _check(model, args)
         avoid_plans_for_shapes()
-        on_cpu = args.device.type == "cpu"
-        if (
-            on_cpu
-            and args.mixed_precision == "bf16"
-            and model.config._attn_implementation == "sdpa"
-        ):
+        bf16_on_cpu = args.device.type == "cpu" and args.mixed_precision == "bf16"
+        if bf16_on_cpu and model.config._attn_implementation == "sdpa":
             model.set_attn_implementation("eager")  # SDPA is slow there: benchmarks/RESULTS.md
         self._weights = weights
         # Not the model's own: mBART's takes the last token for the start, whatever the config says.
