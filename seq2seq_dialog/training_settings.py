@@ -89,7 +89,9 @@ class DialogueTrainingArguments(Seq2SeqTrainingArguments):
         "Make the run once for each of these seeds, 1,2,3, in seed-1, seed-2, ... of output_dir, "
         "and write the mean and the spread of the figures to seeds.json.",
     )
-    bf16: bool | None = setting(None, "bfloat16 mixed precision; by default where a GPU has it.")
+    bf16: bool | None = setting(
+        None, "bfloat16 mixed precision; by default on a GPU that has it and on a CPU with AMX."
+    )
     dataloader_num_workers: Annotated[int, Bounds(0), Mark.FREE] = setting(
         0, "Processes that make batches."
     )
@@ -149,9 +151,8 @@ class DialogueTrainingArguments(Seq2SeqTrainingArguments):
             self.use_cpu = True  # said aloud, or several processes would not find each other
         if self.bf16 is None:
             launcher = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
-            free = not self.fp16 and not self.use_cpu and launcher in ("no", "bf16")
-            gpu = torch.cuda.is_available()
-            self.bf16 = free and gpu and torch.cuda.is_bf16_supported(including_emulation=False)
+            free = not self.fp16 and launcher in ("no", "bf16")
+            self.bf16 = free and _bf16_pays(self.use_cpu)
         super().__post_init__()
         self.do_eval = self.given["do_eval"]  # the base class sets it by eval_strategy
 
@@ -166,6 +167,19 @@ class DialogueTrainingArguments(Seq2SeqTrainingArguments):
         self.optim = "adamw_torch_fused" if self.scaled_optim else name
         if self.given["learning_rate"] is None:
             self.learning_rate = SCALED_RATES.get(name, 5e-4)
+
+
+def cpu_capabilities() -> dict[str, bool]:
+    """Tell which instructions the CPU has; empty under a torch that does not say."""
+    return getattr(torch.cpu, "get_capabilities", dict)()
+
+
+def _bf16_pays(use_cpu: bool) -> bool:
+    """Tell whether bf16 is measured to be faster there: on GPUs that have it, and CPUs with AMX."""
+    if use_cpu:
+        return cpu_capabilities().get("amx_bf16", False)
+    gpu = torch.cuda.is_available()
+    return gpu and torch.cuda.is_bf16_supported(including_emulation=False)
 
 
 def _read_seeds(words: list[str] | None) -> list[int] | None:

@@ -29,7 +29,7 @@ from ..models.build import FP16_UNSAFE, MASKED_IN_4D
 from ..models.loading import avoid_plans_for_shapes
 from ..portable.modeling_rnn import shift_right
 from ..run_folder import read_json, write_json
-from ..training_settings import DialogueTrainingArguments
+from ..training_settings import DialogueTrainingArguments, cpu_capabilities
 from . import sharding
 from .checkpoints import best_checkpoint, remove, remove_old, seal
 from .evaluating import evaluate_examples, likelihood_figures, loss_by_source, token_nll
@@ -433,8 +433,7 @@ def _check(model, args: DialogueTrainingArguments) -> None:
             f"fp16 does not work for {model_type}: its activations exceed fp16's greatest number, "
             "65,504, and the loss becomes nan. Use bf16 or fp32."
         )
-    # Older versions of torch do not tell; then it is not refused.
-    capabilities = getattr(torch.cpu, "get_capabilities", dict)()
+    capabilities = cpu_capabilities()
     on_cpu = args.device.type == "cpu" and precision == "bf16"
     if on_cpu and capabilities and not any(map(capabilities.get, BF16_INSTRUCTIONS)):
         raise UsageError(

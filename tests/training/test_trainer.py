@@ -628,6 +628,25 @@ def test_bf16_trains(model, tokenizer, features, tmp_path, monkeypatch):
     assert math.isfinite(trainer.evaluate()["eval_loss"])
 
 
+@pytest.mark.parametrize(
+    ("capabilities", "given", "expected"),
+    [
+        ({"amx_bf16": True, "avx512_bf16": True}, None, True),
+        ({"amx_bf16": True}, False, False),
+        ({"amx_bf16": False, "avx512_bf16": True}, None, False),
+        ({}, None, False),
+    ],
+)
+def test_bf16_is_the_default_on_a_cpu_with_amx(
+    tmp_path, monkeypatch, capabilities, given, expected
+):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
+    args = DialogueTrainingArguments(str(tmp_path), use_cpu=True, bf16=given)
+    assert args.bf16 is expected
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "fp16")  # what accelerate launch sets
+    assert not DialogueTrainingArguments(str(tmp_path), use_cpu=True, bf16=given).bf16
+
+
 @pytest.mark.parametrize(("bf16", "expected"), [(True, "eager"), (False, "sdpa")])
 def test_bf16_on_a_cpu_attends_without_sdpa(
     model, tokenizer, features, tmp_path, monkeypatch, bf16, expected
