@@ -21,23 +21,28 @@ SMOOTHING = 1e-3  # a of Arora et al. (2017), their default
 
 
 class Vectors(NamedTuple):
-    """The starter's tokenizer, and of each token its weighted vector, (vocab, dim)."""
+    """The starter's tokenizer, and each token's vector by `load_vectors`, (vocab, dim)."""
 
     tokenizer: object
     table: np.ndarray
 
     def of(self, text: str) -> np.ndarray:
-        """Return the weighted vectors of a text's tokens, (tokens, dim)."""
+        """Return the vectors of a text's tokens, (tokens, dim)."""
         return self.table[self.tokenizer.encode(text, add_special_tokens=False).ids]
 
 
 @lru_cache(maxsize=1)
 def load_vectors() -> Vectors:
-    """Read the starter's vectors, each weighted by how rare its token is.
+    """Read the starter's vectors, weighted by how rare each token is, less what all have in common.
 
     A token of probability p weighs a / (a + p), smooth inverse frequency (Arora et al., 2017,
-    algorithm 1; the first principal component is not removed). p is the tokenizer's own, of the
-    starter's training data. `UsageError` if a file of the starter is missing or damaged.
+    algorithm 1). p is the tokenizer's own, of the starter's training data. Then the direction that
+    all sentences share is taken out. Arora et al. take the first principal component of the
+    sentences at hand; here it is the direction of the mean vector that p expects, which depends on
+    no other text. Without that, any two texts are alike, the more the longer a model was trained.
+
+    Raises:
+        UsageError: A file of the starter is missing or damaged.
     """
     from safetensors import SafetensorError, safe_open  # imports torch: slow
     from tokenizers import Tokenizer
@@ -56,10 +61,14 @@ def load_vectors() -> Vectors:
         ) from error
     tokenizer.no_truncation()
     pieces = json.loads(tokenizer.to_str())["model"]["vocab"]
-    probability = np.exp([log_probability for _, log_probability in pieces])  # (pieces,)
-    weights = np.zeros(len(table))  # of marks such as __eou__, and of padding
-    weights[: len(pieces)] = SMOOTHING / (SMOOTHING + probability)
-    return Vectors(tokenizer, table * weights[:, None])
+    probability = np.zeros(len(table))  # 0 for marks such as __eou__, and for padding
+    probability[: len(pieces)] = np.exp([log_probability for _, log_probability in pieces])
+    weights = SMOOTHING / (SMOOTHING + probability)
+    weights[len(pieces) :] = 0
+    table = table * weights[:, None]
+    common = probability @ table  # (dim,)
+    common /= np.linalg.norm(common)
+    return Vectors(tokenizer, table - np.outer(table @ common, common))
 
 
 @lru_cache(maxsize=1)
@@ -67,7 +76,7 @@ def signature() -> str:
     """Name what moves a similarity: the vectors, by a hash of their file, and their weights."""
     load_vectors()  # has the message if a file is missing
     digest = hashlib.sha256((STARTER / "model.safetensors").read_bytes()).hexdigest()[:8]
-    return f"similarity|vectors:starter-{digest}|a:{SMOOTHING}|mean:pairs"
+    return f"similarity|vectors:starter-{digest}|a:{SMOOTHING}|less:common|mean:pairs"
 
 
 def knows(language: str) -> bool:
