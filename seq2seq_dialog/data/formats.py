@@ -51,7 +51,7 @@ READERS = tuple(
 FORMS = ", ".join(
     [
         "dialogue text (__eou__ after each utterance)",
-        "tables (CSV, TSV, JSON, JSON Lines, Parquet)",
+        "tables (CSV, TSV, JSON, JSON Lines, Parquet, Arrow)",
         *(reader.name for reader in READERS),
     ]
 )

@@ -11,7 +11,7 @@ from datetime import datetime
 import pandas as pd
 import pytest
 from data.test_chat_exports import SAMPLES as CHATS
-from datasets import Dataset, disable_progress_bars
+from datasets import Dataset, DatasetDict, disable_progress_bars
 from helpers.corpus import ROOT
 from helpers.corpus_formats import SAMPLES as CORPORA
 from rich.console import Console
@@ -183,7 +183,9 @@ def test_a_table_is_known_by_its_columns(name, tmp_path):
     assert load(path)[0] == expected
 
 
-@pytest.mark.parametrize("packed", ["plain", "gz", "xz", "zip", "parquet", "utf-16", "bom"])
+@pytest.mark.parametrize(
+    "packed", ["plain", "gz", "xz", "zip", "parquet", "arrow", "utf-16", "bom"]
+)
 def test_a_table_may_be_compressed_or_encoded(packed, tmp_path):
     text = TABLES["csv.csv"][0]
     content = text.encode()
@@ -192,18 +194,33 @@ def test_a_table_may_be_compressed_or_encoded(packed, tmp_path):
         archive.writestr("export/talk.csv", content)
     rows = Dataset.from_dict({"dialog": [TURNS]})
     rows.to_parquet(tmp_path / "rows.parquet")
+    rows.save_to_disk(tmp_path / "saved")
     data = {
         "plain": content,
         "gz": gzip.compress(content),
         "xz": lzma.compress(content),
         "zip": zipped.getvalue(),
         "parquet": (tmp_path / "rows.parquet").read_bytes(),
+        "arrow": (tmp_path / "saved" / "data-00000-of-00001.arrow").read_bytes(),
         "utf-16": text.encode("utf-16"),
         "bom": text.encode("utf-8-sig"),
     }[packed]
     source = tmp_path / "talk"
     source.write_bytes(data)
     assert in_one_split(_whole(source)[0]) == PAIRS
+
+
+def test_what_datasets_saved_to_disk_is_read_by_its_splits(tmp_path):
+    rows = Dataset.from_dict({"messages": [messages()] * 3})
+    folder = tmp_path / "saved"
+    DatasetDict(train=rows, test=rows).save_to_disk(folder, num_shards={"train": 2, "test": 1})
+    read, *_ = open_rows(DataArguments(data=str(folder), detokenize=False))
+    pairs = {s: [(r["context"], r["response"]) for r in read[s]()] for s in ("train", "test")}
+    assert pairs == {"train": AGENT * 3, "test": AGENT * 3}
+    shard = folder / "test" / "data-00000-of-00001.arrow"
+    shard.write_bytes(shard.read_bytes()[:90])
+    with pytest.raises(UsageError, match=r"test/data-\S+ cannot be read as Arrow.*Restore"):
+        load_rows(DataArguments(data=str(folder)))
 
 
 def _whole(source):

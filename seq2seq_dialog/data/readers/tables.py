@@ -1,4 +1,4 @@
-"""Tables of dialogues, by the names of their columns: CSV, TSV, JSON, JSON Lines, Parquet.
+"""Tables of dialogues, by the names of their columns: CSV, TSV, JSON, JSON Lines, Parquet, Arrow.
 
 A row is a whole dialogue (a column with a list of utterances or of messages), a pair of context and
 reply, or one utterance.
@@ -14,6 +14,7 @@ from contextlib import ExitStack
 from datetime import datetime, timezone
 from functools import partial
 from itertools import islice
+from pathlib import PurePosixPath
 from typing import Any
 
 import pyarrow as pa
@@ -73,7 +74,7 @@ def read(file: File, note: Note, choose: Choice) -> Iterator[Transcript | Dialog
 def open_table(file: File, choose: Choice) -> tuple[Rows, Any] | None:
     """The rows of a file and what `choose` says of the first; None where it says nothing."""
     delimited = partial(_delimited_rows, choose=choose)
-    for open_rows in (_json_rows, _json_lines, _parquet_rows, delimited):
+    for open_rows in (_json_rows, _json_lines, _columnar_rows, delimited):
         if (rows := open_rows(file)) is not None:
             chosen = choose([row for _, row in islice(rows, SAMPLE)])
             return None if chosen is None else (open_rows(file), chosen)
@@ -82,7 +83,7 @@ def open_table(file: File, choose: Choice) -> tuple[Rows, Any] | None:
 
 def columns_of(file: File) -> list[str]:
     """The columns of a file that is a table of any kind; none where it is no table."""
-    for open_rows in (_json_rows, _json_lines, _parquet_rows):
+    for open_rows in (_json_rows, _json_lines, _columnar_rows):
         if (rows := open_rows(file)) is not None:
             return list(dict.fromkeys(name for _, row in islice(rows, SAMPLE) for name in row))
     lines = file.head.splitlines()[:2]
@@ -98,6 +99,8 @@ def columns_of(file: File) -> list[str]:
 
 def _json_rows(file: File) -> Rows | None:
     """The rows of one JSON document: a list of rows or of dialogues, or an object around it."""
+    if PurePosixPath(file.name).name == "dataset_dict.json":
+        return None  # of `datasets`: names of splits, which would pass for a dialogue
     content = file.document
     if isinstance(content, dict):
         lists = {name: each for name, each in content.items() if isinstance(each, list)}
@@ -158,22 +161,28 @@ def _parse_lines(file: File) -> Rows:
         yield number, row
 
 
-def _parquet_rows(file: File) -> Rows | None:
-    return _parse_parquet(file) if file.head.startswith("PAR1") else None
+def _columnar_rows(file: File) -> Rows | None:
+    """The rows of Parquet or of Arrow, in which `datasets` saves to disk."""
+    if file.head.startswith("PAR1"):
+        return _parse_columnar(
+            file, "Parquet", lambda data: pq.ParquetFile(data).iter_batches(1000)
+        )
+    if file.head.startswith("\ufffd" * 4):  # Arrow's stream begins with four bytes of ones
+        return _parse_columnar(file, "Arrow", pa.ipc.open_stream)
+    return None
 
 
-def _parse_parquet(file: File) -> Rows:
+def _parse_columnar(file: File, name: str, batches_of: Callable[[Any], Iterable]) -> Rows:
     with ExitStack() as stack:
         try:
-            batches = pq.ParquetFile(file.open(stack)).iter_batches(1000)
             number = 0
-            for batch in batches:
+            for batch in batches_of(file.open(stack)):
                 for row in batch.to_pylist():
                     number += 1
                     yield number, row
         except (OSError, pa.ArrowInvalid) as error:
             raise UsageError(
-                f"{file} cannot be read as Parquet ({error}). Restore the file."
+                f"{file} cannot be read as {name} ({error}). Restore the file."
             ) from error
 
 
