@@ -17,6 +17,7 @@ def make_trainer(model, tokenizer, features, folder, **settings):
         "save_strategy": "no",
         "disable_tqdm": True,
         "use_cpu": True,
+        "bf16": False,  # by default where the CPU has AMX, and less exact
     }
     args = DialogueTrainingArguments(**(defaults | settings))
     return DialogueTrainer(

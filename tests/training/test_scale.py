@@ -161,6 +161,7 @@ max_target_length: 16
 new_model:
   {{model_type: t5, d_model: 32, d_kv: 8, d_ff: 64, num_layers: 2, num_heads: 4, dropout_rate: 0.1}}
 tokens_per_batch: 1024
+bf16: false                     # exact also on a CPU with AMX
 learning_rate: 5.0e-3
 max_steps: 6
 gradient_accumulation_steps: 2
