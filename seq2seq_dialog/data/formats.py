@@ -51,7 +51,7 @@ READERS = tuple(
 FORMS = ", ".join(
     [
         "dialogue text (__eou__ after each utterance)",
-        "tables (CSV, TSV, JSON, JSON Lines, Parquet, Arrow)",
+        "tables (CSV, TSV, JSON, JSON Lines, Parquet, save_to_disk())",
         *(reader.name for reader in READERS),
     ]
 )

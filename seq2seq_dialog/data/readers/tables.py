@@ -1,4 +1,4 @@
-"""Tables of dialogues, by the names of their columns: CSV, TSV, JSON, JSON Lines, Parquet, Arrow.
+"""Tables of dialogues, by the names of their columns: CSV, TSV, JSON, Parquet, Arrow streams.
 
 A row is a whole dialogue (a column with a list of utterances or of messages), a pair of context and
 reply, or one utterance.
