@@ -28,7 +28,6 @@ def make_trainer(
         "warmup_steps": 0,
         "disable_tqdm": True,
         "use_cpu": True,
-        "bf16": False,  # by default where the CPU has AMX, and less exact
     }
     set_seed(42)
     return cls(
