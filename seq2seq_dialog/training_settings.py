@@ -152,7 +152,7 @@ class DialogueTrainingArguments(Seq2SeqTrainingArguments):
         if self.bf16 is None:
             launcher = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
             free = not self.fp16 and launcher in ("no", "bf16")
-            self.bf16 = free and _bf16_pays(self.use_cpu)
+            self.bf16 = free and bf16_pays(self.use_cpu)
         super().__post_init__()
         self.do_eval = self.given["do_eval"]  # the base class sets it by eval_strategy
 
@@ -174,9 +174,9 @@ def cpu_capabilities() -> dict[str, bool]:
     return getattr(torch.cpu, "get_capabilities", dict)()
 
 
-def _bf16_pays(use_cpu: bool) -> bool:
+def bf16_pays(on_cpu: bool) -> bool:
     """Tell whether bf16 is measured to be faster there: on GPUs that have it, and CPUs with AMX."""
-    if use_cpu:
+    if on_cpu:
         return cpu_capabilities().get("amx_bf16", False)
     gpu = torch.cuda.is_available()
     return gpu and torch.cuda.is_bf16_supported(including_emulation=False)

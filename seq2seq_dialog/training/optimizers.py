@@ -13,11 +13,13 @@ weights: those change, and a run that goes on from a checkpoint would go on at o
 from collections.abc import Iterable
 
 import torch
-from torch import nn, optim
-from torch.optim import Optimizer
+from torch import Tensor, nn
+from torch.optim import AdamW, Optimizer
 
 from ..errors import UsageError
-from ..training_settings import MUON, SCALED, T5_LIKE
+from ..training_settings import MUON, SCALED, T5_LIKE, bf16_pays
+
+MOMENTUM = 0.95
 
 
 def is_matrix(name: str, parameter: nn.Parameter) -> bool:
@@ -54,7 +56,10 @@ def scaled_optimizer(trainer, model) -> Optimizer:
     adamw, options = trainer.get_optimizer_cls_and_kwargs(args, model)
     rate = options.pop("lr")
     if args.scaled_optim == MUON:
-        _check_muon(sharded=trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled)
+        if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
+            raise UsageError(
+                f"{MUON} needs whole matrices, and FSDP and DeepSpeed share them. Take {SCALED}."
+            )
         return MuonAndAdamW(model, rate, args.weight_decay, **options)
     decayed = set(trainer.get_decay_parameter_names(model))
     groups = scaled_groups(model, decayed, rate, args.weight_decay)
@@ -100,38 +105,58 @@ class MuonAndAdamW(Optimizer):
                 matrices.append((parameter, learning_rate * factor, weight_decay))
             else:
                 others.append((parameter, learning_rate, 0.0))
-        self._muon = optim.Muon(_groups(matrices), lr=learning_rate)
-        self._adamw = optim.AdamW(_groups(others), lr=learning_rate, **options)
-        super().__init__([*self._muon.param_groups, *self._adamw.param_groups], {})
+        self._adamw = AdamW(_groups(others), lr=learning_rate, **options)
+        super().__init__([*_groups(matrices), *self._adamw.param_groups], {})
         self._share()
 
     def _share(self) -> None:
-        """Let both parts work on the groups and the state of the whole."""
-        count = len(self._muon.param_groups)
-        self._muon.param_groups = self.param_groups[:count]
+        """Let AdamW work on the groups and the state of the whole."""
+        count = len(self.param_groups) - len(self._adamw.param_groups)
         self._adamw.param_groups = self.param_groups[count:]
-        self._muon.state = self._adamw.state = self.state
+        self._adamw.state = self.state
 
     def load_state_dict(self, state_dict: dict) -> None:
         """Go on from a saved state."""
         super().load_state_dict(state_dict)  # makes groups and state anew
         self._share()
 
+    @torch.no_grad()
     def step(self, closure=None):
         """Move all parameters that have gradients."""
         loss = self._adamw.step(closure)
-        self._muon.step()
+        for group in self.param_groups[: -len(self._adamw.param_groups)]:
+            for matrix in group["params"]:
+                if matrix.grad is not None:
+                    self._move(matrix, group["lr"], group["weight_decay"])
         return loss
 
+    def _move(self, matrix: nn.Parameter, rate: float, weight_decay: float) -> None:
+        state = self.state[matrix]
+        if not state:
+            state["momentum_buffer"] = torch.zeros_like(matrix)
+        momentum = state["momentum_buffer"].lerp_(matrix.grad, 1 - MOMENTUM)
+        step = orthogonal(matrix.grad.lerp(momentum, MOMENTUM))  # Nesterov's
+        outputs, inputs = matrix.shape
+        matrix.mul_(1 - rate * weight_decay)
+        matrix.add_(step, alpha=-rate * max(1, outputs / inputs) ** 0.5)
 
-def _check_muon(sharded: bool) -> None:
-    instead = f"Take {SCALED}."
-    if sharded:
-        raise UsageError(
-            f"{MUON} needs whole matrices, and FSDP and DeepSpeed share them. {instead}"
+
+def orthogonal(matrix: Tensor) -> Tensor:
+    """Bring all singular values of a matrix near 1: to between 0.5 and 1.5, roughly.
+
+    Five Newton-Schulz iterations with the coefficients of Jordan et al. (2024), in bf16 where that
+    is fast and else in fp32: a CPU without instructions for bf16 is far slower in it.
+    """
+    precision = torch.bfloat16 if bf16_pays(matrix.device.type == "cpu") else torch.float32
+    tall = matrix.shape[0] > matrix.shape[1]
+    x = (matrix.T if tall else matrix).to(precision)
+    x = x / x.norm().clamp(min=1e-7)  # no singular value above 1
+    for _ in range(5):
+        gram = x @ x.T
+        x = torch.addmm(
+            x, torch.addmm(gram, gram, gram, beta=-4.7750, alpha=2.0315), x, beta=3.4445
         )
-    if not hasattr(optim, "Muon"):
-        raise UsageError(f"{MUON} needs torch 2.9; this is {torch.__version__}. {instead}")
+    return (x.T if tall else x).to(matrix.dtype)
 
 
 def _is_query(name: str) -> bool:
