@@ -17,14 +17,12 @@ from seq2seq_dialog.models.tokenizer import load_tokenizer
 from seq2seq_dialog.settings import DataArguments, DecodingArguments, ModelArguments
 from seq2seq_dialog.training.evaluating import token_nll
 from seq2seq_dialog.training.memory import find_tokens_per_batch
+from seq2seq_dialog.training.optimizers import MuonAndAdamW, is_matrix
 from seq2seq_dialog.training.trainer import lengths_of
 
 
-def check_one_step_is_the_gradient_of_all_tokens(model, tokenizer, features, folder):
-    """Plain gradient descent with rate 1: the weights move by the gradient of the mean loss."""
-    reference = copy.deepcopy(model)
-    settings = {"optim": "sgd", "learning_rate": 1.0, "warmup_steps": 0, "max_grad_norm": 0}
-    trainer = make_trainer(model, tokenizer, features, folder, tokens_per_batch=700, **settings)
+def one_step_over_all(trainer, reference, features) -> None:
+    """Train one step over all batches of both processes; leave its gradient in `reference`."""
     per_rank = len(trainer.get_train_dataloader())
     assert per_rank > 4
     trainer.args.gradient_accumulation_steps, trainer.args.max_steps = per_rank, 1
@@ -35,8 +33,35 @@ def check_one_step_is_the_gradient_of_all_tokens(model, tokenizer, features, fol
         logits = reference(input_ids=torch.tensor([example["input_ids"]]), labels=labels).logits
         nll, tokens = nll + token_nll(logits, labels).sum(), tokens + labels.numel()
     (nll / tokens).backward()
+
+
+def check_one_step_is_the_gradient_of_all_tokens(model, tokenizer, features, folder):
+    """Plain gradient descent with rate 1: the weights move by the gradient of the mean loss."""
+    reference = copy.deepcopy(model)
+    settings = {"optim": "sgd", "learning_rate": 1.0, "warmup_steps": 0, "max_grad_norm": 0}
+    trainer = make_trainer(model, tokenizer, features, folder, tokens_per_batch=700, **settings)
+    one_step_over_all(trainer, reference, features)
     for (name, moved), before in zip(model.named_parameters(), reference.parameters(), strict=True):
         torch.testing.assert_close(moved, before - before.grad, atol=2e-6, rtol=1e-4, msg=name)
+
+
+def check_muon_moves_matrices_by_the_gradient_of_all_tokens(model, tokenizer, features, folder):
+    reference = copy.deepcopy(model)
+    settings = {
+        "optim": "muon_scaled",
+        "learning_rate": 0.02,
+        "warmup_steps": 0,
+        "max_grad_norm": 0,
+    }
+    trainer = make_trainer(model, tokenizer, features, folder, tokens_per_batch=700, **settings)
+    one_step_over_all(trainer, reference, features)
+    MuonAndAdamW(reference, 0.02, trainer.args.weight_decay).step()
+    expected = dict(reference.named_parameters())
+    for name, moved in model.named_parameters():
+        if is_matrix(name, moved):
+            torch.testing.assert_close(moved, expected[name], atol=2e-4, rtol=0, msg=name)
+    sums = gather_object([sum(p.double().sum().item() for p in model.parameters())])
+    assert len(set(sums)) == 1
 
 
 def check_preferences_step_by_the_gradient_of_all_pairs(model, tokenizer, features, folder):
