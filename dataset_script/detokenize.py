@@ -63,8 +63,8 @@ def detokenize(text: str) -> str:
     "My parents' dog is called 'Tiny'."
 
     Curly quotes become straight, runs of spaces one space, full-width marks plain ones (unless the
-    text is Chinese, Japanese or Korean). Natural text stays as it is, and a second pass changes
-    nothing.
+    text is Chinese, Japanese or Korean). Natural text stays as it is but for such marks and spaces
+    (`ok,thanks` becomes `ok, thanks`), and a second pass changes nothing.
 
     Some cases stay as they are, because the tokens do not tell which reading is right: sentences
     glued before a small letter (`sorry.sir` looks like `yahoo.com`) or after one letter (`I.The`,

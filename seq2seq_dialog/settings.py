@@ -38,10 +38,10 @@ class DataArguments(Group):
 
     data: Annotated[str | None, Mark.PATH] = setting(
         None,
-        "Dialogues: a text file (a dialogue a line, __eou__ after each utterance), a folder with "
-        "train/, validation/ and test/, or the DailyDialog zip; a .txt.gz, too. Or several, "
-        "[{path: ..., weight: 2.0}, ...]: an epoch has each dialogue weight times. Nothing: "
-        "download DailyDialog from its authors.",
+        "Dialogues: a file, folder or zip of text (a dialogue a line, __eou__ after each "
+        "utterance), a table, subtitles, a corpus, or the export of a chat (WhatsApp, Telegram and "
+        "others), known by its content. Or several, [{path: ..., weight: 2.0}, ...]: an epoch has "
+        "each dialogue weight times. Nothing: download DailyDialog from its authors.",
     )
     dataset_name: Annotated[str | None, Mark.PATH] = setting(
         None,
@@ -81,8 +81,10 @@ class DataArguments(Group):
         "Licence of the dialogues, which the model inherits, as the Hub names it: cc-by-4.0, "
         "apache-2.0. That of DailyDialog is known.",
     )
-    detokenize: bool = setting(
-        True, 'Write natural text from spaced tokens: "don \' t you ?" to "don\'t you?".'
+    detokenize: bool | None = setting(
+        None,
+        'Write natural text from spaced tokens: "don \' t you ?" to "don\'t you?". By default of '
+        "English alone.",
     )
     exchange_sides: bool = setting(
         False,
@@ -119,6 +121,11 @@ class DataArguments(Group):
     data_cache: Annotated[str | None, Mark.FREE, Mark.PRIVATE] = setting(
         None, "Folder for prepared data and what evaluation writes; by default caches in HF_HOME."
     )
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.detokenize is None:
+            self.detokenize = self.language.lower().split("-")[0].split("_")[0] == "en"
 
     def column_names(self) -> dict[str, str]:
         """Return what `columns` says: names of columns, by what they are for."""

@@ -288,7 +288,8 @@ def begin_run_folder(
 ) -> None:
     """Write what the run is made with, by which the same command goes on after an interruption.
 
-    Where the training goes on from a checkpoint, what a shorter one has left is no result.
+    Removes `metrics.json` and the manifest, unless the training is finished: what a shorter one
+    has left is no result of this one.
     """
     if not settings.main_process:
         return

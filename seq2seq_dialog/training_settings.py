@@ -70,7 +70,9 @@ class DialogueTrainingArguments(Seq2SeqTrainingArguments):
     warmup_steps: Annotated[float, Bounds(0)] = setting(
         0.05, "Warm-up: below 1 a share of all steps, else steps."
     )
-    weight_decay: Annotated[float, Bounds(0)] = setting(0.0, "AdamW's weight decay.")
+    weight_decay: Annotated[float, Bounds(0)] = setting(
+        0.0, "Weight decay; muon_scaled has it for matrices of layers alone."
+    )
     gradient_accumulation_steps: Annotated[int, Bounds(1)] = setting(
         1,
         "Batches per optimizer step; several, each of like lengths, teach more than one as large.",

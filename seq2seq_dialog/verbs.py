@@ -57,7 +57,8 @@ PUBLISHING = [
 NO_DETOKENIZE = argument(
     "--no-detokenize",
     dest="detokenize",
-    action="store_false",
+    action="store_const",
+    const=False,
     help="take the utterances as they stand, without writing natural text first",
 )
 NO_EXPORT = argument(

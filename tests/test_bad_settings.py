@@ -186,7 +186,7 @@ LINES = {
     "5: 6": "unknown setting 5",
     "null: 5": "unknown setting None",
     "given: 5": "unknown setting 'given'",
-    "no_detokenize: true": "unknown setting 'no_detokenize'. Did you mean 'detokenize'?",
+    "detokenise: true": "unknown setting 'detokenise'. Did you mean 'detokenize'?",
     "--seed: 5": "unknown setting '--seed'. Did you mean 'seed'?",
 }
 CASES += [(MODEL + line + "\n", [], message) for line, message in LINES.items()]
@@ -234,7 +234,7 @@ CASES += [
         "--seed": "argument --seed: expected one argument",
         "--": "unknown flag '--'",
         "--no_seed": "do not know what to do with '--no_seed'",
-        "--no_detokenize=5": "ignored explicit argument '5'",
+        "--no_do_predict=5": "ignored explicit argument '5'",
         "--eval_strategy steps --save_strategy steps --eval_steps 1.5 --save_steps 3": "must be an",
         "--eval_strategy steps --save_strategy steps --eval_steps 100 --save_steps 150": "multiple",
         "--dataloader_prefetch_factor 2": "when --dataloader_num_workers > 0",

@@ -85,7 +85,8 @@ def read_corpus(args: DataArguments) -> Corpus:
 def audit_corpus(corpus: Corpus, args: DataArguments, console: Console) -> Corpus:
     """Look for what stands in train and in another split, and print what a reader must know.
 
-    With `drop_overlap`, the training pairs in question are left out.
+    With `drop_overlap`, the training pairs in question are left out; with `exchange_sides`, each
+    pair is then turned round.
     """
     print_reading(corpus.problems, console)
     if corpus.stream is None:

@@ -58,7 +58,9 @@ def dataset_files(publication: Publication, folder: Path) -> dict[str, Path | by
     """Write the rows into an empty folder, as Parquet, split by split, and make the card."""
     language = "en" if publication.language is None else publication.language
     check_terms(publication.license, language)
-    arguments = DataArguments(data=str(publication.folder), detokenize=publication.detokenize)
+    arguments = DataArguments(
+        data=str(publication.folder), language=language, detokenize=publication.detokenize
+    )
     rows, problems = load_rows(arguments)
     corpus = recognise(rows.values())
     about = {"corpus": corpus, "dataset_license": license_of_data(arguments)}
@@ -86,7 +88,7 @@ def dataset_files(publication: Publication, folder: Path) -> dict[str, Path | by
         corpus=corpus,
         terms=terms,
         language=language,
-        detokenize=publication.detokenize,
+        detokenize=arguments.detokenize,
     )
     return files | {"README.md": card.encode()}
 

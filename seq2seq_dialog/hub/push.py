@@ -53,7 +53,7 @@ class Publication:
     space: str | None = None  # of a model: `user/name` of a Space with a chat page
     card: str | None = None  # of a model: a file to write its card to, so as to read it first
     samples: bool = True  # of a model: show exchanges of the test set, in card and Space
-    detokenize: bool = True  # of dialogues: write natural text from spaced tokens
+    detokenize: bool | None = None  # of dialogues: natural text from spaced tokens; of English
 
     @property
     def revision_argument(self) -> str:

@@ -150,7 +150,7 @@ def _text_criteria(
     stock_phrases: Sequence[str],
 ) -> dict[str, torch.Tensor]:
     """Compute the criteria that are seen of the texts, (batch, candidates) each."""
-    known = {letters(phrase) for phrase in stock_phrases}
+    known = {letters(phrase) for phrase in stock_phrases} - {""}  # of phrases without letters
     measures = {
         "stock": lambda text, _: -float(letters(text) in known),
         "echo": lambda text, turns: -shared_words(text, " ".join(turns)),

@@ -15,7 +15,7 @@ from ..settings import DataArguments
 
 
 def audit_data(
-    data: str | None, output: str | Path = "audit.json", detokenize: bool = True
+    data: str | None, output: str | Path = "audit.json", detokenize: bool | None = None
 ) -> dict:
     """Look for overlap between the splits of a source; print the counts, write them to `output`.
 
@@ -26,10 +26,11 @@ def audit_data(
     output = Path(output)
     check_result(output, "audit", {"definitions", "splits", "clean"})
     console = Console()
-    rows, _ = load_rows(DataArguments(data=data, detokenize=detokenize))
+    args = DataArguments(data=data, detokenize=detokenize)
+    rows, _ = load_rows(args)
     with console.status("Comparing the splits ..."):
         audit_result = audit(rows)
-    content = {"data": data, "detokenize": detokenize, "definitions": DEFINITIONS}
+    content = {"data": data, "detokenize": args.detokenize, "definitions": DEFINITIONS}
     content |= {name: part for name, part in audit_result.items() if name not in ("clean", "keep")}
     content["clean"] = {
         name: [f"{dialogue_id}:{turn}" for dialogue_id, turn in _ids(rows[name], mask)]

@@ -142,7 +142,7 @@ def language_doubt(shares: dict[str, float], language: str) -> str | None:
         return None
     return (
         f"Warning: most dialogues seem to be in the language {guess}, but language is {language}: "
-        f"set --language {guess} --detokenize false. {OTHER_MODEL}"
+        f"set --language {guess}. {OTHER_MODEL}"
     )
 
 

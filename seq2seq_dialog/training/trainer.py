@@ -59,7 +59,8 @@ class DialogueTrainer(Seq2SeqTrainer):
     - Batches hold `args.tokens_per_batch` padded tokens (`batching`), not a number of examples.
     - Each target token of an epoch weighs the same, in whatever batch it is, however many batches
       an optimizer step accumulates and however many processes there are: the sum is divided by the
-      target tokens of an average batch, not of its own. Logs show the mean over the tokens seen.
+      target tokens of an average batch, not of its own. (Where the last step of an epoch has fewer
+      batches, theirs weigh more.) Logs show the mean over the tokens seen.
     - `evaluate` takes the exact mean over target tokens; with `predict_with_generate`, and always
       in `predict`, it also replies, and gives texts to `compute_metrics`. Figures do not depend
       on batches or on the number of processes (`evaluating`).

@@ -14,6 +14,7 @@ from seq2seq_dialog.data.corpus import exchange_sides
 from seq2seq_dialog.decoding.generation_config import generation_config
 from seq2seq_dialog.errors import UsageError
 from seq2seq_dialog.models import artifact
+from seq2seq_dialog.portable import reranking
 from seq2seq_dialog.portable.context import encode_context
 from seq2seq_dialog.portable.guidance import ContextFreeGuidance
 from seq2seq_dialog.portable.options import OPTIONS
@@ -284,6 +285,12 @@ def test_stock_phrases_of_a_run_are_saved_and_avoided(model, tokenizer):
     phrases = [said[0].text.upper()]
     found = sampled(model, tokenizer, {"likelihood": 1.0, "stock": 50}, stock_phrases=phrases)
     assert [each.text for each in found[-1:]] == [said[0].text] and found[-1].parts["stock"] == -50
+
+
+def test_a_stock_phrase_without_letters_makes_no_other_reply_a_stock_phrase():
+    texts = [["...", "!", "OK!"]]
+    values = reranking._text_criteria(texts, [["Hi"]], {"stock"}, ["👍", "ok"])
+    assert values["stock"].tolist() == [[0, 0, -1]]
 
 
 def test_settings_are_saved_with_the_model_and_kept_from_the_older_line(saved, model):
