@@ -247,6 +247,11 @@ def _check_streaming(settings: Settings) -> None:
     training = settings.training
     if training.do_train and training.max_steps <= 0:
         raise UsageError("A stream has no end: with streaming, set max_steps.")
+    if training.do_train and "epoch" in (training.save_strategy, training.eval_strategy):
+        raise UsageError(
+            "A stream has no epochs, after which checkpoints would be saved: with streaming, set "
+            "eval_strategy and save_strategy to steps, and eval_steps and save_steps to 1000, say."
+        )
     if training.dataloader_num_workers > 1:
         raise UsageError(
             f"dataloader_num_workers is {training.dataloader_num_workers}, but each process reads "

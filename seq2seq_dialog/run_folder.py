@@ -52,8 +52,8 @@ def locked(run_dir: Path) -> Iterator[None]:
                 yield
             finally:
                 owner.unlink(missing_ok=True)
-                lock.unlink(missing_ok=True)
-                with suppress(OSError):
+                with suppress(OSError):  # Windows removes no file that is open
+                    lock.unlink()
                     run_dir.rmdir()
     except Timeout:
         holder = owner.read_text(encoding="utf-8") if owner.exists() else "another process"

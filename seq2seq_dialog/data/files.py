@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -13,6 +14,7 @@ from typing import BinaryIO
 from ..dataset_script.sources import open_member, read_lines, unpacking
 
 HEAD = 1 << 16  # bytes by which a format is recognised
+_HALF = re.compile("[\ud800-\udfff]")
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,7 @@ class File:
         with ExitStack() as stack, unpacking(self.place):
             content = open_member(self.place, stack).read()
         try:
-            return json.loads(content)
+            return parse_json(content)
         except ValueError:
             return None
 
@@ -62,3 +64,24 @@ class File:
             if place in self.siblings:
                 return File(place, self.siblings[place], self.siblings)
         return None
+
+
+def parse_json(content: str | bytes):
+    """Read JSON, with U+FFFD for half of a character: an escaped surrogate without its other half.
+
+    Such halves are left by programs that cut texts anywhere; they cannot be written as UTF-8.
+    """
+    value = json.loads(content)
+    marks = (b"\\u", b"\xed") if isinstance(content, bytes) else ("\\u",)  # or as three bytes
+    return whole_characters(value) if any(mark in content for mark in marks) else value
+
+
+def whole_characters(value):
+    """Put U+FFFD for each half of a character in a JSON value."""
+    if isinstance(value, str):
+        return value if value.isascii() else _HALF.sub("\ufffd", value)
+    if isinstance(value, list | tuple):
+        return list(map(whole_characters, value))
+    if isinstance(value, dict):
+        return {whole_characters(key): whole_characters(each) for key, each in value.items()}
+    return value

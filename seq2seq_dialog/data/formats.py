@@ -17,7 +17,7 @@ from ..dataset_script.dialogues import END, SPLITS, Dialogue, Note
 from ..dataset_script.sources import SPLIT_NAMES, is_zip, members_of
 from ..errors import UsageError
 from ..settings import DataArguments
-from .files import File
+from .files import File, whole_characters
 from .readers import (
     chatterbot,
     convokit,
@@ -168,7 +168,7 @@ def load_content(content, args: DataArguments) -> tuple[DatasetDict, dict]:
     """
     if hasattr(content, "to_dict"):  # what is missing there is nan
         content = content.astype(object).where(content.notna(), None).to_dict("records")
-    entries = list(content)
+    entries = whole_characters(list(content))
     rows = [{"dialog": list(each)} if isinstance(each, list | tuple) else each for each in entries]
     is_table = all(isinstance(row, dict) for row in rows)
     form = tables.choose_form(rows[: tables.SAMPLE], args.column_names()) if is_table else None
@@ -231,6 +231,7 @@ def _key(source: Source, args: DataArguments) -> str:
     states = []
     for files in source.files.values():
         for file, reader in files:
-            stat = os.stat(file.place[0])
-            states.append(f"{reader.name} {file.place} {stat.st_size} {stat.st_mtime_ns}")
+            for each in filter(None, (file, reader.beside and file.beside(reader.beside))):
+                stat = os.stat(each.place[0])
+                states.append(f"{reader.name} {each.place} {stat.st_size} {stat.st_mtime_ns}")
     return " ".join([*states, args.reading_key(), CODE.hex()])

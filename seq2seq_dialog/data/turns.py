@@ -162,6 +162,8 @@ def note_odd(texts: Iterable[str | None], number: int, note: Note) -> None:
         note("control_character", number)
     if END in text:
         note("eou_inside", number)
+    if "\ufffd" in text:
+        note("replacement_character", number)
 
 
 def _clean(messages: list[Message], number: int, note: Note) -> Iterator[Message]:

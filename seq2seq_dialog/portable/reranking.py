@@ -223,8 +223,8 @@ def log_likelihood(
 
 def sums_and_means(name: str, values: torch.Tensor, mask: torch.Tensor) -> dict:
     """Sum values of tokens, (rows, length), as two criteria: per token, and of the whole reply."""
-    sums = values.double().sum(1)
-    return {name: sums / mask.sum(1), f"{name}_sum": sums}
+    sums, counts = values.cpu().double().sum(1), mask.sum(1).cpu()  # not all GPUs have doubles
+    return {name: sums / counts, f"{name}_sum": sums}
 
 
 def encode_others(model, tokenizer, contexts: Sequence[str]) -> dict:

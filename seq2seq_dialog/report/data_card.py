@@ -25,6 +25,7 @@ PROBLEMS = {
     "blank_line": "blank line, skipped",
     "control_character": "control characters, removed",
     "c1_character": "C1 control characters, as a wrong conversion leaves them, removed",
+    "replacement_character": "a character that was damaged before, as \ufffd",
     "missing_last_eou": "no end mark after the last utterance, which was kept",
     "empty_utterance": "empty utterance, dropped",
     "under_two_utterances": "fewer than two utterances, which makes no row",

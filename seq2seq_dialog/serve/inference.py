@@ -29,7 +29,7 @@ from ..portable.guidance import encode_once
 from ..portable.options import DECODING, OPTIONS, Bounds, checked_options, our_options, positions
 from ..portable.reranking import Candidate, decode_pool, generate, guided, rank, score_pool, weigh
 from ..shipped import command, find_model
-from ..training_settings import DialogueTrainingArguments
+from ..training_settings import DialogueTrainingArguments, bf16_pays
 from .exported_model import ExportedModel, find_export, is_export
 from .safety import Safety
 
@@ -66,8 +66,9 @@ def load(
         )
     name = find_model(os.path.expanduser(name))
     if device is None:
-        accelerator = None if is_export(name) else torch.accelerator.current_accelerator()
-        device = accelerator or "cpu"
+        # `current_accelerator` names what torch was built for, whether it is there or not.
+        has_gpu = torch.accelerator.is_available() and not is_export(name)
+        device = torch.accelerator.current_accelerator() if has_gpu else "cpu"
     device = usable_device(device)
     export = find_export(name, device, exported)
     if export is not None:
@@ -77,7 +78,8 @@ def load(
         "Give a run folder (the output_dir of a finished run) or the name of a model on the Hub."
     )
     options = {"trust_remote_code": trust_remote_code}
-    dtype = torch.float32 if device.type == "cpu" else "auto"  # many CPUs only emulate bf16
+    # Many CPUs and older GPUs only emulate bf16, in which models may be saved.
+    dtype = "auto" if device.type != "cpu" and bf16_pays(on_cpu=False) else torch.float32
     what = f"a model from {str(name)!r}"
     avoid_plans_for_shapes()
     tokenizer = load_tokenizer_files(name, what, remedy, **options)

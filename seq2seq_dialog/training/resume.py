@@ -217,13 +217,14 @@ def schedule_agrees(before: dict, now: dict, step: int) -> bool:
 
     So a constant rate may be ended at any time: a run under `warmup_stable_decay` goes on from a
     checkpoint of its stable phase with more steps or with fewer. A schedule that goes by epochs
-    agrees where its rate does not depend on their number; one that cannot be made, with none.
+    agrees where its rate does not depend on their number; one that cannot be made, or whose rates
+    follow the loss, with none.
     """
     try:
         if 0 < now["max_steps"] <= step:
             return False
         return _rates(before, step) == _rates(now, step)
-    except (TypeError, ValueError, KeyError):
+    except (TypeError, ValueError, KeyError, AttributeError):
         return False
 
 

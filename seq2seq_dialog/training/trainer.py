@@ -435,11 +435,13 @@ def _check(model, args: DialogueTrainingArguments) -> None:
             "65,504, and the loss becomes nan. Use bf16 or fp32."
         )
     capabilities = cpu_capabilities()
-    on_cpu = args.device.type == "cpu" and precision == "bf16"
+    frozen = any(parameter.dtype == torch.bfloat16 for parameter in model.parameters())
+    on_cpu = args.device.type == "cpu" and (precision == "bf16" or frozen)
     if on_cpu and capabilities and not any(map(capabilities.get, BF16_INSTRUCTIONS)):
+        name, instead = ("lora_base_dtype", "float32") if frozen else ("bf16", "false")
         raise UsageError(
-            "bf16 is on, but this CPU has no instructions for it: a step would take many times as "
-            "long as in fp32. Leave bf16 out, or set it to false."
+            f"{name} asks for bfloat16, but this CPU has no instructions for it: a step would take "
+            f"many times as long as in float32. Leave {name} out, or set it to {instead}."
         )
     if getattr(model.config, "decoder_start_token_id", None) is None:
         raise UsageError(

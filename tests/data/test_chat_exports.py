@@ -13,8 +13,10 @@ from hypothesis import strategies as st
 
 from seq2seq_dialog.data.files import File
 from seq2seq_dialog.data.readers import discord, irc, slack, telegram, whatsapp
+from seq2seq_dialog.data.rows import load_rows
 from seq2seq_dialog.errors import UsageError
 from seq2seq_dialog.report.data_card import PROBLEMS
+from seq2seq_dialog.settings import DataArguments
 
 READERS = {
     "whatsapp": whatsapp.READER,
@@ -626,6 +628,18 @@ def test_slack_people_without_a_list_have_their_ids(tmp_path):
         tmp_path, "slack", {"a/2023-12-31.json": SLACK_FILES["talk/2023-12-31.json"]}
     )
     assert said(transcripts)[0] == ("U1", "Hi @U2, a < b &c")
+
+
+def test_who_slack_people_are_may_be_told_later(tmp_path):
+    folder = tmp_path / "slack"
+    for split in ("train", "test"):
+        stored(folder / split, {"talk/2023-12-31.json": SLACK_FILES["talk/2023-12-31.json"]})
+    args = DataArguments(data=str(folder), data_cache=str(tmp_path / "cache"))
+    before = str(load_rows(args)[0]["train"][:])
+    for split in ("train", "test"):
+        (folder / split / "users.json").write_text(SLACK_FILES["users.json"])
+    after = str(load_rows(args)[0]["train"][:])
+    assert "@U2" in before and "@U2" not in after
 
 
 def test_the_newest_first_is_turned_round(tmp_path):

@@ -230,6 +230,34 @@ def _whole(source):
     return {split: list(read()) for split, read in readers.items()}, problems
 
 
+@pytest.mark.parametrize(
+    "times",
+    [
+        ["2024-03-01 10:05"] * 2 + ["2024-03-01 10:04"] * 2,  # no seconds
+        ["2024-03-01 10:06", "n/a", "2024-03-01 10:05", "2024-03-01 10:04"],
+    ],
+)
+def test_the_newest_first_is_turned_round_whatever_its_times(times, tmp_path):
+    rows = list(zip(["ben", "ann"] * 2, times, TURNS[::-1], strict=True))
+    path = tmp_path / "data" / "log.tsv"
+    path.parent.mkdir()
+    path.write_text(table(["author", "created_at", "message"], rows, "\t"))
+    assert load(path)[0] == PAIRS
+
+
+def test_half_of_a_character_is_replaced_and_counted(tmp_path):
+    turns = [*TURNS[:3], "No \ud83d closed."]
+    said = [{"role": role, "content": text} for role, text in zip(ROLES, turns, strict=True)]
+    path = tmp_path / "data" / "cut.jsonl"
+    path.parent.mkdir()
+    path.write_text(json.dumps({"messages": said}) + "\n")
+    rows, problems = load(path)
+    assert rows[-1] == (TURNS[:3], "No \ufffd closed.")
+    assert problems["replacement_character"] == {"count": 1, "first_lines": [1]}
+    rows, _ = load_content([turns, TURNS], DataArguments(data_cache=str(tmp_path / "cache")))
+    assert "No \ufffd closed." in {reply for _, reply in in_one_split(rows)}
+
+
 def test_columns_are_named_where_they_are_unusual(tmp_path):
     path = tmp_path / "data" / "t.csv"
     path.parent.mkdir()

@@ -1,5 +1,8 @@
 """What a dry run guesses of the languages of dialogues."""
 
+import importlib
+import sys
+
 import pytest
 from helpers.corpus import rows_of
 
@@ -22,6 +25,11 @@ DIALOGUES = {
     "ar": ["أين أنت الآن؟", "في الطريق، سأصل بعد قليل.", "حسنا، نحن ننتظرك."],
     NOT_TOLD: ["😀😀", "12:30?", "ok", "👍"],
 }
+
+
+def test_a_dry_run_needs_no_module_that_windows_lacks(monkeypatch):
+    monkeypatch.setitem(sys.modules, "resource", None)
+    importlib.reload(preview)
 
 
 @pytest.mark.parametrize("language", DIALOGUES)

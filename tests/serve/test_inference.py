@@ -103,6 +103,13 @@ def test_load_says_clearly_what_cannot_be_loaded():
         load("no/such-model", "cpu")
 
 
+def test_a_torch_built_for_gpus_answers_on_the_cpu_where_there_is_none(saved, monkeypatch):
+    cuda = torch.device("cuda")
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda *_: cuda)
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: False)
+    assert load(saved)[2] == torch.device("cpu")
+
+
 @pytest.mark.parametrize("device", ["cuda:99", "abacus"])
 def test_load_refuses_a_device_that_is_not_there(saved, device):
     with pytest.raises(UsageError, match=f"The device '{device}' cannot be used"):

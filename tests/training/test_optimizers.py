@@ -238,3 +238,9 @@ STABLE = {
 )
 def test_a_schedule_may_change_in_steps_to_come(change, step, agrees):
     assert schedule_agrees(STABLE, STABLE | change, step) == agrees
+
+
+@pytest.mark.parametrize("kind", ["reduce_lr_on_plateau", "greedy"])
+def test_a_schedule_that_follows_the_loss_may_not_change(kind):
+    schedule = {"lr_scheduler_type": kind, "max_steps": 100, "warmup_steps": 0}
+    assert not schedule_agrees(schedule, schedule, 50)

@@ -401,11 +401,14 @@ def test_bf16_is_refused_on_a_cpu_without_its_instructions(
     model, tokenizer, features, tmp_path, monkeypatch
 ):
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx2": True, "avx512_bf16": False})
-    with pytest.raises(UsageError, match=r"bf16 is on, but this CPU has no instructions for it"):
+    with pytest.raises(UsageError, match=r"bf16 asks for bfloat16, but this CPU has no inst"):
         make_trainer(model, tokenizer, features, tmp_path, bf16=True)
     monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")  # what accelerate launch sets
     with pytest.raises(UsageError, match=r"Leave bf16 out, or set it to false"):
         make_trainer(model, tokenizer, features, tmp_path, bf16=None)
+    monkeypatch.delenv("ACCELERATE_MIXED_PRECISION")
+    with pytest.raises(UsageError, match=r"lora_base_dtype asks.* or set it to float32"):
+        make_trainer(copy.deepcopy(model).bfloat16(), tokenizer, features, tmp_path)
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"neon": True, "bf16": True})
     make_trainer(model, tokenizer, features, tmp_path, bf16=True)
 

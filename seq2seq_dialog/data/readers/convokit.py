@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from ...dataset_script.sources import Note
 from ...errors import UsageError
-from ..files import File
+from ..files import File, parse_json
 from ..transcripts import Message, Reader, Transcript
 
 FIELDS = ("id", "conversation_id", "speaker", "reply_to", "text")
@@ -62,7 +62,7 @@ def _read(file: File, note: Note) -> Iterator[Transcript]:
 def _read_utterance(file: File, number: int, line: str) -> tuple[str, Utterance]:
     """Read a line: the id of its conversation, and the utterance."""
     try:
-        fields = _renamed(json.loads(line))
+        fields = _renamed(parse_json(line))
         missing = [name for name in FIELDS if name not in fields]
     except (ValueError, AttributeError):
         missing = ["a JSON object"]

@@ -11,7 +11,7 @@ from datetime import datetime, timezone
 
 from ...dataset_script.sources import unpacking
 from ...errors import UsageError
-from ..files import File
+from ..files import File, parse_json
 
 
 def document(file: File):
@@ -21,7 +21,7 @@ def document(file: File):
     with ExitStack() as stack, unpacking(file.place):
         content = file.open(stack).read()
     try:
-        return json.loads(content)
+        return parse_json(content)
     except ValueError as error:
         line = f", line {error.lineno}" if isinstance(error, json.JSONDecodeError) else ""
         raise UsageError(

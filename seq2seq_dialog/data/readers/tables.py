@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from datetime import datetime, timezone
 from functools import partial
-from itertools import islice
+from itertools import accumulate, islice, pairwise
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -23,7 +23,7 @@ from dateutil import parser as dates
 
 from ...dataset_script.dialogues import END, LABELS, Dialogue, Note, Pair
 from ...errors import UsageError
-from ..files import File
+from ..files import File, parse_json
 from ..transcripts import Message, Reader, Transcript
 from ..turns import SYSTEM, TOOLS, background_turns, clean_text, note_odd
 
@@ -145,7 +145,7 @@ def _parse_lines(file: File) -> Rows:
         if not line.strip():
             continue
         try:
-            row = json.loads(line)
+            row = parse_json(line)
         except ValueError as error:
             raise UsageError(
                 f"{file}, line {number} is not JSON ({error}), but each line has to be one "
@@ -288,7 +288,7 @@ def _as_list(value) -> list | None:
     """A list, also where it is written as text."""
     if isinstance(value, str) and value.lstrip().startswith("["):
         try:
-            value = json.loads(value)
+            value = parse_json(value)
         except ValueError:
             return None
     return value if isinstance(value, list) else None
@@ -419,8 +419,9 @@ def _read_utterances(column_of: dict[str, str], rows: Rows, note: Note) -> Itera
         conversations.setdefault(str(row.get(column_of.get("conversation"), "")), []).append(row)
     times = (row.get(column_of.get("time")) for each in conversations.values() for row in each)
     day_first = any(re.match(r"(1[3-9]|2\d|3[01])[./-]\d", str(time)) for time in times)
+    said = {}
     for name, each in conversations.items():
-        messages = []
+        said[name] = messages = []
         for row in each:
             speaker = row.get(column_of.get("speaker"))
             time = parse_time(row.get(column_of.get("time")), day_first)
@@ -432,9 +433,25 @@ def _read_utterances(column_of: dict[str, str], rows: Rows, note: Note) -> Itera
                     time,
                 )
             )
-        if all(message.time is not None for message in messages):
-            messages.sort(key=lambda message: message.time)
-        yield Transcript(name or "1", messages, is_whole="conversation" in column_of)
+    steps = [  # from message to message: 1 to a later time, -1 to an earlier one
+        (later > earlier) - (later < earlier)
+        for messages in said.values()
+        for earlier, later in pairwise(m.time for m in messages if m.time is not None)
+    ]
+    for name, messages in said.items():
+        if sum(steps) < 0:  # those of one minute stay in the order that this gives
+            messages.reverse()
+        yield Transcript(name or "1", _by_time(messages), is_whole="conversation" in column_of)
+
+
+def _by_time(messages: list[Message]) -> list[Message]:
+    """Sort by time; a message without one stays behind the message before it."""
+    times = list(accumulate((m.time for m in messages), lambda last, time: time or last))
+    first = next(filter(None, times), None)
+    if first is None:
+        return messages
+    order = sorted(range(len(messages)), key=lambda place: times[place] or first)
+    return [messages[place] for place in order]
 
 
 def parse_time(value, day_first: bool = False) -> datetime | None:
