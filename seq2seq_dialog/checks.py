@@ -27,6 +27,7 @@ def check(settings: Settings) -> None:
     training = settings.training
     _check_training(training)
     _check_seeds(training)
+    _check_saving(training)
     _check_origin(settings)
     _check_sides(settings.data)
     _check_decoding(settings)
@@ -53,6 +54,31 @@ def _check_training(training: DialogueTrainingArguments) -> None:
     if training.warmup_steps > 1 and training.warmup_steps != int(training.warmup_steps):
         raise UsageError(
             f"warmup_steps is {training.warmup_steps}; above 1 it must be a whole number of steps."
+        )
+
+
+def _check_saving(training: DialogueTrainingArguments) -> None:
+    """Refuse checkpoints of which it is not known how good they are, or that are never written."""
+    evaluated, saved = training.eval_strategy.value, training.save_strategy.value
+    if saved == "best" and evaluated == "no":
+        raise UsageError(
+            "save_strategy is best, but eval_strategy is no, and so nothing would ever be saved: "
+            "set save_strategy to epoch or steps."
+        )
+    for name, strategy in (("save_steps", saved), ("eval_steps", evaluated)):
+        default = type(training).__dataclass_fields__[name].default
+        if strategy == "epoch" and training.given[name] != default:
+            way_out = name.replace("steps", "strategy")
+            raise UsageError(
+                f"{name} has no effect while {way_out} is epoch: set that to steps, or take {name} "
+                "out."
+            )
+    apart = evaluated == saved == "steps" and training.eval_steps != training.save_steps
+    if apart and training.load_best_model_at_end:
+        raise UsageError(
+            f"eval_steps is {training.eval_steps:g} and save_steps {training.save_steps:g}, but "
+            "the best of the evaluated models is kept at the end, and has to be saved: make them "
+            "equal, or set load_best_model_at_end to false."
         )
 
 
@@ -162,6 +188,14 @@ def _check_unused(settings: Settings) -> None:
     ):
         if name in _changed(adversarial) and not is_used:
             raise UsageError(f"{name} has no effect without {method}: set that, or take it out.")
+    decoding = settings.decoding
+    for name, is_used, method in (
+        *((name, decoding.do_sample, "do_sample") for name in ("temperature", "top_p", "top_k")),
+        ("length_penalty", decoding.num_beams > 1, "num_beams above 1"),
+        ("guidance_tokens", decoding.guidance_weight, "guidance_weight"),
+    ):
+        if name in _changed(decoding) and not is_used:
+            raise UsageError(f"{name} has no effect without {method}: set that, or take it out.")
 
 
 def _changed(group) -> list[str]:
@@ -238,6 +272,11 @@ def _check_lora(settings: Settings) -> None:
             "its rates follow the initial weights of whole tensors",
         ),
         ("fsdp or deepspeed", sharded, "shards of adapters are not tried"),
+        (
+            "push_to_hub with lora_merge false",
+            training.given["push_to_hub"] and not lora.lora_merge,
+            "a whole model is published",
+        ),
     )
 
 
@@ -245,7 +284,7 @@ def _check_streaming(settings: Settings) -> None:
     if not settings.data.streaming:
         return
     training = settings.training
-    if training.do_train and training.max_steps <= 0:
+    if training.max_steps <= 0:
         raise UsageError("A stream has no end: with streaming, set max_steps.")
     if training.do_train and "epoch" in (training.save_strategy, training.eval_strategy):
         raise UsageError(

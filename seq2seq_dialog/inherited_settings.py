@@ -27,6 +27,7 @@ REPLACED = {
     "fp16_full_eval": "evaluation has the precision of training",
     "bf16_full_eval": "evaluation has the precision of training",
     "prediction_loss_only": "evaluation replies only where predict_with_generate asks for it",
+    "average_tokens_across_devices": "each target token weighs the same on all processes",
     "batch_eval_metrics": "metrics are computed once, over all replies",
 }
 # Inherited settings that --help shows as well, and their help; --help_all shows every one.

@@ -36,6 +36,7 @@ FIXED |= DataArguments.__dataclass_fields__.keys() - {"max_source_length", "drop
 FIXED |= {"output_dir", "seed", "data_seed", "do_train", "new_model", "vocab_size"}
 FIXED |= {"metric_for_best_model", "greater_is_better", "predict_with_generate"}
 FIXED |= {"new_model.vocab_size"}
+FIXED |= {"dpo_beta", "dpo_length_normalised", "negatives"}  # preference_loss is of these
 FIXED |= {"bf16", "fp16", "use_cpu", "fsdp", "fsdp_config", "deepspeed", "torch_compile"}
 
 

@@ -299,8 +299,10 @@ class Settings:
 
     def without_evaluation(self) -> Settings:
         """Return these settings for data without validation pairs: the last checkpoint is kept."""
+        saved = self.training.save_strategy
         return self.with_training(
             eval_strategy=type(self.training.eval_strategy)("no"),
+            save_strategy=saved if saved != "best" else type(saved)("epoch"),
             load_best_model_at_end=False,
             early_stopping_patience=None,
         )

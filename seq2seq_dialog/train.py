@@ -33,7 +33,6 @@ from .evaluation import scoring
 from .evaluation.diversity import stock_phrases
 from .evaluation.metrics import ReplyMetric, unigram_perplexity
 from .hub import publish_model
-from .hub.push import writable_repo
 from .models import artifact
 from .models.build import check_lengths, check_names, check_sizes, load_model
 from .models.tokenizer import load_tokenizer, train_tokenizer
@@ -181,7 +180,10 @@ def check_publishing(settings: Settings) -> str | None:
     if not (training.given["push_to_hub"] and settings.main_process):
         return None
     licences.check_terms(settings.data.license, settings.data.language)
-    return writable_repo(training.hub_model_id or Path(training.output_dir).resolve().name)
+    name = training.hub_model_id or Path(training.output_dir).resolve().name
+    publication = publish_model.prepare(training.output_dir, name, **hub_options(settings))
+    publish_model.check_target(publication, publish_model.MODEL)
+    return publication.repo
 
 
 def check_rejected(corpus: Corpus, settings: Settings) -> None:
@@ -451,14 +453,17 @@ def publish_run(run_dir: Path, repo: str | None, settings: Settings) -> None:
     """Publish the finished run as its settings say; without a repository, do nothing."""
     if repo is None:
         return
-    publish_model.publish(
-        run_dir,
-        repo,
-        private=bool(settings.training.hub_private_repo),
-        revision=settings.training.hub_revision or "main",
-        license=settings.data.license,
-        language=settings.data.language,
-    )
+    publish_model.publish(run_dir, repo, **hub_options(settings))
+
+
+def hub_options(settings: Settings) -> dict:
+    """Return how the settings of a run say that it is published; see `Publication`."""
+    return {
+        "private": bool(settings.training.hub_private_repo),
+        "revision": settings.training.hub_revision or "main",
+        "license": settings.data.license,
+        "language": settings.data.language,
+    }
 
 
 if __name__ == "__main__":

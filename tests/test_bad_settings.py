@@ -237,6 +237,15 @@ CASES += [
         "--no_do_predict=5": "ignored explicit argument '5'",
         "--eval_strategy steps --save_strategy steps --eval_steps 1.5 --save_steps 3": "must be an",
         "--eval_strategy steps --save_strategy steps --eval_steps 100 --save_steps 150": "multiple",
+        "--eval_strategy steps --save_strategy steps --eval_steps 50 --save_steps 100": "make them",
+        "--save_steps 100": "save_steps has no effect while save_strategy is epoch",
+        "--eval_strategy no --save_strategy best": "nothing would ever be saved",
+        "--temperature 0.7": "temperature has no effect without do_sample",
+        "--guidance_tokens 2": "guidance_tokens has no effect without guidance_weight",
+        "--average_tokens_across_devices false": "each target token weighs the same on all",
+        "--streaming true --max_steps 9": "A stream has no epochs, after which checkpoints",
+        "--streaming true --do_train false": "A stream has no end: with streaming, set max_steps",
+        "--lora_r 4 --lora_merge false --push_to_hub true": "a whole model is published",
         "--dataloader_prefetch_factor 2": "when --dataloader_num_workers > 0",
         "--streaming true": "A stream has no end: with streaming, set max_steps",
     }.items()
@@ -358,7 +367,8 @@ def test_a_number_within_its_bounds_comes_through(tmp_path_factory, data):
     number = st.integers(int(least), int(most)) if limits.whole else st.floats(least, most)
     value = data.draw(number.filter(lambda n: n < limits.below))
     folder = tmp_path_factory.mktemp("config")
-    (folder / "c.yaml").write_text(yaml.safe_dump({"model_name_or_path": "m", name: value}))
+    given = {"model_name_or_path": "m", "do_sample": True, name: value}
+    (folder / "c.yaml").write_text(yaml.safe_dump(given))
     config = parse([str(folder / "c.yaml")]).as_config()
     assert config.get(name, value) == value
     (folder / "again.yaml").write_text(yaml.safe_dump(config))

@@ -126,6 +126,7 @@ def test_a_space_is_read(values, kind, expected):
         ("{learnin_rate: [1]}", "which is no setting. Did you mean 'learning_rate'"),
         ("{data: [a, b]}", "space has 'data', which must be the same in all trials"),
         ("{output_dir: [a]}", "'output_dir', which must be the same"),
+        ("{dpo_beta: [0.1, 1]}", "'dpo_beta', which must be the same"),
         ("{columns.text: [a]}", "'columns.text', which must be the same"),
         ("{new_model.vocab_size: [64]}", "'new_model.vocab_size', which must be the same"),
         ("{learning_rate: []}", r"space has \[\] for learning_rate; list the values to try"),

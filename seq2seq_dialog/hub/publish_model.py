@@ -8,6 +8,7 @@ from pathlib import Path
 
 from huggingface_hub import ModelCard, constants, get_token
 from jinja2 import StrictUndefined, Template
+from transformers.utils import GENERATION_CONFIG_NAME
 
 from ..errors import UsageError
 from ..models.artifact import PIPELINE_CODE, PORTABLE, V5_CONFIG, WEIGHTS
@@ -30,7 +31,7 @@ PUBLISHED = (
     V5_CONFIG,
     "curves.png",
     "evaluation.json",
-    "generation_config.json",
+    GENERATION_CONFIG_NAME,
     "merges.txt",
     "metrics.json",
     "prophetnet.tokenizer",
@@ -50,7 +51,7 @@ NEEDED = (
     "config.yaml",
     "config.json",
     V5_CONFIG,
-    "generation_config.json",
+    GENERATION_CONFIG_NAME,
     "tokenizer_config.json",
     "context.py",
     "options.py",
@@ -152,6 +153,13 @@ def model_files(publication: Publication) -> dict[str, Path | bytes]:
         raise UsageError(
             f"{str(folder)!r} is no finished run: {', '.join(missing)} is missing. Give the "
             "output_dir of run_seq2seq_dialog.py; the same command finishes a run that was stopped."
+        )
+    decoding = read_mapping(folder / GENERATION_CONFIG_NAME)
+    if decoding.get("other_contexts") and not publication.samples:
+        raise UsageError(
+            f"{str(folder)!r} keeps turns of dialogues for its criterion other_contexts "
+            f"({GENERATION_CONFIG_NAME}), which would go up although samples do not: train "
+            "without that criterion, or publish with samples."
         )
     _refuse_foreign_code(folder)
     names = [name for name in PUBLISHED if (folder / name).is_file()]

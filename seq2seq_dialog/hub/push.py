@@ -194,7 +194,9 @@ def check_target(publication: Publication, kind: RepoKind) -> None:
     with translated_errors(publication.repo):
         if HfApi().repo_exists(**target):
             _check_privacy(target, publication.private)
-            _check_content(target, publication.revision, kind)
+            revision = publication.revision
+            is_there = _check_branch(HfApi(), target, revision)
+            _check_content(target, revision if is_there else "main", kind)
 
 
 def _check_privacy(target: dict, private: bool) -> None:
@@ -218,13 +220,20 @@ def _check_content(target: dict, revision: str, kind: RepoKind) -> tuple[str, se
     return head, paths
 
 
-def _make_branch(api: HfApi, target: dict, revision: str) -> None:
-    tags = {tag.name for tag in api.list_repo_refs(**target).tags}
+def _check_branch(api: HfApi, target: dict, revision: str) -> bool:
+    """Refuse a revision that is no branch, old or new; tell whether it is there."""
+    refs = api.list_repo_refs(**target)
+    tags = {tag.name for tag in refs.tags}
     if revision in tags or revision.startswith("refs/") or re.fullmatch("[0-9a-f]{40}", revision):
         raise UsageError(
             f"revision is {revision!r}, which is a tag, a reference or a commit; it must be the "
             "name of a branch, old or new."
         )
+    return revision in {branch.name for branch in refs.branches}
+
+
+def _make_branch(api: HfApi, target: dict, revision: str) -> None:
+    _check_branch(api, target, revision)
     try:
         api.create_branch(**target, branch=revision, exist_ok=True)
         api.repo_info(**target, revision=revision)

@@ -82,11 +82,15 @@ def prepare_tokenizer(tokenizer, max_source_length: int):
     tokenizer.truncation_side = "left"
     tokenizer.model_max_length = max_source_length
     tokenizer.eos_token = tokenizer.eos_token or tokenizer.sep_token  # BERT names it otherwise
-    if tokenizer.eos_token is None:
-        raise UsageError(
-            f"The tokenizer {tokenizer.name_or_path!r} ({type(tokenizer).__name__}) has no end "
-            "token, without which no reply can end; choose a checkpoint with another tokenizer."
-        )
+    for token, kind, reason in (
+        (tokenizer.eos_token, "end", "no reply can end"),
+        (tokenizer.pad_token, "padding", "no batch can be made"),
+    ):
+        if token is None:
+            raise UsageError(
+                f"The tokenizer {tokenizer.name_or_path!r} ({type(tokenizer).__name__}) has no "
+                f"{kind} token, without which {reason}; choose a checkpoint with another tokenizer."
+            )
     turns = ["How are you?", "Fine, thanks!"]
     first, second = tokenizer(turns, add_special_tokens=False)["input_ids"]
     joined = tokenizer(f" {TURN_SEPARATOR} ".join(turns), add_special_tokens=False)["input_ids"]

@@ -22,6 +22,7 @@ that is one plain string, `__eou__` stands between turns.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -55,13 +56,20 @@ def as_turns(context: str | Sequence[str] | Sequence[Mapping[str, str]]) -> list
     turns = [turn for turn in turns if turn]
     if not turns:
         raise ValueError(f"A context needs at least one turn that holds text; got {context!r}.")
+    if re.search("[\ud800-\udfff]", "".join(turns)):
+        raise ValueError(
+            f"A context has half of a character (a surrogate without its other half): {context!r}."
+        )
     return turns
 
 
 def _text(part: str | Mapping[str, str]) -> str:
     if not isinstance(part, Mapping):
         return part
-    return BACKGROUND.get(part.get("role"), "") + part["content"]
+    content = part["content"]
+    if not isinstance(content, str):  # parts, as OpenAI has them
+        content = " ".join(each["text"] for each in content)
+    return BACKGROUND.get(part.get("role"), "") + content
 
 
 def count_background(turns: Sequence[str]) -> int:
@@ -193,7 +201,9 @@ def chat_template(tokenizer) -> str:
     turns = (
         "{% for message in messages %}"
         "{% if not loop.first %}" + TURN_SEPARATOR + "{% endif %}"
-        "{% set turn = namespace(text=message['content'].split() | join(' ')) %}"
+        "{% set said = message['content'] %}"
+        "{% set said = said if said is string else said | map(attribute='text') | join(' ') %}"
+        "{% set turn = namespace(text=said.split() | join(' ')) %}"
         "{% set before = " + json.dumps(BACKGROUND) + ".get(message['role'], '') %}"
         "{% for token in " + spelled + " %}"
         "{% set turn.text = turn.text.replace(token, token[0] + ' ' + token[1:]) %}"

@@ -26,7 +26,7 @@ REPLACED = {
     "handle_long_generation": "a long context is always cut, from the left at whole turns",
     "prefix": "put it into the context",
     "return_type": "set return_tensors=True for token ids",
-    "stop_sequence": "set stop_strings, and tokenizer as well",
+    "stop_sequence": "set stop_strings",
 }
 
 
@@ -52,7 +52,8 @@ class DialoguePipeline(Pipeline):
     def __call__(self, inputs, **kwargs):
         if isinstance(inputs, list) and not inputs:
             raise ValueError("The list of contexts is empty; give at least one.")
-        if isinstance(inputs, list) and isinstance(inputs[0], Mapping):
+        is_chat = isinstance(inputs, list) and isinstance(inputs[0], Mapping)
+        if is_chat and "context" not in inputs[0]:
             return super().__call__([inputs], **kwargs)[0]  # one list of messages is one context
         replies = super().__call__(inputs, **kwargs)
         if isinstance(inputs, list) and all(len(answers) == 1 for answers in replies):

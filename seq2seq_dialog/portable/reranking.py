@@ -78,6 +78,8 @@ def generate(model, tokenizer, inputs: Mapping, options: Mapping, reverse=None) 
 def guided(model, tokenizer, ours: Mapping, options: Mapping) -> dict:
     """Return what `generate()` takes of options, with the guidance that ours ask for."""
     options = {name: value for name, value in options.items() if name not in OPTIONS}
+    if options.get("stop_strings"):
+        options.setdefault("tokenizer", tokenizer)
     weight, tokens = ours["guidance_weight"], ours["guidance_tokens"]
     if weight:
         guidance = ContextFreeGuidance(model, tokenizer, weight, tokens)

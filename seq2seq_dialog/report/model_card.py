@@ -16,6 +16,8 @@ import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from ..data.known_corpora import DAILYDIALOG, SAMPLES
+from ..data.transcripts import ASSISTANT
+from ..data.turns import EVERYBODY
 from ..evaluation import scoring
 from ..evaluation.catalogue import METRICS, keys_with
 from ..models.artifact import PIPELINE_CODE
@@ -68,7 +70,7 @@ def model_card(
 ) -> str:
     """Write README.md of a finished run; the other arguments are those of a `Publication`."""
     run = page.read(folder)
-    config = read_yaml(folder / "config.yaml")  # the page does without it
+    config = without_speakers(read_yaml(folder / "config.yaml"))  # the page does without it
     environment = read_origin_again(config, run["environment"], hide_private=not private)
     metrics = run["metrics"]
     language = str(config.get("language", "en") if language is None else language)
@@ -124,6 +126,18 @@ def _training_facts(
         "fence": "`" * (longest_fence + 1),
         "paths": {key: shlex.quote(f"path/to/{path}") for key, path in paths.items()},
     }
+
+
+def without_speakers(config: dict) -> dict:
+    """Take out of the settings of an anonymous run what may name a speaker, such as file names."""
+    if not config.get("anonymize"):
+        return config
+    kept = dict(config)
+    if kept.get("respond_as") not in (None, ASSISTANT, EVERYBODY):
+        del kept["respond_as"]
+    if kept.get("data"):
+        kept["data"] = "dialogues"
+    return kept
 
 
 def public_settings(config: dict, from_hub: Collection[str]) -> tuple[dict, dict]:

@@ -16,6 +16,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
+from starlette.middleware.body_limit import RequestBodyLimitMiddleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from .chat_completions import ChatRequest, Completion, error_body
@@ -74,6 +75,21 @@ class KeyCheck:
         await app(scope, receive, send)
 
 
+class SizeCheck:
+    """Turns away a body that is too large, in the form of all errors, before it is read."""
+
+    def __init__(self, app):
+        self.app = app
+
+    async def __call__(self, scope, receive, send) -> None:
+        app = self.app
+        size = Headers(scope=scope).get("content-length", "") if scope["type"] == "http" else ""
+        if size.isdecimal() and int(size) > LARGEST_BODY:
+            message = f"A request may have {LARGEST_BODY // 1024} KiB: leave older messages out."
+            app = error_response(413, message)
+        await app(scope, receive, send)
+
+
 def make_app(
     scheduler: Scheduler, name: str, key: str | None = None, host: str = "127.0.0.1"
 ) -> FastAPI:
@@ -83,7 +99,9 @@ def make_app(
         key: that clients must send; without one, the server answers this machine alone.
         host: the name or address by which this machine calls it, beside the usual ones.
     """
-    app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None, max_body_size=LARGEST_BODY)
+    app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
+    app.add_middleware(RequestBodyLimitMiddleware, max_body_size=LARGEST_BODY)  # of any length
+    app.add_middleware(SizeCheck)
     if key is not None:
         app.add_middleware(KeyCheck, key=key)
     else:  # another name for this address is that of a page elsewhere (DNS rebinding)

@@ -5,6 +5,7 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from itertools import combinations
 from pathlib import Path
 
 import yaml
@@ -99,7 +100,9 @@ class Talk(Conversation):
             return f"/vote takes tie, bad, or the number of a reply, 1 to {count}."
         best, names = numbers.get(choice, 0), list(self.models)
         better = 0 if choice in numbers else {"tie": "tie", "bad": "both bad"}[choice]
-        pairs = [(best, other) for other in range(count) if other != best]
+        pairs = list(combinations(range(count), 2))
+        if choice in numbers:
+            pairs = [(best, other) for other in range(count) if other != best]
         append_votes(
             self.votes,
             [

@@ -15,7 +15,7 @@ import logging
 import secrets
 import threading
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
 from itertools import takewhile
@@ -28,7 +28,7 @@ from ..decoding.generation_config import changed_settings, finish_reason, most_n
 from ..decoding.running_batch import JOINABLE, RunningBatch
 from ..errors import UsageError
 from ..portable.context import decode_texts, encode_context, pad
-from ..portable.options import OPTIONS, checked_options
+from ..portable.options import OPTIONS, checked_options, our_options
 from .exported_model import ExportedModel, end_token_ids
 from .inference import encode_contexts, generate_batches
 from .jobs import Abandoned, Choice, Job, Piece
@@ -277,9 +277,7 @@ class Scheduler:
     def _decode_whole(self, jobs: Sequence[Job], tokenizer) -> None:
         """Decode the replies to jobs of one kind together, and tell them."""
         first, config = jobs[0], self._config(jobs[0])
-        options = first.options | {"num_return_sequences": first.count}
-        if (config.num_beams or 1) > 1:
-            options["num_beams"] = max(config.num_beams, first.count)
+        options = first.options | self._ways_to(first.count, first.options, config)
         abandoned = Abandoned(jobs)
         if not isinstance(self.model, ExportedModel):
             options["stopping_criteria"] = [abandoned]
@@ -292,7 +290,21 @@ class Scheduler:
         ids = encode_contexts([job.context for job in jobs], tokenizer, self.safety)
         for places, replies in generate_batches(ids, self.model, tokenizer, **options):
             for place, rows in zip(places, replies, strict=True):
-                self._tell_whole(jobs[place], rows, config, tokenizer)
+                job = jobs[place]
+                self._tell_whole(job, rows.expand(job.count, -1), config, tokenizer)
+
+    def _ways_to(self, count: int, options: Mapping, config) -> dict:
+        """Return the options by which as many replies are decoded; greedily all are one."""
+        beams = config.num_beams or 1
+        candidates = our_options(self.model, options)["candidates"]
+        if beams == candidates == 1 and not config.do_sample:
+            return {"num_return_sequences": 1}
+        ways = {"num_return_sequences": count}
+        if candidates > 1:
+            ways["candidates"] = max(candidates, count)
+        if beams > 1:
+            ways["num_beams"] = max(beams, ways.get("candidates", count))
+        return ways
 
     def _tell_whole(self, job: Job, rows: torch.Tensor, config, tokenizer) -> None:
         """Tell the replies to a job, (replies, target_len), or what the filter puts in place."""
@@ -304,7 +316,7 @@ class Scheduler:
             tokens = list(takewhile(lambda token_id: token_id not in others, row[1:]))
             has_end = len(tokens) + 1 < len(row)
             reason = finish_reason(config, len(tokens) + has_end, has_end)
-            cut = cut_at_stop(text, job.stop)
+            cut = cut_at_stop(text, job.stop) if text == texts[index] else None
             if cut is not None or text != texts[index]:
                 reason = "stop"
             job.tell(Piece(index, text if cut is None else cut, reason, len(tokens)))

@@ -15,6 +15,18 @@ class TrainingProgress(ProgressCallback):
         super().__init__()
         self.training_figures, self.evaluation_figures = training_figures, evaluation_figures
 
+    def on_train_begin(self, args, state, control, **kwargs):
+        super().on_train_begin(args, state, control, **kwargs)
+        warmup = args.get_warmup_steps(state.max_steps)
+        warms_up = args.lr_scheduler_type != "constant" and warmup >= state.max_steps
+        if warms_up and state.is_world_process_zero:
+            tqdm.write(
+                f"Warning: all {state.max_steps} steps are warm-up (warmup_steps is "
+                f"{args.warmup_steps:g}), so that the learning rate does not reach "
+                f"{args.learning_rate:g}. Set warmup_steps to 0.05, a share of all steps, or train "
+                "for longer."
+            )
+
     def on_log(self, args, state, control, logs=None, **kwargs):
         if not state.is_world_process_zero or self.training_bar is None:
             return

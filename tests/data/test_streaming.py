@@ -163,7 +163,6 @@ def test_fewer_dialogues_than_processes(text, tmp_path, tokenizer):
     ("flags", "message"),
     [
         (["--max_steps", "-1"], "set max_steps"),
-        (["--save_strategy", "epoch", "--eval_strategy", "epoch"], "A stream has no epochs"),
         (["--drop_overlap", "true"], "drop_overlap does not work with streaming"),
         (["--dataloader_num_workers", "2"], "set 0 or 1"),
         (["--tokens_per_batch", "auto"], "tokens_per_batch auto does not work with streaming"),

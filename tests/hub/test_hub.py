@@ -342,6 +342,15 @@ def test_only_a_branch_is_published_to(runs, ann, revision):
     assert set(repo.branches) == {"main"}
 
 
+def test_turns_kept_for_a_criterion_do_not_go_up_without_samples(runs, ann, tmp_path):
+    folder = shutil.copytree(runs / "t5", tmp_path / "t5")
+    path = folder / "generation_config.json"
+    path.write_text(json.dumps(read_json(path) | {"other_contexts": ["My turn."]}))
+    with pytest.raises(UsageError, match=r"criterion other_contexts .*would go up"):
+        publish(folder, "ann/m", samples=False)
+    publish(folder, "ann/m")
+
+
 def test_samples_are_left_out_on_request(runs, ann):
     publish(runs / "t5", "ann/m", samples=False)
     card = ann.files("ann/m")["README.md"].decode()

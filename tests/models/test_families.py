@@ -220,10 +220,17 @@ def test_the_positions_of_a_half_are_its_limit(trained, family, data, decoding, 
     check_lengths(trained("T5").model, DataArguments(max_source_length=9999), DecodingArguments())
 
 
-def test_a_tokenizer_without_an_end_token_is_refused(tmp_path):
+@pytest.mark.parametrize(
+    ("token", "message"),
+    [
+        ("sep_token", "has no end token, without which no reply can end"),
+        ("pad_token", "has no padding token, without which no batch can be made"),
+    ],
+)
+def test_a_tokenizer_without_a_token_that_is_needed_is_refused(tmp_path, token, message):
     tokenizer = FAMILIES["Pairs"].tokenizer(tmp_path)
-    tokenizer.sep_token = None
-    with pytest.raises(UsageError, match="has no end token, without which no reply can end"):
+    setattr(tokenizer, token, None)
+    with pytest.raises(UsageError, match=message):
         prepare_tokenizer(tokenizer, 48)
 
 

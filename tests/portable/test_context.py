@@ -27,6 +27,7 @@ TURNS = ["Hi  there!", "Hello. Who is it?", "It's Ann.\nFrom the third floor."]
         " __eou__ ".join(TURNS),
         "__eou__".join(TURNS) + " __eou__",
         [{"role": "user", "content": turn} for turn in TURNS],
+        [{"role": "user", "content": [{"type": "text", "text": turn}]} for turn in TURNS],
     ],
 )
 def test_every_form_of_a_context_gives_the_same_turns(context):
@@ -43,6 +44,11 @@ def test_a_context_without_text_is_refused(context):
         as_turns(context)
 
 
+def test_half_of_a_character_is_refused():
+    with pytest.raises(ValueError, match="half of a character"):
+        as_turns(["Hi", "\ud83d there"])
+
+
 @pytest.mark.parametrize(
     "context", [5, None, [3], [{"role": "user"}], {}, {"role": "user"}, {"a": "b"}, {"a", "b"}]
 )
@@ -56,6 +62,8 @@ def test_training_chat_template_generation_and_pipeline_read_the_same_ids(tokeni
     trained = encode(batch, tokenizer, 64, 24)["input_ids"][0]
     messages = [{"role": "user", "content": turn} for turn in TURNS]
     templated = tokenizer.apply_chat_template(messages, return_dict=False)
+    in_parts = [{"role": "user", "content": [{"type": "text", "text": turn}]} for turn in TURNS]
+    assert templated == tokenizer.apply_chat_template(in_parts, return_dict=False)
     pipe = DialoguePipeline(model=model, tokenizer=tokenizer, device="cpu")
     piped = pipe.preprocess("__eou__".join(TURNS))["input_ids"][0].tolist()
     assert trained == encode_context(TURNS, tokenizer) == templated == piped
@@ -176,7 +184,7 @@ def test_no_room_for_text_is_refused():
 class _JoiningTokenizer:
     """A tokenizer that takes the place of a text into account, as some do."""
 
-    eos_token = "</s>"
+    eos_token, pad_token = "</s>", "<pad>"
 
     name_or_path = "joining"
 

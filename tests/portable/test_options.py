@@ -116,6 +116,15 @@ def test_spaces_are_cleaned_up_on_request(pipe, monkeypatch):
     assert asked[0]["clean_up_tokenization_spaces"] is True
 
 
+def test_rows_of_a_data_set_are_contexts_and_strings_may_stop(pipe):
+    rows = [{"context": ["How are you?"]}, {"context": ["Is it far?"]}]
+    replies = pipe(rows)
+    assert replies == [pipe(row["context"])[0] for row in rows]
+    reply = replies[0]["generated_text"]
+    (stopped,) = pipe("How are you?", stop_strings=[reply[:2]])
+    assert len(stopped["generated_text"]) < len(reply)
+
+
 def test_token_ids_come_instead_of_text(pipe):
     (reply,) = pipe("How are you?", return_tensors=True, return_text=False)
     assert set(reply) == {"generated_token_ids"}

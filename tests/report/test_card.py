@@ -435,6 +435,14 @@ def test_samples_of_the_test_set_can_be_left_out(folder):
     assert any(markdown(each) in model_card(folder, "user/tiny") for each in said)
 
 
+def test_who_speaks_in_anonymous_dialogues_is_not_told(folder):
+    chat = {"data": "/home/me/Chat with Anna Schmidt.txt", "respond_as": "Anna Schmidt"}
+    change(folder, "config.yaml", **chat)
+    assert "Anna Schmidt" in model_card(folder, "user/tiny")
+    change(folder, "config.yaml", anonymize=True, **chat)
+    assert "Anna" not in model_card(folder, "user/tiny")
+
+
 def test_the_tokenizer_is_as_large_as_it_became(folder, tokenizer):
     change(folder, "config.yaml", vocab_size=8000)
     assert "pieces" not in section(model_card(folder, "user/tiny"), "Training")

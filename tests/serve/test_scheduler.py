@@ -62,6 +62,24 @@ def test_a_reply_without_an_end_token_has_ended_by_its_length(model, tokenizer, 
     assert {piece.finish_reason for piece in pieces} == {"stop", "length"}
 
 
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"guidance_weight": 0.5},
+        {"candidates": 2, "num_beams": 2},
+        {"candidates": 2, "do_sample": True},
+        {"num_beams": 2},
+    ],
+    ids=str,
+)
+def test_as_many_whole_replies_as_are_asked_for(model, tokenizer, settings):
+    model.generation_config.update(**settings)
+    told = []
+    job = Job(CONTEXTS[0], {}, told.append, count=3, in_pieces=False)
+    compute(job, Scheduler(model, tokenizer, 9))
+    assert sorted(piece.index for piece in told) == [0, 1, 2]
+
+
 def test_a_request_that_says_how_to_sample_is_streamed_from_a_guided_model(model, tokenizer):
     plain = generate_response(CONTEXTS[0], model, tokenizer)
     model.generation_config.guidance_weight = 0.8

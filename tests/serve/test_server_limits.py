@@ -190,7 +190,9 @@ def test_bodies_and_hosts(http, model, tokenizer):
         connection.putrequest("POST", PATH)
         connection.putheader("Content-Length", "65537")
         connection.endheaders()
-        assert connection.getresponse().status == 413
+        refused = connection.getresponse()
+        assert refused.status == 413
+        assert "64 KiB" in json.loads(refused.read())["error"]["message"]
         connection.close()
         # A page elsewhere can send plain text without asking, and can name this address its own.
         plain = http.post(
