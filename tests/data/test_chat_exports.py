@@ -213,6 +213,9 @@ SAMPLES = {
     "ZNC": ("irc", {"talk/2023-12-31.log": ZNC}),
     "eggdrop": ("irc", {"talk.log": EGGDROP}),
     "dialogues": (None, {"dialogues_text.txt": "Hello . __eou__ Hi , Ann . __eou__\n" * 3}),
+    "dated prose": (None, {"a.txt": "31/12/2023 at 9:05 we met - Ann: late, as ever.\n" * 3}),
+    "Chinese prose": (None, {"a.txt": "2023年12月31日 下午9:05 开会 - 记录: 无\n" * 3}),
+    "Bulgarian prose": (None, {"a.txt": "31.12.2023 г., 21:05 ч. Ann: започна\n" * 3}),
     "prose": (None, {"a.txt": "At 21:05 Ann said: hi.\n\n31/12/2023 - a day: like any.\n"}),
     "minutes": (None, {"a.txt": "21:05 The meeting began.\n21:07 Ann: we should stop.\n"}),
     "roles": (None, {"a.json": as_json({"messages": [{"role": "user", "content": "hi"}]})}),
@@ -425,6 +428,35 @@ def test_a_damaged_file_is_recognised(tmp_path, case):
         ("[2023/12/31, 21:05:33] ", datetime(2023, 12, 31, 21, 5, 33)),
         ("[12/31/23, 9:05:33 PM] ", datetime(2023, 12, 31, 21, 5, 33)),
         ("\u200e[31.12.2023 klo 21.05.33] ", datetime(2023, 12, 31, 21, 5, 33)),
+        ("31/12/2023 ore 21:05 - ", datetime(2023, 12, 31, 21, 5)),  # words that are not known
+        ("31/12/2023 tam da 9:05 - ", datetime(2023, 12, 31, 9, 5)),
+        ("31/12/23 a la(s) 9:05 p. m. - ", datetime(2023, 12, 31, 21, 5)),
+        ("2023/12/31 下午9:05 - ", datetime(2023, 12, 31, 21, 5)),
+        ("2023/12/31 上午12:05 - ", datetime(2023, 12, 31, 0, 5)),
+        ("2023/12/31 晚上9:05 - ", datetime(2023, 12, 31, 21, 5)),
+        ("2023年12月31日 下午9:05 - ", datetime(2023, 12, 31, 21, 5)),
+        ("2023年12月31日21:05 - ", datetime(2023, 12, 31, 21, 5)),
+        ("[2023/12/31 下午9:05:33] ", datetime(2023, 12, 31, 21, 5, 33)),
+        ("[2023/12/31 午後0:05:33] ", datetime(2023, 12, 31, 12, 5, 33)),
+        ("2023년 12월 31일 오후 9:05 - ", datetime(2023, 12, 31, 21, 5)),
+        ("2023년 12월 31일 오전 12:05 - ", datetime(2023, 12, 31, 0, 5)),
+        ("[2023. 12. 31. 오후 9:05:33] ", datetime(2023, 12, 31, 21, 5, 33)),
+        ("31.12.2023, kl. 21:05 - ", datetime(2023, 12, 31, 21, 5)),
+        ("31/12/23, 9:05 μ.μ. - ", datetime(2023, 12, 31, 21, 5)),
+        ("31/12/23, 9:05 \xb5.\xb5. - ", datetime(2023, 12, 31, 21, 5)),  # the sign of micro
+        ("31/12/2023 em 9:05 - ", datetime(2023, 12, 31, 9, 5)),
+        ("31/12/23, 9:05\u202fΠ.Μ. - ", datetime(2023, 12, 31, 9, 5)),
+        ("31/12/2023, 9:05 PTG - ", datetime(2023, 12, 31, 21, 5)),
+        ("31/12/2023, 9.05 pg - ", datetime(2023, 12, 31, 9, 5)),
+        ("31.12.2023 г., 21:05 ч. - ", datetime(2023, 12, 31, 21, 5)),
+        ("31.12.2023 г., 9:05 ч. сл.об. - ", datetime(2023, 12, 31, 21, 5)),
+        ("31.12.2023 ÖS 9:05 - ", datetime(2023, 12, 31, 21, 5)),
+        ("[31.12.2023 öö 12:05:33] ", datetime(2023, 12, 31, 0, 5, 33)),
+        ("٣١\u200f/١٢\u200f/٢٠٢٣، ٩:٠٥ م - ", datetime(2023, 12, 31, 21, 5)),
+        ("\u200f[٣١\u200f/١٢\u200f/٢٠٢٣، ٩:٠٥:٣٣ ص] ", datetime(2023, 12, 31, 9, 5, 33)),
+        ("31\u200f/12\u200f/2023, 9:05\xa0\u200fم - ", datetime(2023, 12, 31, 21, 5)),
+        ("31/12/2023, 9:05 CH - ", datetime(2023, 12, 31, 21, 5)),
+        ("31/12/2023, 12:05 SA - ", datetime(2023, 12, 31, 0, 5)),
     ],
 )
 def test_forms_of_date_and_time(tmp_path, header, when):
@@ -432,6 +464,25 @@ def test_forms_of_date_and_time(tmp_path, header, when):
     assert whatsapp.READER.recognises(stored(tmp_path, files))
     (transcript,), problems = read(tmp_path, "whatsapp", files)
     assert transcript.messages == [("Ann", "hi", when)] and not problems
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "refused"),
+    [
+        ("asubuhi 9:05", "jioni 9:05", "'asubuhi'"),
+        ("asubuhi 9:05", "jioni 21:05", None),  # of a 24-hour clock
+        ("下午9:05", "傍晚6:05", "'傍晚'"),
+        ("ore 9:05", "ore 10:05", None),
+        ("a la 1:05", "a las 9:05", None),
+    ],
+)
+def test_a_half_of_the_day_that_is_not_known_is_not_lost(tmp_path, first, second, refused):
+    files = {"_chat.txt": f"31/12/23 {first} - Ann: hi\n31/12/23 {second} - Ben: ho\n"}
+    if refused:
+        with pytest.raises(UsageError, match=f"{refused} stands before .*24-hour clock, and exp"):
+            read(tmp_path, "whatsapp", files)
+    else:
+        assert len(said(read(tmp_path, "whatsapp", files)[0])) == 2
 
 
 @pytest.mark.parametrize(

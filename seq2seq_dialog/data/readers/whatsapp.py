@@ -2,9 +2,9 @@
 
     31/12/2023, 21:05 - Ann: text          [31.12.23, 21:05:33] Ann: text
 
-Day, month and year stand as the telephone is set, and what WhatsApp itself says is in its language:
-known here are English, German, Spanish, French, Italian and Portuguese. A picture's caption is
-read; the picture is left out.
+Day, month, year and the half of the day stand as the telephone is set, in many languages. Of what
+WhatsApp itself says, English, German, Spanish, French, Italian and Portuguese are known. A
+picture's caption is read; the picture is left out.
 """
 
 from __future__ import annotations
@@ -24,12 +24,35 @@ from ..transcripts import Message, Reader, Transcript
 MARKS = "\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"  # of direction
 NO_MARKS = str.maketrans("", "", MARKS)
 ITS_OWN = "\u200e"  # begins what WhatsApp itself says, on iOS always
-_DATE = r"(?P<date>(\d{1,4})(?P<separator>[./-])\s?(\d{1,2})(?P=separator)\s?(\d{1,4}))\.?"
-_BETWEEN = r",?\s(?:[^\W\d_]+\s){0,2}"  # also: 31/12/2023 à 21:05, 31/12/23 a las 21:05
-_TIME = r"(?P<hour>\d{1,2})[:.](?P<minute>\d\d)(?:[:.](?P<second>\d\d))?"
-_HALF = r"(?:\s?(?P<half>[ap])\.?\s?m\.?)?"  # PM, pm, p.m., p. m.
+# The halves of the day, without dots and spaces. Portuguese "em" before a time is no half, so the
+# Swedish one is not among them.
+BEFORE_NOON = (
+    *("am", "πμ", "проб", "дп", "pg", "sa", "öö", "ص", "قظ"),
+    *("上午", "凌晨", "清晨", "早上", "午夜", "午前", "오전"),
+)
+AFTER_NOON = (
+    *("pm", "μμ", "слоб", "пп", "ptg", "ch", "ös", "م", "بظ"),
+    *("下午", "中午", "晚上", "午後", "오후"),
+)
+_HALF = "|".join(r"\.?\s?".join(half) + r"\.?" for half in BEFORE_NOON + AFTER_NOON)
+_MARK = f"[{MARKS}]?"
+_DATE = (
+    rf"(?P<date>\d{{1,4}}{_MARK}(?P<separator>[./-])[\s{MARKS}]?"
+    rf"\d{{1,2}}{_MARK}(?P=separator)[\s{MARKS}]?\d{{1,4}}"
+    r"|\d{4}[年년]\s?\d{1,2}[月월]\s?\d{1,2}[日일])(?:\.|\sг\.)?"
+)
+_BETWEEN = (
+    rf"(?:[,،]?{_MARK}\s|(?<=日))"
+    r"(?:(?:à|às|a las?|a la\(s\)|um|klo|kl\.)\s)?"  # 31/12/2023 à 21:05, 31/12/23 a las 21:05
+    r"(?P<words>(?:[^\W\d_]{1,20}\.?\s?){0,2}?)"  # the same in other languages
+    rf"(?:(?<![^\W\d_])(?P<before>{_HALF})\s?)?"
+)
+_TIME = (
+    r"(?P<hour>\d{1,2})[:.](?P<minute>\d\d)(?:[:.](?P<second>\d\d))?"
+    rf"(?:\sч\.)?(?:\s?{_MARK}(?P<after>{_HALF}))?{_MARK}"
+)
 HEADER = re.compile(
-    rf"(?P<bracket>\[)?{_DATE}{_BETWEEN}{_TIME}{_HALF}(?(bracket)\]\s?|\s[-–]\s)(?P<said>.*)", re.I
+    rf"(?P<bracket>\[)?{_MARK}{_DATE}{_BETWEEN}{_TIME}(?(bracket)\]\s?|\s[-–]\s)(?P<said>.*)", re.I
 )
 NAME = re.compile(r"(?P<name>.+?):(?:\s|$)")
 QUOTES = re.compile('["“”„«»]')
@@ -88,6 +111,7 @@ class _Entry(NamedTuple):
     line: int
     date: tuple[int, int, int]  # as it is written
     time: time
+    words: str  # before the time, where no half of the day is known
     said: list[str]  # its lines, the first with the name
 
 
@@ -107,6 +131,7 @@ def _read(file: File, note: Note) -> Iterator[Transcript]:
             f"{file} has no message from line 1 on, but each has to begin like '31/12/2023, 21:05 "
             "- Ann: ' or '[31.12.23, 21:05:33] Ann: '. Export the chat again, or leave it out."
         )
+    _check_halves(entries, file)
     long_names = _names_with_colons(entries)
     messages = []
     for entry, when in zip(entries, _times(entries, file), strict=True):
@@ -133,7 +158,8 @@ def _entries(file: File, note: Note) -> list[_Entry]:
         if clock and form in (None, (header["bracket"], header["separator"])):
             form = header["bracket"], header["separator"]
             numbers = tuple(map(int, re.findall(r"\d+", header["date"])))
-            entries.append(_Entry(number, numbers, clock, [header["said"]]))
+            words = "" if _half(header) else header["words"].strip().lower()
+            entries.append(_Entry(number, numbers, clock, words, [header["said"]]))
         elif entries:
             entries[-1].said.append(line)
         elif line.strip():
@@ -141,14 +167,32 @@ def _entries(file: File, note: Note) -> list[_Entry]:
     return entries
 
 
+def _half(header: re.Match) -> str:
+    """The half of the day as the tables above write it; empty where there is none."""
+    return re.sub(r"[\s.]", "", header["before"] or header["after"] or "").casefold()
+
+
 def _clock(header: re.Match) -> time | None:
     hour = int(header["hour"])
-    if header["half"]:
-        hour = hour % 12 + 12 * (header["half"].lower() == "p")
+    half = _half(header)
+    if half and hour <= 12:
+        hour = hour % 12 + (12 if half in AFTER_NOON else 0)
     try:
         return time(hour, int(header["minute"]), int(header["second"] or 0))
     except ValueError:
         return None
+
+
+def _check_halves(entries: list[_Entry], file: File) -> None:
+    """Refuse words that differ before the times of a 12-hour clock: halves that are not known."""
+    with_words = [entry for entry in entries if entry.words]
+    differ = len({entry.words for entry in entries}) > 1
+    if differ and all(0 < entry.time.hour <= 12 for entry in with_words):
+        raise UsageError(
+            f"{file}, line {with_words[0].line}: {with_words[0].words!r} stands before the time, "
+            "but is not known as a half of the day, which hours up to 12 need. Set the phone to a "
+            "24-hour clock, and export the chat again."
+        )
 
 
 def _date(numbers: tuple[int, int, int], order: tuple[int, int, int]) -> date | None:
