@@ -53,6 +53,8 @@ BOMS = {  # UTF-32 first: its mark begins with that of UTF-16
 }
 BOM = "\ufeff"
 NOT_UTF8 = re.compile("[\udc80-\udcff]")  # what `surrogateescape` makes of other bytes
+_LATIN = rb"[\xc0-\xd6\xd8-\xf6\xf8-\xff]{2}"  # letters of cp1252, never a character of UTF-8
+LATIN_PAIR = re.compile(rb"[A-Za-z]%b[A-Za-z]?|%b[A-Za-z]" % (_LATIN, _LATIN))
 Note = Callable[[str, int], None]  # called with a kind of problem and the number of the line
 WAY_OUT = (
     "Give data_dir= a text file (a dialogue a line, ' __eou__' after each utterance), a folder "
@@ -311,6 +313,9 @@ def _likely_encoding(raw: bytes) -> str | None:
         raw.decode("cp1252")
     except UnicodeDecodeError:
         return None
-    # In Western languages such bytes stand alone, as accents and quotation marks do. In Cyrillic,
-    # Greek or East Asian text they stand together.
-    return None if re.search(rb"[\x80-\xff]{2}", raw) else "cp1252"
+    # In Western languages such bytes stand alone, as accents and quotation marks do, or are two
+    # letters within a word: Grüße, créée. In Cyrillic, Greek or East Asian text they are words.
+    runs = re.findall(rb"[A-Za-z]?[\x80-\xff]{2,}[A-Za-z]?", raw)
+    high = len(re.findall(rb"[\x80-\xff]", raw))
+    are_few = 3 * high <= len(re.findall(rb"[A-Za-z]", raw))
+    return "cp1252" if not runs or (are_few and all(map(LATIN_PAIR.fullmatch, runs))) else None

@@ -370,6 +370,23 @@ def test_a_failed_download_says_how_to_give_a_folder(build, tmp_path, monkeypatc
             b"Hi . __eou__ it\x92s \x93so\x94 __eou__\n",
             "line 1: byte 0x92.* looks like cp1252.*-f cp1252",
         ),
+        (
+            "Viele Grüße . __eou__ Dir auch . __eou__\n".encode("cp1252"),
+            "byte 0xfc .* looks like cp1252.*-f cp1252",
+        ),
+        *(
+            (f"{text} __eou__ Hi __eou__\n".encode(encoding), "not UTF-8.*Find out in which enc")
+            for text, encoding in [
+                ("Я и ты", "cp1251"),
+                ("We say привет", "cp1251"),
+                ("He said 你 to us", "gbk"),
+                ("To be or Το, I say", "cp1253"),
+            ]
+        ),
+        (  # UTF-8 with one byte that is wrong
+            "Viele Straßen sind hier __eou__ Ja".encode() + b"\xff __eou__\n",
+            "byte 0xff is not UTF-8.*Find out in which encoding",
+        ),
         (EOU.encode("gb18030"), r"line 1: byte 0x\w\w is not UTF-8.*Find out.*-f ENCODING"),
         (
             "Здравствуйте __eou__ Hi __eou__\n".encode("cp1251"),
