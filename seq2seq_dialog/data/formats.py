@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -55,6 +56,26 @@ FORMS = ", ".join(
         *(reader.name for reader in READERS),
     ]
 )
+# What people bring and nothing reads: how it begins, what it is, and the way out.
+WAYS_OUT = {
+    r"\s*<!DOCTYPE html>.{,999}<title>Exported Data</title>.{,9999}class=\"page_wrap": (
+        "is a page of Telegram Desktop, but of Telegram JSON is read. Export the chat again, with "
+        "'Machine-readable JSON' as its format."
+    ),
+    r"PK\x03\x04.*xl/(?:workbook\.xml|worksheets/)": (
+        "is an Excel workbook, but tables are read as text. Save its sheet as CSV UTF-8."
+    ),
+    r"=+\s+Guild: .*?\sChannel: .*?\s=+\s": (
+        "is the plain text of DiscordChatExporter, but of Discord JSON and CSV are read. Export "
+        "the channel again as JSON."
+    ),
+}
+# A date, a time, a name and a colon, without what ends a cell of a table.
+CHAT_LINE = re.compile(
+    r"[\W_]{,3}(?:[^\W\d_]{3,9}\.? )?\d{1,4}\D{1,12}(?:\d{1,2}\D{1,4})?\d{1,4}\D{1,15}"
+    r"\d{1,2}[:.]\d\d(?:[:.]\d\d)?,?[^:,;\t|\"]{2,60}:\s"
+)
+CHAT_LINES = 10  # among which one is looked for
 
 
 class Recognised(NamedTuple):
@@ -95,6 +116,8 @@ def recognise(path: str, args: DataArguments) -> Source | None:
         beside = {reader.beside for _, reader in recognised}
         others = [file.name for file in others if PurePosixPath(file.name).name not in beside]
         return Source(_by_split(recognised), others)
+    if not any(END in file.head for file in others):
+        _check_way_out(path, others)
     if not others or any(END in file.head or _is_odd(file.head) for file in others):
         return None
     columns = [name for file in others for name in tables.columns_of(file)]
@@ -107,6 +130,24 @@ def recognise(path: str, args: DataArguments) -> Source | None:
     raise UsageError(
         f"{path!r} has none of the forms that are read: {FORMS}. Convert it to one of these."
     )
+
+
+def _check_way_out(path: str, files: list[File]) -> None:
+    """Refuse with the way out what has one: a known form, or a chat in a form that is not read."""
+    whole = [] if os.path.isdir(path) else [File(os.path.basename(path), (path,))]
+    for file in (*whole, *files):
+        for beginning, way_out in WAYS_OUT.items():
+            if re.match(beginning, file.head, re.DOTALL):
+                raise UsageError(f"{file} {way_out}")
+        for number, line in enumerate(file.head.split("\n")[:CHAT_LINES], 1):
+            if CHAT_LINE.match(line):
+                raise UsageError(
+                    f"{file}, line {number}: {line.strip()[:60]!r} looks like a message of a chat, "
+                    "but messages have to begin like '31/12/2023, 21:05 - Ann: ' or '[31.12.23, "
+                    "21:05:33] Ann: ', from line 1 on. Set the phone to a 24-hour clock and export "
+                    "the chat again without media, or make it a table with the columns time, "
+                    "speaker and text."
+                )
 
 
 def _is_odd(head: str) -> bool:

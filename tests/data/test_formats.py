@@ -356,6 +356,80 @@ def test_what_has_no_known_form_is_refused_with_those_that_are_read(tmp_path):
         load_rows(DataArguments(data=str(tmp_path / "a.md")))
 
 
+CHAT = "31/12/23, 9:05 xyz - Ann: hi\n31/12/23, 9:06 xyz - Ben: Grüße\n"
+TELEGRAM_PAGE = """<!DOCTYPE html>
+<html>
+ <head>
+  <meta charset="utf-8"/>
+<title>Exported Data</title>
+  <link href="css/style.css" rel="stylesheet"/>
+ </head>
+ <body onload="CheckLocation();">
+  <div class="page_wrap">
+   <div class="page_header"></div>
+"""
+DISCORD_TEXT = """\
+==============================================================
+Guild: A server
+Channel: Text / general
+==============================================================
+
+[31-Dec-23 09:05 PM] ann
+Hi all
+
+[31-Dec-23 09:06 PM] ben
+Hi ann
+"""
+MENDED_ELSEWHERE = {  # file, its content, what the message says
+    "half of the day": ("chat.txt", CHAT, r"line 1: '31/12/23, 9:05 xyz - Ann: hi'.*24-hour"),
+    "title": ("chat.txt", f"Our chat\n{CHAT}", "line 2: '31.*from line 1 on.*without med"),
+    "long": ("chat.txt", CHAT * 3000, "line 1: .*looks like a message of a chat"),  # ü at 64 KiB
+    "KakaoTalk": (
+        "k.txt",
+        "2023년 12월 31일 오후 9:05, Ann : 안녕\n",
+        "line 1: .*columns time, sp",
+    ),
+    "month": ("m.txt", "Dec 31, 2023, 9:05 PM - Ann: hi\n", "line 1: .*looks like a message"),
+    "marks": ("m.txt", "\u200f31\u200f/12\u200f/2023، 9:05 xyz - Ann: hi\n", "line 1: .*24-hour"),
+    "Telegram": ("messages.html", TELEGRAM_PAGE, "messages.html is a page of Tel.*-readable JSON"),
+    "Discord": ("talk.txt", DISCORD_TEXT, "talk.txt is the plain text of Disc.*again as JSON"),
+    "Discord, CRLF": ("talk.txt", DISCORD_TEXT.replace("\n", "\r\n"), "again as JSON"),
+}
+
+
+@pytest.mark.parametrize("in_folder", [False, True])
+@pytest.mark.parametrize("case", MENDED_ELSEWHERE)
+def test_what_is_mended_elsewhere_is_refused_with_its_way_out(case, in_folder, tmp_path):
+    name, content, message = MENDED_ELSEWHERE[case]
+    (tmp_path / name).write_bytes(content.encode())
+    with pytest.raises(UsageError, match=message):
+        recognise(str(tmp_path if in_folder else tmp_path / name), DataArguments())
+
+
+@pytest.mark.parametrize("in_folder", [False, True])
+def test_a_workbook_is_refused_with_its_way_out(in_folder, tmp_path):
+    with zipfile.ZipFile(tmp_path / "talk.xlsx", "w", zipfile.ZIP_DEFLATED) as archive:
+        for name in ("[Content_Types].xml", "xl/workbook.xml", "xl/worksheets/sheet1.xml"):
+            archive.writestr(name, "<?xml version='1.0'?><x>Ann: hi</x>")
+    with pytest.raises(UsageError, match=r"talk.xlsx is an Excel workbook.*CSV UTF-8"):
+        recognise(str(tmp_path if in_folder else tmp_path / "talk.xlsx"), DataArguments())
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "when,wer,was\n2023-12-31 21:05,ann,well: hi\n",
+        "2023-12-31 21:05:33,ann,well: hi\n2023-12-31 21:06:33,bo,so: ho\n",
+        "On 31/12/2023 at 9:05 we met.\n\nAnn: late, as ever.\n",
+        "At 21:05 Ann said: hi.\n\n31/12/2023 - a day: like any.\n",
+    ],
+)
+def test_what_is_no_chat_gets_no_advice_on_chats(text, tmp_path):
+    (tmp_path / "a.txt").write_text(text, encoding="utf-8")
+    with pytest.raises(UsageError, match=r"has the columns|has none of the forms"):
+        recognise(str(tmp_path / "a.txt"), DataArguments())
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
