@@ -20,7 +20,7 @@ from ..dataset_script.dialogues import (
 from ..errors import UsageError
 from ..portable.context import BACKGROUND
 from ..settings import DataArguments
-from .transcripts import Message, Transcript
+from .transcripts import ASSISTANT, Message, Transcript
 
 EVERYBODY = "everybody"
 WINDOW = 100  # turns of a context: chats have no end, and no model reads more
@@ -40,11 +40,32 @@ ASSISTANTS = frozenset(
         "operator",
         "representative",
         "helpdesk",
+        "admin",
+        "staff",
+        "team",
+        "teammate",
     ]
 )
-USERS = frozenset(["user", "human", "prompter", "customer", "client", "caller", "visitor", "guest"])
+USERS = frozenset(
+    [
+        "user",
+        "human",
+        "prompter",
+        "customer",
+        "client",
+        "caller",
+        "visitor",
+        "guest",
+        "end-user",
+        "enduser",
+        "requester",
+        "lead",
+        "contact",
+    ]
+)
 SYSTEM = frozenset({"system", "developer"})
 TOOLS = frozenset({"tool", "function", "ipython", "observation", "function_call", "tool_call"})
+ROLES = ASSISTANTS | USERS | SYSTEM | TOOLS
 
 _EMAIL = re.compile(r"[\w.+-]+@[\w-]+(?:\.[\w-]+)+")
 _PHONE = re.compile(r"(?<![\w.])(?:\+|00)?\(?\d(?:[ ()/.-]{0,2}\d){6,14}(?![\w])")
@@ -95,6 +116,8 @@ def read_talks(
 ) -> Iterator[Talk | Dialogue]:
     """Cut transcripts at pauses, and join the messages of one speaker in a row to a turn.
 
+    What a system says joins the instruction, and what tools say is dropped.
+
     Args:
         pause: how much time ends a dialogue, unless `max_gap` says so.
         note: called with a kind of problem and the number of the transcript.
@@ -106,6 +129,7 @@ def read_talks(
         if isinstance(transcript, Dialogue):
             yield anonymous_dialogue(transcript) if args.anonymize else transcript
             continue
+        transcript = _without_system(transcript, number, note)
         speakers.update(m.speaker for m in transcript.messages if m.speaker is not None)
         learnt = _learnt_speakers(transcript, args.respond_as)
         if args.anonymize:
@@ -119,6 +143,35 @@ def read_talks(
                 note("under_two_utterances", number)
             name = transcript.id if len(pieces) == 1 else f"{transcript.id}:{part}"
             yield Talk(name, turns, transcript, learnt)
+
+
+def _without_system(transcript: Transcript, number: int, note: Note) -> Transcript:
+    """Put what a system says into the instruction, and drop what tools say.
+
+    In a chat a person may have such a name: there it counts only if all speakers are roles.
+    """
+    names = [_plain(message.speaker) for message in transcript.messages]
+    are_roles = ROLES.issuperset(names) and not USERS.isdisjoint(names)
+    answers = are_roles and _system_answers(names)
+    messages, instruction = [], transcript.instruction
+    for name, message in zip(names, transcript.messages, strict=True):
+        opens = not messages and message.time is None  # messages of a chat have times
+        if name in SYSTEM and answers:
+            messages.append(message._replace(speaker=ASSISTANT))
+        elif name in SYSTEM and (are_roles or opens):
+            note("system_message", number)
+            instruction = f"{instruction} {message.text}".strip()
+        elif name in TOOLS and are_roles:
+            note("tool_message", number)
+        else:
+            messages.append(message)
+    return transcript._replace(messages=messages, instruction=instruction)
+
+
+def _system_answers(names: list[str]) -> bool:
+    """Whether a system answers users, as some corpora call who others call the assistant."""
+    first_user = next(place for place, name in enumerate(names) if name in USERS)
+    return ASSISTANTS.isdisjoint(names) and not SYSTEM.isdisjoint(names[first_user:])
 
 
 def _background(transcript: Transcript, speaker: str | None) -> list[str]:

@@ -223,6 +223,70 @@ def test_what_datasets_saved_to_disk_is_read_by_its_splits(tmp_path):
         load_rows(DataArguments(data=str(folder)))
 
 
+INSTRUCTED = [
+    (["instruction: Be kind.", *context], response)
+    for context, response in [*AGENT, ([*TURNS, "Thank you."], "Bye.")]
+]
+TOOL_ROWS = [("c1", "System", "Be kind."), ("c1", "user", TURNS[0]), ("c1", "tool", "{}")]
+TOOL_ROWS += [("c1", role, turn) for role, turn in zip(ROLES[1:], TURNS[1:], strict=True)]
+TOOL_ROWS += [("c1", "user", "Thank you."), ("c1", "assistant", "Bye.")]
+WITH_ROLES = {
+    "rows.csv": (table(["conversation_id", "role", "content"], TOOL_ROWS), INSTRUCTED),
+    "named.txt": ("".join(f"{role.title()}: {text}\n" for _, role, text in TOOL_ROWS), INSTRUCTED),
+    "characters.jsonl": (  # a prompt stands before people, too
+        json.dumps(
+            {
+                "messages": [
+                    {"role": "system", "content": "Be kind."},
+                    *messages(names=SPEAKERS),
+                ]
+            }
+        ),
+        [(["instruction: Be kind.", *context], response) for context, response in PAIRS],
+    ),
+    "system-answers.jsonl": (
+        json.dumps({"messages": messages(names=["USER", "SYSTEM"] * 2)}),
+        AGENT,
+    ),
+    "group.txt": (  # people of a chat who have such names
+        "".join(
+            f"31/12/2023, 21:0{minute} - {name}: {text}\n"
+            for minute, (name, text) in enumerate(
+                zip(["System", "Guest", "Tool", "Ann"], TURNS, strict=True)
+            )
+        ),
+        PAIRS,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", WITH_ROLES)
+def test_what_system_and_tools_say_is_no_turn_in_any_form(name, tmp_path):
+    text, expected = WITH_ROLES[name]
+    path = tmp_path / "data" / name
+    path.parent.mkdir()
+    path.write_text(text, encoding="utf-8")
+    pairs, problems = load(path)
+    assert pairs == expected
+    counts = [problems.get(f"{kind}_message", {}).get("count") for kind in ("system", "tool")]
+    if expected is INSTRUCTED:
+        assert counts == [1, 1]
+
+
+@pytest.mark.parametrize(
+    ("user", "assistant"),
+    [
+        *(("End-User", "Admin"), ("enduser", "staff"), ("requester", "Team")),
+        *(("Lead", "teammate"), ("contact", "agent"), ("GUEST", "support")),
+    ],
+)
+def test_support_tools_have_roles_of_their_own(user, assistant, tmp_path):
+    path = tmp_path / "data" / "tickets.jsonl"
+    path.parent.mkdir()
+    path.write_text(json.dumps({"messages": messages(names=[user, assistant] * 2)}))
+    assert load(path)[0] == AGENT
+
+
 def _whole(source):
     """The rows of a source with one dialogue, wherever its hash puts it."""
     args = DataArguments(data=str(source), detokenize=False)

@@ -25,7 +25,7 @@ from ...dataset_script.dialogues import END, LABELS, Dialogue, Note, Pair
 from ...errors import UsageError
 from ..files import File, parse_json
 from ..transcripts import Message, Reader, Transcript
-from ..turns import SYSTEM, TOOLS, background_turns, clean_text, note_odd
+from ..turns import SYSTEM, background_turns, clean_text, note_odd
 
 # What a column is for, and its names, without case and marks: Conversation ID is conversationid.
 COLUMNS = {
@@ -302,21 +302,16 @@ def _read_dialogues(
         conversation = column_of.get("conversation")
         given = None if conversation == column else row.get(conversation)
         entries = _as_list(row.get(column)) or []
-        before = _background(row, column_of)
-        messages, instruction = [], before.pop("instruction")
+        messages = []
         for entry in entries:
             speaker, text = _message(entry)
-            if speaker is not None and speaker.casefold() in SYSTEM:
-                note("system_message", number)
-                instruction = f"{instruction} {text}".strip()
-            elif speaker is not None and speaker.casefold() in TOOLS:
-                note("tool_message", number)
-            elif text is None:
+            if text is None:
                 note("media", number)
             else:
                 messages.append(Message(speaker, text))
-        name = str(number if given is None else given)
-        yield Transcript(name, messages, instruction=instruction, **before)
+        yield Transcript(
+            str(number if given is None else given), messages, **_background(row, column_of)
+        )
 
 
 def _background(row: dict, column_of: dict[str, str]) -> dict[str, str]:
