@@ -20,6 +20,7 @@ from ..errors import UsageError
 from ..settings import DataArguments
 from .files import File, whole_characters
 from .readers import (
+    chatgpt,
     chatterbot,
     convokit,
     cornell,
@@ -44,7 +45,7 @@ from .turns import Talk, as_dialogue, check_speakers, read_talks
 READERS = tuple(
     module.READER
     for module in (
-        *(whatsapp, telegram, discord, slack, irc),
+        *(whatsapp, telegram, discord, slack, irc, chatgpt),
         *(cornell, convokit, parlai, empathetic, json_corpora, dstc, chatterbot, subtitles),
         named_turns,
     )

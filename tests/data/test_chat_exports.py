@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from seq2seq_dialog.data.files import File
-from seq2seq_dialog.data.readers import discord, irc, slack, telegram, whatsapp
+from seq2seq_dialog.data.readers import chatgpt, discord, irc, slack, telegram, whatsapp
 from seq2seq_dialog.data.rows import load_rows
 from seq2seq_dialog.errors import UsageError
 from seq2seq_dialog.report.data_card import PROBLEMS
@@ -24,6 +24,7 @@ READERS = {
     "discord": discord.READER,
     "slack": slack.READER,
     "irc": irc.READER,
+    "chatgpt": chatgpt.READER,
 }
 ANDROID = """\
 31/12/2023, 20:58 - Messages and calls are end-to-end encrypted. Tap to learn more.
@@ -190,6 +191,46 @@ EGGDROP = """\
 """
 
 
+def gpt_node(parent, role, *parts, kind="text", time=None, hidden=False, recipient="all") -> dict:
+    """A node of a conversation of ChatGPT."""
+    content = {"content_type": kind, "parts": list(parts)}
+    metadata = {"is_visually_hidden_from_conversation": True} if hidden else {}
+    message = {"author": {"role": role, "name": None}, "create_time": time, "content": content}
+    message |= {"metadata": metadata, "recipient": recipient}
+    return {"id": "x", "message": message, "parent": parent, "children": []}
+
+
+PICTURE = {"content_type": "image_asset_pointer", "asset_pointer": "file-service://x"}
+CHATGPT = {
+    "title": "Tea",
+    "create_time": 1704056733.5,
+    "update_time": 1704056790.0,
+    "mapping": {
+        "root": {"id": "root", "message": None, "parent": None, "children": ["a"]},
+        "a": gpt_node("root", "system", "", hidden=True),
+        "b": gpt_node("a", "system", "I am a baker.", hidden=True),
+        "c": gpt_node("b", "system", "Be kind."),
+        "d": gpt_node("c", "user", PICTURE, "Which tea?", "This one?", time=1704056733.5),
+        "e": gpt_node("d", "assistant", "An answer that another replaced.", time=1704056734.5),
+        "f": gpt_node("d", "assistant", 'search("tea")', kind="code", recipient="browser"),
+        "g": gpt_node("f", "tool", "Tea is a drink."),
+        "h": gpt_node("g", "assistant", "It is tea.", kind="thoughts"),
+        "i": gpt_node("h", "assistant", "Green tea.", time=1704056740.0),
+        "j": gpt_node("i", "user", PICTURE),
+        "k": gpt_node("j", "assistant", "", time=1704056750.0),
+        "l": {"id": "l", "message": {"author": {}}, "parent": "k", "children": []},
+        "m": gpt_node("l", "user", {"content_type": "audio_transcription", "text": "And that?"}),
+        "n": gpt_node("m", "assistant", "Black tea.", time=1704156750),
+    },
+    "current_node": "n",
+    "conversation_id": "c-1",
+}
+CHATGPT_FILES = {
+    "conversations.json": json.dumps([CHATGPT, {"mapping": {}, "title": "", "id": "c-2"}]),
+    "message_feedback.json": json.dumps([{"conversation_id": "c-1", "content": "{}"}]),
+}
+
+
 def as_json(content) -> str:
     return json.dumps(content, ensure_ascii=False, indent=1)
 
@@ -212,6 +253,8 @@ SAMPLES = {
     "HexChat": ("irc", {"talk.log": HEXCHAT}),
     "ZNC": ("irc", {"talk/2023-12-31.log": ZNC}),
     "eggdrop": ("irc", {"talk.log": EGGDROP}),
+    "ChatGPT": ("chatgpt", CHATGPT_FILES),
+    "one ChatGPT conversation": ("chatgpt", {"tea.json": as_json(CHATGPT)}),
     "dialogues": (None, {"dialogues_text.txt": "Hello . __eou__ Hi , Ann . __eou__\n" * 3}),
     "dated prose": (None, {"a.txt": "31/12/2023 at 9:05 we met - Ann: late, as ever.\n" * 3}),
     "Chinese prose": (None, {"a.txt": "2023年12月31日 下午9:05 开会 - 记录: 无\n" * 3}),
@@ -315,6 +358,18 @@ WHO_SAYS_WHAT = {
         {"system_line": [1, 3], "unreadable": [5]},
     ),
     "eggdrop": ([("ann", "hello"), ("ben", "hi")], {"system_line": [1, 2, 3, 5]}),
+    "ChatGPT": (
+        [
+            ("user", "Which tea?\nThis one?"),
+            ("assistant", "Green tea."),
+            ("user", "And that?"),
+            ("assistant", "Black tea."),
+        ],
+        {
+            **{"system_line": [2, 7], "system_message": [3], "media": [4, 9]},
+            **{"tool_message": [5, 6], "empty_utterance": [10], "unreadable": [11]},
+        },
+    ),
 }
 
 
@@ -364,6 +419,7 @@ TIMES = {
     "HexChat": [datetime(2023, 12, 31, 23, 59, 30), datetime(2024, 1, 1, 0, 0, 1)],
     "ZNC": [datetime(2023, 12, 31, 23, 59, 33), datetime(2024, 1, 1, 0, 0, 10)],
     "eggdrop": [datetime(2023, 12, 31, 21, 5), datetime(2023, 12, 31, 21, 6)],
+    "ChatGPT": [datetime(2023, 12, 31, 21, 5, 33, 500000), datetime(2024, 1, 2, 0, 52, 30)],
 }
 
 
@@ -377,6 +433,22 @@ DAMAGED = {  # reader, file, what the message says
     "Telegram": ("telegram", as_json(TELEGRAM)[:-40], r"result.json, line \d+ is not JSON"),
     "Discord": ("discord", as_json(DISCORD)[:-40], r"line \d+ is not JSON"),
     "Slack": ("slack", as_json(SLACK)[:-40], r"line \d+ is not JSON"),
+    "ChatGPT": ("chatgpt", as_json([CHATGPT])[:-40], r"line \d+ is not JSON"),
+    "no mapping": (
+        "chatgpt",
+        as_json([CHATGPT, {"title": "Tea"}]),
+        "conversation 2 has no mapping, but each has to. Export it again",
+    ),
+    "no current node": (
+        "chatgpt",
+        as_json([CHATGPT | {"current_node": "z"}]),
+        "conversation 1 has no way from the node 'z' to its first one.*Export it again",
+    ),
+    "a circle of nodes": (
+        "chatgpt",
+        as_json([CHATGPT | {"mapping": {"n": gpt_node("n", "user", "Hi")}}]),
+        "conversation 1 has no way from the node 'n'",
+    ),
     "no messages": (
         "telegram",
         as_json({"about": "", "chats": {"list": [TELEGRAM, {"id": 2}]}}),
@@ -403,7 +475,7 @@ def test_a_damaged_file_is_refused_with_the_place_and_the_way_out(tmp_path, case
         read(tmp_path, reader, {"result.json": text})
 
 
-@pytest.mark.parametrize("case", ["Telegram", "Discord", "Slack", "open quotation"])
+@pytest.mark.parametrize("case", ["Telegram", "Discord", "Slack", "ChatGPT", "open quotation"])
 def test_a_damaged_file_is_recognised(tmp_path, case):
     reader, text, _ = DAMAGED[case]
     assert READERS[reader].recognises(stored(tmp_path, {"a": text}))
@@ -664,6 +736,17 @@ def test_all_chats_of_a_telegram_account_are_read(tmp_path):
     transcripts, problems = read(tmp_path, "telegram", {"result.json": as_json(account)})
     assert [(t.id, len(t.messages)) for t in transcripts] == [("12345", 3), ("9", 2)]
     assert problems["unreadable"] == [6, 8, 12, 14]
+
+
+def test_of_chatgpt_the_answers_are_learnt_and_each_conversation_is_whole(tmp_path):
+    for split in ("train", "test"):
+        stored(tmp_path / "export" / split, CHATGPT_FILES)
+    args = DataArguments(data=str(tmp_path / "export"), data_cache=str(tmp_path / "cache"))
+    rows, problems = load_rows(args)
+    first = ["instruction: Be kind.", "Which tea? This one?"]
+    pairs = [(row["context"], row["response"]) for row in rows["train"]]
+    assert pairs == [(first, "Green tea."), ([*first, "Green tea.", "And that?"], "Black tea.")]
+    assert problems["train"]["read_as"] == "2 files as ChatGPT conversations"
 
 
 def test_a_thread_of_slack_is_a_transcript_of_its_own(tmp_path):

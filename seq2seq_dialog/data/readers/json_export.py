@@ -30,12 +30,14 @@ def document(file: File):
         ) from error
 
 
-def time_of(text) -> datetime | None:
-    """Read 2023-12-31T21:05:33.123+01:00 as UTC, and a time without zone as it is."""
+def time_of(value) -> datetime | None:
+    """Read 2023-12-31T21:05:33.123+01:00 or seconds as UTC, and a time without zone as it is."""
     try:
+        if isinstance(value, int | float):
+            return datetime.fromtimestamp(value, timezone.utc).replace(tzinfo=None)
         # Python 3.10 knows neither Z nor seven digits of a second.
-        when = datetime.fromisoformat(re.sub(r"\.\d+", "", text).replace("Z", "+00:00"))
-    except (TypeError, ValueError):
+        when = datetime.fromisoformat(re.sub(r"\.\d+", "", value).replace("Z", "+00:00"))
+    except (TypeError, ValueError, OverflowError, OSError):
         return None
     return when.astimezone(timezone.utc).replace(tzinfo=None) if when.tzinfo else when
 
