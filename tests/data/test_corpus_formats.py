@@ -91,6 +91,14 @@ def test_personas_and_what_is_known_of_the_partner(tmp_path):
         ("convokit", [datetime(1970, 1, 1, 0, 1), datetime(1970, 1, 1, 0, 2, 0, 500000), None]),
         ("subrip", [datetime(1, 1, 1, 0, 0, 1, 500000), datetime(1, 1, 1, 0, 0, 5)]),
         ("webvtt", [datetime(1, 1, 1, 0, 0, 1), datetime(1, 1, 1, 0, 0, 2)]),
+        (
+            "chats with times",
+            [
+                *(datetime(2024, 1, 2, 10, 32, 11), datetime(2024, 1, 2, 10, 32, 15)),
+                *(datetime(2024, 1, 2, 23, 5), datetime(2024, 1, 2, 23, 6)),
+                datetime(2024, 1, 2, 23, 7),
+            ],
+        ),
     ],
 )
 def test_times(sample, times, tmp_path):

@@ -339,12 +339,32 @@ SAMPLES = {
             ["Ann: Yes", "Bob: No", "Ann: 安"],
         ],
     ),
+    "chats with times": Sample(
+        named_turns,
+        {
+            "log.txt": "2024-01-02 10:32:11 Ann: hi\n2024-01-02 10:32:15 Bob Lee: hello\n"
+            "2024-01-02 23:05 Ann: tea?\nor coffee?\n[2024-01-02 23:06:00] Bob Lee: no\n"
+            "2024-01-02T23:07:00.5Z Ann: why?\n-----\n"
+            "Ann (10:32 AM): hi\nBob Lee [9:05pm]: hello\n(1:05 p.m.) Ann: tea?\nBob Lee: no\n"
+        },
+        [
+            ["Ann: hi", "Bob Lee: hello", "Ann: tea?\nor coffee?", "Bob Lee: no", "Ann: why?"],
+            ["Ann: hi", "Bob Lee: hello", "Ann: tea?", "Bob Lee: no"],
+        ],
+    ),
 }
 # What no reader here may take for its own.
 OTHERS = {
     "dialogues": "Hello . __eou__ Hi , Ann . __eou__\nAnn: no __eou__ Bob: yes __eou__\n" * 3,
     "named dialogues": "Ann: Hello . __eou__ Bob: Hi . __eou__\nBob: Tea ? __eou__\n" * 3,
     "prose": "It rained.\nShe said: come in, and he came.\n\nNote: the door was open.\nHe left.\n",
+    "diary": "2024-01-02 10:32 It rained.\n2024-01-03 10:32 She said: come in.\n"
+    "2024-01-04 We met at (10:32 AM): he was late.\n2024-01-05 10:32:11 He left.\n",
+    "log of a program": "2024-01-02 10:32:11 INFO: began\n2024-01-02 10:32:12 root ERROR: no file\n"
+    "2024-01-02 10:32:13 INFO: goes on\n2024-01-02 10:32:14 root ERROR: no file\n",
+    "log in brackets": "[2024-01-02 10:32:11] app.INFO: hi\n[2024-01-02 10:32:12] app.ERROR: no\n"
+    * 3,
+    "measurements": "2024-01-02 10:32 temperature: 20.5 °C\n2024-01-02 10:33 pressure: 1012\n" * 3,
     "records": "name: Ann\nage: 3\ntown: Rome\n\nname: Bob\nage: 4\ntown: Bonn\n",
     "headers": "Name: x\nVersion: 1\nTag: a\nTag: b\nTag: c\nNeeds: e\nNeeds: f\nNeeds: g\n",
     "code": "class A:\n    a: int\n    b: str\n    a: int\n    b: str\n    a: int\n    b: str\n",

@@ -8,13 +8,22 @@ from collections.abc import Iterator
 from ...dataset_script.sources import Note
 from ..files import File
 from ..transcripts import Message, Reader, Transcript
+from .json_export import time_of
 
-_TIME = r"[\[(]\d[\d:.,]*[\])]"
+_DATED = r"\d{4}-\d\d-\d\d[ T]\d\d:\d\d(?::\d\d(?:\.\d+)?)?Z?"
+_TIME = rf"[\[(](?:{_DATED}|\d[\d:.,]*(?: ?[AaPp]\.?[Mm]\.?)?)[\])]"
+# A program's log has no turns: `2024-01-02 10:32:11 root INFO: started`.
+_NO_LEVEL = r"(?![^:：]*\b(?:TRACE|DEBUG|INFO|NOTICE|WARN(?:ING)?|ERROR|CRITICAL|FATAL)\b)"
 _WORD = r"[\w.,'’()&#/-]+"
 _NAME = rf"(?P<name>(?=[^\W\d_]){_WORD}(?: {_WORD}){{0,3}}?)"  # four words at most
-# `Ann: hi`, `Speaker 1 (00:12): hi`, `[00:12] Ann: hi`, `安：你好`.
-NAMED = re.compile(rf"(?:{_TIME} *)?{_NAME}(?: *{_TIME})? ?(?::(?=\s|$)|：)\s*(?P<text>.*)")
+# `Ann: hi`, `Speaker 1 (00:12): hi`, `[00:12] Ann: hi`, `2024-01-02 10:32:11 Ann: hi`, `安：你好`.
+NAMED = re.compile(
+    rf"(?:(?:{_TIME}|{_DATED} ) *(?! ){_NO_LEVEL})?{_NAME}(?: *{_TIME})? ?"
+    r"(?::(?=\s|$)|：)\s*(?P<text>.*)"
+)
+DATED = re.compile(_DATED)
 RULE = re.compile(r"[-=_*~—– ]{3,}")  # between conversations
+MEASURED = re.compile(r".*[:：]\s*[+-]?\d[\d.,:]* ?\S{0,3}")  # `temperature: 20.5 °C`
 BRACKETED = re.compile(r"\[[^\]]*\]|\([^)]*\)")
 LINES = 400  # by which the form is recognised
 
@@ -24,7 +33,8 @@ def _recognises(file: File) -> bool:
     blocks = _blocks(file)
     names = [[name for line in block if (name := _name(line))] for block in blocks]
     turns = [name for block in names for name in block]
-    if 2 * len(turns) <= sum(map(len, blocks)) or "__eou__" in file.head:
+    measured = sum(MEASURED.fullmatch(line) is not None for block in blocks for line in block)
+    if 2 * (len(turns) - measured) <= sum(map(len, blocks)) or "__eou__" in file.head:
         return False
     returns = sum(
         turns[i] in turns[: i - 1] and turns[i] != turns[i - 1] for i in range(2, len(turns))
@@ -50,10 +60,12 @@ def _read(file: File, note: Note) -> Iterator[Transcript]:
         elif BRACKETED.fullmatch(line):
             note("sound_description", number)
         elif match := NAMED.fullmatch(line):
-            turns.append((number, Message(match["name"], match["text"])))
+            time = DATED.search(line, 0, match.start("text"))
+            message = Message(match["name"], match["text"], time_of(time and time[0]))
+            turns.append((number, message))
         elif line and turns:  # the turn goes on
-            begun, (name, text, _) = turns[-1]
-            turns[-1] = begun, Message(name, f"{text}\n{line}".strip())
+            begun, message = turns[-1]
+            turns[-1] = begun, message._replace(text=f"{message.text}\n{line}".strip())
         elif line:
             note("system_line", number)
     if turns:
