@@ -206,7 +206,7 @@ CHATGPT = {
     "create_time": 1704056733.5,
     "update_time": 1704056790.0,
     "mapping": {
-        "root": {"id": "root", "message": None, "parent": None, "children": ["a"]},
+        "root": {"id": "root", "message": None, "parent": ["?"], "children": ["a"]},
         "a": gpt_node("root", "system", "", hidden=True),
         "b": gpt_node("a", "system", "I am a baker.", hidden=True),
         "c": gpt_node("b", "system", "Be kind."),

@@ -55,10 +55,9 @@ def _read(file: File, note: Note) -> Iterator[Transcript]:
                 instructions.append(message.text)
             elif message:
                 messages.append(message)
-        name = conversation.get("conversation_id") or conversation.get("id") or place
-        yield Transcript(
-            *(str(name), messages, ASSISTANT), instruction="\n".join(instructions), is_whole=True
-        )
+        name = str(conversation.get("conversation_id") or conversation.get("id") or place)
+        instruction = "\n".join(instructions)
+        yield Transcript(name, messages, ASSISTANT, instruction, is_whole=True)
 
 
 def _branch(conversation: dict, where: str) -> list:
@@ -67,7 +66,7 @@ def _branch(conversation: dict, where: str) -> list:
     while isinstance(name, str) and name not in branch and isinstance(nodes.get(name), dict):
         branch[name] = nodes[name].get("message")
         name = nodes[name].get("parent")
-    if (nodes and not branch) or name in branch:
+    if (nodes and not branch) or name in [*branch]:
         raise UsageError(
             f"{where} has no way from the node {name!r} to its first one, but the current node "
             "and those above it have to be in its mapping, each once. Export it again."
