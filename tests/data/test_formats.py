@@ -18,7 +18,7 @@ from rich.console import Console
 
 from seq2seq_dialog.data.corpus import Corpus, audit_corpus
 from seq2seq_dialog.data.formats import READERS, load_content, recognise
-from seq2seq_dialog.data.readers.tables import parse_time
+from seq2seq_dialog.data.readers.times import parse_time
 from seq2seq_dialog.data.rows import load_rows, open_rows, utterances
 from seq2seq_dialog.errors import UsageError
 from seq2seq_dialog.settings import DataArguments
@@ -167,6 +167,21 @@ TABLES = {
     "by-name.json": (json.dumps({"talk-1": TURNS}), PAIRS),
     "around.json": (json.dumps({"version": 1, "data": [{"dialogue": TURNS}]}), PAIRS),
     "object.json": (json.dumps({"messages": messages("sender", "text", SPEAKERS)}), PAIRS),
+    "google-chat.json": (
+        json.dumps(
+            {
+                "messages": [
+                    {
+                        "creator": {"name": name, "email": f"{name}@example.org"},
+                        "created_date": f"Friday, March 1, 2024 at 10:0{minute}:00\u202fAM UTC",
+                        "text": text,
+                    }
+                    for minute, (_, name, text) in enumerate(UTTERANCES)
+                ][::-1]
+            }
+        ),
+        PAIRS,
+    ),
     "rows.jsonl": (
         "\n".join(json.dumps({"context": c, "response": r}) for c, r in PAIRS),
         PAIRS,
@@ -181,6 +196,36 @@ def test_a_table_is_known_by_its_columns(name, tmp_path):
     path.parent.mkdir()
     path.write_text(text, encoding="utf-8")
     assert load(path)[0] == expected
+
+
+def test_a_chat_of_messenger_is_turned_round_repaired_and_cut(tmp_path):
+    hour = 3_600_000
+    said = [("Zo\u00e9", "Caf\u00e9?", 0), ("Bo", "Yes \U0001f44d", 1), ("Zo\u00e9", "Now?", 9)]
+    said += [("Bo", "No \u2026 ok", 9.1)]
+    entries = [
+        {
+            "sender_name": name.encode().decode("latin-1"),
+            "timestamp_ms": 1_709_280_000_000 + int(hours * hour),
+            "content": text.encode().decode("latin-1"),
+        }
+        for name, text, hours in said
+    ]
+    photo = {"sender_name": "Bo", "timestamp_ms": 1_709_280_000_001, "photos": [{"uri": "a.jpg"}]}
+    chat = {"participants": [{"name": "Bo"}], "messages": [*entries[:0:-1], photo, entries[0]]}
+    path = tmp_path / "data" / "message_1.json"
+    path.parent.mkdir()
+    path.write_text(json.dumps(chat))
+    pairs, problems = load(path, respond_as="bo")
+    assert pairs == [(["Caf\u00e9?"], "Yes \U0001f44d"), (["Now?"], "No \u2026 ok")]
+    assert problems["media"]["count"] == 1
+
+
+def test_a_dialogue_with_an_assistant_is_whole_however_long_its_pauses_are(tmp_path):
+    path = tmp_path / "data" / "t.jsonl"
+    path.parent.mkdir()
+    said = [each | {"time": f"2024-03-0{day}"} for day, each in enumerate(messages(), 1)]
+    path.write_text(json.dumps({"messages": said}))
+    assert load(path)[0] == AGENT
 
 
 @pytest.mark.parametrize(

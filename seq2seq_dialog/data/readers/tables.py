@@ -11,21 +11,28 @@ import json
 import re
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
-from datetime import datetime, timezone
-from functools import partial
-from itertools import accumulate, islice, pairwise
+from functools import lru_cache, partial
+from itertools import islice
 from pathlib import PurePosixPath
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from dateutil import parser as dates
 
 from ...dataset_script.dialogues import END, LABELS, Dialogue, Note, Pair
 from ...errors import UsageError
 from ..files import File, parse_json
 from ..transcripts import Message, Reader, Transcript
-from ..turns import SYSTEM, TOOLS, background_turns, clean_text, note_odd
+from ..turns import (
+    ASSISTANTS,
+    SYSTEM,
+    TOOLS,
+    USERS,
+    background_turns,
+    clean_text,
+    note_odd,
+)
+from .times import is_day_first, is_newest_first, oldest_first, parse_time
 
 # What a column is for, and its names, without case and marks: Conversation ID is conversationid.
 COLUMNS = {
@@ -37,13 +44,14 @@ COLUMNS = {
     "text": "text utterance message content body msg value comment line messagebody messagetext "
     "messagecontent utterancetext",
     "speaker": "speaker author sender from user username role name agent speakerid speakeridx "
-    "authorid userid authorname sendername fromuser participant who",
+    "authorid userid authorname sendername fromuser participant who creator",
     "conversation": "conversationid dialogueid dialogid conversation convid ticketid ticket "
     "threadid thread chatid sessionid session caseid episodeid roomid room channel",
     "instruction": "system systemprompt systemmessage",
     "persona": "persona personas personality profile",
     "knowledge": "knowledge document passage background facts",
-    "time": "time timestamp date datetime createdat sentat created senttime createdutc ts",
+    "time": "time timestamp date datetime createdat sentat created senttime createdutc ts "
+    "timestampms createddate",
 }
 FORMS = (
     "whole dialogues (a column named dialog, utterances or messages: lists of texts, or of "
@@ -301,11 +309,12 @@ def _read_dialogues(
     for number, row in rows:
         conversation = column_of.get("conversation")
         given = None if conversation == column else row.get(conversation)
-        entries = _as_list(row.get(column)) or []
+        said = [_message(entry) for entry in _as_list(row.get(column)) or []]
+        day_first = is_day_first(time for *_, time in said)
+        repaired = _repaired if _is_of_messenger(row) else lambda text: text
         before = _background(row, column_of)
         messages, instruction = [], before.pop("instruction")
-        for entry in entries:
-            speaker, text = _message(entry)
+        for speaker, text, time in said:
             if speaker is not None and speaker.casefold() in SYSTEM:
                 note("system_message", number)
                 instruction = f"{instruction} {text}".strip()
@@ -314,9 +323,36 @@ def _read_dialogues(
             elif text is None:
                 note("media", number)
             else:
-                messages.append(Message(speaker, text))
+                time = parse_time(time, day_first)
+                messages.append(Message(repaired(speaker), repaired(text), time))
+        messages = oldest_first(messages, is_newest_first([messages]))
+        has_roles = all((m.speaker or "").casefold() in ASSISTANTS | USERS for m in messages)
         name = str(number if given is None else given)
-        yield Transcript(name, messages, instruction=instruction, **before)
+        yield Transcript(
+            name,
+            messages,
+            instruction=instruction,
+            is_whole=has_roles or given is not None,
+            **before,
+        )
+
+
+def _is_of_messenger(row: dict) -> bool:
+    """Whether it is a chat of Messenger or Instagram, whose texts are escaped byte by byte."""
+    messages = row.get("messages")
+    return (
+        "participants" in row
+        and isinstance(messages, list)
+        and any(isinstance(each, dict) and "sender_name" in each for each in messages)
+    )
+
+
+def _repaired(text: str | None) -> str | None:
+    """The text of which each byte of UTF-8 was taken for a character."""
+    try:
+        return text and text.encode("latin-1").decode("utf-8")
+    except UnicodeError:
+        return text
 
 
 def _background(row: dict, column_of: dict[str, str]) -> dict[str, str]:
@@ -328,17 +364,30 @@ def _background(row: dict, column_of: dict[str, str]) -> dict[str, str]:
     return texts
 
 
-def _message(entry) -> tuple[str | None, str | None]:
-    """The speaker and the text of a message; no text where it has pictures or files alone."""
+def _message(entry) -> tuple[str | None, str | None, Any]:
+    """The speaker, the text and the time of a message; no text where it has files alone."""
     if not isinstance(entry, dict):
-        return None, "" if entry is None else str(entry)
-    column_of = find_columns(entry, {})
-    speaker = entry.get(column_of.get("speaker"))
+        return None, "" if entry is None else str(entry), None
+    column_of = _columns_of_a_message(tuple(entry))
+    speaker = _speaker(entry.get(column_of.get("speaker")))
     content = entry.get(column_of.get("text"))
     if isinstance(content, list):  # parts
         texts = [part.get("text") if isinstance(part, dict) else part for part in content]
         content = " ".join(text for text in texts if isinstance(text, str)) or None
-    return None if speaker is None else str(speaker), content if content is None else str(content)
+    text = content if content is None else str(content)
+    return speaker, text, entry.get(column_of.get("time"))
+
+
+@lru_cache
+def _columns_of_a_message(names: tuple[str, ...]) -> dict[str, str]:
+    return find_columns(names, {})
+
+
+def _speaker(value) -> str | None:
+    """Who speaks: a name or, where it is an object, what it has as name or role."""
+    if isinstance(value, dict):
+        value = value.get("name") or value.get("role")
+    return None if value is None else str(value)
 
 
 def _read_pairs(column_of: dict[str, str], rows: Rows, note: Note) -> Iterator[Dialogue]:
@@ -398,8 +447,8 @@ def _context(row: dict, column_of: dict[str, str]) -> tuple[list[str], list[str 
         turns = f"{value} {more or ''}".split(END)
     else:
         said = [_message(entry) for entry in entries]
-        turns = [text for speaker, text in said if speaker not in SYSTEM]
-        system = [text for speaker, text in said if speaker in SYSTEM and text]
+        turns = [text for speaker, text, _ in said if speaker not in SYSTEM]
+        system = [text for speaker, text, _ in said if speaker in SYSTEM and text]
         background["instruction"] = " ".join([background["instruction"], *system]).strip()
     return background_turns(**background), turns
 
@@ -418,53 +467,16 @@ def _read_utterances(column_of: dict[str, str], rows: Rows, note: Note) -> Itera
     for _, row in rows:
         conversations.setdefault(str(row.get(column_of.get("conversation"), "")), []).append(row)
     times = (row.get(column_of.get("time")) for each in conversations.values() for row in each)
-    day_first = any(re.match(r"(1[3-9]|2\d|3[01])[./-]\d", str(time)) for time in times)
+    day_first = is_day_first(times)
     said = {}
     for name, each in conversations.items():
         said[name] = messages = []
         for row in each:
-            speaker = row.get(column_of.get("speaker"))
+            speaker = _speaker(row.get(column_of.get("speaker")))
             time = parse_time(row.get(column_of.get("time")), day_first)
             text = row.get(column_of["text"])
-            messages.append(
-                Message(
-                    None if speaker is None else str(speaker),
-                    "" if text is None else str(text),
-                    time,
-                )
-            )
-    steps = [  # from message to message: 1 to a later time, -1 to an earlier one
-        (later > earlier) - (later < earlier)
-        for messages in said.values()
-        for earlier, later in pairwise(m.time for m in messages if m.time is not None)
-    ]
+            messages.append(Message(speaker, "" if text is None else str(text), time))
+    newest_first = is_newest_first(said.values())
     for name, messages in said.items():
-        if sum(steps) < 0:  # those of one minute stay in the order that this gives
-            messages.reverse()
-        yield Transcript(name or "1", _by_time(messages), is_whole="conversation" in column_of)
-
-
-def _by_time(messages: list[Message]) -> list[Message]:
-    """Sort by time; a message without one stays behind the message before it."""
-    times = list(accumulate((m.time for m in messages), lambda last, time: time or last))
-    first = next(filter(None, times), None)
-    if first is None:
-        return messages
-    order = sorted(range(len(messages)), key=lambda place: times[place] or first)
-    return [messages[place] for place in order]
-
-
-def parse_time(value, day_first: bool = False) -> datetime | None:
-    """A time in UTC: of ISO 8601, a number of seconds or milliseconds, or as people write it."""
-    if isinstance(value, datetime):
-        time = value
-    else:
-        try:
-            number = float(value)
-            time = datetime.fromtimestamp(number / 1000 if number > 1e11 else number, timezone.utc)
-        except (TypeError, ValueError, OverflowError, OSError):
-            try:
-                time = dates.parse(str(value), dayfirst=day_first)
-            except (ValueError, OverflowError):
-                return None
-    return time.astimezone(timezone.utc).replace(tzinfo=None) if time.tzinfo else time
+        messages = oldest_first(messages, newest_first)
+        yield Transcript(name or "1", messages, is_whole="conversation" in column_of)
