@@ -6,7 +6,7 @@ import json
 import lzma
 import re
 import zipfile
-from datetime import datetime
+from datetime import datetime, time
 
 import pandas as pd
 import pytest
@@ -87,6 +87,30 @@ TABLES = {
                 for minute, (_, name, turn) in enumerate(UTTERANCES)
             ][::-1],
             "\t",
+        ),
+        PAIRS,
+    ),
+    "date-and-time.csv": (
+        table(
+            ["date", "time", "sender", "message"],
+            [
+                ("31.01.2024", "23:58", "ann", TURNS[0]),
+                ("01.02.2024", "0:01", "bo", TURNS[1]),
+                ("01.02.2024", "10:00", "ann", TURNS[2]),
+                ("01.02.2024", "10:01", "bo", TURNS[3]),
+            ],
+        ),
+        [(TURNS[:1], TURNS[1]), (TURNS[2:3], TURNS[3])],
+    ),
+    "clock-over-midnight.csv": (
+        table(
+            ["time", "sender", "message"],
+            [
+                (clock, name, turn)
+                for clock, (_, name, turn) in zip(
+                    ["23:58", "23:59", "0:01", "0:02"], UTTERANCES, strict=True
+                )
+            ],
         ),
         PAIRS,
     ),
@@ -394,6 +418,15 @@ def test_anonymize_replaces_names_addresses_and_numbers(tmp_path):
     ]
 
 
+def test_a_date_of_its_own_column_may_have_any_type(tmp_path):
+    day, clock = datetime(2024, 1, 31), [time(23, 58), time(0, 1)]
+    frame = {"date": [day, day.replace(month=2, day=1)], "time": clock, "who": ["ann", "bo"]}
+    frame = pd.DataFrame(frame | {"text": TURNS[:2]})
+    for content in (frame, frame[::-1], frame.astype(str)):
+        rows, _ = load_content(content, DataArguments(data_cache=str(tmp_path)))
+        assert in_one_split(rows) == PAIRS[:1]
+
+
 def test_what_has_no_known_form_is_refused_with_those_that_are_read(tmp_path):
     (tmp_path / "a.md").write_text("# Notes\n\nWe met on Monday, as agreed.\n", encoding="utf-8")
     message = r"a.md' has none of the forms.*CSV.*WhatsApp chat.*Convert it"
@@ -551,6 +584,13 @@ def test_what_is_no_dialogue_in_memory_is_refused():
         (1709287200, datetime(2024, 3, 1, 10)),
         ("1709287200000", datetime(2024, 3, 1, 10)),
         ("Mar 1, 2024 10:00 AM", datetime(2024, 3, 1, 10)),
+        ("Friday, March 1, 2024 at 10:00:00\u202fAM UTC", datetime(2024, 3, 1, 10)),
+        ("01.03.2024 10:00", datetime(2024, 3, 1, 10)),
+        ("03/01/2024 10:00", datetime(2024, 3, 1, 10)),
+        ("29 Feb 2024", datetime(2024, 2, 29)),
+        ("10:00", None),
+        ("Friday 10:00", None),
+        ("Mar 1, 10:00", None),
         ("soon", None),
         (None, None),
         ("", None),

@@ -32,7 +32,7 @@ from ..turns import (
     clean_text,
     note_odd,
 )
-from .times import is_day_first, is_newest_first, oldest_first, parse_time
+from .times import is_day_first, is_newest_first, oldest_first, parse_time, time_of
 
 # What a column is for, and its names, without case and marks: Conversation ID is conversationid.
 COLUMNS = {
@@ -52,6 +52,7 @@ COLUMNS = {
     "knowledge": "knowledge document passage background facts",
     "time": "time timestamp date datetime createdat sentat created senttime createdutc ts "
     "timestampms createddate",
+    "date": "date day sentdate createddate messagedate",
 }
 FORMS = (
     "whole dialogues (a column named dialog, utterances or messages: lists of texts, or of "
@@ -375,7 +376,7 @@ def _message(entry) -> tuple[str | None, str | None, Any]:
         texts = [part.get("text") if isinstance(part, dict) else part for part in content]
         content = " ".join(text for text in texts if isinstance(text, str)) or None
     text = content if content is None else str(content)
-    return speaker, text, entry.get(column_of.get("time"))
+    return speaker, text, time_of(entry, column_of)
 
 
 @lru_cache
@@ -466,14 +467,14 @@ def _read_utterances(column_of: dict[str, str], rows: Rows, note: Note) -> Itera
     conversations: dict[str, list[dict]] = {}
     for _, row in rows:
         conversations.setdefault(str(row.get(column_of.get("conversation"), "")), []).append(row)
-    times = (row.get(column_of.get("time")) for each in conversations.values() for row in each)
+    times = (time_of(row, column_of) for each in conversations.values() for row in each)
     day_first = is_day_first(times)
     said = {}
     for name, each in conversations.items():
         said[name] = messages = []
         for row in each:
             speaker = _speaker(row.get(column_of.get("speaker")))
-            time = parse_time(row.get(column_of.get("time")), day_first)
+            time = parse_time(time_of(row, column_of), day_first)
             text = row.get(column_of["text"])
             messages.append(Message(speaker, "" if text is None else str(text), time))
     newest_first = is_newest_first(said.values())
