@@ -128,6 +128,10 @@ TABLES = {
             (TURNS[2:3], TURNS[3]),
         ],
     ),
+    "turns-without-names.tsv": (
+        "".join(f"{name}\t{text}\n" for _, name, text in UTTERANCES),
+        PAIRS,
+    ),
     "list-column.csv": (
         'id,dialog\n1,"' + json.dumps(TURNS).replace('"', '""') + '"\n',
         PAIRS,
@@ -471,6 +475,14 @@ DAMAGED = {
     "a.jsonl": ('{"dialog": ["a", "b"]}\n{"dialog": ["a",\n', r"line 2 is not JSON.*Restore"),
     "b.jsonl": ('{"dialog": ["a", "b"]}\n17\n', r"line 2 is '17'.*an object or a list"),
     "c.csv": ("speaker,text\nann,hi\nbo,a,b\n", r"line 3 has 3 cells.*names 2.*quotation marks"),
+    "clocks.tsv": (
+        "10:00\tIs the shop open?\n10:01\tUntil six.\n",
+        r"first has times or numbers, such as '10:00'.*line of names above.*called speaker",
+    ),
+    "dates.tsv": (
+        "1.3.2024\tHi.\n2.3.2024\tHello.\n",
+        r"first has times or numbers, such as '1.3.2024'",
+    ),
     "d.parquet": ("PAR1" + "x" * 40, r"none of the forms|cannot be read as Parquet"),
 }
 

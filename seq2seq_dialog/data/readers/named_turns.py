@@ -12,6 +12,7 @@ from ..transcripts import Message, Reader, Transcript
 _TIME = r"[\[(]\d[\d:.,]*[\])]"
 _WORD = r"[\w.,'’()&#/-]+"
 _NAME = rf"(?P<name>(?=[^\W\d_]){_WORD}(?: {_WORD}){{0,3}}?)"  # four words at most
+NAME = re.compile(_NAME)
 # `Ann: hi`, `Speaker 1 (00:12): hi`, `[00:12] Ann: hi`, `安：你好`.
 NAMED = re.compile(rf"(?:{_TIME} *)?{_NAME}(?: *{_TIME})? ?(?::(?=\s|$)|：)\s*(?P<text>.*)")
 RULE = re.compile(r"[-=_*~—– ]{3,}")  # between conversations
@@ -26,15 +27,20 @@ def _recognises(file: File) -> bool:
     turns = [name for block in names for name in block]
     if 2 * len(turns) <= sum(map(len, blocks)) or "__eou__" in file.head:
         return False
-    returns = sum(
-        turns[i] in turns[: i - 1] and turns[i] != turns[i - 1] for i in range(2, len(turns))
-    )
-    if 4 * returns < len(turns):
+    if not take_turns(turns):
         return False
     # Records of `field: value` have names as well, more than two, and each once in a block.
     in_blocks = [block for block in names if block] if _has_blocks(blocks) else [turns]
     repeating = [block for block in in_blocks if 2 * len(set(block)) <= len(block)]
     return len(set(turns)) == 2 or 2 * len(repeating) > len(in_blocks)
+
+
+def take_turns(names: list[str]) -> bool:
+    """Whether those who speak come again, after others, at least each fourth time."""
+    returns = sum(
+        names[i] in names[: i - 1] and names[i] != names[i - 1] for i in range(2, len(names))
+    )
+    return 4 * returns >= len(names)
 
 
 def _read(file: File, note: Note) -> Iterator[Transcript]:

@@ -32,7 +32,8 @@ from ..turns import (
     clean_text,
     note_odd,
 )
-from .times import is_day_first, is_newest_first, oldest_first, parse_time, time_of
+from .named_turns import NAME, take_turns
+from .times import CLOCK, is_day_first, is_newest_first, oldest_first, parse_time, time_of
 
 # What a column is for, and its names, without case and marks: Conversation ID is conversationid.
 COLUMNS = {
@@ -196,7 +197,7 @@ def _parse_columnar(file: File, name: str, batches_of: Callable[[Any], Iterable]
 
 
 def _delimited_rows(file: File, choose: Choice) -> Rows | None:
-    """The rows of CSV or TSV with a line of names or, of two columns, pairs without one."""
+    """The rows of CSV or TSV with a line of names or, of two columns with tabs, without one."""
     lines = file.head.splitlines()
     if not lines or "\0" in file.head:
         return None
@@ -210,8 +211,24 @@ def _delimited_rows(file: File, choose: Choice) -> Rows | None:
             return _parse_delimited(file, delimiter, None)
     whole = lines if len(lines) == 1 else lines[:-1]
     if all(line.count("\t") == 1 and all(map(str.strip, line.split("\t"))) for line in whole):
-        return _parse_delimited(file, "\t", ["context", "response"])
+        names = _names_of_two_columns(file, [line.split("\t")[0].strip() for line in whole])
+        return _parse_delimited(file, "\t", names)
     return None
+
+
+def _names_of_two_columns(file: File, cells: list[str]) -> list[str]:
+    """Name two columns by the first cells of their lines: turns by name, or pairs."""
+    if all(CLOCK.fullmatch(cell) or parse_time(cell) for cell in cells):
+        raise UsageError(
+            f"{file} has two columns without names, of which the first has times or numbers, such as "
+            f"{cells[0]!r}. Put a line of names above them, such as time<tab>text, and who speaks "
+            "into a column called speaker."
+        )
+    names = sum(NAME.fullmatch(cell) is not None for cell in cells)
+    few = len(set(cells)) == 2 or 2 * len(set(cells)) <= len(cells)
+    if few and 2 * names > len(cells) and take_turns(cells):
+        return ["speaker", "text"]
+    return ["context", "response"]
 
 
 def _parse_delimited(file: File, delimiter: str, names: list[str] | None) -> Rows:
