@@ -159,6 +159,45 @@ TABLES = {
         json.dumps([{"instruction": "Answer.", "input": TURNS[0], "output": TURNS[1]}]),
         [([f"Answer. {TURNS[0]}"], TURNS[1])],
     ),
+    "dolly.jsonl": (
+        "\n".join(
+            json.dumps({"instruction": question, "context": context, "response": answer})
+            for question, context, answer in [
+                (TURNS[0], "It opens at nine.", TURNS[1]),
+                (TURNS[2], "", TURNS[3]),
+            ]
+        ),
+        [(["knowledge: It opens at nine.", TURNS[0]], TURNS[1]), (TURNS[2:3], TURNS[3])],
+    ),
+    "passages.csv": (
+        table(["context", "question", "answer"], [("It opens at nine.", *TURNS[:2])]),
+        [(["knowledge: It opens at nine.", TURNS[0]], TURNS[1])],
+    ),
+    "turns-before-a-question.jsonl": (
+        json.dumps({"context": TURNS[:2], "question": TURNS[2], "answer": TURNS[3]}),
+        PAIRS[2:],
+    ),
+    "history-of-alpaca.json": (
+        json.dumps(
+            [
+                {"instruction": TURNS[2], "input": "Or Monday?", "output": TURNS[3]}
+                | {"history": [TURNS[:2]], "system": "Be kind."},
+                {"instruction": TURNS[0], "input": "", "output": TURNS[1], "history": []},
+            ]
+        ),
+        [
+            (["instruction: Be kind.", *TURNS[:2], f"{TURNS[2]} Or Monday?"], TURNS[3]),
+            (TURNS[:1], TURNS[1]),
+        ],
+    ),
+    "history-of-chatglm.jsonl": (
+        json.dumps({"prompt": TURNS[2], "response": TURNS[3], "history": [TURNS[:2]]}),
+        PAIRS[2:],
+    ),
+    "history-alone.jsonl": (
+        json.dumps({"history": TURNS[:3], "source": "shop", "response": TURNS[3]}),
+        PAIRS[2:],
+    ),
     "preferences.jsonl": (
         json.dumps({"prompt": TURNS[0], "chosen": TURNS[1], "rejected": "Why?"}),
         [(TURNS[:1], TURNS[1])],
@@ -346,6 +385,13 @@ def test_columns_are_named_where_they_are_unusual(tmp_path):
     assert load(path, columns=columns)[0] == PAIRS
     with pytest.raises(UsageError, match=r"columns has 'texts': 'was'.*Did you mean 'text'"):
         load_rows(DataArguments(data=str(tmp_path / "data"), columns="{texts: was}"))
+
+
+def test_of_several_columns_of_context_one_may_be_named(tmp_path):
+    path = tmp_path / "data" / "t.jsonl"
+    path.parent.mkdir()
+    path.write_text(json.dumps({"context": TURNS[0], "question": "x", "answer": TURNS[1]}))
+    assert load(path, columns="{context: context}")[0] == PAIRS[:1]
 
 
 @pytest.mark.parametrize(

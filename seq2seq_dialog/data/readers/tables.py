@@ -39,8 +39,10 @@ from .times import CLOCK, is_day_first, is_newest_first, oldest_first, parse_tim
 COLUMNS = {
     "dialogue": "dialog dialogue dialogues utterances turns messages conversation conversations "
     "chat log",
-    "context": "context contexts history prompt question query instruction input source post user "
+    "context": "context contexts prompt question query instruction input history source post user "
     "human",
+    "question": "question query instruction prompt input",
+    "history": "history",
     "response": "response reply answer output completion target chosen assistant bot",
     "text": "text utterance message content body msg value comment line messagebody messagetext "
     "messagecontent utterancetext",
@@ -117,6 +119,8 @@ def _json_rows(file: File) -> Rows | None:
         whole = [name for name in lists if _plain(name) in COLUMNS["dialogue"].split()]
         if whole and not _holds_rows(lists[whole[0]]):
             content = [content]  # one dialogue
+        elif _is_pair(content, lists):
+            content = [content]
         elif len(lists) == 1:
             (content,) = lists.values()
         elif content and all(isinstance(each, dict | list) for each in content.values()):
@@ -130,6 +134,14 @@ def _json_rows(file: File) -> Rows | None:
         content = [content]  # the utterances of one dialogue
     rows = [{"dialog": each} if isinstance(each, list) else each for each in content]
     return list(enumerate(rows, 1)) if all(isinstance(row, dict) for row in rows) else None
+
+
+def _is_pair(row: dict, lists: Iterable[str]) -> bool:
+    """Whether an object is a context with its response, and one of its lists is part of that."""
+    column_of = find_columns(row, {})
+    return {"context", "response"} <= set(column_of) and any(
+        name in column_of.values() for name in lists
+    )
 
 
 def _holds_rows(entries: list) -> bool:
@@ -220,9 +232,9 @@ def _names_of_two_columns(file: File, cells: list[str]) -> list[str]:
     """Name two columns by the first cells of their lines: turns by name, or pairs."""
     if all(CLOCK.fullmatch(cell) or parse_time(cell) for cell in cells):
         raise UsageError(
-            f"{file} has two columns without names, of which the first has times or numbers, such as "
-            f"{cells[0]!r}. Put a line of names above them, such as time<tab>text, and who speaks "
-            "into a column called speaker."
+            f"{file} has two columns without names, of which the first has times or numbers, such "
+            f"as {cells[0]!r}. Put a line of names above them, such as time<tab>text, and who "
+            "speaks into a column called speaker."
         )
     names = sum(NAME.fullmatch(cell) is not None for cell in cells)
     few = len(set(cells)) == 2 or 2 * len(set(cells)) <= len(cells)
@@ -270,6 +282,11 @@ def find_columns(names: Iterable[str], columns: dict[str, str]) -> dict[str, str
         for name in usual.split():
             if kind not in column_of and name in by_name and by_name[name] not in columns.values():
                 column_of[kind] = by_name[name]
+    context = column_of.get("context")
+    if "context" in columns or _plain(context) not in ("context", "contexts"):
+        column_of.pop("question", None)  # a context alone is what is answered
+    if "context" in columns or column_of.get("history") == context:
+        column_of.pop("history", None)
     return column_of
 
 
@@ -457,18 +474,44 @@ def _read_pairs(column_of: dict[str, str], rows: Rows, note: Note) -> Iterator[D
 
 
 def _context(row: dict, column_of: dict[str, str]) -> tuple[list[str], list[str | None]]:
-    """What stands before a dialogue, and its turns: a list of texts or messages, or a text."""
-    value, background = row.get(column_of["context"]), _background(row, column_of)
-    entries = [] if value is None else _as_list(value)
-    if entries is None:
-        more = row.get("input") if column_of["context"] == "instruction" else None
-        turns = f"{value} {more or ''}".split(END)
+    """What stands before a dialogue, and its turns, the last of which is to be answered.
+
+    Beside a question, a list of contexts has the turns before it, and a text is knowledge.
+    """
+    background = _background(row, column_of)
+    context = row.get(column_of["context"])
+    question = _with_input(row, column_of.get("question"))
+    history = row.get(column_of.get("history"))
+    entries = [] if history in (None, "") else _entries(history)
+    if question in (None, "", []):
+        entries += _entries(_with_input(row, column_of["context"]))
+    elif isinstance(context, str) and _as_list(context) is None and END not in context:
+        background["knowledge"] = f"{background['knowledge']} {context}".strip()
+        entries += _entries(question)
     else:
-        said = [_message(entry) for entry in entries]
-        turns = [text for speaker, text, _ in said if speaker not in SYSTEM]
-        system = [text for speaker, text, _ in said if speaker in SYSTEM and text]
-        background["instruction"] = " ".join([background["instruction"], *system]).strip()
+        entries += [*_entries(context), *_entries(question)]
+    said = [_message(entry) for entry in entries]
+    turns = [text for speaker, text, _ in said if speaker not in SYSTEM]
+    system = [text for speaker, text, _ in said if speaker in SYSTEM and text]
+    background["instruction"] = " ".join([background["instruction"], *system]).strip()
     return background_turns(**background), turns
+
+
+def _with_input(row: dict, column: str | None):
+    """The value of a column; an instruction is followed by its input, as Alpaca has it."""
+    value = row.get(column)
+    if column == "instruction" and row.get("input") and _as_list(value) is None:
+        return f"{value} {row['input']}"
+    return value
+
+
+def _entries(value) -> list:
+    """The turns of a context: a text with marks between them, or a list of turns or of pairs."""
+    entries = _as_list(value)
+    if entries is None:
+        return [] if value is None else str(value).split(END)
+    pairs = [entry if isinstance(entry, list) else [entry] for entry in entries]
+    return [turn for pair in pairs for turn in pair]
 
 
 def _reply(value) -> str | None:
