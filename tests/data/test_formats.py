@@ -477,6 +477,60 @@ def test_a_date_of_its_own_column_may_have_any_type(tmp_path):
         assert in_one_split(rows) == PAIRS[:1]
 
 
+REPLIES = {  # two threads; the second reply to a begins a dialogue of its own
+    "reddit.csv": table(
+        ["author", "body", "created_utc", "id", "parent_id"],
+        [
+            ("ann", TURNS[0], 10, "a", "t3_x"),
+            ("cat", "Hi.", 11, "k", "t3_y"),
+            ("bo", TURNS[1], 12, "b", "t1_a"),
+            ("dan", "[removed]", 13, "l", "t1_k"),
+            ("ann", TURNS[2], 14, "c", "t1_b"),
+            ("eve", "At nine.", 30_000, "d", "t1_a"),
+        ],
+    ),
+    "tweets.csv": table(
+        ["tweet_id", "author_id", "created_at", "text", "in_response_to_tweet_id"],
+        [
+            (7, "eve", "Tue Oct 31 22:30:00 +0000 2017", "At nine.", "1.0"),
+            (4, "dan", "Tue Oct 31 22:20:00 +0000 2017", "[deleted]", "3.0"),
+            (3, "cat", "Tue Oct 31 22:11:00 +0000 2017", "Hi.", ""),
+            (5, "ann", "Tue Oct 31 22:15:00 +0000 2017", TURNS[2], "2.0"),
+            (2, "bo", "Tue Oct 31 22:12:00 +0000 2017", TURNS[1], "1.0"),
+            (1, "ann", "Tue Oct 31 22:10:00 +0000 2017", TURNS[0], ""),
+        ],
+    ),
+}
+REPLIES["no-names.csv"] = re.sub("^[^,]*,", "", REPLIES["reddit.csv"], flags=re.MULTILINE)
+
+
+@pytest.mark.parametrize("name", REPLIES)
+def test_rows_that_name_what_they_reply_to_become_branches(name, tmp_path):
+    path = tmp_path / "data" / name
+    path.parent.mkdir()
+    path.write_text(REPLIES[name])
+    pairs, problems = load(path)
+    assert pairs == [*PAIRS[:2], (TURNS[:1], "At nine.")]
+    assert problems["deleted_message"]["count"] == 1
+
+
+def test_a_chat_with_few_replies_to_other_messages_is_read_in_order(tmp_path):
+    path = tmp_path / "data" / "chat.csv"
+    path.parent.mkdir()
+    rows = [(number, name, text, 0) for number, (_, name, text) in enumerate(UTTERANCES * 2, 1)]
+    rows[3] = (*rows[3][:3], 1)
+    path.write_text(table(["id", "sender", "text", "reply_to"], rows))
+    assert load(path)[0][:3] == PAIRS
+
+
+def test_a_row_without_its_conversation_is_refused(tmp_path):
+    path = tmp_path / "t.csv"
+    rows = [*UTTERANCES, ("", "ann", "Who am I?")]
+    path.write_text(table(["conversation_id", "speaker", "text"], [*rows, ("", "", "")]))
+    with pytest.raises(UsageError, match=r"Row 6 has nothing in the column 'conversation_id'"):
+        load_rows(DataArguments(data=str(path)))
+
+
 def test_what_has_no_known_form_is_refused_with_those_that_are_read(tmp_path):
     (tmp_path / "a.md").write_text("# Notes\n\nWe met on Monday, as agreed.\n", encoding="utf-8")
     message = r"a.md' has none of the forms.*CSV.*WhatsApp chat.*Convert it"

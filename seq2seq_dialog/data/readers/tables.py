@@ -34,6 +34,7 @@ from ..turns import (
 )
 from .named_turns import NAME, take_turns
 from .times import CLOCK, is_day_first, is_newest_first, oldest_first, parse_time, time_of
+from .utterance_rows import Rows, read_utterances, speaker_of
 
 # What a column is for, and its names, without case and marks: Conversation ID is conversationid.
 COLUMNS = {
@@ -50,6 +51,9 @@ COLUMNS = {
     "authorid userid authorname sendername fromuser participant who creator",
     "conversation": "conversationid dialogueid dialogid conversation convid ticketid ticket "
     "threadid thread chatid sessionid session caseid episodeid roomid room channel",
+    "id": "id messageid tweetid commentid utteranceid postid",
+    "parent": "parentid parent parentmessageid replyto replytoid replytomessageid inreplyto "
+    "inreplytoid inresponsetotweetid inreplytotweetid inreplytostatusid",
     "instruction": "system systemprompt systemmessage",
     "persona": "persona personas personality profile",
     "knowledge": "knowledge document passage background facts",
@@ -60,11 +64,10 @@ COLUMNS = {
 FORMS = (
     "whole dialogues (a column named dialog, utterances or messages: lists of texts, or of "
     "messages with role and content), pairs (context and response), or an utterance a row (text, "
-    "with speaker or conversation_id, and time if there is one)"
+    "with speaker, conversation_id or id and parent_id, and time if there is one)"
 )
 SAMPLE = 50  # rows by which a form is recognised
 DELIMITERS = ",\t;|"
-Rows = Iterable[tuple[int, dict[str, Any]]]  # numbered as in the file
 Form = Callable[[Rows, Note], Iterator[Transcript | Dialogue]]
 Choice = Callable[[list[dict]], Any]  # of rows, the first ones: what to do with all, or None
 
@@ -150,7 +153,7 @@ def _holds_rows(entries: list) -> bool:
     if not isinstance(first, dict):
         return isinstance(first, list)
     form = choose_form([first], {})
-    return form is not None and form.func is not _read_utterances
+    return form is not None and form.func is not read_utterances
 
 
 def _json_lines(file: File) -> Rows | None:
@@ -304,8 +307,9 @@ def choose_form(sample: list[dict], columns: dict[str, str]) -> Form | None:
                 return partial(_read_dialogues, name, column_of)
     if "response" in column_of and "context" in column_of:
         return partial(_read_pairs, column_of)
-    if "text" in column_of and ("speaker" in column_of or "conversation" in column_of):
-        return partial(_read_utterances, column_of)
+    has_replies = {"id", "parent"} <= set(column_of)
+    if "text" in column_of and (has_replies or {"speaker", "conversation"} & set(column_of)):
+        return partial(read_utterances, column_of)
     return None
 
 
@@ -360,7 +364,7 @@ def _read_dialogues(
             else:
                 time = parse_time(time, day_first)
                 messages.append(Message(repaired(speaker), repaired(text), time))
-        messages = oldest_first(messages, is_newest_first([messages]))
+        messages = oldest_first(messages, is_newest_first([messages]), lambda message: message)
         has_roles = all((m.speaker or "").casefold() in ASSISTANTS | USERS for m in messages)
         name = str(number if given is None else given)
         yield Transcript(
@@ -404,7 +408,7 @@ def _message(entry) -> tuple[str | None, str | None, Any]:
     if not isinstance(entry, dict):
         return None, "" if entry is None else str(entry), None
     column_of = _columns_of_a_message(tuple(entry))
-    speaker = _speaker(entry.get(column_of.get("speaker")))
+    speaker = speaker_of(entry.get(column_of.get("speaker")))
     content = entry.get(column_of.get("text"))
     if isinstance(content, list):  # parts
         texts = [part.get("text") if isinstance(part, dict) else part for part in content]
@@ -416,13 +420,6 @@ def _message(entry) -> tuple[str | None, str | None, Any]:
 @lru_cache
 def _columns_of_a_message(names: tuple[str, ...]) -> dict[str, str]:
     return find_columns(names, {})
-
-
-def _speaker(value) -> str | None:
-    """Who speaks: a name or, where it is an object, what it has as name or role."""
-    if isinstance(value, dict):
-        value = value.get("name") or value.get("role")
-    return None if value is None else str(value)
 
 
 def _read_pairs(column_of: dict[str, str], rows: Rows, note: Note) -> Iterator[Dialogue]:
@@ -520,24 +517,3 @@ def _reply(value) -> str | None:
     if entries is not None:
         value = entries[-1] if entries else None
     return _message(value)[1]
-
-
-def _read_utterances(column_of: dict[str, str], rows: Rows, note: Note) -> Iterator[Transcript]:
-    """Read an utterance a row: those of a conversation may lie apart, the latest come first."""
-    conversations: dict[str, list[dict]] = {}
-    for _, row in rows:
-        conversations.setdefault(str(row.get(column_of.get("conversation"), "")), []).append(row)
-    times = (time_of(row, column_of) for each in conversations.values() for row in each)
-    day_first = is_day_first(times)
-    said = {}
-    for name, each in conversations.items():
-        said[name] = messages = []
-        for row in each:
-            speaker = _speaker(row.get(column_of.get("speaker")))
-            time = parse_time(time_of(row, column_of), day_first)
-            text = row.get(column_of["text"])
-            messages.append(Message(speaker, "" if text is None else str(text), time))
-    newest_first = is_newest_first(said.values())
-    for name, messages in said.items():
-        messages = oldest_first(messages, newest_first)
-        yield Transcript(name or "1", messages, is_whole="conversation" in column_of)

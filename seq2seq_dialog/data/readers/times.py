@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from datetime import datetime, time, timezone
 from itertools import accumulate, pairwise
+from typing import TypeVar
 
 from dateutil import parser as dates
 
 from ..transcripts import Message
 
+Entry = TypeVar("Entry")
 CLOCK = re.compile(r"\d{1,2}([:.]\d{2}){1,2}([.,]\d+)?(\s*[ap]\.?m\.?)?", re.IGNORECASE)
 # Two days of which no part is the same, and a year for 29 February: what a text leaves out is
 # taken from them.
@@ -69,13 +71,16 @@ def is_newest_first(conversations: Iterable[list[Message]]) -> bool:
     return sum(steps) < 0
 
 
-def oldest_first(messages: list[Message], newest_first: bool) -> list[Message]:
+def oldest_first(
+    entries: list[Entry], newest_first: bool, message_of: Callable[[Entry], Message]
+) -> list[Entry]:
     """Sort by time; a message without one stays behind the message before it."""
     if newest_first:  # those of one minute stay in the order that this gives
-        messages = messages[::-1]
-    times = list(accumulate((m.time for m in messages), lambda last, when: when or last))
-    first = next(filter(None, times), None)
+        entries = entries[::-1]
+    times = (message_of(entry).time for entry in entries)
+    known = list(accumulate(times, lambda last, when: when or last))
+    first = next(filter(None, known), None)
     if first is None:
-        return messages
-    order = sorted(range(len(messages)), key=lambda place: times[place] or first)
-    return [messages[place] for place in order]
+        return entries
+    order = sorted(range(len(entries)), key=lambda place: known[place] or first)
+    return [entries[place] for place in order]

@@ -13,7 +13,8 @@ from .convokit import DELETED, Utterance, branches
 from .times import is_day_first, is_newest_first, oldest_first, parse_time, time_of
 
 Rows = Iterable[tuple[int, dict[str, Any]]]  # numbered as in the file
-BLANK = ("", "nan", "none", "null", "0", "-1")  # what stands for no parent
+BLANK = ("", "nan", "none", "null")  # what stands for no id
+NO_PARENT = (None, "0", "-1")
 
 
 def read_utterances(column_of: dict[str, str], rows: Rows, note: Note) -> Iterator[Transcript]:
@@ -90,5 +91,8 @@ def _is_tree(column_of: dict[str, str], conversations: Iterable[list[Utterance]]
     """Whether rows name what they reply to; in a chat, where few do, they follow one another."""
     if not {"id", "parent"} <= set(column_of):
         return False
-    replies = [utterance.reply_to is not None for each in conversations for utterance in each]
-    return 4 * sum(replies) >= len(replies) or not {"speaker", "conversation"} & set(column_of)
+    utterances = [utterance for each in conversations for utterance in each]
+    ids = {utterance.id for utterance in utterances}
+    replies = [u for u in utterances if u.reply_to in ids or u.reply_to not in NO_PARENT]
+    is_named = bool({"speaker", "conversation"} & set(column_of))
+    return not is_named or 4 * len(replies) >= len(utterances)
