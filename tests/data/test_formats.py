@@ -8,6 +8,7 @@ import re
 import zipfile
 from datetime import datetime, time
 
+import numpy as np
 import pandas as pd
 import pytest
 from data.test_chat_exports import SAMPLES as CHATS
@@ -392,6 +393,22 @@ def test_of_several_columns_of_context_one_may_be_named(tmp_path):
     path.parent.mkdir()
     path.write_text(json.dumps({"context": TURNS[0], "question": "x", "answer": TURNS[1]}))
     assert load(path, columns="{context: context}")[0] == PAIRS[:1]
+
+
+@pytest.mark.parametrize("form", ["list", "numpy", "messages", "numpy of messages"])
+def test_lists_as_pandas_writes_them_into_cells_are_read(form, tmp_path):
+    turns = ["It's open?", 'Say "six".', "[laughs] } {", 'It\'s "late"\\']
+    cell = {"list": turns, "numpy": np.array(turns, dtype=object)}
+    cell["messages"] = [{"content": turn} for turn in turns]
+    cell["numpy of messages"] = np.array(cell["messages"], dtype=object)
+    path = tmp_path / "data" / "t.csv"
+    path.parent.mkdir()
+    frame = pd.DataFrame({"id": [1, 2, 3], "dialog": [cell[form], "lost", ""]})
+    frame.to_csv(path, index=False)
+    pairs, problems = load(path)
+    assert pairs[-1] == (turns[:3], turns[3])
+    assert problems["unreadable"]["count"] == 1
+    assert problems["under_two_utterances"]["count"] == 1  # where the cell is empty
 
 
 @pytest.mark.parametrize(

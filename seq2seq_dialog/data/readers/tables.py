@@ -6,6 +6,7 @@ reply, or one utterance.
 
 from __future__ import annotations
 
+import ast
 import csv
 import json
 import re
@@ -66,6 +67,8 @@ FORMS = (
     "messages with role and content), pairs (context and response), or an utterance a row (text, "
     "with speaker, conversation_id or id and parent_id, and time if there is one)"
 )
+# A text or the end of a list or an object, as Python writes it, and that the next one follows.
+VALUE = re.compile(r"""('(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|[\]}])(?:\s+(?=['"[{]))?""", re.DOTALL)
 SAMPLE = 50  # rows by which a form is recognised
 DELIMITERS = ",\t;|"
 Form = Callable[[Rows, Note], Iterator[Transcript | Dialogue]]
@@ -332,13 +335,22 @@ def context_of(row: dict, column_of: dict[str, str]) -> list[str]:
 
 
 def _as_list(value) -> list | None:
-    """A list, also where it is written as text."""
+    """A list, also where it is written as text: as JSON or, by pandas and numpy, as Python."""
     if isinstance(value, str) and value.lstrip().startswith("["):
         try:
             value = parse_json(value)
         except ValueError:
-            return None
+            value = _python_list(value.strip())
     return value if isinstance(value, list) else None
+
+
+def _python_list(text: str):
+    """What Python writes for a list; numpy leaves the commas out, which would join texts."""
+    with_commas = VALUE.sub(lambda m: m[1] if m[0] == m[1] else f"{m[1]}, ", text)
+    try:
+        return ast.literal_eval(with_commas)
+    except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
+        return None
 
 
 def _read_dialogues(
@@ -348,7 +360,11 @@ def _read_dialogues(
     for number, row in rows:
         conversation = column_of.get("conversation")
         given = None if conversation == column else row.get(conversation)
-        said = [_message(entry) for entry in _as_list(row.get(column)) or []]
+        entries = _as_list(row.get(column))
+        if entries is None and row.get(column):
+            note("unreadable", number)
+            continue
+        said = [_message(entry) for entry in entries or []]
         day_first = is_day_first(time for *_, time in said)
         repaired = _repaired if _is_of_messenger(row) else lambda text: text
         before = _background(row, column_of)
