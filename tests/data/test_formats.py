@@ -129,6 +129,15 @@ TABLES = {
             (TURNS[2:3], TURNS[3]),
         ],
     ),
+    "pairs-that-come-again.tsv": (
+        "hi\thello\nhow are you\tfine\nhi\they\nbye\tsee you\n",
+        [
+            (["hi"], "hello"),
+            (["how are you"], "fine"),
+            (["hi"], "hey"),
+            (["bye"], "see you"),
+        ],
+    ),
     "turns-without-names.tsv": (
         "".join(f"{name}\t{text}\n" for _, name, text in UTTERANCES),
         PAIRS,
@@ -249,6 +258,29 @@ TABLES = {
             }
         ),
         PAIRS,
+    ),
+    "claude.json": (
+        json.dumps(
+            [
+                {
+                    "uuid": "x",
+                    "name": "Shops",
+                    "chat_messages": [
+                        each | {"content": [{"type": "text", "text": each["text"]}]}
+                        for each in messages("sender", "text", ["human", "assistant"] * 2)
+                    ],
+                }
+            ]
+        ),
+        AGENT,
+    ),
+    "excel.csv": (
+        "sep=;\r\n" + table(["speaker", "text"], [row[1:] for row in UTTERANCES], ";"),
+        PAIRS,
+    ),
+    "long-lines.jsonl": (
+        "\n".join(json.dumps({"note": "x" * 70_000, "dialog": turns}) for turns in [TURNS] * 2),
+        PAIRS * 2,
     ),
     "rows.jsonl": (
         "\n".join(json.dumps({"context": c, "response": r}) for c, r in PAIRS),
@@ -592,6 +624,11 @@ DAMAGED = {
     "a.jsonl": ('{"dialog": ["a", "b"]}\n{"dialog": ["a",\n', r"line 2 is not JSON.*Restore"),
     "b.jsonl": ('{"dialog": ["a", "b"]}\n17\n', r"line 2 is '17'.*an object or a list"),
     "c.csv": ("speaker,text\nann,hi\nbo,a,b\n", r"line 3 has 3 cells.*names 2.*quotation marks"),
+    "excel.csv": ("sep=|\nspeaker|text\nann|hi\nbo|a|b\n", r"line 4 has 3 cells"),
+    "splits.json": (
+        json.dumps({"train": [{"dialog": TURNS}], "dev": [{"dialog": TURNS}], "version": 1}),
+        r"holds the splits train, dev in one object.*such as train.json, dev.json",
+    ),
     "clocks.tsv": (
         "10:00\tIs the shop open?\n10:01\tUntil six.\n",
         r"first has times or numbers, such as '10:00'.*line of names above.*called speaker",

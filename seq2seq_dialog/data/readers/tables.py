@@ -20,7 +20,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ...dataset_script.dialogues import END, LABELS, Dialogue, Note, Pair
+from ...dataset_script.dialogues import END, LABELS, SPLITS, Dialogue, Note, Pair
+from ...dataset_script.sources import SPLIT_NAMES
 from ...errors import UsageError
 from ..files import File, parse_json
 from ..transcripts import Message, Reader, Transcript
@@ -40,7 +41,7 @@ from .utterance_rows import Rows, read_utterances, speaker_of
 # What a column is for, and its names, without case and marks: Conversation ID is conversationid.
 COLUMNS = {
     "dialogue": "dialog dialogue dialogues utterances turns messages conversation conversations "
-    "chat log",
+    "chat chatmessages log",
     "context": "context contexts prompt question query instruction input history source post user "
     "human",
     "question": "question query instruction prompt input",
@@ -71,6 +72,7 @@ FORMS = (
 VALUE = re.compile(r"""('(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|[\]}])(?:\s+(?=['"[{]))?""", re.DOTALL)
 SAMPLE = 50  # rows by which a form is recognised
 DELIMITERS = ",\t;|"
+SEPARATOR = re.compile(r'"?sep=([^\r\n])"?(?=[\r\n]|$)', re.IGNORECASE)  # Excel's first line
 Form = Callable[[Rows, Note], Iterator[Transcript | Dialogue]]
 Choice = Callable[[list[dict]], Any]  # of rows, the first ones: what to do with all, or None
 
@@ -104,8 +106,9 @@ def columns_of(file: File) -> list[str]:
     for open_rows in (_json_rows, _json_lines, _columnar_rows):
         if (rows := open_rows(file)) is not None:
             return list(dict.fromkeys(name for _, row in islice(rows, SAMPLE) for name in row))
-    lines = file.head.splitlines()[:2]
-    for delimiter in DELIMITERS:
+    lines, delimiters = _lines_and_delimiters(file)
+    lines = lines[:2]
+    for delimiter in delimiters:
         cells = [next(csv.reader([line], delimiter=delimiter), []) for line in lines]
         if len(cells) == 2 and len(cells[0]) == len(cells[1]) > 1:
             return cells[0]
@@ -122,6 +125,7 @@ def _json_rows(file: File) -> Rows | None:
     content = file.document
     if isinstance(content, dict):
         lists = {name: each for name, each in content.items() if isinstance(each, list)}
+        _refuse_splits(file, lists)
         whole = [name for name in lists if _plain(name) in COLUMNS["dialogue"].split()]
         if whole and not _holds_rows(lists[whole[0]]):
             content = [content]  # one dialogue
@@ -142,6 +146,17 @@ def _json_rows(file: File) -> Rows | None:
     return list(enumerate(rows, 1)) if all(isinstance(row, dict) for row in rows) else None
 
 
+def _refuse_splits(file: File, names: Iterable[str]) -> None:
+    """Refuse an object with a list for each split, which would become a dialogue each."""
+    splits = [name for name in names if SPLIT_NAMES.get(name.lower(), name.lower()) in SPLITS]
+    if len(splits) > 1:
+        raise UsageError(
+            f"{file} holds the splits {', '.join(splits)} in one object, but a file has one split. "
+            "Save each to a file of its own in one folder, such as "
+            f"{', '.join(f'{name}.json' for name in splits)}, and give the folder."
+        )
+
+
 def _is_pair(row: dict, lists: Iterable[str]) -> bool:
     """Whether an object is a context with its response, and one of its lists is part of that."""
     column_of = find_columns(row, {})
@@ -160,8 +175,12 @@ def _holds_rows(entries: list) -> bool:
 
 
 def _json_lines(file: File) -> Rows | None:
-    first = file.head.lstrip().partition("\n")[0]
+    first, end, _ = file.head.lstrip().partition("\n")
+    if not first.startswith(("{", "[")):
+        return None
     try:
+        if not end:  # longer than what a form is recognised by
+            first = next(line for _, line in file.lines() if line.strip())
         begins = json.loads(first)
     except ValueError:
         return None
@@ -216,10 +235,10 @@ def _parse_columnar(file: File, name: str, batches_of: Callable[[Any], Iterable]
 
 def _delimited_rows(file: File, choose: Choice) -> Rows | None:
     """The rows of CSV or TSV with a line of names or, of two columns with tabs, without one."""
-    lines = file.head.splitlines()
+    lines, delimiters = _lines_and_delimiters(file)
     if not lines or "\0" in file.head:
         return None
-    for delimiter in DELIMITERS:
+    for delimiter in delimiters:
         try:
             names, *rows = islice(csv.reader(lines, delimiter=delimiter), SAMPLE)
         except csv.Error:
@@ -227,11 +246,19 @@ def _delimited_rows(file: File, choose: Choice) -> Rows | None:
         sample = [dict(zip(names, cells, strict=False)) for cells in rows or [names]]
         if choose(sample) is not None:
             return _parse_delimited(file, delimiter, None)
-    whole = lines if len(lines) == 1 else lines[:-1]
+    is_cut = len(lines) > 1 and not file.head.endswith("\n")
+    whole = lines[:-1] if is_cut else lines
     if all(line.count("\t") == 1 and all(map(str.strip, line.split("\t"))) for line in whole):
         names = _names_of_two_columns(file, [line.split("\t")[0].strip() for line in whole])
         return _parse_delimited(file, "\t", names)
     return None
+
+
+def _lines_and_delimiters(file: File) -> tuple[list[str], str]:
+    """The first lines, without Excel's line that names the delimiter, and what may be one."""
+    lines = file.head.splitlines()
+    named = SEPARATOR.fullmatch(lines[0]) if lines else None
+    return (lines[1:], named[1]) if named else (lines, DELIMITERS)
 
 
 def _names_of_two_columns(file: File, cells: list[str]) -> list[str]:
@@ -243,14 +270,16 @@ def _names_of_two_columns(file: File, cells: list[str]) -> list[str]:
             "speaks into a column called speaker."
         )
     names = sum(NAME.fullmatch(cell) is not None for cell in cells)
-    few = len(set(cells)) == 2 or 2 * len(set(cells)) <= len(cells)
+    distinct = len(set(cells))
+    few = 2 * distinct <= len(cells) and (distinct == 2 or 4 * distinct <= len(cells))
     if few and 2 * names > len(cells) and take_turns(cells):
         return ["speaker", "text"]
     return ["context", "response"]
 
 
 def _parse_delimited(file: File, delimiter: str, names: list[str] | None) -> Rows:
-    lines = (f"{line}\n" for _, line in file.lines())
+    skipped = int(SEPARATOR.match(file.head) is not None)
+    lines = (f"{line}\n" for _, line in islice(file.lines(), skipped, None))
     quoting = csv.QUOTE_MINIMAL if names is None else csv.QUOTE_NONE
     rows = csv.reader(lines, delimiter=delimiter, quoting=quoting)
     names = names or next(rows)
@@ -260,14 +289,14 @@ def _parse_delimited(file: File, delimiter: str, names: list[str] | None) -> Row
             if cells:
                 if len(cells) > len(names):
                     raise UsageError(
-                        f"{file}, line {rows.line_num} has {len(cells)} cells, but its first line "
-                        f"names {len(names)}. Put texts with {delimiter!r} or line ends in "
-                        "quotation marks."
+                        f"{file}, line {rows.line_num + skipped} has {len(cells)} cells, but its "
+                        f"first line names {len(names)}. Put texts with {delimiter!r} or line ends "
+                        "in quotation marks."
                     )
-                yield rows.line_num, dict(zip(names, cells, strict=False))
+                yield rows.line_num + skipped, dict(zip(names, cells, strict=False))
     except csv.Error as error:
         raise UsageError(
-            f"{file}, line {rows.line_num}: {error}. Mend the quotation marks there."
+            f"{file}, line {rows.line_num + skipped}: {error}. Mend the quotation marks there."
         ) from error
 
 

@@ -46,9 +46,10 @@ def read_utterances(column_of: dict[str, str], rows: Rows, note: Note) -> Iterat
 
 
 def speaker_of(value) -> str | None:
-    """Who speaks: a name or, where it is an object, what it has as name or role."""
+    """Who speaks: a name or, where it is an object, the name, the role or the id in it."""
     if isinstance(value, dict):
-        value = value.get("name") or value.get("role")
+        names = (value.get(key) for key in ("name", "role", "email", "id"))
+        value = next(filter(None, names), None)
     return None if value is None else str(value)
 
 
