@@ -563,6 +563,15 @@ def test_rows_that_name_what_they_reply_to_become_branches(name, tmp_path):
     assert problems["deleted_message"]["count"] == 1
 
 
+def test_rows_that_reply_to_each_other_in_a_circle_are_kept(tmp_path):
+    path = tmp_path / "data" / "t.csv"
+    path.parent.mkdir()
+    rows = [(1, 3, "ann", TURNS[0]), (2, 1, "bo", TURNS[1]), (3, 2, "cat", TURNS[2])]
+    path.write_text(table(["id", "parent_id", "author", "text"], rows))
+    (_, (context, reply)), _ = load(path)
+    assert sorted([*context, reply]) == sorted(TURNS[:3])
+
+
 def test_a_chat_with_few_replies_to_other_messages_is_read_in_order(tmp_path):
     path = tmp_path / "data" / "chat.csv"
     path.parent.mkdir()

@@ -97,12 +97,16 @@ def branches(conversation: list[Utterance]) -> Iterator[list[Utterance]]:
     for utterance in conversation:
         is_root = utterance.reply_to not in by_id or utterance.reply_to == utterance.id
         replies.setdefault(None if is_root else utterance.reply_to, []).append(utterance)
-    begun = deque([root] for root in replies.get(None, ()))
-    while begun:
+    begun = deque([root] for root in replies.pop(None, ()))
+    while begun or replies:
+        if not begun:  # those that are left reply to each other in a circle
+            root = by_id[next(iter(replies))]
+            replies[root.reply_to].remove(root)
+            begun.append([root])
         branch = begun.popleft()
-        while replies.get(branch[-1].id):
+        while answers := replies.pop(branch[-1].id, []):
             parent = branch[-1]
-            first, *others = replies.pop(parent.id)
+            first, *others = answers
             begun += [[parent, other] for other in others]
             branch.append(first)
         yield branch
