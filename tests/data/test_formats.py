@@ -19,6 +19,7 @@ from rich.console import Console
 
 from seq2seq_dialog.data.corpus import Corpus, audit_corpus
 from seq2seq_dialog.data.formats import READERS, load_content, recognise
+from seq2seq_dialog.data.readers.tables import choose_form
 from seq2seq_dialog.data.readers.times import parse_time
 from seq2seq_dialog.data.rows import load_rows, open_rows, utterances
 from seq2seq_dialog.errors import UsageError
@@ -561,6 +562,17 @@ def test_rows_that_name_what_they_reply_to_become_branches(name, tmp_path):
     pairs, problems = load(path)
     assert pairs == [*PAIRS[:2], (TURNS[:1], "At nine.")]
     assert problems["deleted_message"]["count"] == 1
+
+
+def test_each_branch_has_an_id_of_its_own_where_conversations_count_anew():
+    rows = [
+        {"thread": thread, "id": number, "parent_id": parent, "text": TURNS[number]}
+        for thread in "ab"
+        for number, parent in enumerate([None, 0, 1])
+    ]
+    form = choose_form(rows, {})
+    branches = form(enumerate(rows, 1), lambda kind, number: None)
+    assert [branch.id for branch in branches] == ["a:2", "b:2"]
 
 
 def test_rows_that_reply_to_each_other_in_a_circle_are_kept(tmp_path):

@@ -41,7 +41,7 @@ def read_utterances(column_of: dict[str, str], rows: Rows, note: Note) -> Iterat
                     note("deleted_message", utterance.line)
                 else:
                     messages.append(utterance.message)
-            label = branch[-1].id if is_tree else name or "1"
+            label = ":".join(filter(None, [name, branch[-1].id if is_tree else ""])) or "1"
             yield Transcript(label, messages, is_whole=is_tree or "conversation" in column_of)
 
 
