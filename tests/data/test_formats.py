@@ -6,8 +6,9 @@ import json
 import lzma
 import re
 import zipfile
-from datetime import datetime
+from datetime import datetime, time
 
+import numpy as np
 import pandas as pd
 import pytest
 from data.test_chat_exports import SAMPLES as CHATS
@@ -18,7 +19,8 @@ from rich.console import Console
 
 from seq2seq_dialog.data.corpus import Corpus, audit_corpus
 from seq2seq_dialog.data.formats import READERS, load_content, recognise
-from seq2seq_dialog.data.readers.tables import parse_time
+from seq2seq_dialog.data.readers.tables import choose_form
+from seq2seq_dialog.data.readers.times import parse_time
 from seq2seq_dialog.data.rows import load_rows, open_rows, utterances
 from seq2seq_dialog.errors import UsageError
 from seq2seq_dialog.settings import DataArguments
@@ -90,6 +92,30 @@ TABLES = {
         ),
         PAIRS,
     ),
+    "date-and-time.csv": (
+        table(
+            ["date", "time", "sender", "message"],
+            [
+                ("31.01.2024", "23:58", "ann", TURNS[0]),
+                ("01.02.2024", "0:01", "bo", TURNS[1]),
+                ("01.02.2024", "10:00", "ann", TURNS[2]),
+                ("01.02.2024", "10:01", "bo", TURNS[3]),
+            ],
+        ),
+        [(TURNS[:1], TURNS[1]), (TURNS[2:3], TURNS[3])],
+    ),
+    "clock-over-midnight.csv": (
+        table(
+            ["time", "sender", "message"],
+            [
+                (clock, name, turn)
+                for clock, (_, name, turn) in zip(
+                    ["23:58", "23:59", "0:01", "0:02"], UTTERANCES, strict=True
+                )
+            ],
+        ),
+        PAIRS,
+    ),
     "pairs.csv": (
         table(["question", "answer"], [TURNS[:2], TURNS[2:]]),
         [
@@ -103,6 +129,19 @@ TABLES = {
             (TURNS[:1], TURNS[1]),
             (TURNS[2:3], TURNS[3]),
         ],
+    ),
+    "pairs-that-come-again.tsv": (
+        "hi\thello\nhow are you\tfine\nhi\they\nbye\tsee you\n",
+        [
+            (["hi"], "hello"),
+            (["how are you"], "fine"),
+            (["hi"], "hey"),
+            (["bye"], "see you"),
+        ],
+    ),
+    "turns-without-names.tsv": (
+        "".join(f"{name}\t{text}\n" for _, name, text in UTTERANCES),
+        PAIRS,
     ),
     "list-column.csv": (
         'id,dialog\n1,"' + json.dumps(TURNS).replace('"', '""') + '"\n',
@@ -130,6 +169,45 @@ TABLES = {
     "alpaca.json": (
         json.dumps([{"instruction": "Answer.", "input": TURNS[0], "output": TURNS[1]}]),
         [([f"Answer. {TURNS[0]}"], TURNS[1])],
+    ),
+    "dolly.jsonl": (
+        "\n".join(
+            json.dumps({"instruction": question, "context": context, "response": answer})
+            for question, context, answer in [
+                (TURNS[0], "It opens at nine.", TURNS[1]),
+                (TURNS[2], "", TURNS[3]),
+            ]
+        ),
+        [(["knowledge: It opens at nine.", TURNS[0]], TURNS[1]), (TURNS[2:3], TURNS[3])],
+    ),
+    "passages.csv": (
+        table(["context", "question", "answer"], [("It opens at nine.", *TURNS[:2])]),
+        [(["knowledge: It opens at nine.", TURNS[0]], TURNS[1])],
+    ),
+    "turns-before-a-question.jsonl": (
+        json.dumps({"context": TURNS[:2], "question": TURNS[2], "answer": TURNS[3]}),
+        PAIRS[2:],
+    ),
+    "history-of-alpaca.json": (
+        json.dumps(
+            [
+                {"instruction": TURNS[2], "input": "Or Monday?", "output": TURNS[3]}
+                | {"history": [TURNS[:2]], "system": "Be kind."},
+                {"instruction": TURNS[0], "input": "", "output": TURNS[1], "history": []},
+            ]
+        ),
+        [
+            (["instruction: Be kind.", *TURNS[:2], f"{TURNS[2]} Or Monday?"], TURNS[3]),
+            (TURNS[:1], TURNS[1]),
+        ],
+    ),
+    "history-of-chatglm.jsonl": (
+        json.dumps({"prompt": TURNS[2], "response": TURNS[3], "history": [TURNS[:2]]}),
+        PAIRS[2:],
+    ),
+    "history-alone.jsonl": (
+        json.dumps({"history": TURNS[:3], "source": "shop", "response": TURNS[3]}),
+        PAIRS[2:],
     ),
     "preferences.jsonl": (
         json.dumps({"prompt": TURNS[0], "chosen": TURNS[1], "rejected": "Why?"}),
@@ -167,6 +245,44 @@ TABLES = {
     "by-name.json": (json.dumps({"talk-1": TURNS}), PAIRS),
     "around.json": (json.dumps({"version": 1, "data": [{"dialogue": TURNS}]}), PAIRS),
     "object.json": (json.dumps({"messages": messages("sender", "text", SPEAKERS)}), PAIRS),
+    "google-chat.json": (
+        json.dumps(
+            {
+                "messages": [
+                    {
+                        "creator": {"name": name, "email": f"{name}@example.org"},
+                        "created_date": f"Friday, March 1, 2024 at 10:0{minute}:00\u202fAM UTC",
+                        "text": text,
+                    }
+                    for minute, (_, name, text) in enumerate(UTTERANCES)
+                ][::-1]
+            }
+        ),
+        PAIRS,
+    ),
+    "claude.json": (
+        json.dumps(
+            [
+                {
+                    "uuid": "x",
+                    "name": "Shops",
+                    "chat_messages": [
+                        each | {"content": [{"type": "text", "text": each["text"]}]}
+                        for each in messages("sender", "text", ["human", "assistant"] * 2)
+                    ],
+                }
+            ]
+        ),
+        AGENT,
+    ),
+    "excel.csv": (
+        "sep=;\r\n" + table(["speaker", "text"], [row[1:] for row in UTTERANCES], ";"),
+        PAIRS,
+    ),
+    "long-lines.jsonl": (
+        "\n".join(json.dumps({"note": "x" * 70_000, "dialog": turns}) for turns in [TURNS] * 2),
+        PAIRS * 2,
+    ),
     "rows.jsonl": (
         "\n".join(json.dumps({"context": c, "response": r}) for c, r in PAIRS),
         PAIRS,
@@ -181,6 +297,36 @@ def test_a_table_is_known_by_its_columns(name, tmp_path):
     path.parent.mkdir()
     path.write_text(text, encoding="utf-8")
     assert load(path)[0] == expected
+
+
+def test_a_chat_of_messenger_is_turned_round_repaired_and_cut(tmp_path):
+    hour = 3_600_000
+    said = [("Zo\u00e9", "Caf\u00e9?", 0), ("Bo", "Yes \U0001f44d", 1), ("Zo\u00e9", "Now?", 9)]
+    said += [("Bo", "No \u2026 ok", 9.1)]
+    entries = [
+        {
+            "sender_name": name.encode().decode("latin-1"),
+            "timestamp_ms": 1_709_280_000_000 + int(hours * hour),
+            "content": text.encode().decode("latin-1"),
+        }
+        for name, text, hours in said
+    ]
+    photo = {"sender_name": "Bo", "timestamp_ms": 1_709_280_000_001, "photos": [{"uri": "a.jpg"}]}
+    chat = {"participants": [{"name": "Bo"}], "messages": [*entries[:0:-1], photo, entries[0]]}
+    path = tmp_path / "data" / "message_1.json"
+    path.parent.mkdir()
+    path.write_text(json.dumps(chat))
+    pairs, problems = load(path, respond_as="bo")
+    assert pairs == [(["Caf\u00e9?"], "Yes \U0001f44d"), (["Now?"], "No \u2026 ok")]
+    assert problems["media"]["count"] == 1
+
+
+def test_a_dialogue_with_an_assistant_is_whole_however_long_its_pauses_are(tmp_path):
+    path = tmp_path / "data" / "t.jsonl"
+    path.parent.mkdir()
+    said = [each | {"time": f"2024-03-0{day}"} for day, each in enumerate(messages(), 1)]
+    path.write_text(json.dumps({"messages": said}))
+    assert load(path)[0] == AGENT
 
 
 @pytest.mark.parametrize(
@@ -339,6 +485,29 @@ def test_columns_are_named_where_they_are_unusual(tmp_path):
         load_rows(DataArguments(data=str(tmp_path / "data"), columns="{texts: was}"))
 
 
+def test_of_several_columns_of_context_one_may_be_named(tmp_path):
+    path = tmp_path / "data" / "t.jsonl"
+    path.parent.mkdir()
+    path.write_text(json.dumps({"context": TURNS[0], "question": "x", "answer": TURNS[1]}))
+    assert load(path, columns="{context: context}")[0] == PAIRS[:1]
+
+
+@pytest.mark.parametrize("form", ["list", "numpy", "messages", "numpy of messages"])
+def test_lists_as_pandas_writes_them_into_cells_are_read(form, tmp_path):
+    turns = ["It's open?", 'Say "six".', "[laughs] } {", 'It\'s "late"\\']
+    cell = {"list": turns, "numpy": np.array(turns, dtype=object)}
+    cell["messages"] = [{"content": turn} for turn in turns]
+    cell["numpy of messages"] = np.array(cell["messages"], dtype=object)
+    path = tmp_path / "data" / "t.csv"
+    path.parent.mkdir()
+    frame = pd.DataFrame({"id": [1, 2, 3], "dialog": [cell[form], "lost", ""]})
+    frame.to_csv(path, index=False)
+    pairs, problems = load(path)
+    assert pairs[-1] == (turns[:3], turns[3])
+    assert problems["unreadable"]["count"] == 1
+    assert problems["under_two_utterances"]["count"] == 1  # where the cell is empty
+
+
 @pytest.mark.parametrize(
     ("respond_as", "expected"),
     [
@@ -411,6 +580,89 @@ def test_anonymize_replaces_names_addresses_and_numbers(tmp_path):
             "On 12.05.2024 for 1 000 000 Annas? [name]",
         )
     ]
+
+
+def test_a_date_of_its_own_column_may_have_any_type(tmp_path):
+    day, clock = datetime(2024, 1, 31), [time(23, 58), time(0, 1)]
+    frame = {"date": [day, day.replace(month=2, day=1)], "time": clock, "who": ["ann", "bo"]}
+    frame = pd.DataFrame(frame | {"text": TURNS[:2]})
+    for content in (frame, frame[::-1], frame.astype(str)):
+        rows, _ = load_content(content, DataArguments(data_cache=str(tmp_path)))
+        assert in_one_split(rows) == PAIRS[:1]
+
+
+REPLIES = {  # two threads; the second reply to a begins a dialogue of its own
+    "reddit.csv": table(
+        ["author", "body", "created_utc", "id", "parent_id"],
+        [
+            ("ann", TURNS[0], 10, "a", "t3_x"),
+            ("cat", "Hi.", 11, "k", "t3_y"),
+            ("bo", TURNS[1], 12, "b", "t1_a"),
+            ("dan", "[removed]", 13, "l", "t1_k"),
+            ("ann", TURNS[2], 14, "c", "t1_b"),
+            ("eve", "At nine.", 30_000, "d", "t1_a"),
+        ],
+    ),
+    "tweets.csv": table(
+        ["tweet_id", "author_id", "created_at", "text", "in_response_to_tweet_id"],
+        [
+            (7, "eve", "Tue Oct 31 22:30:00 +0000 2017", "At nine.", "1.0"),
+            (4, "dan", "Tue Oct 31 22:20:00 +0000 2017", "[deleted]", "3.0"),
+            (3, "cat", "Tue Oct 31 22:11:00 +0000 2017", "Hi.", ""),
+            (5, "ann", "Tue Oct 31 22:15:00 +0000 2017", TURNS[2], "2.0"),
+            (2, "bo", "Tue Oct 31 22:12:00 +0000 2017", TURNS[1], "1.0"),
+            (1, "ann", "Tue Oct 31 22:10:00 +0000 2017", TURNS[0], ""),
+        ],
+    ),
+}
+REPLIES["no-names.csv"] = re.sub("^[^,]*,", "", REPLIES["reddit.csv"], flags=re.MULTILINE)
+
+
+@pytest.mark.parametrize("name", REPLIES)
+def test_rows_that_name_what_they_reply_to_become_branches(name, tmp_path):
+    path = tmp_path / "data" / name
+    path.parent.mkdir()
+    path.write_text(REPLIES[name])
+    pairs, problems = load(path)
+    assert pairs == [*PAIRS[:2], (TURNS[:1], "At nine.")]
+    assert problems["deleted_message"]["count"] == 1
+
+
+def test_each_branch_has_an_id_of_its_own_where_conversations_count_anew():
+    rows = [
+        {"thread": thread, "id": number, "parent_id": parent, "text": TURNS[number]}
+        for thread in "ab"
+        for number, parent in enumerate([None, 0, 1])
+    ]
+    form = choose_form(rows, {})
+    branches = form(enumerate(rows, 1), lambda kind, number: None)
+    assert [branch.id for branch in branches] == ["a:2", "b:2"]
+
+
+def test_rows_that_reply_to_each_other_in_a_circle_are_kept(tmp_path):
+    path = tmp_path / "data" / "t.csv"
+    path.parent.mkdir()
+    rows = [(1, 3, "ann", TURNS[0]), (2, 1, "bo", TURNS[1]), (3, 2, "cat", TURNS[2])]
+    path.write_text(table(["id", "parent_id", "author", "text"], rows))
+    (_, (context, reply)), _ = load(path)
+    assert sorted([*context, reply]) == sorted(TURNS[:3])
+
+
+def test_a_chat_with_few_replies_to_other_messages_is_read_in_order(tmp_path):
+    path = tmp_path / "data" / "chat.csv"
+    path.parent.mkdir()
+    rows = [(number, name, text, 0) for number, (_, name, text) in enumerate(UTTERANCES * 2, 1)]
+    rows[3] = (*rows[3][:3], 1)
+    path.write_text(table(["id", "sender", "text", "reply_to"], rows))
+    assert load(path)[0][:3] == PAIRS
+
+
+def test_a_row_without_its_conversation_is_refused(tmp_path):
+    path = tmp_path / "t.csv"
+    rows = [*UTTERANCES, ("", "ann", "Who am I?")]
+    path.write_text(table(["conversation_id", "speaker", "text"], [*rows, ("", "", "")]))
+    with pytest.raises(UsageError, match=r"Row 6 has nothing in the column 'conversation_id'"):
+        load_rows(DataArguments(data=str(path)))
 
 
 def test_what_has_no_known_form_is_refused_with_those_that_are_read(tmp_path):
@@ -531,6 +783,19 @@ DAMAGED = {
     "a.jsonl": ('{"dialog": ["a", "b"]}\n{"dialog": ["a",\n', r"line 2 is not JSON.*Restore"),
     "b.jsonl": ('{"dialog": ["a", "b"]}\n17\n', r"line 2 is '17'.*an object or a list"),
     "c.csv": ("speaker,text\nann,hi\nbo,a,b\n", r"line 3 has 3 cells.*names 2.*quotation marks"),
+    "excel.csv": ("sep=|\nspeaker|text\nann|hi\nbo|a|b\n", r"line 4 has 3 cells"),
+    "splits.json": (
+        json.dumps({"train": [{"dialog": TURNS}], "dev": [{"dialog": TURNS}], "version": 1}),
+        r"holds the splits train, dev in one object.*such as train.json, dev.json",
+    ),
+    "clocks.tsv": (
+        "10:00\tIs the shop open?\n10:01\tUntil six.\n",
+        r"first has times or numbers, such as '10:00'.*line of names above.*called speaker",
+    ),
+    "dates.tsv": (
+        "1.3.2024\tHi.\n2.3.2024\tHello.\n",
+        r"first has times or numbers, such as '1.3.2024'",
+    ),
     "d.parquet": ("PAR1" + "x" * 40, r"none of the forms|cannot be read as Parquet"),
 }
 
@@ -644,6 +909,13 @@ def test_what_is_no_dialogue_in_memory_is_refused():
         (1709287200, datetime(2024, 3, 1, 10)),
         ("1709287200000", datetime(2024, 3, 1, 10)),
         ("Mar 1, 2024 10:00 AM", datetime(2024, 3, 1, 10)),
+        ("Friday, March 1, 2024 at 10:00:00\u202fAM UTC", datetime(2024, 3, 1, 10)),
+        ("01.03.2024 10:00", datetime(2024, 3, 1, 10)),
+        ("03/01/2024 10:00", datetime(2024, 3, 1, 10)),
+        ("29 Feb 2024", datetime(2024, 2, 29)),
+        ("10:00", None),
+        ("Friday 10:00", None),
+        ("Mar 1, 10:00", None),
         ("soon", None),
         (None, None),
         ("", None),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import deque
 from collections.abc import Iterator
 from datetime import datetime, timedelta
 from typing import NamedTuple
@@ -48,7 +49,7 @@ def _read(file: File, note: Note) -> Iterator[Transcript]:
             conversation, utterance = _read_utterance(file, number, line)
             conversations.setdefault(conversation, []).append(utterance)
     for conversation in conversations.values():
-        for branch in _branches(conversation):
+        for branch in branches(conversation):
             messages = []
             for utterance in branch:
                 text = utterance.message.text
@@ -89,19 +90,23 @@ def _time(timestamp) -> datetime | None:
         return None
 
 
-def _branches(conversation: list[Utterance]) -> Iterator[list[Utterance]]:
+def branches(conversation: list[Utterance]) -> Iterator[list[Utterance]]:
     """Cut the tree of replies into dialogues, in which each utterance but the first is new."""
     by_id = {utterance.id: utterance for utterance in conversation}
     replies: dict[str | None, list[Utterance]] = {}
     for utterance in conversation:
         is_root = utterance.reply_to not in by_id or utterance.reply_to == utterance.id
         replies.setdefault(None if is_root else utterance.reply_to, []).append(utterance)
-    begun = [[root] for root in replies.get(None, ())]
-    while begun:
-        branch = begun.pop(0)
-        while replies.get(branch[-1].id):
+    begun = deque([root] for root in replies.pop(None, ()))
+    while begun or replies:
+        if not begun:  # those that are left reply to each other in a circle
+            root = by_id[next(iter(replies))]
+            replies[root.reply_to].remove(root)
+            begun.append([root])
+        branch = begun.popleft()
+        while answers := replies.pop(branch[-1].id, []):
             parent = branch[-1]
-            first, *others = replies.pop(parent.id)
+            first, *others = answers
             begun += [[parent, other] for other in others]
             branch.append(first)
         yield branch

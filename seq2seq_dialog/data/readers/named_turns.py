@@ -16,6 +16,7 @@ _TIME = rf"[\[(](?:{_DATED}|\d[\d:.,]*(?: ?[AaPp]\.?[Mm]\.?)?)[\])]"
 _NO_LEVEL = r"(?![^:：]*\b(?:TRACE|DEBUG|INFO|NOTICE|WARN(?:ING)?|ERROR|CRITICAL|FATAL)\b)"
 _WORD = r"[\w.,'’()&#/-]+"
 _NAME = rf"(?P<name>(?=[^\W\d_]){_WORD}(?: {_WORD}){{0,3}}?)"  # four words at most
+NAME = re.compile(_NAME)
 # `Ann: hi`, `Speaker 1 (00:12): hi`, `[00:12] Ann: hi`, `2024-01-02 10:32:11 Ann: hi`, `安：你好`.
 NAMED = re.compile(
     rf"(?:(?:{_TIME}|{_DATED} ) *(?! ){_NO_LEVEL})?{_NAME}(?: *{_TIME})? ?"
@@ -36,15 +37,20 @@ def _recognises(file: File) -> bool:
     measured = sum(MEASURED.fullmatch(line) is not None for block in blocks for line in block)
     if 2 * (len(turns) - measured) <= sum(map(len, blocks)) or "__eou__" in file.head:
         return False
-    returns = sum(
-        turns[i] in turns[: i - 1] and turns[i] != turns[i - 1] for i in range(2, len(turns))
-    )
-    if 4 * returns < len(turns):
+    if not take_turns(turns):
         return False
     # Records of `field: value` have names as well, more than two, and each once in a block.
     in_blocks = [block for block in names if block] if _has_blocks(blocks) else [turns]
     repeating = [block for block in in_blocks if 2 * len(set(block)) <= len(block)]
     return len(set(turns)) == 2 or 2 * len(repeating) > len(in_blocks)
+
+
+def take_turns(names: list[str]) -> bool:
+    """Whether those who speak come again, after others, at least each fourth time."""
+    returns = sum(
+        names[i] in names[: i - 1] and names[i] != names[i - 1] for i in range(2, len(names))
+    )
+    return 4 * returns >= len(names)
 
 
 def _read(file: File, note: Note) -> Iterator[Transcript]:

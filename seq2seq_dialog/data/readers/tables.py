@@ -6,53 +6,65 @@ reply, or one utterance.
 
 from __future__ import annotations
 
+import ast
 import csv
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
-from datetime import datetime, timezone
-from functools import partial
-from itertools import accumulate, islice, pairwise
+from functools import lru_cache, partial
+from itertools import islice
 from pathlib import PurePosixPath
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from dateutil import parser as dates
 
-from ...dataset_script.dialogues import END, LABELS, Dialogue, Note, Pair
+from ...dataset_script.dialogues import END, LABELS, SPLITS, Dialogue, Note, Pair
+from ...dataset_script.sources import SPLIT_NAMES
 from ...errors import UsageError
 from ..files import File, parse_json
 from ..transcripts import Message, Reader, Transcript
-from ..turns import SYSTEM, background_turns, clean_text, note_odd
+from ..turns import ROLES, SYSTEM, background_turns, clean_text, note_odd
+from .named_turns import NAME, take_turns
+from .times import CLOCK, is_day_first, is_newest_first, oldest_first, parse_time, time_of
+from .utterance_rows import Rows, read_utterances, speaker_of
 
 # What a column is for, and its names, without case and marks: Conversation ID is conversationid.
 COLUMNS = {
     "dialogue": "dialog dialogue dialogues utterances turns messages conversation conversations "
-    "chat log",
-    "context": "context contexts history prompt question query instruction input source post user "
+    "chat chatmessages log",
+    "context": "context contexts prompt question query instruction input history source post user "
     "human",
+    "question": "question query instruction prompt input",
+    "history": "history",
     "response": "response reply answer output completion target chosen assistant bot",
     "text": "text utterance message content body msg value comment line messagebody messagetext "
     "messagecontent utterancetext",
     "speaker": "speaker author sender from user username role name agent speakerid speakeridx "
-    "authorid userid authorname sendername fromuser participant who",
+    "authorid userid authorname sendername fromuser participant who creator",
     "conversation": "conversationid dialogueid dialogid conversation convid ticketid ticket "
     "threadid thread chatid sessionid session caseid episodeid roomid room channel",
+    "id": "id messageid tweetid commentid utteranceid postid",
+    "parent": "parentid parent parentmessageid replyto replytoid replytomessageid inreplyto "
+    "inreplytoid inresponsetotweetid inreplytotweetid inreplytostatusid",
     "instruction": "system systemprompt systemmessage",
     "persona": "persona personas personality profile",
     "knowledge": "knowledge document passage background facts",
-    "time": "time timestamp date datetime createdat sentat created senttime createdutc ts",
+    "time": "time timestamp date datetime createdat sentat created senttime createdutc ts "
+    "timestampms createddate",
+    "date": "date day sentdate createddate messagedate",
 }
 FORMS = (
     "whole dialogues (a column named dialog, utterances or messages: lists of texts, or of "
     "messages with role and content), pairs (context and response), or an utterance a row (text, "
-    "with speaker or conversation_id, and time if there is one)"
+    "with speaker, conversation_id or id and parent_id, and time if there is one)"
 )
+# A text or the end of a list or an object, as Python writes it, and that the next one follows.
+VALUE = re.compile(r"""('(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|[\]}])(?:\s+(?=['"[{]))?""", re.DOTALL)
 SAMPLE = 50  # rows by which a form is recognised
 DELIMITERS = ",\t;|"
-Rows = Iterable[tuple[int, dict[str, Any]]]  # numbered as in the file
+SEPARATOR = re.compile(r'"?sep=([^\r\n])"?(?=[\r\n]|$)', re.IGNORECASE)  # Excel's first line
 Form = Callable[[Rows, Note], Iterator[Transcript | Dialogue]]
 Choice = Callable[[list[dict]], Any]  # of rows, the first ones: what to do with all, or None
 
@@ -86,8 +98,9 @@ def columns_of(file: File) -> list[str]:
     for open_rows in (_json_rows, _json_lines, _columnar_rows):
         if (rows := open_rows(file)) is not None:
             return list(dict.fromkeys(name for _, row in islice(rows, SAMPLE) for name in row))
-    lines = file.head.splitlines()[:2]
-    for delimiter in DELIMITERS:
+    lines, delimiters = _lines_and_delimiters(file)
+    lines = lines[:2]
+    for delimiter in delimiters:
         cells = [next(csv.reader([line], delimiter=delimiter), []) for line in lines]
         if len(cells) == 2 and len(cells[0]) == len(cells[1]) > 1:
             return cells[0]
@@ -104,9 +117,12 @@ def _json_rows(file: File) -> Rows | None:
     content = file.document
     if isinstance(content, dict):
         lists = {name: each for name, each in content.items() if isinstance(each, list)}
+        _refuse_splits(file, lists)
         whole = [name for name in lists if _plain(name) in COLUMNS["dialogue"].split()]
         if whole and not _holds_rows(lists[whole[0]]):
             content = [content]  # one dialogue
+        elif _is_pair(content, lists):
+            content = [content]
         elif len(lists) == 1:
             (content,) = lists.values()
         elif content and all(isinstance(each, dict | list) for each in content.values()):
@@ -122,18 +138,41 @@ def _json_rows(file: File) -> Rows | None:
     return list(enumerate(rows, 1)) if all(isinstance(row, dict) for row in rows) else None
 
 
+def _refuse_splits(file: File, names: Iterable[str]) -> None:
+    """Refuse an object with a list for each split, which would become a dialogue each."""
+    splits = [name for name in names if SPLIT_NAMES.get(name.lower(), name.lower()) in SPLITS]
+    if len(splits) > 1:
+        raise UsageError(
+            f"{file} holds the splits {', '.join(splits)} in one object, but a file has one split. "
+            "Save each to a file of its own in one folder, such as "
+            f"{', '.join(f'{name}.json' for name in splits)}, and give the folder."
+        )
+
+
+def _is_pair(row: dict, lists: Iterable[str]) -> bool:
+    """Whether an object is a context with its response, and one of its lists is part of that."""
+    column_of = find_columns(row, {})
+    return {"context", "response"} <= set(column_of) and any(
+        name in column_of.values() for name in lists
+    )
+
+
 def _holds_rows(entries: list) -> bool:
     """Whether a list holds whole dialogues or pairs, not the messages of one dialogue."""
     first = entries[0] if entries else None
     if not isinstance(first, dict):
         return isinstance(first, list)
     form = choose_form([first], {})
-    return form is not None and form.func is not _read_utterances
+    return form is not None and form.func is not read_utterances
 
 
 def _json_lines(file: File) -> Rows | None:
-    first = file.head.lstrip().partition("\n")[0]
+    first, end, _ = file.head.lstrip().partition("\n")
+    if not first.startswith(("{", "[")):
+        return None
     try:
+        if not end:  # longer than what a form is recognised by
+            first = next(line for _, line in file.lines() if line.strip())
         begins = json.loads(first)
     except ValueError:
         return None
@@ -187,11 +226,11 @@ def _parse_columnar(file: File, name: str, batches_of: Callable[[Any], Iterable]
 
 
 def _delimited_rows(file: File, choose: Choice) -> Rows | None:
-    """The rows of CSV or TSV with a line of names or, of two columns, pairs without one."""
-    lines = file.head.splitlines()
+    """The rows of CSV or TSV with a line of names or, of two columns with tabs, without one."""
+    lines, delimiters = _lines_and_delimiters(file)
     if not lines or "\0" in file.head:
         return None
-    for delimiter in DELIMITERS:
+    for delimiter in delimiters:
         try:
             names, *rows = islice(csv.reader(lines, delimiter=delimiter), SAMPLE)
         except csv.Error:
@@ -199,14 +238,40 @@ def _delimited_rows(file: File, choose: Choice) -> Rows | None:
         sample = [dict(zip(names, cells, strict=False)) for cells in rows or [names]]
         if choose(sample) is not None:
             return _parse_delimited(file, delimiter, None)
-    whole = lines if len(lines) == 1 else lines[:-1]
+    is_cut = len(lines) > 1 and not file.head.endswith("\n")
+    whole = lines[:-1] if is_cut else lines
     if all(line.count("\t") == 1 and all(map(str.strip, line.split("\t"))) for line in whole):
-        return _parse_delimited(file, "\t", ["context", "response"])
+        names = _names_of_two_columns(file, [line.split("\t")[0].strip() for line in whole])
+        return _parse_delimited(file, "\t", names)
     return None
 
 
+def _lines_and_delimiters(file: File) -> tuple[list[str], str]:
+    """The first lines, without Excel's line that names the delimiter, and what may be one."""
+    lines = file.head.splitlines()
+    named = SEPARATOR.fullmatch(lines[0]) if lines else None
+    return (lines[1:], named[1]) if named else (lines, DELIMITERS)
+
+
+def _names_of_two_columns(file: File, cells: list[str]) -> list[str]:
+    """Name two columns by the first cells of their lines: turns by name, or pairs."""
+    if all(CLOCK.fullmatch(cell) or parse_time(cell) for cell in cells):
+        raise UsageError(
+            f"{file} has two columns without names, of which the first has times or numbers, such "
+            f"as {cells[0]!r}. Put a line of names above them, such as time<tab>text, and who "
+            "speaks into a column called speaker."
+        )
+    names = sum(NAME.fullmatch(cell) is not None for cell in cells)
+    distinct = len(set(cells))
+    few = 2 * distinct <= len(cells) and (distinct == 2 or 4 * distinct <= len(cells))
+    if few and 2 * names > len(cells) and take_turns(cells):
+        return ["speaker", "text"]
+    return ["context", "response"]
+
+
 def _parse_delimited(file: File, delimiter: str, names: list[str] | None) -> Rows:
-    lines = (f"{line}\n" for _, line in file.lines())
+    skipped = int(SEPARATOR.match(file.head) is not None)
+    lines = (f"{line}\n" for _, line in islice(file.lines(), skipped, None))
     quoting = csv.QUOTE_MINIMAL if names is None else csv.QUOTE_NONE
     rows = csv.reader(lines, delimiter=delimiter, quoting=quoting)
     names = names or next(rows)
@@ -216,14 +281,14 @@ def _parse_delimited(file: File, delimiter: str, names: list[str] | None) -> Row
             if cells:
                 if len(cells) > len(names):
                     raise UsageError(
-                        f"{file}, line {rows.line_num} has {len(cells)} cells, but its first line "
-                        f"names {len(names)}. Put texts with {delimiter!r} or line ends in "
-                        "quotation marks."
+                        f"{file}, line {rows.line_num + skipped} has {len(cells)} cells, but its "
+                        f"first line names {len(names)}. Put texts with {delimiter!r} or line ends "
+                        "in quotation marks."
                     )
-                yield rows.line_num, dict(zip(names, cells, strict=False))
+                yield rows.line_num + skipped, dict(zip(names, cells, strict=False))
     except csv.Error as error:
         raise UsageError(
-            f"{file}, line {rows.line_num}: {error}. Mend the quotation marks there."
+            f"{file}, line {rows.line_num + skipped}: {error}. Mend the quotation marks there."
         ) from error
 
 
@@ -244,6 +309,11 @@ def find_columns(names: Iterable[str], columns: dict[str, str]) -> dict[str, str
         for name in usual.split():
             if kind not in column_of and name in by_name and by_name[name] not in columns.values():
                 column_of[kind] = by_name[name]
+    context = column_of.get("context")
+    if "context" in columns or _plain(context) not in ("context", "contexts"):
+        column_of.pop("question", None)  # a context alone is what is answered
+    if "context" in columns or column_of.get("history") == context:
+        column_of.pop("history", None)
     return column_of
 
 
@@ -261,8 +331,9 @@ def choose_form(sample: list[dict], columns: dict[str, str]) -> Form | None:
                 return partial(_read_dialogues, name, column_of)
     if "response" in column_of and "context" in column_of:
         return partial(_read_pairs, column_of)
-    if "text" in column_of and ("speaker" in column_of or "conversation" in column_of):
-        return partial(_read_utterances, column_of)
+    has_replies = {"id", "parent"} <= set(column_of)
+    if "text" in column_of and (has_replies or {"speaker", "conversation"} & set(column_of)):
+        return partial(read_utterances, column_of)
     return None
 
 
@@ -285,13 +356,22 @@ def context_of(row: dict, column_of: dict[str, str]) -> list[str]:
 
 
 def _as_list(value) -> list | None:
-    """A list, also where it is written as text."""
+    """A list, also where it is written as text: as JSON or, by pandas and numpy, as Python."""
     if isinstance(value, str) and value.lstrip().startswith("["):
         try:
             value = parse_json(value)
         except ValueError:
-            return None
+            value = _python_list(value.strip())
     return value if isinstance(value, list) else None
+
+
+def _python_list(text: str):
+    """What Python writes for a list; numpy leaves the commas out, which would join texts."""
+    with_commas = VALUE.sub(lambda m: m[1] if m[0] == m[1] else f"{m[1]}, ", text)
+    try:
+        return ast.literal_eval(with_commas)
+    except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
+        return None
 
 
 def _read_dialogues(
@@ -301,17 +381,46 @@ def _read_dialogues(
     for number, row in rows:
         conversation = column_of.get("conversation")
         given = None if conversation == column else row.get(conversation)
-        entries = _as_list(row.get(column)) or []
+        entries = _as_list(row.get(column))
+        if entries is None and row.get(column):
+            note("unreadable", number)
+            continue
+        said = [_message(entry) for entry in entries or []]
+        day_first = is_day_first(time for *_, time in said)
+        repaired = _repaired if _is_of_messenger(row) else lambda text: text
         messages = []
-        for entry in entries:
-            speaker, text = _message(entry)
+        for speaker, text, time in said:
             if text is None:
                 note("media", number)
             else:
-                messages.append(Message(speaker, text))
+                time = parse_time(time, day_first)
+                messages.append(Message(repaired(speaker), repaired(text), time))
+        messages = oldest_first(messages, is_newest_first([messages]), lambda message: message)
+        has_roles = all((m.speaker or "").casefold() in ROLES for m in messages)
         yield Transcript(
-            str(number if given is None else given), messages, **_background(row, column_of)
+            str(number if given is None else given),
+            messages,
+            is_whole=has_roles or given is not None,
+            **_background(row, column_of),
         )
+
+
+def _is_of_messenger(row: dict) -> bool:
+    """Whether it is a chat of Messenger or Instagram, whose texts are escaped byte by byte."""
+    messages = row.get("messages")
+    return (
+        "participants" in row
+        and isinstance(messages, list)
+        and any(isinstance(each, dict) and "sender_name" in each for each in messages)
+    )
+
+
+def _repaired(text: str | None) -> str | None:
+    """The text of which each byte of UTF-8 was taken for a character."""
+    try:
+        return text and text.encode("latin-1").decode("utf-8")
+    except UnicodeError:
+        return text
 
 
 def _background(row: dict, column_of: dict[str, str]) -> dict[str, str]:
@@ -323,17 +432,23 @@ def _background(row: dict, column_of: dict[str, str]) -> dict[str, str]:
     return texts
 
 
-def _message(entry) -> tuple[str | None, str | None]:
-    """The speaker and the text of a message; no text where it has pictures or files alone."""
+def _message(entry) -> tuple[str | None, str | None, Any]:
+    """The speaker, the text and the time of a message; no text where it has files alone."""
     if not isinstance(entry, dict):
-        return None, "" if entry is None else str(entry)
-    column_of = find_columns(entry, {})
-    speaker = entry.get(column_of.get("speaker"))
+        return None, "" if entry is None else str(entry), None
+    column_of = _columns_of_a_message(tuple(entry))
+    speaker = speaker_of(entry.get(column_of.get("speaker")))
     content = entry.get(column_of.get("text"))
     if isinstance(content, list):  # parts
         texts = [part.get("text") if isinstance(part, dict) else part for part in content]
         content = " ".join(text for text in texts if isinstance(text, str)) or None
-    return None if speaker is None else str(speaker), content if content is None else str(content)
+    text = content if content is None else str(content)
+    return speaker, text, time_of(entry, column_of)
+
+
+@lru_cache
+def _columns_of_a_message(names: tuple[str, ...]) -> dict[str, str]:
+    return find_columns(names, {})
 
 
 def _read_pairs(column_of: dict[str, str], rows: Rows, note: Note) -> Iterator[Dialogue]:
@@ -385,18 +500,44 @@ def _read_pairs(column_of: dict[str, str], rows: Rows, note: Note) -> Iterator[D
 
 
 def _context(row: dict, column_of: dict[str, str]) -> tuple[list[str], list[str | None]]:
-    """What stands before a dialogue, and its turns: a list of texts or messages, or a text."""
-    value, background = row.get(column_of["context"]), _background(row, column_of)
-    entries = [] if value is None else _as_list(value)
-    if entries is None:
-        more = row.get("input") if column_of["context"] == "instruction" else None
-        turns = f"{value} {more or ''}".split(END)
+    """What stands before a dialogue, and its turns, the last of which is to be answered.
+
+    Beside a question, a list of contexts has the turns before it, and a text is knowledge.
+    """
+    background = _background(row, column_of)
+    context = row.get(column_of["context"])
+    question = _with_input(row, column_of.get("question"))
+    history = row.get(column_of.get("history"))
+    entries = [] if history in (None, "") else _entries(history)
+    if question in (None, "", []):
+        entries += _entries(_with_input(row, column_of["context"]))
+    elif isinstance(context, str) and _as_list(context) is None and END not in context:
+        background["knowledge"] = f"{background['knowledge']} {context}".strip()
+        entries += _entries(question)
     else:
-        said = [_message(entry) for entry in entries]
-        turns = [text for speaker, text in said if speaker not in SYSTEM]
-        system = [text for speaker, text in said if speaker in SYSTEM and text]
-        background["instruction"] = " ".join([background["instruction"], *system]).strip()
+        entries += [*_entries(context), *_entries(question)]
+    said = [_message(entry) for entry in entries]
+    turns = [text for speaker, text, _ in said if speaker not in SYSTEM]
+    system = [text for speaker, text, _ in said if speaker in SYSTEM and text]
+    background["instruction"] = " ".join([background["instruction"], *system]).strip()
     return background_turns(**background), turns
+
+
+def _with_input(row: dict, column: str | None):
+    """The value of a column; an instruction is followed by its input, as Alpaca has it."""
+    value = row.get(column)
+    if column == "instruction" and row.get("input") and _as_list(value) is None:
+        return f"{value} {row['input']}"
+    return value
+
+
+def _entries(value) -> list:
+    """The turns of a context: a text with marks between them, or a list of turns or of pairs."""
+    entries = _as_list(value)
+    if entries is None:
+        return [] if value is None else str(value).split(END)
+    pairs = [entry if isinstance(entry, list) else [entry] for entry in entries]
+    return [turn for pair in pairs for turn in pair]
 
 
 def _reply(value) -> str | None:
@@ -405,61 +546,3 @@ def _reply(value) -> str | None:
     if entries is not None:
         value = entries[-1] if entries else None
     return _message(value)[1]
-
-
-def _read_utterances(column_of: dict[str, str], rows: Rows, note: Note) -> Iterator[Transcript]:
-    """Read an utterance a row: those of a conversation may lie apart, the latest come first."""
-    conversations: dict[str, list[dict]] = {}
-    for _, row in rows:
-        conversations.setdefault(str(row.get(column_of.get("conversation"), "")), []).append(row)
-    times = (row.get(column_of.get("time")) for each in conversations.values() for row in each)
-    day_first = any(re.match(r"(1[3-9]|2\d|3[01])[./-]\d", str(time)) for time in times)
-    said = {}
-    for name, each in conversations.items():
-        said[name] = messages = []
-        for row in each:
-            speaker = row.get(column_of.get("speaker"))
-            time = parse_time(row.get(column_of.get("time")), day_first)
-            text = row.get(column_of["text"])
-            messages.append(
-                Message(
-                    None if speaker is None else str(speaker),
-                    "" if text is None else str(text),
-                    time,
-                )
-            )
-    steps = [  # from message to message: 1 to a later time, -1 to an earlier one
-        (later > earlier) - (later < earlier)
-        for messages in said.values()
-        for earlier, later in pairwise(m.time for m in messages if m.time is not None)
-    ]
-    for name, messages in said.items():
-        if sum(steps) < 0:  # those of one minute stay in the order that this gives
-            messages.reverse()
-        yield Transcript(name or "1", _by_time(messages), is_whole="conversation" in column_of)
-
-
-def _by_time(messages: list[Message]) -> list[Message]:
-    """Sort by time; a message without one stays behind the message before it."""
-    times = list(accumulate((m.time for m in messages), lambda last, time: time or last))
-    first = next(filter(None, times), None)
-    if first is None:
-        return messages
-    order = sorted(range(len(messages)), key=lambda place: times[place] or first)
-    return [messages[place] for place in order]
-
-
-def parse_time(value, day_first: bool = False) -> datetime | None:
-    """A time in UTC: of ISO 8601, a number of seconds or milliseconds, or as people write it."""
-    if isinstance(value, datetime):
-        time = value
-    else:
-        try:
-            number = float(value)
-            time = datetime.fromtimestamp(number / 1000 if number > 1e11 else number, timezone.utc)
-        except (TypeError, ValueError, OverflowError, OSError):
-            try:
-                time = dates.parse(str(value), dayfirst=day_first)
-            except (ValueError, OverflowError):
-                return None
-    return time.astimezone(timezone.utc).replace(tzinfo=None) if time.tzinfo else time

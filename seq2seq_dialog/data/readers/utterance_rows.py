@@ -1,0 +1,99 @@
+"""Tables with an utterance a row: their conversations, their order, and what replies to what."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from ...dataset_script.sources import Note
+from ...errors import UsageError
+from ..transcripts import Message, Transcript
+from .convokit import DELETED, Utterance, branches
+from .times import is_day_first, is_newest_first, oldest_first, parse_time, time_of
+
+Rows = Iterable[tuple[int, dict[str, Any]]]  # numbered as in the file
+BLANK = ("", "nan", "none", "null")  # what stands for no id
+NO_PARENT = (None, "0", "-1")
+
+
+def read_utterances(column_of: dict[str, str], rows: Rows, note: Note) -> Iterator[Transcript]:
+    """Read an utterance a row: those of a conversation may lie apart, the latest come first.
+
+    Where rows name what they reply to, each reply but the first to an utterance begins a dialogue
+    of its own with that utterance.
+    """
+    conversations = _conversations(column_of, rows, note)
+    times = (time_of(row, column_of) for each in conversations.values() for _, row in each)
+    day_first = is_day_first(times)
+    said = {
+        name: [_utterance(number, row, column_of, day_first) for number, row in each]
+        for name, each in conversations.items()
+    }
+    newest_first = is_newest_first([u.message for u in each] for each in said.values())
+    is_tree = _is_tree(column_of, said.values())
+    for name, each in said.items():
+        each = oldest_first(each, newest_first, lambda utterance: utterance.message)
+        for branch in branches(each) if is_tree else [each]:
+            messages = []
+            for utterance in branch:
+                if utterance.message.text.strip() in DELETED:
+                    note("deleted_message", utterance.line)
+                else:
+                    messages.append(utterance.message)
+            label = ":".join(filter(None, [name, branch[-1].id if is_tree else ""])) or "1"
+            yield Transcript(label, messages, is_whole=is_tree or "conversation" in column_of)
+
+
+def speaker_of(value) -> str | None:
+    """Who speaks: a name or, where it is an object, the name, the role or the id in it."""
+    if isinstance(value, dict):
+        names = (value.get(key) for key in ("name", "role", "email", "id"))
+        value = next(filter(None, names), None)
+    return None if value is None else str(value)
+
+
+def _conversations(column_of: dict[str, str], rows: Rows, note: Note) -> dict[str, list[tuple]]:
+    """The rows by their conversation; without a column for that, all are one."""
+    column = column_of.get("conversation")
+    conversations: dict[str, list[tuple]] = {}
+    for number, row in rows:
+        name, text = row.get(column), row.get(column_of["text"])
+        name = "" if name is None else str(name).strip()
+        if name or (text is not None and str(text).strip()):
+            conversations.setdefault(name, []).append((number, row))
+        else:
+            note("empty_utterance", number)
+    if len(conversations) > 1 and "" in conversations:
+        raise UsageError(
+            f"Row {conversations[''][0][0]} has nothing in the column {column!r}, but others name "
+            "their conversation there. Fill it in, take the row out, or rename the column."
+        )
+    return conversations
+
+
+def _utterance(number: int, row: dict, column_of: dict[str, str], day_first: bool) -> Utterance:
+    text = row.get(column_of["text"])
+    time = parse_time(time_of(row, column_of), day_first)
+    message = Message(
+        speaker_of(row.get(column_of.get("speaker"))), "" if text is None else str(text), time
+    )
+    name, parent = (_id(row.get(column_of.get(kind))) for kind in ("id", "parent"))
+    return Utterance(str(number) if name is None else name, number, parent, message)
+
+
+def _id(value) -> str | None:
+    """An id without what Reddit puts before it, and pandas behind it; None where there is none."""
+    text = re.sub(r"^t\d_|\.0$", "", "" if value is None else str(value).strip())
+    return None if text.casefold() in BLANK else text
+
+
+def _is_tree(column_of: dict[str, str], conversations: Iterable[list[Utterance]]) -> bool:
+    """Whether rows name what they reply to; in a chat, where few do, they follow one another."""
+    if not {"id", "parent"} <= set(column_of):
+        return False
+    utterances = [utterance for each in conversations for utterance in each]
+    ids = {utterance.id for utterance in utterances}
+    replies = [u for u in utterances if u.reply_to in ids or u.reply_to not in NO_PARENT]
+    is_named = bool({"speaker", "conversation"} & set(column_of))
+    return not is_named or 4 * len(replies) >= len(utterances)
