@@ -14,6 +14,7 @@ from typing import Annotated, Any, get_type_hints
 
 from . import strict_yaml
 from .errors import UsageError, nearest
+from .evaluation.text import main_language
 from .inherited_settings import INHERITED
 from .method_settings import (
     AdversarialArguments,
@@ -125,7 +126,7 @@ class DataArguments(Group):
     def __post_init__(self):
         super().__post_init__()
         if self.detokenize is None:
-            self.detokenize = self.language.lower().split("-")[0].split("_")[0] == "en"
+            self.detokenize = main_language(self.language) == "en"
 
     def column_names(self) -> dict[str, str]:
         """Return what `columns` says: names of columns, by what they are for."""

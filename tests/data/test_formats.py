@@ -48,6 +48,14 @@ def in_one_split(rows):
     return [(row["context"], row["response"]) for part in rows.values() for row in part]
 
 
+def written(tmp_path, name, text):
+    """Write a source into a folder of its own."""
+    path = tmp_path / "data" / name
+    path.parent.mkdir()
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
 def load(path, **options):
     """The pairs of a source of which the dialogues may fall into any split."""
     path.parent.mkdir(exist_ok=True)
@@ -293,9 +301,7 @@ TABLES = {
 @pytest.mark.parametrize("name", TABLES)
 def test_a_table_is_known_by_its_columns(name, tmp_path):
     text, expected = TABLES[name]
-    path = tmp_path / "data" / name
-    path.parent.mkdir()
-    path.write_text(text, encoding="utf-8")
+    path = written(tmp_path, name, text)
     assert load(path)[0] == expected
 
 
@@ -313,9 +319,7 @@ def test_a_chat_of_messenger_is_turned_round_repaired_and_cut(tmp_path):
     ]
     photo = {"sender_name": "Bo", "timestamp_ms": 1_709_280_000_001, "photos": [{"uri": "a.jpg"}]}
     chat = {"participants": [{"name": "Bo"}], "messages": [*entries[:0:-1], photo, entries[0]]}
-    path = tmp_path / "data" / "message_1.json"
-    path.parent.mkdir()
-    path.write_text(json.dumps(chat))
+    path = written(tmp_path, "message_1.json", json.dumps(chat))
     pairs, problems = load(path, respond_as="bo")
     assert pairs == [(["Caf\u00e9?"], "Yes \U0001f44d"), (["Now?"], "No \u2026 ok")]
     assert problems["media"]["count"] == 1
@@ -409,9 +413,7 @@ WITH_ROLES = {
 @pytest.mark.parametrize("name", WITH_ROLES)
 def test_what_system_and_tools_say_is_no_turn_in_any_form(name, tmp_path):
     text, expected = WITH_ROLES[name]
-    path = tmp_path / "data" / name
-    path.parent.mkdir()
-    path.write_text(text, encoding="utf-8")
+    path = written(tmp_path, name, text)
     pairs, problems = load(path)
     assert pairs == expected
     counts = [problems.get(f"{kind}_message", {}).get("count") for kind in ("system", "tool")]
@@ -427,9 +429,9 @@ def test_what_system_and_tools_say_is_no_turn_in_any_form(name, tmp_path):
     ],
 )
 def test_support_tools_have_roles_of_their_own(user, assistant, tmp_path):
-    path = tmp_path / "data" / "tickets.jsonl"
-    path.parent.mkdir()
-    path.write_text(json.dumps({"messages": messages(names=[user, assistant] * 2)}))
+    path = written(
+        tmp_path, "tickets.jsonl", json.dumps({"messages": messages(names=[user, assistant] * 2)})
+    )
     assert load(path)[0] == AGENT
 
 
@@ -449,18 +451,14 @@ def _whole(source):
 )
 def test_the_newest_first_is_turned_round_whatever_its_times(times, tmp_path):
     rows = list(zip(["ben", "ann"] * 2, times, TURNS[::-1], strict=True))
-    path = tmp_path / "data" / "log.tsv"
-    path.parent.mkdir()
-    path.write_text(table(["author", "created_at", "message"], rows, "\t"))
+    path = written(tmp_path, "log.tsv", table(["author", "created_at", "message"], rows, "\t"))
     assert load(path)[0] == PAIRS
 
 
 def test_half_of_a_character_is_replaced_and_counted(tmp_path):
     turns = [*TURNS[:3], "No \ud83d closed."]
     said = [{"role": role, "content": text} for role, text in zip(ROLES, turns, strict=True)]
-    path = tmp_path / "data" / "cut.jsonl"
-    path.parent.mkdir()
-    path.write_text(json.dumps({"messages": said}) + "\n")
+    path = written(tmp_path, "cut.jsonl", json.dumps({"messages": said}) + "\n")
     rows, problems = load(path)
     assert rows[-1] == (TURNS[:3], "No \ufffd closed.")
     assert problems["replacement_character"] == {"count": 1, "first_lines": [1]}
@@ -486,9 +484,9 @@ def test_columns_are_named_where_they_are_unusual(tmp_path):
 
 
 def test_of_several_columns_of_context_one_may_be_named(tmp_path):
-    path = tmp_path / "data" / "t.jsonl"
-    path.parent.mkdir()
-    path.write_text(json.dumps({"context": TURNS[0], "question": "x", "answer": TURNS[1]}))
+    path = written(
+        tmp_path, "t.jsonl", json.dumps({"context": TURNS[0], "question": "x", "answer": TURNS[1]})
+    )
     assert load(path, columns="{context: context}")[0] == PAIRS[:1]
 
 
@@ -519,9 +517,7 @@ def test_lists_as_pandas_writes_them_into_cells_are_read(form, tmp_path):
     ],
 )
 def test_whose_replies_are_learnt_is_a_choice(respond_as, expected, tmp_path):
-    path = tmp_path / "data" / "t.jsonl"
-    path.parent.mkdir()
-    path.write_text(json.dumps({"messages": messages()}), encoding="utf-8")
+    path = written(tmp_path, "t.jsonl", json.dumps({"messages": messages()}))
     assert load(path, respond_as=respond_as)[0] == expected
 
 
@@ -620,9 +616,7 @@ REPLIES["no-names.csv"] = re.sub("^[^,]*,", "", REPLIES["reddit.csv"], flags=re.
 
 @pytest.mark.parametrize("name", REPLIES)
 def test_rows_that_name_what_they_reply_to_become_branches(name, tmp_path):
-    path = tmp_path / "data" / name
-    path.parent.mkdir()
-    path.write_text(REPLIES[name])
+    path = written(tmp_path, name, REPLIES[name])
     pairs, problems = load(path)
     assert pairs == [*PAIRS[:2], (TURNS[:1], "At nine.")]
     assert problems["deleted_message"]["count"] == 1
@@ -760,9 +754,9 @@ def test_what_dialogue_text_cannot_follow_is_refused(options, message, tmp_path)
 
 
 def test_contacts_in_pairs_are_replaced(tmp_path):
-    path = tmp_path / "data" / "t.jsonl"
-    path.parent.mkdir()
-    path.write_text(json.dumps({"question": "Where?", "answer": "At ann@example.org"}))
+    path = written(
+        tmp_path, "t.jsonl", json.dumps({"question": "Where?", "answer": "At ann@example.org"})
+    )
     assert load(path, anonymize=True)[0] == [(["Where?"], "At [email]")]
 
 
@@ -890,9 +884,7 @@ def test_what_is_missing_in_a_frame_is_nothing_said(tmp_path):
 
 
 def test_one_who_is_anonymous_is_still_learnt_from(tmp_path):
-    path = tmp_path / "data" / "t.csv"
-    path.parent.mkdir()
-    path.write_text(TABLES["csv.csv"][0], encoding="utf-8")
+    path = written(tmp_path, "t.csv", TABLES["csv.csv"][0])
     assert load(path, anonymize=True, respond_as="bo")[0] == AGENT
 
 
