@@ -76,7 +76,7 @@ def pairs_of(args) -> tuple[list, list[str], list[list[str]], list[str]]:
     """Read evenly spaced clean pairs: contexts, references, all references, training replies."""
     corpus = read_corpus(DataArguments(data=args.data, multireference=args.multireference))
     rows = corpus.rows[args.split]
-    if args.multireference and args.split != corpus.evaluated:
+    if args.multireference and args.split != corpus.evaluated_split:
         raise UsageError("multireference has references of the test split: set --split test.")
     clean = np.flatnonzero(audit(corpus.rows)["clean"][args.split])
     chosen = clean[np.linspace(0, len(clean) - 1, min(args.contexts, len(clean))).astype(int)]

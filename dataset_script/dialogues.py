@@ -35,7 +35,7 @@ import datasets
 import pyarrow as pa
 
 from .detokenize import detokenize
-from .sources import LABELS, SPLITS, WAY_OUT, Note, Source, find_sources, passed_over, read_lines
+from .sources import LABELS, SPLITS, WAY_OUT, Note, TextFile, find_sources, passed_over, read_lines
 
 logger = logging.getLogger(__name__)
 
@@ -195,7 +195,7 @@ def make_rows(
 # ------------------------------------------------------------------------------ reading text
 
 
-def read(source: Source, note: Note = lambda kind, line: None) -> Iterator[Dialogue]:
+def read(source: TextFile, note: Note = lambda kind, line: None) -> Iterator[Dialogue]:
     """The dialogues of a text, one in memory at a time; `note` is called for each problem."""
     label_lines = {label: read_lines(place, note) for label, place in source.labels.items()}
     for number, text in read_lines(source.text, note):
@@ -243,7 +243,7 @@ def _label_row(
     return (classes, None) if len(classes) == utterances else (None, "mismatch")
 
 
-def scan_text(source: Source, pairs: Counter) -> dict[str, Any]:
+def scan_text(source: TextFile, pairs: Counter) -> dict[str, Any]:
     """`scan` a text; refuse one that is empty or has no ` __eou__`."""
     counts = scan(partial(read, source), source.split, pairs)
     place = " > ".join(source.text)
@@ -282,7 +282,7 @@ class DialoguesConfig(datasets.BuilderConfig):
                 "False for the utterances as they stand."
             )
 
-    def sources(self) -> list[Source]:
+    def sources(self) -> list[TextFile]:
         """What `data_dir` or `data_files` name; nothing if neither is given."""
         if self.data_dir is not None and self.data_files is not None:
             raise ValueError(
@@ -323,26 +323,25 @@ class DialoguesConfig(datasets.BuilderConfig):
         return f"{config_id}-{state.hexdigest()[:16]}"
 
 
+FEATURES = datasets.Features(
+    dialogue_id=datasets.Value("string"),
+    turn=datasets.Value("int32"),
+    context=datasets.Sequence(datasets.Value("string")),
+    response=datasets.Value("string"),
+    **{label: datasets.ClassLabel(names=names) for label, (names, _) in LABELS.items()},
+)
+
+
 class Dialogues(datasets.ArrowBasedBuilder):
     """Rows (context, response) from dialogue text: see the module's docstring and README.md."""
 
     BUILDER_CONFIG_CLASS = DialoguesConfig
 
     def _info(self) -> datasets.DatasetInfo:
-        text = datasets.Value("string")
-        labels = {label: datasets.ClassLabel(names=names) for label, (names, _) in LABELS.items()}
-        return datasets.DatasetInfo(
-            description="Context and response pairs from dialogues, one for each reply.",
-            features=datasets.Features(
-                dialogue_id=text,
-                turn=datasets.Value("int32"),
-                context=datasets.Sequence(text),
-                response=text,
-                **labels,
-            ),
-        )
+        description = "Context and response pairs from dialogues, one for each reply."
+        return datasets.DatasetInfo(description=description, features=FEATURES)
 
-    def _sources(self, dl_manager: datasets.DownloadManager | None = None) -> list[Source]:
+    def _sources(self, dl_manager: datasets.DownloadManager | None = None) -> list[TextFile]:
         sources = self.config.sources()
         if sources:
             return sources
@@ -371,7 +370,7 @@ class Dialogues(datasets.ArrowBasedBuilder):
         others = passed_over(os.path.expanduser(self.config.data_dir or ""), sources)
         if others:
             logger.warning("Not read, though it lies beside the text: %s", ", ".join(others))
-        by_split: dict[str, list[Source]] = {}
+        by_split: dict[str, list[TextFile]] = {}
         for source in sources:
             for split in [source.split] if source.split else SPLITS:
                 by_split.setdefault(split, []).append(source)
@@ -392,7 +391,9 @@ class Dialogues(datasets.ArrowBasedBuilder):
             for split, files in by_split.items()
         ]
 
-    def _generate_tables(self, sources: list[Source], split: str) -> Iterator[tuple[str, pa.Table]]:
+    def _generate_tables(
+        self, sources: list[TextFile], split: str
+    ) -> Iterator[tuple[str, pa.Table]]:
         """Yields the rows in blocks: to encode each by itself would double the time."""
         schema = self.info.features.arrow_schema
         for source in sources:
@@ -414,7 +415,7 @@ class Dialogues(datasets.ArrowBasedBuilder):
         return {source.name: scan_text(source, Counter()) for source in self._sources()}
 
 
-def _log(source: Source, counts: dict[str, Any]) -> None:
+def _log(source: TextFile, counts: dict[str, Any]) -> None:
     problems = {kind: problem for kind, problem in counts.items() if isinstance(problem, dict)}
     listed = "; ".join(
         f"{kind} x {problem['count']} (lines {', '.join(map(str, problem['first_lines']))}"

@@ -62,7 +62,7 @@ WAY_OUT = (
 )
 
 
-class Source(NamedTuple):
+class TextFile(NamedTuple):
     """A text file and its label files.
 
     A place is a path, and after it the members to open if it is a zip (or a zip within one).
@@ -75,7 +75,7 @@ class Source(NamedTuple):
     split: str | None  # None: every dialogue goes where its hash says
 
 
-def find_sources(path: str) -> list[Source]:
+def find_sources(path: str) -> list[TextFile]:
     """Lists the text files in a folder or a zip; a text file stands for itself.
 
     Official splits win over a whole text, and unpacked files over zips that lie beside them.
@@ -110,7 +110,7 @@ def find_sources(path: str) -> list[Source]:
     return [_source(text, members, None)]
 
 
-def passed_over(path: str, sources: list[Source]) -> list[str]:
+def passed_over(path: str, sources: list[TextFile]) -> list[str]:
     """Names the files of a folder that look like dialogues and are not read."""
     if not os.path.isdir(path):
         return []
@@ -164,7 +164,7 @@ def _named(name: str, members: dict[str, tuple[str, ...]], path: str) -> str | N
     return matches[0] if matches else None
 
 
-def _source(name: str, members: dict[str, tuple[str, ...]], split: str | None) -> Source:
+def _source(name: str, members: dict[str, tuple[str, ...]], split: str | None) -> TextFile:
     """A text with the label files beside it, such as dialogues_act.txt, dialogues_act_train.txt."""
     path = PurePosixPath(name)
     labels = {}
@@ -174,7 +174,7 @@ def _source(name: str, members: dict[str, tuple[str, ...]], split: str | None) -
         if label_file != name and label_file in members:
             labels[label] = members[label_file]
     stem = re.sub(r"\.(gz|bz2|xz)$", "", path.name).removesuffix(".txt")
-    return Source(name, stem, members[name], labels, split)
+    return TextFile(name, stem, members[name], labels, split)
 
 
 def is_zip(path: str) -> bool:

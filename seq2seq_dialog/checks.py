@@ -148,7 +148,7 @@ def _check_sides(data: DataArguments) -> None:
 
 def _check_adversarial(settings: Settings) -> None:
     adversarial, training = settings.adversarial, settings.training
-    if not adversarial.adversarial:
+    if not adversarial.is_on:
         return
     if settings.model.model_name_or_path is None:
         raise UsageError(
@@ -175,7 +175,7 @@ def _check_unused(settings: Settings) -> None:
         (settings.preferences, "dpo", "set dpo as well, to true"),
         (settings.lora, "LoRA", "set lora_r as well, to 16"),
     ):
-        if group.is_off and (changed := _changed(group)):
+        if not group.is_on and (changed := _changed(group)):
             raise UsageError(f"{changed[0]} has no effect without {method}: {way_out}.")
     adversarial = settings.adversarial
     for name, is_used, method in (
@@ -217,8 +217,8 @@ def _check_objectives(settings: Settings) -> None:
     of_all_replies = {"vocabulary", "stock_phrases"} & weights.keys()
     _refuse_beside(
         "objectives",
-        ("adversarial", not settings.adversarial.is_off, "each is a training of its own"),
-        ("dpo", not settings.preferences.is_off, "each is a training of its own"),
+        ("adversarial", settings.adversarial.is_on, "each is a training of its own"),
+        ("dpo", settings.preferences.is_on, "each is a training of its own"),
         ("tokens_per_batch auto", training.tokens_per_batch == "auto", "it tries plain batches"),
         ("streaming", settings.data.streaming and of_all_replies, "replies are counted first"),
     )
@@ -227,7 +227,7 @@ def _check_objectives(settings: Settings) -> None:
 def _check_preferences(settings: Settings) -> None:
     preferences, training = settings.preferences, settings.training
     metric = training.metric_for_best_model.removeprefix("eval_")
-    if preferences.is_off:
+    if not preferences.is_on:
         if metric in OF_PREFERENCES:
             raise UsageError(f"metric_for_best_model is {metric}: set dpo as well, to true.")
         return
@@ -238,7 +238,7 @@ def _check_preferences(settings: Settings) -> None:
         )
     _refuse_beside(
         "dpo",
-        ("adversarial", not settings.adversarial.is_off, "each is a training of its own"),
+        ("adversarial", settings.adversarial.is_on, "each is a training of its own"),
         ("streaming", settings.data.streaming, "likelihoods are measured before training begins"),
         ("tokens_per_batch auto", training.tokens_per_batch == "auto", "it tries single replies"),
         ("label_smoothing_factor", training.label_smoothing_factor > 0, "no token is a target"),
@@ -253,7 +253,7 @@ def _check_preferences(settings: Settings) -> None:
 
 def _check_lora(settings: Settings) -> None:
     lora, training = settings.lora, settings.training
-    if lora.is_off:
+    if not lora.is_on:
         return
     if not find_spec("peft"):
         raise UsageError(f"lora_r is {lora.lora_r}, which needs peft: pip install peft.")
@@ -265,7 +265,7 @@ def _check_lora(settings: Settings) -> None:
     sharded = bool(training.fsdp or training.deepspeed)
     _refuse_beside(
         "LoRA",
-        ("adversarial", not settings.adversarial.is_off, "it needs the generator as it was"),
+        ("adversarial", settings.adversarial.is_on, "it needs the generator as it was"),
         (
             training.scaled_optim,
             training.scaled_optim,
@@ -302,7 +302,7 @@ def _check_streaming(settings: Settings) -> None:
         "streaming",
         ("exchange_sides", settings.data.exchange_sides, "a stream has the pairs as they are"),
         ("drop_overlap", settings.data.drop_overlap, whole),
-        ("adversarial", settings.adversarial.adversarial, "it draws from all training pairs"),
+        ("adversarial", settings.adversarial.is_on, "it draws from all training pairs"),
         ("tokens_per_batch auto", auto, "it tries the longest pairs"),
     )
 

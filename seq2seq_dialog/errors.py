@@ -1,4 +1,4 @@
-"""What a person can mend: one message, exit status 2."""
+"""Errors that the user can mend: told in one message, exit status 2."""
 
 import difflib
 import errno

@@ -28,6 +28,7 @@ REPLACED = {
     "bf16_full_eval": "evaluation has the precision of training",
     "prediction_loss_only": "evaluation replies only where predict_with_generate asks for it",
     "average_tokens_across_devices": "each target token weighs the same on all processes",
+    "enable_jit_checkpoint": "SIGTERM ends a run after the step, with a checkpoint",
     "batch_eval_metrics": "metrics are computed once, over all replies",
 }
 # Inherited settings that --help shows as well, and their help; --help_all shows every one.
@@ -46,6 +47,34 @@ INHERITED = {
     "hub_model_id": "Its name there, user/name; by default that of output_dir.",
     "hub_private_repo": "Make a new repository private.",
     "hub_revision": "The branch it is published to.",
+}
+# The marks of those that have one, by name as `setting_fields.Mark` has them.
+INHERITED_MARKS = {
+    "FREE": {
+        "disable_tqdm",
+        "hub_model_id",
+        "hub_private_repo",
+        "hub_revision",
+        "log_level",
+        "push_to_hub",
+        "report_to",
+        "run_name",
+    },
+    "PRIVATE": {
+        "hub_model_id",
+        "hub_private_repo",
+        "hub_revision",
+        "hub_strategy",
+        "logging_dir",
+        "output_dir",
+        "project",
+        "push_to_hub",
+        "report_to",
+        "run_name",
+        "trackio_bucket_id",
+        "trackio_space_id",
+        "trackio_static_space_id",
+    },
 }
 # Bounds of the numbers among them.
 INHERITED_BOUNDS = {

@@ -1,12 +1,13 @@
 """Settings of the ways to train that are not likelihood on all weights alone."""
 
+import os
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from . import strict_yaml
 from .errors import UsageError, nearest
 from .portable.options import Bounds
-from .setting_fields import Group, Mark, setting
+from .setting_fields import Group, Mark, number_or_auto, setting
 
 OBJECTIVES = (
     "repetition",
@@ -25,9 +26,9 @@ class ObjectiveArguments(Group):
     _argument_group_name = "objectives"
 
     @property
-    def is_off(self) -> bool:
-        """Whether the group has no effect."""
-        return not self.weights()
+    def is_on(self) -> bool:
+        """Whether the method is used."""
+        return bool(self.weights())
 
     objectives: str | None = setting(
         None,
@@ -66,9 +67,9 @@ class PreferenceArguments(Group):
     _argument_group_name = "preferences"
 
     @property
-    def is_off(self) -> bool:
-        """Whether the group has no effect."""
-        return not self.dpo
+    def is_on(self) -> bool:
+        """Whether the method is used."""
+        return self.dpo
 
     dpo: bool = setting(
         False,
@@ -113,9 +114,9 @@ class AdversarialArguments(Group):
     _argument_group_name = "adversarial training"
 
     @property
-    def is_off(self) -> bool:
-        """Whether the group has no effect."""
-        return not self.adversarial
+    def is_on(self) -> bool:
+        """Whether the method is used."""
+        return self.adversarial
 
     adversarial: bool = setting(
         False, "Train model_name_or_path, a finished run, against a discriminator."
@@ -160,15 +161,24 @@ class AdversarialArguments(Group):
     )
 
     def __post_init__(self):
-        if self.discriminator_warmup_steps != "auto":
-            try:
-                self.discriminator_warmup_steps = int(self.discriminator_warmup_steps)
-            except ValueError:
-                raise UsageError(
-                    f"discriminator_warmup_steps is {self.discriminator_warmup_steps!r}; it must "
-                    "be a number or auto."
-                ) from None
+        steps = self.discriminator_warmup_steps
+        self.discriminator_warmup_steps = number_or_auto("discriminator_warmup_steps", steps)
         super().__post_init__()
+
+    def discriminator_mapping(self) -> dict:
+        """Return what `discriminator` says: sizes, or a checkpoint and its form."""
+        example = "{model_name_or_path: starter, form: ratio}"
+        given = strict_yaml.load_mapping("discriminator", self.discriminator or "{}", example)
+        if given.keys().isdisjoint({"model_name_or_path", "form"}):
+            return {"embedding_size": 128, "hidden_size": 256} | given
+        forms = ("ratio", "classifier")
+        known = given.keys() == {"model_name_or_path", "form"} and given["form"] in forms
+        if not known or not isinstance(given["model_name_or_path"], str):
+            raise UsageError(
+                f"discriminator is {given}; with a checkpoint it must have model_name_or_path and "
+                f"form ({' or '.join(forms)}), and nothing else, for example {example}."
+            )
+        return given | {"model_name_or_path": os.path.expanduser(given["model_name_or_path"])}
 
     @property
     def first_step(self) -> int:
@@ -184,9 +194,9 @@ class LoraArguments(Group):
     _argument_group_name = "LoRA"
 
     @property
-    def is_off(self) -> bool:
-        """Whether the group has no effect."""
-        return self.lora_r == 0
+    def is_on(self) -> bool:
+        """Whether the method is used."""
+        return self.lora_r > 0
 
     lora_r: Annotated[int, Bounds(0)] = setting(
         0,

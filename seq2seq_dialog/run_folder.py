@@ -1,4 +1,4 @@
-"""The files that a run leaves: their names, how they are written and read."""
+"""The folder of a run: locked, checked, and its files written and read."""
 
 import datetime
 import importlib.metadata
@@ -21,7 +21,11 @@ from .errors import UsageError
 from .portable.context import as_turns
 from .strict_yaml import read_yaml
 
-PREVIEW = "data.html"  # what `dry_run` writes, before there is a run
+PREVIEW = "data.html"  # what `dry_run` shows, before there is a run
+TRIAL_TOKENIZER = "tokenizer~"  # of a dry run, while it lasts
+OF_DRY_RUNS = (PREVIEW, TRIAL_TOKENIZER)
+TALKS = "selfchat.jsonl"  # the model with itself
+VOTES = "votes.jsonl"
 PACKAGES = (
     "torch",
     "transformers",
@@ -65,7 +69,7 @@ def locked(run_dir: Path) -> Iterator[None]:
 def check_folder_of_runs(folder: Path, *patterns: str) -> None:
     """Refuse a folder for several runs that holds what is none of theirs, by patterns of names."""
     for path in sorted(folder.glob("[!.]*")):
-        if not any(path.match(pattern) for pattern in (*patterns, PREVIEW)):
+        if not any(path.match(pattern) for pattern in (*patterns, *OF_DRY_RUNS)):
             raise UsageError(
                 f"{folder} holds other files, such as {path.name}; choose a new --output_dir."
             )

@@ -8,6 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 from rich.console import Console
 from rich.table import Column, Table
@@ -16,12 +17,13 @@ from . import run_folder
 from .command_line import setting_names
 from .errors import UsageError, nearest
 from .evaluation.catalogue import METRICS
+from .report.seeds import check_same_data
 from .run_folder import read_json, read_mapping, write_json, write_yaml
 from .setting_fields import Mark, bounds
 from .settings import GROUPS, DataArguments, Settings, marked
 from .shipped import command
 from .strict_yaml import load_mapping
-from .train import finish_run
+from .train import run_unless_complete
 from .train_arguments import parse
 from .training.resume import FREE
 from .training.stopping import Diverged
@@ -164,9 +166,9 @@ def metric_of(settings: Settings) -> str:
 
 
 def make_trials(argv: list[str], settings: Settings, space: dict) -> list[dict]:
-    """Make the trials: `settings`, `value` (None where it diverged), `folder` of each.
+    """Make the trials: `settings`, `value` (None where it failed), `folder` of each.
 
-    SUMMARY gets them one by one, and tells the next time which have diverged.
+    SUMMARY gets them one by one, and tells the next time which have failed.
     """
     folder, trials = Path(settings.training.output_dir), []
     earlier = read_mapping(folder / SUMMARY).get("trials", [])
@@ -174,13 +176,13 @@ def make_trials(argv: list[str], settings: Settings, space: dict) -> list[dict]:
         values = ask(settings, space, trials)
         trial = {"trial": number, "folder": f"trial-{number}", "settings": values, "value": None}
         same = next((each for each in trials if each["settings"] == values), None)
-        diverged = number < len(earlier) and earlier[number] == trial
+        failed = number < len(earlier) and earlier[number] == trial
         texts = ", ".join(f"{name} {_short(value)}" for name, value in values.items())
         print(f"Trial {number}: {texts}", flush=True)
         if same is not None:
             print(f"The same as {same['folder']}.")
             trial |= {"folder": same["folder"], "value": same["value"]}
-        elif not diverged:
+        elif not failed:
             trial["value"] = run_trial(argv, values, folder / trial["folder"], metric_of(settings))
         trials.append(trial)
         write_json(folder / SUMMARY, {"metric": metric_of(settings), "trials": trials})
@@ -198,8 +200,9 @@ def ask(settings: Settings, space: dict, trials: list[dict]) -> dict:
     direction = "maximize" if settings.training.greater_is_better else "minimize"
     study = optuna.create_study(sampler=sampler, direction=direction)
     for trial in trials:
-        failed = trial["value"] is None
-        state = optuna.trial.TrialState.FAIL if failed else optuna.trial.TrialState.COMPLETE
+        # Pruned trials count among the bad ones; failed ones would not count at all.
+        states = optuna.trial.TrialState
+        state = states.PRUNED if trial["value"] is None else states.COMPLETE
         study.add_trial(
             optuna.trial.create_trial(
                 state=state,
@@ -212,14 +215,17 @@ def ask(settings: Settings, space: dict, trials: list[dict]) -> dict:
 
 
 def run_trial(argv: list[str], values: dict, run_dir: Path, metric: str) -> float | None:
-    """Make the run of a trial; return its figure on validation, None where it diverged.
+    """Make the run of a trial; return its figure on validation, None where it failed.
 
     The test pairs stay unseen: they are for the best settings alone.
     """
     try:
-        finish_run([*argv, *as_flags(values), "--do_predict=false", f"--output_dir={run_dir}"])
-    except Diverged:
-        print(f"The training of {run_dir.name} has diverged; the search goes on.", flush=True)
+        run_unless_complete(
+            [*argv, *as_flags(values), "--do_predict=false", f"--output_dir={run_dir}"]
+        )
+    except (Diverged, torch.OutOfMemoryError) as error:
+        what = "has diverged" if isinstance(error, Diverged) else "needs more memory than there is"
+        print(f"The training of {run_dir.name} {what}; the search goes on.", flush=True)
         return None
     figures = read_json(run_dir / "metrics.json").get("validation", {})
     if metric not in figures:
@@ -234,15 +240,16 @@ def report(argv: list[str], settings: Settings, trials: list[dict]) -> None:
     done = [trial for trial in trials if trial["value"] is not None]
     if not done:
         raise UsageError(
-            f"All {len(trials)} trials have diverged. Search lower learning rates, in another "
-            "--output_dir."
+            f"All {len(trials)} trials have failed. Search lower learning rates and smaller "
+            "batches, in another --output_dir."
         )
+    check_same_data([folder / trial["folder"] for trial in done])
     ranked = sorted(done, key=lambda trial: sign * trial["value"])
-    diverged = [trial for trial in trials if trial["value"] is None]
+    failed = [trial for trial in trials if trial["value"] is None]
     label = METRICS[metric_of(settings)].label
     table = Table("trial", Column(label, justify="right"), *ranked[0]["settings"])
-    for trial in [*ranked, *diverged]:
-        value = "diverged" if trial["value"] is None else f"{trial['value']:.4f}"
+    for trial in [*ranked, *failed]:
+        value = "failed" if trial["value"] is None else f"{trial['value']:.4f}"
         table.add_row(str(trial["trial"]), value, *map(_short, trial["settings"].values()))
     Console().print(table)
     best = [*argv, *as_flags(ranked[0]["settings"]), f"--output_dir={folder / 'best'}"]

@@ -27,6 +27,14 @@ def setting(default, help: str):
     return field(default=default, metadata={"help": help})
 
 
+def number_or_auto(name: str, value: str | int) -> int | str:
+    """Read the number of a setting that may be auto as well."""
+    try:
+        return value if value == "auto" else int(value)
+    except ValueError:
+        raise UsageError(f"{name} is {value!r}; it must be a number or auto.") from None
+
+
 class Group:
     """Settings whose numbers lie within their bounds."""
 

@@ -15,7 +15,7 @@ from typing import Annotated, Any, get_type_hints
 from . import strict_yaml
 from .errors import UsageError, nearest
 from .evaluation.text import main_language
-from .inherited_settings import INHERITED
+from .inherited_settings import INHERITED, INHERITED_MARKS
 from .method_settings import (
     AdversarialArguments,
     LoraArguments,
@@ -23,7 +23,7 @@ from .method_settings import (
     PreferenceArguments,
     SearchArguments,
 )
-from .portable.options import CRITERIA, DECODING, Bounds
+from .portable.options import CRITERIA, OPTION_BOUNDS, Bounds
 from .setting_fields import Group, Mark, setting
 from .training_settings import SCALED, T5_LIKE, DialogueTrainingArguments
 
@@ -189,30 +189,32 @@ class DecodingArguments(Group):
 
     _argument_group_name = "decoding"
 
-    max_new_tokens: Annotated[int, DECODING["max_new_tokens"]] = setting(
+    max_new_tokens: Annotated[int, OPTION_BOUNDS["max_new_tokens"]] = setting(
         128, "Greatest reply in tokens."
     )
-    num_beams: Annotated[int, DECODING["num_beams"]] = setting(
+    num_beams: Annotated[int, OPTION_BOUNDS["num_beams"]] = setting(
         1, "Beams; 1 is greedy (or sampling)."
     )
     do_sample: bool = setting(False, "Sample instead of the likeliest.")
-    temperature: Annotated[float, DECODING["temperature"]] = setting(1.0, "Sampling temperature.")
-    top_p: Annotated[float, DECODING["top_p"]] = setting(
+    temperature: Annotated[float, OPTION_BOUNDS["temperature"]] = setting(
+        1.0, "Sampling temperature."
+    )
+    top_p: Annotated[float, OPTION_BOUNDS["top_p"]] = setting(
         1.0, "Nucleus of the probability to sample from."
     )
-    top_k: Annotated[int, DECODING["top_k"]] = setting(
+    top_k: Annotated[int, OPTION_BOUNDS["top_k"]] = setting(
         0, "Likeliest tokens to sample from; 0 means all."
     )
-    no_repeat_ngram_size: Annotated[int, DECODING["no_repeat_ngram_size"]] = setting(
+    no_repeat_ngram_size: Annotated[int, OPTION_BOUNDS["no_repeat_ngram_size"]] = setting(
         0, "No n-gram of this size twice in a reply; 0 allows all."
     )
-    repetition_penalty: Annotated[float, DECODING["repetition_penalty"]] = setting(
+    repetition_penalty: Annotated[float, OPTION_BOUNDS["repetition_penalty"]] = setting(
         1.0, "Above 1 repeats less."
     )
-    length_penalty: Annotated[float, DECODING["length_penalty"]] = setting(
+    length_penalty: Annotated[float, OPTION_BOUNDS["length_penalty"]] = setting(
         1.0, "Exponent of the length in beam scores; above 1 favours long."
     )
-    candidates: Annotated[int, DECODING["candidates"]] = setting(
+    candidates: Annotated[int, OPTION_BOUNDS["candidates"]] = setting(
         1,
         "Replies that are decoded for each context, by sampling or by beams; rerank chooses one.",
     )
@@ -226,12 +228,12 @@ class DecodingArguments(Group):
         "For the criterion reverse: a model that was trained with exchange_sides, a run folder or "
         "a name on the Hub.",
     )
-    guidance_weight: Annotated[float, DECODING["guidance_weight"]] = setting(
+    guidance_weight: Annotated[float, OPTION_BOUNDS["guidance_weight"]] = setting(
         0.0,
         "Guidance against what fits every context: adds this times log p(token | context) - "
         "log p(token | no context) to scores, but favours no token that was said before.",
     )
-    guidance_tokens: Annotated[int, DECODING["guidance_tokens"]] = setting(
+    guidance_tokens: Annotated[int, OPTION_BOUNDS["guidance_tokens"]] = setting(
         0, "First tokens of a reply that are guided; 0 means all."
     )
 
@@ -261,20 +263,18 @@ class Settings:
         """Whether this is the process that prints, writes and publishes."""
         return self.training.process_index == 0
 
-    @property
-    def trains_adapter(self) -> bool:
-        """Whether LoRA trains; a model that is only evaluated gets no adapter."""
-        return self.training.do_train and not self.lora.is_off
+    def trains(self, method: Group) -> bool:
+        """Whether a method is on and trains; a model that is only evaluated needs none."""
+        return self.training.do_train and method.is_on
 
     @property
-    def trains_preferences(self) -> bool:
-        """Whether preferences train; a model that is only evaluated needs no rejected replies."""
-        return self.training.do_train and self.preferences.dpo
+    def data_to_read(self) -> DataArguments:
+        """The settings that rows are read by.
 
-    @property
-    def reading(self) -> DataArguments:
-        """By which settings rows are read: those of preferences have a column `rejected`."""
-        if not self.trains_preferences or self.preferences.negatives:
+        Where the data has the rejected replies of preferences, `columns` names `rejected`: readers
+        look for that key.
+        """
+        if not self.trains(self.preferences) or self.preferences.negatives:
             return self.data
         columns = {"rejected": "rejected"} | self.data.column_names()
         return dataclasses.replace(self.data, columns=strict_yaml.to_json("columns", columns))
@@ -293,7 +293,7 @@ class Settings:
             new = self.model.new_model and self.model.new_model_sizes()["model_type"]
             optim = SCALED if new in T5_LIKE else "adamw_torch_fused"
             training._choose_optimizer(optim)
-        if self.preferences.dpo and training.given["learning_rate"] is None:
+        if self.preferences.is_on and training.given["learning_rate"] is None:
             training.learning_rate /= 10
         training.given = training.given | {"optim": optim, "learning_rate": training.learning_rate}
         return dataclasses.replace(self, training=training)
@@ -315,7 +315,7 @@ class Settings:
         """
         config, once = {}, marked(Mark.ONCE)
         for group in vars(self).values():
-            if getattr(group, "is_off", False):
+            if not getattr(group, "is_on", True):
                 continue
             values = self.training.given if group is self.training else vars(group)
             for f in dataclasses.fields(group):
@@ -337,7 +337,7 @@ GROUPS = tuple(get_type_hints(Settings).values())
 
 def marked(mark: Mark) -> set[str]:
     """Name the settings that have a mark."""
-    return {
+    return INHERITED_MARKS.get(mark.name, set()) | {
         name
         for group in GROUPS
         for name, hint in get_type_hints(group, include_extras=True).items()

@@ -3,15 +3,9 @@
 `run_seq2seq_dialog.py` and the verb `train` start it, on several GPUs `accelerate launch`.
 """
 
-import sys
-
-from .command_line import check_command_line
-from .errors import Stopped, UsageError, run
-
-if __name__ == "__main__":  # a typo is told before the imports below, which take seconds
-    run(lambda: check_command_line(sys.argv[1:]))
-
+import logging
 import signal
+import sys
 from contextlib import nullcontext
 from pathlib import Path
 from shutil import rmtree
@@ -21,7 +15,15 @@ from rich.console import Console
 from transformers import EarlyStoppingCallback, set_seed
 
 from . import run_folder
-from .data.corpus import Corpus, audit_corpus, encode_corpus, read_corpus, report_sources
+from .command_line import expand_path
+from .data.corpus import (
+    Corpus,
+    audit_corpus,
+    encode_corpus,
+    exchange_corpus_sides,
+    read_corpus,
+    report_sources,
+)
 from .data.known_corpora import recognise
 from .data.mixture import parse_sources
 from .data.prepared import cache_folder
@@ -29,6 +31,7 @@ from .data.rows import fingerprint, utterances
 from .data.streaming import Stream, StreamedBatches
 from .dataset_script.dialogues import normalised
 from .decoding.generation_config import generation_config
+from .errors import Stopped, UsageError
 from .evaluation import scoring
 from .evaluation.diversity import stock_phrases
 from .evaluation.metrics import ReplyMetric, unigram_perplexity
@@ -42,7 +45,7 @@ from .report.console import print_run, set_up_console
 from .report.preview import preview
 from .run_folder import check_writable
 from .serve.inference import generate_responses
-from .serve.selfchat import TALKS, sample_talks
+from .serve.selfchat import sample_talks
 from .settings import Settings
 from .shipped import command
 from .train_arguments import parse
@@ -52,77 +55,108 @@ from .training.lora import add_adapter, has_adapter
 from .training.memory import keep_freed_memory
 from .training.objectives import ObjectiveTrainer
 from .training.preferences import PreferenceTrainer
-from .training.resume import find_checkpoint, is_complete
+from .training.resume import check_run_folder, find_checkpoint
 from .training.sharding import UNSHARDED, sharding_of
 from .training.stopping import Diverged
 from .training.trainer import DialogueTrainer
 
+logger = logging.getLogger(__name__)
 RERANK_CONTEXTS = 1000  # whose replies tell what a model says too often
 OTHER_CONTEXTS = 4  # of them that tell what fits any context
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Run the steps, by `CONFIG [--flag value ...]` or what the process was started with."""
+    """Run by `CONFIG [--flag value ...]`, by default what the process was started with."""
     argv = sys.argv[1:] if argv is None else argv
     settings = parse(argv)
     if settings.search.space is not None:
         raise UsageError(f"space is for the verb search: {command('search')}, or --space null.")
     if settings.training.seeds and not settings.training.dry_run:
-        return repeat(argv, settings)
-    run_in_folder(settings)
+        return run_each_seed(argv, settings)
+    lock_and_run(settings)
 
 
-def run_in_folder(settings: Settings) -> None:
-    """Run the steps, with the run folder taken for this process."""
+def lock_and_run(settings: Settings) -> None:
+    """Lock the run folder for this process, and run."""
     check_sizes(settings)
     run_dir = Path(settings.training.output_dir)
     with run_folder.locked(run_dir) if settings.main_process else nullcontext():
-        execute(settings)
+        run_steps(settings)
 
 
-def repeat(argv: list[str], settings: Settings) -> None:
-    """Run the steps once for each seed, in a folder of its own; put the figures together."""
+def run_each_seed(argv: list[str], settings: Settings) -> None:
+    """Run once for each seed, in a folder of its own; put the figures together."""
     folder, all_seeds = Path(settings.training.output_dir), settings.training.seeds
     with run_folder.locked(folder):
-        run_folder.check_folder_of_runs(folder, seeds.run_dir("*"), f"{seeds.SUMMARY}*")
+        run_folder.check_folder_of_runs(folder, seeds.folder_name("*"), f"{seeds.SUMMARY}*")
+        diverged = []
         for i, seed in enumerate(all_seeds, 1):
-            run_dir = folder / seeds.run_dir(seed)
+            run_dir = folder / seeds.folder_name(seed)
             print(f"Run {i} of {len(all_seeds)}: seed {seed}, in {run_dir}", flush=True)
-            finish_run([*argv, "--seeds=null", f"--seed={seed}", f"--output_dir={run_dir}"])
+            try:
+                run_unless_complete(
+                    [*argv, "--seeds=null", f"--seed={seed}", f"--output_dir={run_dir}"]
+                )
+            except Diverged as error:
+                print(f"{error} The other seeds go on.", flush=True)
+                diverged.append(str(seed))
+        if diverged:
+            raise UsageError(
+                f"Of {len(all_seeds)} seeds these have diverged: {', '.join(diverged)}. A mean of "
+                "the others alone would flatter, so none is written. Lower learning_rate, and "
+                "choose another --output_dir."
+            )
         seeds.summarise(folder, all_seeds)
 
 
-def finish_run(argv: list[str]) -> None:
-    """Run the steps, one of several runs of this process; one that is complete is passed over."""
+def run_unless_complete(argv: list[str]) -> None:
+    """Run, as one of several runs of this process; pass over a run that is complete."""
     settings = parse(argv)
     run_dir = Path(settings.training.output_dir)
-    if is_complete(run_dir, settings.as_config()):
-        print(f"{run_dir} holds this run, complete.")
-        return
+    if check_run_folder(run_dir, settings.as_config()):
+        return tell_complete(run_dir, settings)
     clear_device_cache(garbage_collection=True)  # of what the run before it has left
-    run_in_folder(settings)
+    lock_and_run(settings)
 
 
-def execute(settings: Settings) -> None:
-    """Run the steps by settings that are resolved."""
+def tell_complete(run_dir: Path, settings: Settings) -> None:
+    """Print that a run is complete; warn where its dialogues have become newer."""
+    if not settings.main_process:
+        return
+    print(f"{run_dir} holds this run, complete.")
+    data = settings.data.data
+    paths = [source.path for source in parse_sources(data) or ()] or [data]
+    ended = (run_dir / "metrics.json").stat().st_mtime
+    for path in (Path(expand_path(path)) for path in paths if path):
+        files = [path, *path.rglob("*")] if path.is_dir() else [path]
+        if any(file.exists() and file.stat().st_mtime > ended for file in files):
+            logger.warning(
+                "%s is newer than this run. To train on what it holds now, choose another "
+                "--output_dir.",
+                path,
+            )
+
+
+def run_steps(settings: Settings) -> None:
+    """Run from the dialogues to the report, by settings that are resolved."""
     # 1. See whether the run folder, the disks and the Hub will take the run
     run_dir = Path(settings.training.output_dir)
     console = set_up_console(settings.main_process)
     check_writable(cache_folder(settings.data, "any"))
     repo = check_publishing(settings)
-    if not settings.training.dry_run and is_complete(run_dir, settings.as_config()):
-        console.print(f"{run_dir} holds this run, complete.")
+    if not settings.training.dry_run and check_run_folder(run_dir, settings.as_config()):
+        tell_complete(run_dir, settings)
         return publish_and_print(run_dir, repo, settings, console)
     check_names(settings.model)
     set_seed(settings.training.seed)
 
     # 2. Read the rows
     with settings.training.main_process_first(desc="reading the dialogues"):
-        corpus = read_corpus(settings.reading)
-    check_rejected(corpus, settings)
+        corpus = read_corpus(settings.data_to_read)
+    check_rejected_is_read(corpus, settings)
 
     # 3. Audit them; describe what the run is made with
-    corpus = audit_corpus(corpus, settings.data, console)
+    corpus = exchange_corpus_sides(audit_corpus(corpus, settings.data, console), settings.data)
     data = {"pairs": corpus.pairs, "problems": corpus.problems}
     environment = describe_environment(corpus, settings, publishes=repo is not None)
     settings = settle_evaluation(corpus, settings, console)
@@ -169,7 +203,7 @@ def execute(settings: Settings) -> None:
 def look_only(trainer: DialogueTrainer, corpus: Corpus, features: dict, settings: Settings) -> None:
     """End a dry run: show what the run would be, and leave no more than that page."""
     if settings.main_process:
-        rmtree(Path(settings.training.output_dir) / "tokenizer~", ignore_errors=True)
+        rmtree(Path(settings.training.output_dir) / run_folder.TRIAL_TOKENIZER, ignore_errors=True)
         preview(trainer, corpus, features, settings)
     trainer.end()
 
@@ -186,10 +220,10 @@ def check_publishing(settings: Settings) -> str | None:
     return publication.repo
 
 
-def check_rejected(corpus: Corpus, settings: Settings) -> None:
+def check_rejected_is_read(corpus: Corpus, settings: Settings) -> None:
     """Refuse to make rejected replies where the data has them, such as votes."""
     has_rejected = any("rejected_not_read" in counts for counts in corpus.problems.values())
-    if settings.trains_preferences and has_rejected:
+    if settings.trains(settings.preferences) and has_rejected:
         raise UsageError(
             f"{settings.data.data or settings.data.dataset_name} has a column rejected, but "
             "negatives makes other rejected replies: set --negatives null to learn from those of "
@@ -201,6 +235,8 @@ def describe_environment(corpus: Corpus, settings: Settings, publishes: bool) ->
     """Describe what the run is made with; if it is to be published, refuse what forbids that."""
     train = corpus.rows["train"]
     environment = run_folder.environment(settings.training.world_size, fingerprint(train))
+    validation = corpus.rows.get("validation")
+    environment["validation_data"] = None if validation is None else fingerprint(validation)
     environment["corpus"] = recognise([train])
     if publishes:  # said now, not after the training
         licences.data_terms(settings.as_config(), environment)
@@ -220,7 +256,7 @@ def load_or_train_tokenizer(settings: Settings, corpus: Corpus, begins: bool, co
     model_args, data_args = settings.model, settings.data
     trained = Path(settings.training.output_dir) / "tokenizer"
     if settings.training.dry_run:  # what a run has there is its own
-        trained = trained.with_name("tokenizer~")
+        trained = trained.with_name(run_folder.TRIAL_TOKENIZER)
     named = model_args.tokenizer_name_or_path or model_args.model_name_or_path
     with settings.training.main_process_first(local=False, desc="training the tokenizer"):
         if named is None and begins and settings.main_process:
@@ -231,7 +267,7 @@ def load_or_train_tokenizer(settings: Settings, corpus: Corpus, begins: bool, co
 
 def prepare_model(settings: Settings, tokenizer, console: Console):
     """Load or make the model, with its decoding settings."""
-    dtype = settings.lora.lora_base_dtype if settings.trains_adapter else "float32"
+    dtype = settings.lora.lora_base_dtype if settings.trains(settings.lora) else "float32"
     model = load_model(settings.model, tokenizer, dtype)
     check_lengths(model, settings.data, settings.decoding)
     model.generation_config = generation_config(settings.decoding, model)
@@ -241,7 +277,7 @@ def prepare_model(settings: Settings, tokenizer, console: Console):
 
 def adapt_model(settings: Settings, model, tokenizer, console: Console):
     """Add what LoRA trains, where it is asked for; the model itself is frozen then."""
-    if not settings.trains_adapter:
+    if not settings.trains(settings.lora):
         return model
     model = add_adapter(model, settings.lora, tokenizer, settings.model.model_revision)
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
@@ -257,16 +293,16 @@ def build_trainer(
         keep_freed_memory()
     metric = ReplyMetric(keep_in_memory=True, cache_dir=settings.data.data_cache)
     trainer_class, options = DialogueTrainer, {}
-    if settings.adversarial.adversarial and settings.training.do_train:
+    if settings.trains(settings.adversarial):
         trainer_class, options["adversarial"] = AdversarialTrainer, settings.adversarial
-    if not settings.objectives.is_off and settings.training.do_train:
+    if settings.trains(settings.objectives):
         trainer_class, options["objectives"] = ObjectiveTrainer, settings.objectives.weights()
-    if settings.trains_preferences:
+    if settings.trains(settings.preferences):
         trainer_class, options["preferences"] = PreferenceTrainer, settings.preferences
         options["data"] = settings.data
     sources = parse_sources(settings.data.data)
     if sources and stream is None:  # a stream is drawn by weight while it is read
-        options["weights"] = {source.name: source.weight for source in sources}
+        options["source_weights"] = {source.name: source.weight for source in sources}
     batches = StreamedBatches(stream.train, tokenizer, settings.data) if stream else None
     trainer = trainer_class(
         model,
@@ -324,7 +360,7 @@ def train_model(
             trainer.stop.received or signal.SIGTERM,
         )
     outcome = {"steps": result.global_step, "best_step": trainer.state.best_global_step}
-    if settings.adversarial.adversarial:
+    if settings.adversarial.is_on:
         outcome["collapse"] = trainer.collapse
     return {"train": outcome}
 
@@ -374,7 +410,7 @@ def evaluate_model(
     trainer: DialogueTrainer, corpus: Corpus, features: dict, settings: Settings
 ) -> dict:
     """Return figures by split: likelihood on validation, all on test or in its place validation."""
-    training, split, metrics = settings.training, corpus.evaluated, {}
+    training, split, metrics = settings.training, corpus.evaluated_split, {}
     replies = training.do_predict and split in features
     if training.do_eval and "validation" in features and not (replies and split == "validation"):
         metrics["validation"] = trimmed(trainer.evaluate(), "eval_")
@@ -384,13 +420,13 @@ def evaluate_model(
         unigram = unigram_perplexity(*labels, vocab_size=len(trainer.processing_class))
         metrics[split] = trimmed(output.metrics, "test_") | {"unigram_perplexity": unigram}
         if settings.main_process:
-            compare_with_baselines(output.predictions, corpus, settings)
+            write_evaluation(output.predictions, corpus, settings)
     return metrics
 
 
-def compare_with_baselines(outputs: list[dict], corpus: Corpus, settings: Settings) -> None:
+def write_evaluation(outputs: list[dict], corpus: Corpus, settings: Settings) -> None:
     """Write the replies to the run folder, and how they compare with those of the baselines."""
-    run_dir, split = Path(settings.training.output_dir), corpus.evaluated
+    run_dir, split = Path(settings.training.output_dir), corpus.evaluated_split
     predictions = run_folder.join_predictions(corpus.rows[split], outputs, corpus.clean)
     run_folder.write_jsonl(run_dir / "predictions.jsonl", predictions)
     evaluation = scoring.evaluate(
@@ -425,7 +461,7 @@ def let_talk(trainer: DialogueTrainer, settings: Settings) -> None:
     predictions = run_folder.read_predictions(run_dir)
     rows = sample_talks(run_dir.name, trainer.model, trainer.processing_class, predictions)
     if rows:
-        run_folder.write_jsonl(run_dir / TALKS, rows)
+        run_folder.write_jsonl(run_dir / run_folder.TALKS, rows)
 
 
 def write_report(trainer: DialogueTrainer, metrics: dict, settings: Settings) -> None:
@@ -443,17 +479,11 @@ def publish_and_print(
 ) -> None:
     """Publish a finished run as its settings say; print its figures, whatever the Hub says."""
     try:
-        publish_run(run_dir, repo, settings)
+        if repo is not None:
+            publish_model.publish(run_dir, repo, **hub_options(settings))
     finally:
         if settings.main_process:
             print_run(run_dir, console)
-
-
-def publish_run(run_dir: Path, repo: str | None, settings: Settings) -> None:
-    """Publish the finished run as its settings say; without a repository, do nothing."""
-    if repo is None:
-        return
-    publish_model.publish(run_dir, repo, **hub_options(settings))
 
 
 def hub_options(settings: Settings) -> dict:
@@ -464,7 +494,3 @@ def hub_options(settings: Settings) -> dict:
         "license": settings.data.license,
         "language": settings.data.language,
     }
-
-
-if __name__ == "__main__":
-    run(main)

@@ -93,7 +93,7 @@ def build_train_parser(show_all: bool = False, verb: str = "train") -> HfArgumen
         f"CONFIG is a YAML file, or the name of a recipe in {CONFIGS}: {', '.join(recipes())}.",
         epilog="--data null takes out what CONFIG sets, --new_model.d_model 64 sets a part of a "
         "mapping. What was stopped goes on by the same command. On several GPUs: accelerate "
-        "launch -m seq2seq_dialog.train CONFIG [--flag value ...]. --help_all lists every training "
+        "launch -m seq2seq_dialog train CONFIG [--flag value ...]. --help_all lists every training "
         "setting.",
         formatter_class=_HelpFormatter,
         allow_abbrev=False,

@@ -15,7 +15,7 @@ from .errors import UsageError, nearest
 from .evaluation.catalogue import HIGHER, METRICS
 from .inherited_settings import read_inherited
 from .portable.options import Bounds
-from .setting_fields import Mark, check_bounds, setting
+from .setting_fields import Mark, check_bounds, number_or_auto, setting
 
 # Optimizers with a rate for each tensor (`training.optimizers`), their usual learning rates, and
 # the families they are made for.
@@ -132,13 +132,7 @@ class DialogueTrainingArguments(Seq2SeqTrainingArguments):
     )
 
     def __post_init__(self):
-        if self.tokens_per_batch != "auto":
-            try:
-                self.tokens_per_batch = int(self.tokens_per_batch)
-            except ValueError:
-                raise UsageError(
-                    f"tokens_per_batch is {self.tokens_per_batch!r}; it must be a number or auto."
-                ) from None
+        self.tokens_per_batch = number_or_auto("tokens_per_batch", self.tokens_per_batch)
         check_bounds(self)
         self.seeds = _read_seeds(self.seeds)
         self.given = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.init}

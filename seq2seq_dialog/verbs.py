@@ -87,7 +87,7 @@ SAFETY = [
     argument("--fallback", metavar="TEXT", help="what is answered where something is refused"),
 ]
 # Settings.DecodingArguments, which would take seconds to import, and how many replies.
-DECODING = [
+DECODING_FLAGS = [
     argument("--max_new_tokens", type=int, metavar="N", help="greatest reply in tokens"),
     argument("--num_beams", type=int, metavar="N", help="beams; 1 is greedy, or sampling"),
     argument(
@@ -173,7 +173,7 @@ VERBS = {
                 help="a .jsonl file for the replies, or a .csv file for those to rows of a table; "
                 "JSON Lines on standard output by default",
             ),
-            *DECODING,
+            *DECODING_FLAGS,
             argument(
                 "--num_return_sequences",
                 type=int,
@@ -226,7 +226,7 @@ VERBS = {
                 help="a .jsonl file for the dialogues [%(default)s]; figures and page get its "
                 "name; where that exists, with a number",
             ),
-            *DECODING,
+            *DECODING_FLAGS,
             SEED,
             TOKENS_PER_BATCH,
             *LOADING,

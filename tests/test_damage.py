@@ -29,7 +29,7 @@ from seq2seq_dialog.serve.attention import attention
 from seq2seq_dialog.serve.reply import reply
 from seq2seq_dialog.shipped import CONFIGS
 from seq2seq_dialog.train_arguments import parse
-from seq2seq_dialog.training.resume import find_checkpoint, is_complete
+from seq2seq_dialog.training.resume import check_run_folder, find_checkpoint
 
 SECONDS, SEED = (float(os.environ.get(f"FUZZ_{name}", 1)) for name in ("SECONDS", "SEED"))
 SOURCES = [
@@ -141,8 +141,8 @@ def test_run_folders(fuzz, whole, tmp_path):
 
     def go_on():
         settings = parse(["--data=samples", f"--output_dir={copy}"])
-        is_complete(copy, settings.as_config())
-        find_checkpoint(settings, {"processes": 1, "training_data": ""})
+        check_run_folder(copy, settings.as_config())
+        find_checkpoint(settings, {"processes": 1, "training_data": "", "validation_data": None})
 
     doors = [
         answer,

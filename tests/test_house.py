@@ -163,7 +163,7 @@ def test_a_verb_works_from_a_folder_with_names_like_ours(tmp_path):
 
 def test_the_steps_of_a_run_are_read_at_a_glance():
     tree = ast.parse((PACKAGE / "train.py").read_text(encoding="utf-8"))
-    (steps,) = (node for node in tree.body if getattr(node, "name", "") == "execute")
+    (steps,) = (node for node in tree.body if getattr(node, "name", "") == "run_steps")
     branches = [node for node in ast.walk(steps) if isinstance(node, ast.If | ast.For | ast.While)]
     assert len(branches) <= 4
 

@@ -117,6 +117,6 @@ def test_accelerate_starts_an_installed_package(installed):
     launch = ["-m", "accelerate.commands.launch", "--config_file"]
     config = installed.packages / "seq2seq_dialog" / "configs" / "accelerate" / "cpu.yaml"
     flags = [*SMALL, "--output_dir", str(Path("runs") / "two"), "--do_predict", "false"]
-    installed.warm(*launch, config, "-m", "seq2seq_dialog.train", "demo", *flags)
+    installed.warm(*launch, config, "-m", "seq2seq_dialog", "train", "demo", *flags)
     environment = (installed.folder / "runs" / "two" / "environment.json").read_text()
     assert '"processes": 2' in environment

@@ -15,7 +15,7 @@ from seq2seq_dialog.errors import UsageError
 from seq2seq_dialog.run_folder import read_json, read_jsonl, write_json, write_yaml
 from seq2seq_dialog.strict_yaml import read_yaml
 from seq2seq_dialog.training.checkpoints import last_checkpoint, seal
-from seq2seq_dialog.training.resume import is_complete
+from seq2seq_dialog.training.resume import check_run_folder
 
 
 @pytest.fixture(scope="module")
@@ -140,10 +140,10 @@ def test_a_complete_run_is_not_overwritten_by_another(finished, run, config):
 def test_a_run_of_an_older_version_is_taken_as_it_is_or_refused(tmp_path):
     write_json(tmp_path / "metrics.json", {})
     write_yaml(tmp_path / "config.yaml", {"seed": 42, "report_to": "none"})
-    assert is_complete(tmp_path, {"seed": 42})
+    assert check_run_folder(tmp_path, {"seed": 42})
     write_yaml(tmp_path / "config.yaml", {"seed": 42, "dropped_setting": 1})
     with pytest.raises(UsageError, match=r"other settings \(dropped_setting: 1 -> None\)"):
-        is_complete(tmp_path, {"seed": 42})
+        check_run_folder(tmp_path, {"seed": 42})
 
 
 def test_a_foreign_folder_is_not_written_into(run, config, tmp_path):
@@ -359,12 +359,12 @@ def test_a_complete_run_is_trained_longer_where_its_rate_is_constant(
             state.save_to_json(str(folder / "trainer_state.json"))
         (tmp_path / "checkpoint-8" / "rng_state.pth").touch()
         seal(tmp_path / "checkpoint-8")
-    assert is_complete(tmp_path, before)
+    assert check_run_folder(tmp_path, before)
     if refused is None:
-        assert not is_complete(tmp_path, before | now)
+        assert not check_run_folder(tmp_path, before | now)
         return
     with pytest.raises(UsageError, match=f"{refused}.*--model_name_or_path"):
-        is_complete(tmp_path, before | now)
+        check_run_folder(tmp_path, before | now)
 
 
 def test_a_run_that_is_trained_longer_equals_one_that_was_long_from_the_start(
@@ -377,7 +377,7 @@ def test_a_run_that_is_trained_longer_equals_one_that_was_long_from_the_start(
     assert "checkpoint-3" in run(config, tmp_path / "run", *flags, "--max_steps", "6").stdout
     assert read_json(tmp_path / "run" / "metrics.json")["train"]["steps"] == 6
     assert equal(weights(tmp_path / "run"), weights(tmp_path / "long"))
-    assert is_complete(tmp_path / "run", read_yaml(tmp_path / "run" / "config.yaml"))
+    assert check_run_folder(tmp_path / "run", read_yaml(tmp_path / "run" / "config.yaml"))
 
 
 def test_several_sources_and_a_schedule_that_is_ended_later(run, config, tmp_path):

@@ -60,7 +60,7 @@ def make(monkeypatch, tmp_path):
     """`make(trials=..., space=...)` searches with a made-up loss instead of training."""
     made = []
 
-    def finish_run(argv):
+    def run_unless_complete(argv):
         settings = parse(argv)
         rate, folder = settings.training.learning_rate, settings.training.output_dir
         made.append(folder.rsplit("/", 1)[1])
@@ -74,7 +74,7 @@ def make(monkeypatch, tmp_path):
         search.main([*line, "--trials", str(trials), "--space", space, *flags])
         return list(made), read_json(tmp_path / "out" / "search.json")["trials"]
 
-    monkeypatch.setattr(search, "finish_run", finish_run)
+    monkeypatch.setattr(search, "run_unless_complete", run_unless_complete)
     return run
 
 
@@ -91,6 +91,20 @@ def test_more_trials_go_on_as_if_they_had_been_asked_for_at_first(make, tmp_path
         line.split("│") for line in printed.rpartition("Trial 7")[2].splitlines() if "│" in line
     ]
     assert [int(row[1]) for row in rows] == sorted(range(8), key=losses.__getitem__)
+
+
+def test_a_trial_without_memory_enough_is_passed_over_and_teaches_the_next(make, monkeypatch):
+    def too_large(argv):
+        if parse(argv).training.gradient_accumulation_steps == 1:
+            raise torch.OutOfMemoryError
+        return whole(argv)
+
+    whole = search.run_unless_complete
+    monkeypatch.setattr(search, "run_unless_complete", too_large)
+    _, trials = make(trials=12)
+    failed = [trial["value"] is None for trial in trials]
+    assert failed == [trial["settings"]["gradient_accumulation_steps"] == 1 for trial in trials]
+    assert sum(failed[:5]) > 0 and not any(failed[-4:])  # what fails is asked for less
 
 
 def test_equal_trials_are_made_once_and_the_highest_can_be_best(make, tmp_path):

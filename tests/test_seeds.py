@@ -7,12 +7,14 @@ from statistics import stdev
 import pytest
 from helpers.runs import command, equal, finish, start, weights
 
+from seq2seq_dialog import train
 from seq2seq_dialog.errors import UsageError
 from seq2seq_dialog.report.compare import compare
 from seq2seq_dialog.report.seeds import summarise
 from seq2seq_dialog.run_folder import read_json, write_json, write_jsonl
 from seq2seq_dialog.train_arguments import parse
 from seq2seq_dialog.training.checkpoints import last_checkpoint
+from seq2seq_dialog.training.stopping import Diverged
 from seq2seq_dialog.training_settings import DialogueTrainingArguments
 
 
@@ -75,6 +77,31 @@ def test_mean_and_spread_are_those_computed_by_hand(tmp_path, capsys):
     assert metrics[2]["bleu"]["values"] == [0.5, 1.0, 3.0]
     printed = capsys.readouterr().out
     assert "sacreBLEU" in printed and "2.646" in printed and "seed 5" in printed
+
+
+def test_seeds_that_learnt_other_dialogues_have_no_mean(tmp_path):
+    folder = tmp_path / "a"
+    runs(folder, {1: (1.0, 20.0), 2: (2.0, 20.0)})
+    for seed, data in ((1, "before"), (2, "after")):
+        write_json(folder / f"seed-{seed}" / "environment.json", {"training_data": data})
+    with pytest.raises(UsageError, match=r"seed-2 has learnt other dialogues than .*seed-1"):
+        summarise(folder, [1, 2])
+
+
+def test_a_seed_that_diverges_does_not_keep_the_others_from_running(tmp_path, monkeypatch, capsys):
+    made = []
+
+    def run_unless_complete(argv):
+        made.append(argv[-1].rsplit("-", 1)[1])
+        if made[-1] == "2":
+            raise Diverged("The loss is nan.")
+
+    monkeypatch.setattr(train, "run_unless_complete", run_unless_complete)
+    line = ["--model_name_or_path", "m", "--seeds", "1,2,3", "--output_dir", str(tmp_path / "out")]
+    with pytest.raises(UsageError, match="Of 3 seeds these have diverged: 2"):
+        train.main(line)
+    assert made == ["1", "2", "3"] and not (tmp_path / "out" / "seeds.json").exists()
+    assert "The loss is nan. The other seeds go on." in capsys.readouterr().out
 
 
 A = {1: (1.0, 20.0), 2: (2.0, 22.0), 3: (6.0, 24.0)}

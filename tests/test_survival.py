@@ -43,8 +43,7 @@ def again(project, *flags, status=0, config="config.yaml", **env):
     return " ".join((done.stdout + done.stderr).split())
 
 
-RESULTS = ["metrics.json", "evaluation.json", "predictions.jsonl", "report.html"]
-RESULTS += ["selfchat.jsonl"]
+RESULTS = ["metrics.json", "evaluation.json", "predictions.jsonl", "selfchat.jsonl"]
 OTHERS = ["config.json", "trainer_state.json", *RESULTS[1:], MANIFEST]
 
 
@@ -79,6 +78,46 @@ def test_a_run_without_its_report_is_completed(finished, project):
 
 
 @pytest.mark.slow
+def test_a_dry_run_and_a_new_report_leave_a_finished_run_as_it_is(project):
+    """Without checkpoints it would be trained anew."""
+    for folder in checkpoints(project / "run"):
+        shutil.rmtree(folder)
+    before = (project / "run" / "model.safetensors").stat().st_mtime_ns
+    again(project, "--dry_run", "true")
+    (project / "run" / "report.html").write_text("of another day")
+    assert "holds this run, complete" in again(project)
+    assert (project / "run" / "model.safetensors").stat().st_mtime_ns == before
+    text = project / "dialogues.txt"
+    text.write_text(text.read_text() + text.read_text().splitlines()[0] + "\n")
+    assert "dialogues.txt is newer than this run" in again(project)
+
+
+@pytest.mark.slow
+def test_an_evaluation_that_was_stopped_begins_again(project):
+    flags = ["--do_train", "false", "--model_name_or_path", "run", "--new_model", "null"]
+    flags += ["--output_dir", "evaluated"]
+    again(project, *flags)
+    for name in (*RESULTS, "report.html"):  # as a stop while it replies leaves the folder
+        (project / "evaluated" / name).unlink()
+    manifest = read_json(project / "evaluated" / MANIFEST)
+    sealed = {name: each for name, each in manifest.items() if name not in RESULTS}
+    write_json(project / "evaluated" / MANIFEST, sealed)
+    again(project, *flags)
+    same = [(project / name / "predictions.jsonl").read_text() for name in ("run", "evaluated")]
+    assert same[0] == same[1]
+
+
+@pytest.mark.slow
+def test_a_dry_run_that_ended_early_does_not_stop_the_run(project):
+    shutil.rmtree(project / "run")
+    flags = ["--dry_run", "true", "--tokens_per_batch", "auto"]
+    assert "auto, which needs a GPU" in again(project, *flags, status=2, CUDA_VISIBLE_DEVICES="")
+    assert (project / "run" / "tokenizer~").exists()
+    again(project, "--max_steps", "1", "--do_predict", "false")
+    assert (project / "run" / "metrics.json").exists()
+
+
+@pytest.mark.slow
 def test_damaged_settings_and_environment_are_said_in_one_sentence(project):
     (project / "run" / "metrics.json").unlink()
     (project / "run" / "environment.json").write_text("")
@@ -105,10 +144,12 @@ def test_moved_touched_and_copied_data_go_on_and_changed_data_do_not(finished, p
 
     (unfinished / MANIFEST).unlink()
     (unfinished / "metrics.json").unlink()
-    text = (project / "corpus" / "mine.txt").read_text().replace("the", "a", 1)
-    (project / "corpus" / "mine.txt").write_text(text)
-    told = again(project, "--data", "corpus/mine.txt", status=2)
-    assert "other settings (the text of the training data)" in told
+    environment = read_json(unfinished / "environment.json")
+    for name in ("training", "validation"):
+        other = environment | {f"{name}_data": "of other dialogues"}
+        write_json(unfinished / "environment.json", other)
+        told = again(project, "--data", "corpus/mine.txt", status=2)
+        assert f"other settings (the text of the {name} data" in told
 
 
 @pytest.mark.slow

@@ -15,7 +15,7 @@ from rich.console import Console
 from ..command_line import expand_path
 from ..dataset_script import dialogues as text_form
 from ..dataset_script.dialogues import END, Dialogue, Note, scan
-from ..dataset_script.sources import Source, find_sources
+from ..dataset_script.sources import TextFile, find_sources
 from ..errors import UsageError
 from ..run_folder import check_writable
 from ..settings import DataArguments
@@ -73,7 +73,7 @@ def readers(path: str, args: DataArguments) -> dict:
     }
 
 
-def _read_text(text: Source, args: DataArguments, note: Note) -> Iterator[Dialogue]:
+def _read_text(text: TextFile, args: DataArguments, note: Note) -> Iterator[Dialogue]:
     dialogues = text_form.read(text, note)
     yield from map(anonymous_dialogue, dialogues) if args.anonymize else dialogues
 

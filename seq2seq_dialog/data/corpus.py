@@ -38,7 +38,7 @@ class Corpus:
     audit: dict | None = None  # see `overlap.audit`; None where nothing is known of overlap
 
     @property
-    def evaluated(self) -> str:
+    def evaluated_split(self) -> str:
         """The split that a trained model replies to."""
         return "test" if "test" in self.rows else "validation"
 
@@ -53,14 +53,14 @@ class Corpus:
     @property
     def clean(self) -> np.ndarray | None:
         """Which evaluated pairs are clean, by `overlap.DEFINITIONS`; None if not known."""
-        return self.audit["clean"][self.evaluated] if self.audit else None
+        return self.audit["clean"][self.evaluated_split] if self.audit else None
 
     @property
     def overlap_counts(self) -> dict | None:
         """What the evaluation keeps of the audit of its split."""
         if self.audit is None:
             return None
-        counts = self.audit["splits"][self.evaluated]
+        counts = self.audit["splits"][self.evaluated_split]
         keys = {"1": "one_turn", "3": "three_turns", "all": "full_context"}
         in_train = {short: counts["pairs_in_train"][key] for short, key in keys.items()}
         sizes = {name: counts[name] for name in ("pairs", "clean_pairs")}
@@ -76,17 +76,16 @@ def read_corpus(args: DataArguments) -> Corpus:
         corpus = Corpus(*load_rows(args))
     if args.multireference is None:
         return corpus
-    if corpus.evaluated not in corpus.rows:
+    if corpus.evaluated_split not in corpus.rows:
         raise UsageError("multireference needs a test split to score; the data has train alone.")
-    references = read_references(args.multireference, corpus.rows[corpus.evaluated])
+    references = read_references(args.multireference, corpus.rows[corpus.evaluated_split])
     return replace(corpus, references=references)
 
 
 def audit_corpus(corpus: Corpus, args: DataArguments, console: Console) -> Corpus:
     """Look for what stands in train and in another split, and print what a reader must know.
 
-    With `drop_overlap`, the training pairs in question are left out; with `exchange_sides`, each
-    pair is then turned round.
+    With `drop_overlap`, the training pairs in question are left out.
     """
     print_reading(corpus.problems, console)
     if corpus.stream is None:
@@ -98,8 +97,6 @@ def audit_corpus(corpus: Corpus, args: DataArguments, console: Console) -> Corpu
             rows = overlap.without_overlap(rows, audit)
         for doubt in doubts(audit["splits"], len(rows["train"]), args):
             console.print(f"Warning: {doubt}", style="yellow", highlight=False)
-        if args.exchange_sides:
-            rows = DatasetDict({name: exchange_sides(split) for name, split in rows.items()})
         corpus = replace(corpus, rows=rows, audit=audit)
     else:
         console.print(
@@ -110,6 +107,14 @@ def audit_corpus(corpus: Corpus, args: DataArguments, console: Console) -> Corpu
     counts = ", ".join(f"{name} {count:,}" for name, count in corpus.pairs.items())
     console.print(f"Pairs of context and response: {counts}")
     return corpus
+
+
+def exchange_corpus_sides(corpus: Corpus, args: DataArguments) -> Corpus:
+    """Turn each pair round with `exchange_sides`: to learn what came before a reply."""
+    if not args.exchange_sides:
+        return corpus
+    rows = DatasetDict({name: exchange_sides(split) for name, split in corpus.rows.items()})
+    return replace(corpus, rows=rows)
 
 
 def exchange_sides(rows: Dataset) -> Dataset:

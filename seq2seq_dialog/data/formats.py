@@ -86,14 +86,14 @@ class Recognised(NamedTuple):
     reader: Reader
 
 
-class Source(NamedTuple):
+class SourceFiles(NamedTuple):
     """The files of a source that are read, by split, and those that are not."""
 
     files: dict[str, list[Recognised]]  # train alone: each dialogue goes where its hash says
     passed_over: list[str]
 
 
-def recognise(path: str, args: DataArguments) -> Source | None:
+def recognise(path: str, args: DataArguments) -> SourceFiles | None:
     """Recognise a source; None where it is dialogue text, which the dataset script reads.
 
     Raises:
@@ -116,7 +116,7 @@ def recognise(path: str, args: DataArguments) -> Source | None:
     if recognised:
         beside = {reader.beside for _, reader in recognised}
         others = [file.name for file in others if PurePosixPath(file.name).name not in beside]
-        return Source(_by_split(recognised), others)
+        return SourceFiles(_by_split(recognised), others)
     if not any(END in file.head for file in others):
         _check_way_out(path, others)
     if not others or any(END in file.head or _is_odd(file.head) for file in others):
@@ -193,7 +193,7 @@ def _split_of(name: str) -> str | None:
     return None
 
 
-def load_source(source: Source, args: DataArguments) -> tuple[DatasetDict, dict]:
+def load_source(source: SourceFiles, args: DataArguments) -> tuple[DatasetDict, dict]:
     """Read a recognised source to rows on disk; see `load_rows`."""
     rows, problems = prepare(_split_readers(source, args), _key(source, args), args)
     for split, counts in problems.items():
@@ -228,13 +228,13 @@ def load_content(content, args: DataArguments) -> tuple[DatasetDict, dict]:
 
 
 def open_source(
-    source: Source, args: DataArguments
+    source: SourceFiles, args: DataArguments
 ) -> tuple[dict[str, Callable[[], Iterator[dict]]], dict, str]:
     """Open a recognised source as a stream; see `open_rows`."""
     return stream(_split_readers(source, args), args), {}, _key(source, args)
 
 
-def _split_readers(source: Source, args: DataArguments) -> dict:
+def _split_readers(source: SourceFiles, args: DataArguments) -> dict:
     return {split: partial(_read_files, files, args) for split, files in source.files.items()}
 
 
@@ -268,7 +268,7 @@ def describe(files: list[Recognised]) -> str:
     )
 
 
-def _key(source: Source, args: DataArguments) -> str:
+def _key(source: SourceFiles, args: DataArguments) -> str:
     """What changes with the files, with how they are read, and with the code."""
     states = []
     for files in source.files.values():

@@ -24,7 +24,7 @@ from ..errors import UsageError, nearest
 EXAMPLE = "data: [{path: mine.txt, weight: 2.0}, {path: others.txt.gz}]"
 
 
-class Source(NamedTuple):
+class WeightedSource(NamedTuple):
     """One of several sources."""
 
     name: str  # by default the name of the file or folder, without .txt and .gz
@@ -32,7 +32,7 @@ class Source(NamedTuple):
     weight: float  # how many times an epoch holds each dialogue
 
 
-def parse_sources(data: str | list | None) -> list[Source] | None:
+def parse_sources(data: str | list | None) -> list[WeightedSource] | None:
     """Read the setting `data` where it lists sources; None where it is a single path."""
     if data is None or (isinstance(data, str) and not data.lstrip().startswith("[")):
         return None
@@ -47,7 +47,7 @@ def parse_sources(data: str | list | None) -> list[Source] | None:
             f"data is {data!r}; it must be a path, or a list of sources that each have a path, for "
             f"example {EXAMPLE}"
         )
-    sources: list[Source] = []
+    sources: list[WeightedSource] = []
     known = ("path", "weight", "name")
     for entry in entries:
         for key in entry:
@@ -68,13 +68,13 @@ def parse_sources(data: str | list | None) -> list[Source] | None:
                 f"data: two sources are called {name!r}, but each needs its own name. Give one as "
                 f"{{path: {entry['path']}, name: ...}}."
             )
-        sources.append(Source(name, entry["path"], float(weight)))
+        sources.append(WeightedSource(name, entry["path"], float(weight)))
     if not sources:
         raise UsageError(f"data lists no source. Give at least one, for example {EXAMPLE}")
     return sources
 
 
-def first_rows(rows: Dataset, limit: int, sources: list[Source] | None) -> Dataset:
+def first_rows(rows: Dataset, limit: int, sources: list[WeightedSource] | None) -> Dataset:
     """Take `limit` rows, rounded up: of several sources by their rows times their weights."""
     if sources is None:
         return rows.select(range(min(limit, len(rows))))
@@ -87,7 +87,7 @@ def first_rows(rows: Dataset, limit: int, sources: list[Source] | None) -> Datas
     )
 
 
-def draw_stream(readers: dict[Source, Callable[[], Iterator[dict]]]) -> Iterator[dict]:
+def draw_stream(readers: dict[WeightedSource, Callable[[], Iterator[dict]]]) -> Iterator[dict]:
     """Draw rows from streams without end, dialogue by dialogue, always in the same order.
 
     `readers` has for each source a function that reads its rows from the first one on. A source
@@ -103,7 +103,7 @@ def draw_stream(readers: dict[Source, Callable[[], Iterator[dict]]]) -> Iterator
                 yield row | {"source": sources[number].name}
 
 
-def _dialogues(source: Source, read: Callable[[], Iterator[dict]]) -> Iterator[list[dict]]:
+def _dialogues(source: WeightedSource, read: Callable[[], Iterator[dict]]) -> Iterator[list[dict]]:
     """Read the rows of each dialogue of a source, pass after pass."""
     while True:
         dialogue: list[dict] = []

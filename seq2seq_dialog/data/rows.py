@@ -19,9 +19,9 @@ from ..errors import UsageError
 from ..settings import DataArguments
 from ..shipped import command
 from . import formats
-from .mixture import Source, draw_stream, first_rows, parse_sources
+from .hub_datasets import load_hub_rows, open_hub_rows
+from .mixture import WeightedSource, draw_stream, first_rows, parse_sources
 from .prepared import cache_folder, check_whole, reading_prepared
-from .table_formats import load_table_rows, open_table_rows
 from .turns import EVERYBODY
 
 
@@ -35,7 +35,7 @@ def load_rows(args: DataArguments) -> tuple[DatasetDict, dict]:
     """
     sources = parse_sources(args.data) if args.dataset_name is None else None
     if args.dataset_name is not None:
-        rows, problems = load_table_rows(args)
+        rows, problems = load_hub_rows(args)
     elif sources is not None:
         rows, problems = _load_sources(args, sources)
     else:
@@ -60,14 +60,14 @@ def _load_source(args: DataArguments) -> tuple[DatasetDict, dict]:
         return rows, builder.problems()
 
 
-def _load_sources(args: DataArguments, sources: list[Source]) -> tuple[dict, dict]:
+def _load_sources(args: DataArguments, sources: list[WeightedSource]) -> tuple[dict, dict]:
     """Read the rows of all sources, one source after another; tell problems by source and file."""
     parts: dict[str, list[Dataset]] = {}
     problems = {}
     for source in sources:
         args_of_source = replace(args, data=source.path)
         rows, problems_by_file = _load_source(args_of_source)
-        check_rejected(rows, args_of_source)
+        require_rejected(rows, args_of_source)
         problems |= {f"{source.name}: {file}": each for file, each in problems_by_file.items()}
         for split, part in rows.items():
             labelled = part.add_column("source", [source.name] * len(part))
@@ -84,7 +84,7 @@ def open_rows(args: DataArguments) -> tuple[dict[str, Callable[[], Iterator[dict
         text; and a key that changes with the source.
     """
     if args.dataset_name is not None:
-        rows, key = open_table_rows(args)
+        rows, key = open_hub_rows(args)
         return rows, {}, key
     sources = parse_sources(args.data)
     if sources is not None:
@@ -97,9 +97,9 @@ def open_rows(args: DataArguments) -> tuple[dict[str, Callable[[], Iterator[dict
         return rows, builder.problems(), builder.config_id
 
 
-def _open_sources(args: DataArguments, sources: list[Source]) -> tuple[dict, dict, str]:
+def _open_sources(args: DataArguments, sources: list[WeightedSource]) -> tuple[dict, dict, str]:
     """Open all sources: train is drawn from them by weight, other splits one after another."""
-    parts: dict[str, dict[Source, Callable]] = {}
+    parts: dict[str, dict[WeightedSource, Callable]] = {}
     problems, keys = {}, []
     for source in sources:
         readers, problems_by_file, key = open_rows(replace(args, data=source.path))
@@ -115,13 +115,13 @@ def _open_sources(args: DataArguments, sources: list[Source]) -> tuple[dict, dic
     return drawn, problems, " ".join(keys)
 
 
-def _read_in_turn(readers: dict[Source, Callable[[], Iterator[dict]]]) -> Iterator[dict]:
+def _read_in_turn(readers: dict[WeightedSource, Callable[[], Iterator[dict]]]) -> Iterator[dict]:
     for source, read in readers.items():
         for row in read():
             yield row | {"source": source.name}
 
 
-def _recognise(args: DataArguments) -> formats.Source | None:
+def _recognise(args: DataArguments) -> formats.SourceFiles | None:
     """Recognise `data`; of dialogue text, None, and no setting that it cannot follow."""
     path = None if args.data is None else expand_path(args.data)
     with messages_of_a_setting():
@@ -161,7 +161,7 @@ def messages_of_a_setting() -> Iterator[None]:
 
 def check_training_pairs(rows: dict, args: DataArguments) -> None:
     """Refuse a source without training rows."""
-    check_rejected(rows, args)
+    require_rejected(rows, args)
     if not len(rows.get("train", ())):
         raise UsageError(
             f"{args.dataset_name or args.data}: no training pair; at least one dialogue of two "
@@ -169,7 +169,7 @@ def check_training_pairs(rows: dict, args: DataArguments) -> None:
         )
 
 
-def check_rejected(rows: dict, args: DataArguments) -> None:
+def require_rejected(rows: dict, args: DataArguments) -> None:
     """Refuse a source without the rejected replies that it is to have."""
     if "rejected" not in args.column_names():
         return

@@ -15,7 +15,7 @@ from ..dataset_script.dialogues import SPLITS, Dialogue, Note
 from ..settings import DataArguments
 from .prepared import prepare_rows
 
-FEATURES: Features = dialogues.Dialogues._info(None).features
+FEATURES: Features = dialogues.FEATURES
 # The cache is renewed when the code changes.
 CODE = hashlib.sha256(
     dialogues.CODE

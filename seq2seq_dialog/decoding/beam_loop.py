@@ -43,10 +43,11 @@ def best_continuations(
 def cannot_improve(
     scores: torch.Tensor, ended_scores: torch.Tensor, length: int, config: GenerationConfig
 ) -> torch.Tensor:
-    """Tell for which contexts the search ends, (contexts,): `num_beams` replies have ended, and ...
+    """Tell for which contexts the search ends, (contexts,).
 
-    With `early_stopping` that is enough. Else the best running beam must not score higher than the
-    worst of them at its present length, or with "never" at the greatest.
+    As many replies as `num_beams` must have ended; with `early_stopping` that is enough. Else the
+    best running beam must not score higher than the worst of them at its present length, or with
+    "never" at the greatest.
 
     Args:
         scores: of the running beams, the best first, (contexts, beams).

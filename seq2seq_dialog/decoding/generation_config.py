@@ -2,7 +2,7 @@
 
 from transformers import GenerationConfig
 
-from ..portable.options import OPTIONS
+from ..portable.options import EXTRA_OPTIONS
 from ..settings import DecodingArguments
 
 
@@ -24,7 +24,11 @@ def bare_decoding(saved: GenerationConfig, temperature: float) -> GenerationConf
 def changed_settings(config: GenerationConfig) -> set[str]:
     """Name the settings of decoding that are not the defaults of transformers, or ours."""
     settings = config.to_diff_dict()
-    neutral = {name for name in settings.keys() & OPTIONS.keys() if settings[name] == OPTIONS[name]}
+    neutral = {
+        name
+        for name in settings.keys() & EXTRA_OPTIONS.keys()
+        if settings[name] == EXTRA_OPTIONS[name]
+    }
     return {name for name in settings if not name.endswith(("_id", "_version"))} - neutral
 
 
@@ -54,7 +58,7 @@ def generation_config(args: DecodingArguments, model) -> GenerationConfig:
     if args.num_beams == 1:
         settings["length_penalty"] = None
     settings["rerank"] = args.weights()
-    off = {name for name, neutral in OPTIONS.items() if settings.get(name) in (neutral, None)}
+    off = {name for name, neutral in EXTRA_OPTIONS.items() if settings.get(name) in (neutral, None)}
     settings = {name: value for name, value in settings.items() if name not in off}
     ids = ("decoder_start_token_id", "bos_token_id", "eos_token_id", "pad_token_id")
     settings |= {name: getattr(model.config, name, None) for name in ids}

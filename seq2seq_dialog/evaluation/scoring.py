@@ -89,8 +89,8 @@ def evaluate(
     results = _results(scored, subsets, split, describe_decoding(decoding), dialogues, seed)
     replies = {system: segmented(texts, language) for system, texts in replies.items()}
     references = segmented(references, language)
-    quality = _diversity(replies, references, train["response"], subsets, turns, scored)
-    shown = {"results": results, "quality": quality, "verdict": verdict(results, language)}
+    diversity = _diversity(replies, references, train["response"], subsets, turns, scored)
+    shown = {"results": results, "diversity": diversity, "verdict": verdict(results, language)}
     return {"split": split, "decoding": decoding, **shown}
 
 

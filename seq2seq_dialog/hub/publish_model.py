@@ -17,6 +17,7 @@ from ..portable.context import TURN_SEPARATOR
 from ..report.model_card import model_card
 from ..run_folder import check_writable, free_path, read_mapping, write_text
 from ..strict_yaml import read_yaml
+from ..training.checkpoints import MANIFEST, flaws
 from .push import Publication, RepoKind, check_target, is_private, prepare, send
 
 INDEX = f"{WEIGHTS}.index.json"  # where weights are in several files
@@ -170,6 +171,13 @@ def model_files(publication: Publication) -> dict[str, Path | bytes]:
     missing = [name for name in names if not (folder / name).is_file()]
     if missing:
         raise UsageError(f"{str(folder)!r} has no {', '.join(missing)}: train or copy it again.")
+    if (folder / MANIFEST).exists():
+        for name, wrong in flaws(folder):
+            if name.endswith(".safetensors"):  # settings may be edited
+                raise UsageError(
+                    f"{str(folder / name)!r} {wrong}: copy the run again. If you changed it on "
+                    f"purpose, delete {MANIFEST} there."
+                )
     _refuse_links(folder, {*names, *NEEDED, *DESCRIBING})
     files: dict[str, Path | bytes] = {name: folder / name for name in names}
     present = {name for name in CODE if (folder / name).is_file()}

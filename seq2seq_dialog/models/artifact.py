@@ -27,7 +27,7 @@ from pathlib import Path
 
 from safetensors import safe_open
 
-from ..portable.options import OPTIONS
+from ..portable.options import EXTRA_OPTIONS
 from ..run_folder import read_json, write_json
 
 PORTABLE = Path(__file__).parents[1] / "portable"
@@ -65,7 +65,7 @@ def _finish_config(folder: Path) -> None:
     decoding = {"num_beams": 1} | {
         key: value
         for key, value in decoding.items()
-        if not key.endswith(("_id", "_version")) and key not in OPTIONS
+        if not key.endswith(("_id", "_version")) and key not in EXTRA_OPTIONS
     }
     config["task_specific_params"] = {"text2text-generation": decoding}
     write_json(folder / "config.json", config | {"configuration_files": [V5_CONFIG]})

@@ -1,7 +1,6 @@
 """Models: a checkpoint to fine-tune, or a new one from a config."""
 
 import math
-import os
 
 import torch
 from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForSeq2SeqLM, EncoderDecoderModel
@@ -13,12 +12,10 @@ from ..portable.context import TURN_SEPARATOR, special_ids
 from ..portable.options import Bounds, positions
 from ..settings import DataArguments, DecodingArguments, ModelArguments, Settings
 from ..shipped import find_model
-from ..strict_yaml import load_mapping
 from .loading import check_vocabulary, load_model_files
 
 # Training in fp16 gives inf and NaN: the activations of these models exceed 65,504.
 FP16_UNSAFE = {"t5", "mt5", "umt5", "longt5", "switch_transformers"}
-FORMS = ("ratio", "classifier")  # of a discriminator that begins with a checkpoint
 EMBEDDING_ROWS = 64  # the rows of an embedding are a multiple of it: faster matrix products
 # Families that take a mask of the source in four dimensions, with the same gradient.
 MASKED_IN_4D = {
@@ -141,8 +138,8 @@ def check_sizes(settings: Settings) -> None:
         sizes = settings.model.new_model_sizes()
         with torch.device("meta"):
             _new_model(_make_config("new_model", sizes.pop("model_type"), sizes, {}))
-    if settings.adversarial.adversarial:
-        discriminator = discriminator_mapping(settings.adversarial.discriminator)
+    if settings.adversarial.is_on:
+        discriminator = settings.adversarial.discriminator_mapping()
         if "form" in discriminator:
             check_name(find_model(discriminator["model_name_or_path"]))
         else:
@@ -178,21 +175,6 @@ def _new_config(args: ModelArguments, tokenizer):
     }
     fixed = {key: value for key, value in from_tokenizer.items() if key not in sizes}
     return _make_config("new_model", sizes.pop("model_type"), sizes, fixed)
-
-
-def discriminator_mapping(text: str | None) -> dict:
-    """Return what the setting `discriminator` says: sizes, or a checkpoint and its form."""
-    example = "{model_name_or_path: starter, form: ratio}"
-    given = load_mapping("discriminator", text or "{}", example)
-    if given.keys().isdisjoint({"model_name_or_path", "form"}):
-        return {"embedding_size": 128, "hidden_size": 256} | given
-    known = given.keys() == {"model_name_or_path", "form"} and given["form"] in FORMS
-    if not known or not isinstance(given["model_name_or_path"], str):
-        raise UsageError(
-            f"discriminator is {given}; with a checkpoint it must have model_name_or_path and form "
-            f"({' or '.join(FORMS)}), and nothing else, for example {example}."
-        )
-    return given | {"model_name_or_path": os.path.expanduser(given["model_name_or_path"])}
 
 
 def discriminator_config(sizes: dict, generator) -> RnnSeq2SeqConfig:

@@ -1,19 +1,18 @@
 """Loading by `from_pretrained`: one message for its many errors, and nothing made up in silence."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
 from pickle import UnpicklingError
 
-import numpy as np
 import torch
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, GenerationConfig
 
 from ..errors import UsageError
 from ..hub_errors import check_name
-from ..portable.options import checked_options, our_options
+from ..portable.options import checked_options, extra_options
 from ..run_folder import read_mapping
 
 DECODING_FILE = "generation_config.json"
@@ -73,10 +72,10 @@ def load_model_files(name: str, what: str, remedy: str, **options):
 
 def reverse_model(model, options: Mapping) -> tuple | None:
     """Load what the criterion `reverse` needs, a model and its tokenizer, where it is asked for."""
-    ours = our_options(model, options)
-    if not {"reverse", "reverse_sum"} & ours["rerank"].keys():
+    extra = extra_options(model, options)
+    if not {"reverse", "reverse_sum"} & extra["rerank"].keys():
         return None
-    return _load_reverse_model(ours["reverse_model"], model.device)
+    return _load_reverse_model(extra["reverse_model"], model.device)
 
 
 @lru_cache(1)
@@ -127,10 +126,10 @@ def _is_finite(weights: torch.Tensor) -> bool:
     return bool(torch.isfinite(extremes).all())
 
 
-def weight_bytes(model: torch.nn.Module) -> Iterator[np.ndarray]:
-    """Yield the bytes of each of a model's weights, by which it can be hashed."""
+def hash_weights(model: torch.nn.Module, digest) -> None:
+    """Update a hash, one of `hashlib` or `xxhash`, with each of a model's weights."""
     for weights in model.state_dict().values():
-        yield weights.cpu().reshape(-1).view(torch.uint8).numpy()
+        digest.update(weights.cpu().reshape(-1).view(torch.uint8).numpy())
 
 
 def check_reply_tokens(model) -> None:

@@ -1,7 +1,7 @@
 """Guidance while decoding: tokens that fit every context become less likely.
 
-What fits every context is likely after none. So this file also has what encodes a source once, the
-empty one among them, and what chooses rows of encoded sources.
+What fits every context is likely after none. Here is also what `reranking` needs of sources: to
+encode them once, the empty one among them, and to choose rows of the encoded.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What the options of decoding may be: those of `generate()`, and ours beside them.
+"""What the options of decoding may be: those of `generate()`, and extra ones beside them.
 
 transformers takes some wrong options for something else (`top_p` 2, an infinite temperature), and
 fails within its own code on others (no beams). So they are checked here, before it gets them, for
@@ -31,8 +31,8 @@ CRITERIA = {
 DEFAULT_WEIGHTS = {"likelihood": 1.0}
 # What option has the texts that a criterion needs.
 NEEDED_TEXTS = {"stock": "stock_phrases", "other_contexts": "other_contexts"}
-# Options of ours beside those of `generate()`, and what each is where nothing sets it.
-OPTIONS = {
+# Extra options beside those of `generate()`, and what each is where nothing sets it.
+EXTRA_OPTIONS = {
     "candidates": 1,
     "rerank": None,
     "reverse_model": None,
@@ -79,7 +79,7 @@ class Bounds:
 
 
 # In the words of `seq2seq_dialog.settings.DecodingArguments`, and the other names of `generate()`.
-DECODING = {
+OPTION_BOUNDS = {
     "max_new_tokens": Bounds(1, whole=True),
     "num_beams": Bounds(1, whole=True),
     "temperature": Bounds(1e-3),
@@ -125,7 +125,7 @@ def checked_options(options: Mapping, config=None) -> dict:
         ValueError: an option, its value, and what it may be.
     """
     options = dict(options)
-    for name, bounds in DECODING.items():
+    for name, bounds in OPTION_BOUNDS.items():
         value = options.get(name)
         if value is None:
             continue
@@ -186,13 +186,13 @@ def check_candidates(
         )
 
 
-def our_options(model, options: Mapping) -> dict:
-    """Return our options for a call, by default the model's saved ones.
+def extra_options(model, options: Mapping) -> dict:
+    """Return the extra options for a call, by default the model's saved ones.
 
     Saved candidates do not hold for a call that asks for greedy search, or for fewer beams.
 
     Args:
-        options: of the call, ours and those of `generate()`.
+        options: of the call, the extra ones and those of `generate()`.
 
     Raises:
         ValueError: they do not go together.
@@ -203,28 +203,28 @@ def our_options(model, options: Mapping) -> dict:
         value = saved if options.get(name) is None else options[name]
         return default if value is None else value
 
-    ours = {name: given_or_saved(name, default) for name, default in OPTIONS.items()}
-    weights = {name: weight for name, weight in (ours["rerank"] or {}).items() if weight}
-    ours["rerank"] = weights or DEFAULT_WEIGHTS
+    extra = {name: given_or_saved(name, default) for name, default in EXTRA_OPTIONS.items()}
+    weights = {name: weight for name, weight in (extra["rerank"] or {}).items() if weight}
+    extra["rerank"] = weights or DEFAULT_WEIGHTS
     mode = given_or_saved("do_sample", False), given_or_saved("num_beams", 1)
-    if options.get("candidates") is None and not gives(ours["candidates"], *mode):
-        ours["candidates"] = 1
-    check_candidates(ours["candidates"], ours["rerank"], *mode, ours["reverse_model"])
-    _check_texts(options.get("rerank") or {}, ours)
+    if options.get("candidates") is None and not gives(extra["candidates"], *mode):
+        extra["candidates"] = 1
+    check_candidates(extra["candidates"], extra["rerank"], *mode, extra["reverse_model"])
+    _check_texts(options.get("rerank") or {}, extra)
     replies = given_or_saved("num_return_sequences", 1)
-    if 1 < ours["candidates"] < replies:
+    if 1 < extra["candidates"] < replies:
         raise ValueError(
-            f"num_return_sequences is {replies}, but candidates are {ours['candidates']}: raise "
+            f"num_return_sequences is {replies}, but candidates are {extra['candidates']}: raise "
             "these, or lower it."
         )
-    return ours
+    return extra
 
 
-def _check_texts(weights: Mapping, ours: Mapping) -> None:
+def _check_texts(weights: Mapping, extra: Mapping) -> None:
     """Refuse criteria whose texts are neither given nor saved."""
     criteria = {name.removesuffix("_sum") for name, weight in weights.items() if weight}
     for name, texts in NEEDED_TEXTS.items():
-        if name in criteria and not ours[texts]:
+        if name in criteria and not extra[texts]:
             raise ValueError(
                 f"rerank weighs {name}, but this model has no {texts} saved: give them, a list of "
                 "texts."

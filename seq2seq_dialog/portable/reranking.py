@@ -18,7 +18,7 @@ from torch.nn import functional
 
 from .context import TURN_SEPARATOR, decode_texts, encode_context, encode_texts, pad, special_ids
 from .guidance import ContextFreeGuidance, encode_once, no_context, rows_of
-from .options import DEFAULT_WEIGHTS, OPTIONS, our_options
+from .options import DEFAULT_WEIGHTS, EXTRA_OPTIONS, extra_options
 
 CHRF_ORDER, CHRF_BETA = 6, 2  # of chrF2 (Popović, 2015), as sacreBLEU has it
 PARTS, SMALLEST_PART = 8, 8  # of the rows that are scored: those of like lengths together
@@ -48,26 +48,26 @@ def generate(model, tokenizer, inputs: Mapping, options: Mapping, reverse=None) 
 
     Args:
         inputs: `input_ids` and `attention_mask` (batch, source_len), perhaps `encoder_outputs`.
-        options: those of `generate()`, and `OPTIONS`; by default the model's saved ones.
+        options: those of `generate()`, and `EXTRA_OPTIONS`; by default the model's saved ones.
         reverse: the model and the tokenizer for the criterion `reverse`; left out without.
 
     Returns:
         (batch * num_return_sequences, target_len), the best reply to a context first.
     """
-    ours = our_options(model, options)
-    options = guided(model, tokenizer, ours, options)
-    if ours["candidates"] == 1:
+    extra = extra_options(model, options)
+    options = guided(model, tokenizer, extra, options)
+    if extra["candidates"] == 1:
         return model.generate(**inputs, **options)
     replies = options.pop("num_return_sequences", None)
     replies = replies or model.generation_config.num_return_sequences or 1
     weights = {
         name: weight
-        for name, weight in ours["rerank"].items()
+        for name, weight in extra["rerank"].items()
         if reverse is not None or not name.startswith("reverse")
     } or DEFAULT_WEIGHTS
     inputs = encode_once(model, inputs)
-    pool = decode_pool(model, tokenizer, inputs, ours["candidates"], options)
-    values = score_pool(model, tokenizer, inputs, pool, ours | {"rerank": weights}, reverse)
+    pool = decode_pool(model, tokenizer, inputs, extra["candidates"], options)
+    values = score_pool(model, tokenizer, inputs, pool, extra | {"rerank": weights}, reverse)
     scores = weigh(values, weights)
     rows = zip(pool.texts, scores, strict=True)
     orders = [[*chain(*rank(texts, row))][:replies] for texts, row in rows]
@@ -75,12 +75,12 @@ def generate(model, tokenizer, inputs: Mapping, options: Mapping, reverse=None) 
     return pool.ids.take_along_dim(chosen[..., None], dim=1).flatten(0, 1)
 
 
-def guided(model, tokenizer, ours: Mapping, options: Mapping) -> dict:
-    """Return what `generate()` takes of options, with the guidance that ours ask for."""
-    options = {name: value for name, value in options.items() if name not in OPTIONS}
+def guided(model, tokenizer, extra: Mapping, options: Mapping) -> dict:
+    """Return what `generate()` takes of options, with the guidance that the extra ones ask for."""
+    options = {name: value for name, value in options.items() if name not in EXTRA_OPTIONS}
     if options.get("stop_strings"):
         options.setdefault("tokenizer", tokenizer)
-    weight, tokens = ours["guidance_weight"], ours["guidance_tokens"]
+    weight, tokens = extra["guidance_weight"], extra["guidance_tokens"]
     if weight:
         guidance = ContextFreeGuidance(model, tokenizer, weight, tokens)
         options["logits_processor"] = [*(options.get("logits_processor") or ()), guidance]
@@ -101,23 +101,23 @@ def decode_pool(model, tokenizer, inputs: Mapping, candidates: int, options: Map
 
 
 def score_pool(
-    model, tokenizer, inputs: Mapping, pool: Pool, ours: Mapping, reverse=None
+    model, tokenizer, inputs: Mapping, pool: Pool, extra: Mapping, reverse=None
 ) -> dict[str, torch.Tensor]:
     """Compute criteria of all candidates, each (batch, candidates), unweighted.
 
     Args:
         inputs: what `encode_once` returns, with `input_ids` for the criteria that read words.
-        ours: of our options `rerank` (the criteria), and the texts that they need.
+        extra: of the extra options `rerank` (the criteria), and the texts that they need.
     """
-    wanted = {name.removesuffix("_sum") for name in ours["rerank"]}
+    wanted = {name.removesuffix("_sum") for name in extra["rerank"]}
     contexts = [turns_of(row, tokenizer) for row in inputs.get("input_ids", [])]
-    values = _likelihoods(model, tokenizer, inputs, pool, wanted, ours["other_contexts"])
+    values = _likelihoods(model, tokenizer, inputs, pool, wanted, extra["other_contexts"])
     if "reverse" in wanted:
         last = [turns[-1] for turns, texts in zip(contexts, pool.texts, strict=True) for _ in texts]
         values |= reverse_likelihood(*reverse, last, [*chain(*pool.texts)])
-    values |= _text_criteria(pool.texts, contexts, wanted, ours["stock_phrases"])
+    values |= _text_criteria(pool.texts, contexts, wanted, extra["stock_phrases"])
     shape = pool.ids.shape[:2]
-    return {name: values[name].float().cpu().view(shape) for name in ours["rerank"]}
+    return {name: values[name].float().cpu().view(shape) for name in extra["rerank"]}
 
 
 def _likelihoods(

@@ -124,11 +124,11 @@ def compare(
 def _first_runs(folders: Sequence[str], summaries: Sequence[dict | None]) -> list[Path]:
     """Return each run, or the first of those under several seeds; refuse one of each kind."""
     if all(summaries):
-        names = (seeds.run_dir(summary["seeds"][0]) for summary in summaries)
+        names = (seeds.folder_name(summary["seeds"][0]) for summary in summaries)
         return [Path(folder) / name for folder, name in zip(folders, names, strict=True)]
     for folder, summary in zip(folders, summaries, strict=True):
         if summary is not None:
-            run = Path(folder) / seeds.run_dir(summary["seeds"][0])
+            run = Path(folder) / seeds.folder_name(summary["seeds"][0])
             raise UsageError(
                 f"{str(folder)!r} holds runs under several seeds, and the other folder is one run. "
                 f"Compare one of them with it, {str(run)!r}."

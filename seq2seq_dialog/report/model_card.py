@@ -37,23 +37,7 @@ INDEXED = {  # what goes into the metadata besides the main figures of the defau
     "multiref": ("bleu_2", "rouge_l"),
 }
 SUBSETS = {"full": "all pairs", "clean": "clean pairs"}
-# Settings that are about a machine or an account, not about the model: those marked in settings.py,
-# and these of transformers.
-PRIVATE = marked(Mark.PRIVATE) | {
-    "hub_model_id",
-    "hub_private_repo",
-    "hub_revision",
-    "hub_strategy",
-    "logging_dir",
-    "output_dir",
-    "project",
-    "push_to_hub",
-    "report_to",
-    "run_name",
-    "trackio_bucket_id",
-    "trackio_space_id",
-    "trackio_static_space_id",
-}
+PRIVATE = marked(Mark.PRIVATE)
 PATHS = marked(Mark.PATH)  # settings that can name a file or folder
 # What is a path wherever it stands.
 PATH = re.compile(r"(?:[/\\]|~[^/\\]*[/\\]|\.\.?[/\\]|[A-Za-z]:[/\\]|file:).*", re.DOTALL)
@@ -193,7 +177,7 @@ def _evaluation_facts(
         "shown": [s for s in reversed(sizes) if s == "full" or sizes[s] != sizes["full"]],
         "decoding": scoring.describe_decoding(config) if "do_sample" in config else None,
         "one_reply": replies[0] if len(replies) > 1 and len(set(replies)) == 1 else None,
-        "manners": evaluated.get("quality", {}).get(scoring.MODEL, {}).get("full"),
+        "diversity": evaluated.get("diversity", {}).get(scoring.MODEL, {}).get("full"),
     }
 
 

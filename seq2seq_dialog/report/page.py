@@ -14,9 +14,8 @@ from sacrebleu.metrics import CHRF
 from ..errors import UsageError
 from ..evaluation.catalogue import METRICS, keys_with
 from ..evaluation.scoring import HUMAN
-from ..run_folder import read_mapping, read_predictions, write_text
-from ..serve.selfchat import TALKS
-from ..serve.votes import VOTES, pair, ranking, read_votes, tally
+from ..run_folder import TALKS, VOTES, read_mapping, read_predictions, write_text
+from ..serve.votes import pair, ranking, read_votes, tally
 from ..strict_yaml import read_yaml
 from .licences import data_name
 from .pictures import PALETTE, curve_pictures, group_pictures, rankings
@@ -160,7 +159,7 @@ def write(folder: str | Path) -> Path:
     """Write report.html into a finished run folder; return its path."""
     content = read(Path(folder))
     evaluation = content["evaluation"]
-    results, diversity = evaluation.get("results", []), evaluation.get("quality", {})
+    results, diversity = evaluation.get("results", []), evaluation.get("diversity", {})
     percents = [
         METRICS[key].label
         for key in keys_with("main")

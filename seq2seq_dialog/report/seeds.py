@@ -15,7 +15,7 @@ from ..run_folder import read_json, read_mapping, write_json
 SUMMARY = "seeds.json"
 
 
-def run_dir(seed: int | str) -> str:
+def folder_name(seed: int | str) -> str:
     """Name the folder of the run with a seed."""
     return f"seed-{seed}"
 
@@ -26,7 +26,8 @@ def summarise(folder: Path, seeds: Sequence[int]) -> dict:
     `results` has for each split and subset of pairs, `full` or `clean`, the `metrics` by name:
     `mean`, `std`, the standard deviation with n - 1, and `values`, in the order of `seeds`.
     """
-    runs = [_figures(folder / run_dir(seed)) for seed in seeds]
+    check_same_data([folder / folder_name(seed) for seed in seeds])
+    runs = [_figures(folder / folder_name(seed)) for seed in seeds]
     results = []
     for split, subset in runs[0]:
         of_runs = [run.get((split, subset), {}) for run in runs]
@@ -45,6 +46,19 @@ def summarise(folder: Path, seeds: Sequence[int]) -> dict:
     print_summary(summary)
     print(f"Written to {folder / SUMMARY}.")
     return summary
+
+
+def check_same_data(run_dirs: Sequence[Path]) -> None:
+    """Refuse to compare runs between which the dialogues were changed."""
+    first, *others = run_dirs
+    keys = ("training_data", "validation_data")
+    data = [[read_mapping(each / "environment.json").get(key) for key in keys] for each in run_dirs]
+    for run_dir, of_run in zip(others, data[1:], strict=True):
+        if of_run != data[0]:
+            raise UsageError(
+                f"{run_dir} has learnt other dialogues than {first}: they were changed in between, "
+                "so that figures do not compare. Choose another --output_dir for all."
+            )
 
 
 def _figures(run_dir: Path) -> dict[tuple[str, str], dict]:

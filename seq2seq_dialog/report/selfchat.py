@@ -39,7 +39,7 @@ from ..serve.reply import decoding_options
 from ..serve.selfchat import (
     OPENINGS,
     ROLES,
-    Speaker,
+    Participant,
     as_rows,
     decoding,
     read_openings,
@@ -83,7 +83,7 @@ def selfchat(
     speakers = []
     for name in filter(None, (folder, other)):
         model, tokenizer, _ = load(name, device, trust_remote_code)
-        speakers.append(Speaker(name, model, tokenizer, decoding(model, given)))
+        speakers.append(Participant(name, model, tokenizer, decoding(model, given)))
     chosen = _choose_openings(choice, dialogues, speakers)
     with tqdm(total=len(chosen) * (turns - 1), unit=" turns") as bar:
         try:
@@ -115,7 +115,7 @@ def _check(dialogues: int, turns: int, output: str) -> None:
 
 
 def _choose_openings(
-    openings: Sequence[str], dialogues: int, speakers: Sequence[Speaker]
+    openings: Sequence[str], dialogues: int, speakers: Sequence[Participant]
 ) -> list[str]:
     """Give each dialogue its opening; two speakers get the same ones."""
     samples = [
@@ -132,7 +132,7 @@ def _choose_openings(
     return [openings[i // len(speakers) % len(openings)] for i in range(dialogues)]
 
 
-def describe(rows: Sequence[dict], letters: str, speaker: Speaker) -> dict:
+def describe(rows: Sequence[dict], letters: str, speaker: Participant) -> dict:
     """Say who speaks as A or B, how, and with which figures; a lone speaker speaks as both."""
     pairs = list(replies_of(rows, letters))
     language = read_language(speaker.name)

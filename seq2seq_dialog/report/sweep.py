@@ -31,7 +31,7 @@ from ..evaluation.catalogue import METRICS
 from ..evaluation.metrics import ReplyMetric, distinct, mean_words, self_bleu
 from ..evaluation.protocols import score
 from ..evaluation.text import segmented
-from ..models.loading import weight_bytes
+from ..models.loading import hash_weights
 from ..portable.context import encode_context
 from ..run_folder import check_writable, read_json, read_language, read_pairs, write_json
 from ..serve.inference import load, reply_to_batch
@@ -76,8 +76,7 @@ def fingerprint(model, inputs: Sequence[Sequence[int]], references: Sequence[str
     """Hash what a point depends on besides `KEY`: weights, encoded contexts, references, length."""
     longest = bare_decoding(model.generation_config, GREEDY).max_new_tokens
     digest = hashlib.blake2b(json.dumps([inputs, references, longest]).encode(), digest_size=8)
-    for weights in weight_bytes(model):
-        digest.update(weights)
+    hash_weights(model, digest)
     return digest.hexdigest()
 
 

@@ -15,12 +15,12 @@ from transformers.utils.logging import disable_progress_bar
 from ..errors import UsageError
 from ..hub_errors import short_reason
 from ..portable.context import TURN_SEPARATOR
-from ..portable.options import our_options
-from ..run_folder import check_writable, write_text
+from ..portable.options import extra_options
+from ..run_folder import VOTES, check_writable, write_text
 from ..settings import DecodingArguments
 from .inference import Conversation, candidates, engine, generate_response, load
 from .safety import Safety, safety_of
-from .votes import VOTES, append_votes, check_different, make_vote, read_votes
+from .votes import append_votes, check_different, make_vote, read_votes
 
 # More would take minutes for each reply.
 MOST = {"max_new_tokens": 1000, "num_beams": 100, "candidates": 100}
@@ -39,7 +39,7 @@ GOODBYES = ("exit", "quit", ":q")  # in a pipe they are something said
 CYAN = "\x1b[36m{}\x1b[0m"
 
 
-class Talk(Conversation):
+class TerminalChat(Conversation):
     """A dialogue that is printed, with a model or several, from a name to model and tokenizer.
 
     With several, it goes on with the reply of the first, unless another is voted better.
@@ -139,7 +139,7 @@ def painted(text: str) -> str:
 def streams(model, settings: Mapping) -> bool:
     """Tell whether a reply is made token by token: not by beams, nor chosen among candidates."""
     beams = settings.get("num_beams", model.generation_config.num_beams) or 1
-    return beams == 1 and our_options(model, settings)["candidates"] == 1
+    return beams == 1 and extra_options(model, settings)["candidates"] == 1
 
 
 def describe_candidates(context, model, tokenizer, settings: Mapping) -> str:
@@ -147,7 +147,7 @@ def describe_candidates(context, model, tokenizer, settings: Mapping) -> str:
 
     Without `candidates` in the settings, they are what beams or sampling find.
     """
-    if our_options(model, settings)["candidates"] == 1:
+    if extra_options(model, settings)["candidates"] == 1:
         saved = model.generation_config
         settings = {**settings, "candidates": SHOWN_CANDIDATES}
         if not settings.get("do_sample", saved.do_sample):
@@ -183,7 +183,7 @@ def save(turns: Sequence[str], name: str) -> str:
     return f"Saved: {name}"
 
 
-def command(line: str, conversation: Talk) -> str | None:
+def command(line: str, conversation: TerminalChat) -> str | None:
     """Carry out a line that begins with a slash; return what to print, None to leave."""
     name, _, rest = line.partition(" ")
     rest = rest.strip()
@@ -207,7 +207,7 @@ def command(line: str, conversation: Talk) -> str | None:
     return HELP if name == "/help" else f"There is no command {name}.\n{HELP}"
 
 
-def all_candidates(conversation: Talk) -> str:
+def all_candidates(conversation: TerminalChat) -> str:
     """List the candidates of each model for the last reply."""
     if not conversation.turns:
         return "There is nothing to reply to."
@@ -221,7 +221,7 @@ def all_candidates(conversation: Talk) -> str:
     return "\n".join(lists)
 
 
-def change_setting(assignment: str, conversation: Talk) -> str:
+def change_setting(assignment: str, conversation: TerminalChat) -> str:
     """Change a decoding setting if `generate()` accepts it; without `assignment`, show all."""
     config = conversation.model.generation_config
     if not assignment:
@@ -246,7 +246,7 @@ def change_setting(assignment: str, conversation: Talk) -> str:
     except Exception as error:  # whatever a library makes of such a value
         return f"{name}={text} does not work: {short_reason(error)}"
     conversation.generate_kwargs = settings
-    if name == "rerank" and our_options(conversation.model, settings)["candidates"] == 1:
+    if name == "rerank" and extra_options(conversation.model, settings)["candidates"] == 1:
         return f"{name}={value} (has an effect after /set candidates=10)"
     sampling = settings.get("do_sample", config.do_sample)
     if name in ("temperature", "top_p", "top_k") and not sampling:
@@ -267,7 +267,7 @@ def chat(folders: Sequence[str], votes: str = VOTES, **options) -> None:
     loaded = {str(folder): load(folder, **options) for folder in folders}
     in_terminal = sys.stdin.isatty()
     models = {name: (model, tokenizer) for name, (model, tokenizer, _) in loaded.items()}
-    talk = Talk(models, in_terminal, votes, safety)
+    talk = TerminalChat(models, in_terminal, votes, safety)
     if in_terminal:
         with suppress(ImportError):
             import readline  # noqa: F401 (gives input() editing and history)
@@ -279,7 +279,7 @@ def chat(folders: Sequence[str], votes: str = VOTES, **options) -> None:
         print()
 
 
-def converse(talk: Talk) -> None:
+def converse(talk: TerminalChat) -> None:
     """Answer line by line until the input ends, or a line says so."""
     while True:
         try:

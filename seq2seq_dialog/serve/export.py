@@ -21,7 +21,7 @@ from ..decoding.generation_config import changed_settings
 from ..errors import UsageError
 from ..evaluation.text import tokenizer_of
 from ..portable.context import encode_context
-from ..portable.options import OPTIONS, positions
+from ..portable.options import EXTRA_OPTIONS, positions
 from ..run_folder import check_writable, read_json, read_language, read_pairs, write_json
 from ..shipped import command
 from .exported_model import (
@@ -67,7 +67,7 @@ def export(
     disable_progress_bar()
     model, tokenizer, _ = load(folder, "cpu")
     check_convertible(model, tokenizer)
-    left_out = sorted(changed_settings(model.generation_config) & OPTIONS.keys())
+    left_out = sorted(changed_settings(model.generation_config) & EXTRA_OPTIONS.keys())
     pairs = read_pairs(folder, samples)
     check_writable(target)
     prefix = f".export-{target.name}-"
@@ -120,7 +120,7 @@ def convert(folder: str | Path, tokenizer, output: Path, quantization: str) -> d
     decoding = output / "generation_config.json"
     if decoding.is_file():
         saved = read_json(decoding)
-        write_json(decoding, {name: saved[name] for name in saved if name not in OPTIONS})
+        write_json(decoding, {name: saved[name] for name in saved if name not in EXTRA_OPTIONS})
     write_json(output / ABOUT, about)
     return about
 

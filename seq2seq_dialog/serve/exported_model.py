@@ -20,7 +20,7 @@ from transformers import GenerationConfig
 
 from ..decoding.generation_config import changed_settings, most_new_tokens
 from ..errors import UsageError
-from ..portable.options import OPTIONS as OURS
+from ..portable.options import EXTRA_OPTIONS
 from ..run_folder import read_json
 
 logger = logging.getLogger(__name__)
@@ -43,7 +43,7 @@ FILES = (
     "merges.txt",
 )
 # Options of `generate()`: the name of each in CTranslate2, and the value that stands for None.
-OPTIONS = {
+SUPPORTED_OPTIONS = {
     "max_new_tokens": ("max_decoding_length", None),
     "min_new_tokens": ("min_decoding_length", 0),
     "num_beams": ("beam_size", 1),
@@ -205,8 +205,8 @@ class ExportedModel:
         `min_new_tokens` work as with `renormalize_logits=True`, and `repetition_penalty` changes
         logits, where transformers changes their log-softmax.
 
-        Options are those of `OPTIONS` and `SAMPLING`, `do_sample`, `early_stopping` (True or False)
-        and `max_length`; the saved settings by default.
+        Options are those of `SUPPORTED_OPTIONS` and `SAMPLING`, `do_sample`, `early_stopping` (a
+        boolean) and `max_length`; the saved settings by default.
 
         `on_token(row, token_id, is_last)` is called with each token where there are no beams; the
         reply of a row ends where it returns True. A `streamer` gets the tokens of one reply.
@@ -247,9 +247,9 @@ class ExportedModel:
         generate_options = {
             name: value
             for name, value in generate_options.items()
-            if name not in OURS or value != OURS[name]
+            if name not in EXTRA_OPTIONS or value != EXTRA_OPTIONS[name]
         }
-        known = {*OPTIONS, *SAMPLING, "do_sample", "early_stopping", "max_length"}
+        known = {*SUPPORTED_OPTIONS, *SAMPLING, "do_sample", "early_stopping", "max_length"}
         unknown = sorted((saved | generate_options.keys()) - known)
         if unknown:
             raise UsageError(
@@ -259,7 +259,7 @@ class ExportedModel:
         config.update(**generate_options)
         config.max_new_tokens = most_new_tokens(config)
         check_start_token(config)
-        names = OPTIONS | SAMPLING if config.do_sample else OPTIONS
+        names = SUPPORTED_OPTIONS | SAMPLING if config.do_sample else SUPPORTED_OPTIONS
         options = {
             "max_input_length": 0,
             "max_batch_size": self.about.get("max_batch_size", 0),

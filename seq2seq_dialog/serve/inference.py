@@ -26,7 +26,14 @@ from ..models.loading import (
 )
 from ..portable.context import as_turns, decode_texts, encode_context, pad
 from ..portable.guidance import encode_once
-from ..portable.options import DECODING, OPTIONS, Bounds, checked_options, our_options, positions
+from ..portable.options import (
+    EXTRA_OPTIONS,
+    OPTION_BOUNDS,
+    Bounds,
+    checked_options,
+    extra_options,
+    positions,
+)
 from ..portable.reranking import Candidate, decode_pool, generate, guided, rank, score_pool, weigh
 from ..shipped import command, find_model
 from ..training_settings import DialogueTrainingArguments, bf16_pays
@@ -34,7 +41,7 @@ from .exported_model import ExportedModel, find_export, is_export
 from .safety import Safety
 
 # What our loops of decoding can do.
-LOOP_OPTIONS = {*DECODING, *OPTIONS, "do_sample", "early_stopping", "stopping_criteria"}
+LOOP_OPTIONS = {*OPTION_BOUNDS, *EXTRA_OPTIONS, "do_sample", "early_stopping", "stopping_criteria"}
 TOKENS_PER_BATCH = DialogueTrainingArguments.eval_tokens_per_batch
 
 
@@ -206,8 +213,8 @@ def generate_batches(
     options = checked_options(generate_kwargs, model.config)
     config = deepcopy(model.generation_config)
     config.update(**options)
-    ours = our_options(model, options)
-    copies = max(config.num_beams or 1, config.num_return_sequences or 1, ours["candidates"])
+    extra = extra_options(model, options)
+    copies = max(config.num_beams or 1, config.num_return_sequences or 1, extra["candidates"])
     longest = most_new_tokens(config)
     lengths = [(copies * len(row), copies * longest) for row in ids]
     seed = int(torch.randint(2**63 - 1, ())) if config.do_sample else 0
@@ -313,12 +320,12 @@ def candidates(
         )
     ids = encode_context(context, tokenizer)
     options = checked_options(generate_kwargs, model.config)
-    ours = our_options(model, options)
-    options = guided(model, tokenizer, ours, options | {"num_return_sequences": None})
+    extra = extra_options(model, options)
+    options = guided(model, tokenizer, extra, options | {"num_return_sequences": None})
     inputs = encode_once(model, _padded([ids], model, tokenizer, device))
-    pool = decode_pool(model, tokenizer, inputs, ours["candidates"], options)
-    reverse, weights = reverse_model(model, generate_kwargs), ours["rerank"]
-    values = score_pool(model, tokenizer, inputs, pool, ours, reverse)
+    pool = decode_pool(model, tokenizer, inputs, extra["candidates"], options)
+    reverse, weights = reverse_model(model, generate_kwargs), extra["rerank"]
+    values = score_pool(model, tokenizer, inputs, pool, extra, reverse)
     scores, texts = weigh(values, weights)[0], pool.texts[0]
     distinct, others = rank(texts, scores)
     parts = {name: values[name][0].double() * weight for name, weight in weights.items()}

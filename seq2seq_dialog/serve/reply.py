@@ -26,7 +26,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from ..errors import Stopped, UsageError
 from ..hub_errors import short_reason
-from ..models.loading import weight_bytes
+from ..models.loading import hash_weights
 from ..portable.context import as_turns
 from ..portable.options import checked_options
 from ..run_folder import check_writable, read_json, write_json
@@ -255,8 +255,7 @@ def model_hash(model, tokenizer) -> str:
     if isinstance(model, ExportedModel):
         digest.update(model.about["weights"].encode())
         return digest.hexdigest()
-    for weights in weight_bytes(model):
-        digest.update(weights)
+    hash_weights(model, digest)
     return digest.hexdigest()
 
 

@@ -28,7 +28,7 @@ from ..decoding.generation_config import changed_settings, finish_reason, most_n
 from ..decoding.running_batch import JOINABLE, RunningBatch
 from ..errors import UsageError
 from ..portable.context import decode_texts, encode_context, pad
-from ..portable.options import OPTIONS, checked_options, our_options
+from ..portable.options import EXTRA_OPTIONS, checked_options, extra_options
 from .exported_model import ExportedModel, end_token_ids
 from .inference import encode_contexts, generate_batches
 from .jobs import Abandoned, Choice, Job, Piece
@@ -233,7 +233,9 @@ class Scheduler:
         sources = pad(
             [row.job.source_ids for row in rows], tokenizer.pad_token_id, self.model.device
         )
-        options = {name: jobs[0].options[name] for name in jobs[0].options if name not in OPTIONS}
+        options = {
+            name: jobs[0].options[name] for name in jobs[0].options if name not in EXTRA_OPTIONS
+        }
         options |= {"num_return_sequences": 1}
         return RunningBatch.begin(self.model, rows, *sources, draws, **options)
 
@@ -296,7 +298,7 @@ class Scheduler:
     def _ways_to(self, count: int, options: Mapping, config) -> dict:
         """Return the options by which as many replies are decoded; greedily all are one."""
         beams = config.num_beams or 1
-        candidates = our_options(self.model, options)["candidates"]
+        candidates = extra_options(self.model, options)["candidates"]
         if beams == candidates == 1 and not config.do_sample:
             return {"num_return_sequences": 1}
         ways = {"num_return_sequences": count}

@@ -49,11 +49,10 @@ OPENINGS = (
 # Saved settings are mostly greedy or of beams, by which a model soon says the same again and again.
 SAMPLING = {"do_sample": True, "num_beams": 1, "temperature": 0.7, "top_p": 0.9, "top_k": 0}
 ROLES = "AB"  # who speaks
-TALKS = "selfchat.jsonl"  # in a run folder
 MOST_PARAMETERS = 100_000_000  # of a model on a CPU, where more would take more than seconds
 
 
-class Speaker(NamedTuple):
+class Participant(NamedTuple):
     """A model that talks."""
 
     name: str
@@ -72,7 +71,7 @@ def decoding(model, given: dict) -> dict:
 
 
 def talk(
-    speakers: Sequence[Speaker],
+    speakers: Sequence[Participant],
     openings: Sequence[str],
     turns: int,
     seed: int = 42,
@@ -131,7 +130,7 @@ def sample_talks(
     openings = list(dict.fromkeys(context[-1] for context in first))
     count = min(count, len(openings))
     chosen = [openings[i * len(openings) // count] for i in range(count)]
-    speaker = Speaker(name, model, tokenizer, decoding(model, {}))
+    speaker = Participant(name, model, tokenizer, decoding(model, {}))
     return as_rows(talk([speaker], chosen, turns), [name])
 
 

@@ -23,7 +23,6 @@ from filelock import FileLock
 from ..errors import UsageError
 from ..run_folder import check_writable
 
-VOTES = "votes.jsonl"
 KINDS = ("better", "tie", "both bad")
 NEEDED_TO_RANK = 10  # votes
 Z = 1.959964  # of a 95 % interval

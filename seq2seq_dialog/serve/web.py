@@ -16,12 +16,13 @@ from transformers.utils.logging import disable_progress_bar
 
 from ..errors import UsageError
 from ..portable.context import encode_context
+from ..run_folder import VOTES
 from .attention import attention_map, draw_map, readable, save
 from .chat import describe_candidates
 from .exported_model import ExportedModel
 from .inference import engine, generate_response, load
 from .safety import safety_of
-from .votes import VOTES, check_different, read_votes
+from .votes import check_different, read_votes
 
 
 def web(folders: Sequence[str], port: int | None = None, votes: str = VOTES, **options) -> None:

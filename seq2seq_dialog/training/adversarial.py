@@ -8,7 +8,6 @@ their advantage were constant (teacher forcing, section 3.2): the generator sees
 """
 
 import logging
-import math
 from pathlib import Path
 
 import torch
@@ -28,8 +27,8 @@ from .discriminator import Classifier, at_last_token, make_discriminator
 from .evaluating import token_nll
 from .judging import draw, held_out, judge_samples
 from .logged_means import LoggedMeans
-from .sampling import decoding_bare
-from .trainer import DialogueTrainer
+from .sampling import decoding_bare, mask_after_end
+from .trainer import DialogueTrainer, switch_off_dropout
 from .warm_up import warm_up
 
 logger = logging.getLogger(__name__)
@@ -78,7 +77,7 @@ class AdversarialTrainer(DialogueTrainer):
     ):
         _check(args, adversarial)
         args.eval_on_start = args.eval_strategy != "no"  # what a collapse is measured against
-        if args.save_total_limit == 1:  # Trainer deletes the last in the end if another was better
+        if args.save_total_limit == 1:  # one that an evaluation has passed, beside one of a stop
             args.save_total_limit = 2
         super().__init__(model, args, processing_class, **kwargs)
         if self.is_fsdp_enabled or self.is_deepspeed_enabled:
@@ -103,7 +102,6 @@ class AdversarialTrainer(DialogueTrainer):
             name: tensor.cpu().clone() for name, tensor in model.state_dict().items()
         }
         self._token_weights = None  # of a batch's loss, (2 * batch, target_len)
-        self._means = LoggedMeans()
         if args.process_index > 0:  # each process draws its own
             torch.manual_seed(args.seed + args.process_index)
 
@@ -151,8 +149,7 @@ class AdversarialTrainer(DialogueTrainer):
             options["decoder_input_ids"] = functional.pad(prefixes, (1, 0), value=start)
         with decoding_bare(self.model, temperature=1.0), self.accelerator.autocast():
             replies = self.model.generate(**options)[:, 1:]  # (batch * count, sample_len)
-        ended = (replies == self.processing_class.eos_token_id).int()
-        return replies.masked_fill(ended.cumsum(1) - ended > 0, IGNORE)
+        return mask_after_end(replies, self.processing_class.eos_token_id)
 
     @torch.no_grad()
     def generator_nll(self, input_ids, attention_mask, replies) -> torch.Tensor:
@@ -229,14 +226,6 @@ class AdversarialTrainer(DialogueTrainer):
 
     # What is reported
 
-    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Add means since the last log: of reward, advantage, human_loss, the discriminator."""
-        if "loss" in logs:
-            logs |= self._means.take(self.accelerator)
-            if "advantage_rms" in logs:
-                logs["advantage_rms"] = math.sqrt(logs["advantage_rms"])
-        super().log(logs, start_time)
-
     @torch.no_grad()
     def evaluation_loop(self, dataloader, **kwargs) -> EvalLoopOutput:
         """Evaluate; while training, add how sampled replies to held-out contexts fare."""
@@ -301,7 +290,9 @@ class AdversarialTrainer(DialogueTrainer):
             self.args.eval_on_start = False  # the first evaluation stands in the log
         result = super().train(resume_from_checkpoint, **kwargs)
         if self.collapse and Path(resume_from_checkpoint or "") != Path(self.args.output_dir):
-            folder = last_checkpoint(self.args.output_dir)
+            evaluated = [log["step"] for log in self.state.log_history if "eval_loss" in log]
+            passed = evaluated[-2] if len(evaluated) > 1 else 0
+            folder = last_checkpoint(self.args.output_dir, before=passed + 1)
             if folder is None:
                 self.model.load_state_dict(self._initial_weights)
             else:
@@ -333,16 +324,6 @@ class AdversarialTrainer(DialogueTrainer):
             state = torch.load(path, map_location=self.args.device, weights_only=True)
             self.discriminator.load_state_dict(state["discriminator"])
             self.discriminator_optimizer.load_state_dict(state["optimizer"])
-
-
-def switch_off_dropout(model) -> None:
-    """Let a model in training compute what it computes in evaluation."""
-    for module in model.modules():
-        if isinstance(module, nn.Dropout):
-            module.p = 0.0
-        for name in ("dropout", "attention_dropout", "activation_dropout", "layerdrop"):
-            if isinstance(getattr(module, name, None), float):
-                setattr(module, name, 0.0)
 
 
 def _check(args: DialogueTrainingArguments, adversarial: AdversarialArguments) -> None:

@@ -5,18 +5,20 @@ what a kill left half written has none, and what was damaged later does not agre
 """
 
 import logging
+import math
 import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import xxhash
+from transformers.trainer_callback import TrainerState
 
-from ..run_folder import read_json, write_json
+from ..run_folder import PREVIEW, TALKS, VOTES, read_json, write_json
 
 logger = logging.getLogger(__name__)
 MANIFEST = "manifest.json"
 # What a finished run has at its root besides the model: made again from it where it is damaged.
-RESULTS = ("metrics.json", "predictions.jsonl", "evaluation.json", "selfchat.jsonl", "report.html")
+RESULTS = ("metrics.json", "predictions.jsonl", "evaluation.json", TALKS)
 
 
 def write_manifest(folder: Path, files: Iterable[Path]) -> None:
@@ -73,33 +75,37 @@ def flaw(folder: Path, needed: Iterable[str] = (), ignored: Iterable[str] = ()) 
 def seal_run(run_dir: Path) -> None:
     """Declare what stands at the root of a run folder written: the model, at the end the results.
 
-    What is written anew later is left out: by a continued run its settings, by people votes.
+    What is written anew later is left out: settings by a continued run, pages, votes.
     """
-    rewritten = ("config.yaml", "environment.json", "votes.jsonl")
+    rewritten = ("config.yaml", "environment.json", PREVIEW, "report.html", VOTES)
     files = (path for path in run_dir.iterdir() if path.is_file() and path.name[0] != ".")
     write_manifest(run_dir, (path for path in files if path.name not in rewritten))
 
 
 def checkpoints(run_dir: Path) -> list[Path]:
     """List the checkpoints of a run, whole or not, the newest first."""
-    steps = {}
-    for folder in run_dir.glob("checkpoint-*"):
-        step = folder.name.removeprefix("checkpoint-")
-        if step.isdecimal() and folder.is_dir():
-            steps[folder] = int(step)
-    return sorted(steps, key=steps.get, reverse=True)
+    folders = run_dir.glob("checkpoint-*")
+    found = (path for path in folders if path.name[11:].isdecimal() and path.is_dir())
+    return sorted(found, key=step_of, reverse=True)
 
 
-def last_checkpoint(run_dir: str | Path) -> Path | None:
-    """Find the newest checkpoint that is whole; each one that is passed over is named.
+def step_of(checkpoint: Path) -> int:
+    """Return the step that a checkpoint, `checkpoint-<step>`, is of."""
+    return int(checkpoint.name.removeprefix("checkpoint-"))
 
-    Of `save_only_model`, without the states of optimizer and random numbers, none counts.
+
+def last_checkpoint(run_dir: str | Path, before: float = math.inf) -> Path | None:
+    """Find the newest checkpoint that is whole, of a step before `before`.
+
+    Each damaged one that is passed over is named.
     """
     for folder in checkpoints(Path(run_dir)):
+        if step_of(folder) >= before:
+            continue
         wrong = flaw(folder)
-        if wrong is None and any(folder.glob("rng_state*.pth")):
+        if wrong is None:
             return folder
-        logger.warning("%s is passed over: %s.", folder, wrong or "it holds the weights alone")
+        logger.warning("%s is passed over: %s.", folder, wrong)
     return None
 
 
@@ -125,17 +131,21 @@ def remove(folder: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
 
 
-def remove_old(run_dir: Path, limit: int | None, best_step: int | None) -> None:
-    """Keep the `limit` newest checkpoints, the best one among them; sweep up half-written ones."""
+def remove_old(run_dir: Path, limit: int | None, state: TrainerState) -> None:
+    """Keep the `limit` newest checkpoints, the best one among them.
+
+    Half-written ones go, and those of later steps: the training began anew before them, since they
+    are damaged.
+    """
     sealed = []
     for folder in checkpoints(run_dir):
-        if (folder / MANIFEST).exists():
+        if (folder / MANIFEST).exists() and step_of(folder) <= state.global_step:
             sealed.append(folder)
         else:
             remove(folder)
     if limit is None or limit < 1 or not sealed:
         return
-    best = run_dir / f"checkpoint-{best_step}"
+    best = run_dir / f"checkpoint-{state.best_global_step}"
     kept = {sealed[0], best} & set(sealed)
     for folder in sealed[1:]:
         if len(kept) < limit:

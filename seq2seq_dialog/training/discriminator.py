@@ -15,7 +15,7 @@ from transformers.trainer_pt_utils import torch_pad_and_concatenate
 from ..data.batching import IGNORE
 from ..errors import UsageError
 from ..method_settings import AdversarialArguments
-from ..models.build import discriminator_config, discriminator_mapping, load_model
+from ..models.build import discriminator_config, load_model
 from ..models.tokenizer import load_tokenizer
 from ..portable.modeling_rnn import RnnSeq2SeqModel
 from ..settings import ModelArguments
@@ -109,7 +109,7 @@ def make_discriminator(
         generator_nll: computes the generator's negative log-likelihood of each token in nats, of
             `input_ids`, `attention_mask` and replies (batch, target_len).
     """
-    mapping = discriminator_mapping(settings.discriminator)
+    mapping = settings.discriminator_mapping()
     if "form" not in mapping:
         return Classifier(RnnSeq2SeqModel(discriminator_config(mapping, generator)))
     args = ModelArguments(model_name_or_path=mapping["model_name_or_path"])

@@ -20,7 +20,7 @@ from ..decoding.beam_loop import LOOPS
 from ..evaluation.metrics import likelihood_statistics
 from ..models.loading import reverse_model
 from ..portable.context import decode_texts
-from ..portable.options import our_options
+from ..portable.options import extra_options
 from ..portable.reranking import generate
 from .sharding import UNSHARDED, sharding_of
 
@@ -170,7 +170,7 @@ def generate_replies(
     `inputs` have `input_ids` (batch, source_len), what `encode_sources` returns, or both. Sampling,
     by `seed`, leaves the random state of the training alone.
     """
-    chooses = our_options(model, {})["candidates"] > 1
+    chooses = extra_options(model, {})["candidates"] > 1
     names = ("input_ids", "encoder_outputs", "attention_mask")
     sources = {name: inputs[name] for name in names if name in inputs}
     if "encoder_outputs" in sources and not chooses:

@@ -42,7 +42,7 @@ def draw_negatives(
     places = np.flatnonzero(kind_of == kinds.index("samples")) if "samples" in kinds else ()
     if len(places):
         with decoding_bare(trainer.model, temperature=1.0):
-            examples = trainer._measure(features.select(places), with_replies=True)
+            examples = trainer.measure(features.select(places), with_replies=True)
         for place, example in zip(places, examples, strict=True):
             texts[place], cut[place] = example["reply"], example["reply_cut"]
     return texts, cut

@@ -30,9 +30,8 @@ from ..dataset_script.dialogues import normalised
 from ..errors import UsageError
 from ..training_settings import DialogueTrainingArguments
 from .evaluating import token_nll
-from .logged_means import LoggedMeans
 from .negatives import frequent_replies
-from .sampling import decoding_bare
+from .sampling import decoding_bare, mask_after_end
 from .sharding import UNSHARDED, sharding_of
 from .trainer import DialogueTrainer
 
@@ -63,7 +62,7 @@ class ObjectiveTrainer(DialogueTrainer):
         **kwargs,
     ):
         super().__init__(model, args, processing_class, **kwargs)
-        self.objectives, self._means = objectives, LoggedMeans()
+        self.objectives = objectives
         self._functions = {
             "repetition": self._repetition,
             "context_copy": self._context_copy,
@@ -154,8 +153,7 @@ class ObjectiveTrainer(DialogueTrainer):
         options = {name: inputs[name] for name in ("input_ids", "attention_mask")}
         with decoding_bare(self.model, temperature=0), self.accelerator.autocast():
             replies = self.model.generate(**options)[:, 1:]  # (batch, reply_len)
-        ended = (replies == self.processing_class.eos_token_id).int()
-        return replies.masked_fill(ended.cumsum(1) - ended > 0, IGNORE)
+        return mask_after_end(replies, self.processing_class.eos_token_id)
 
     def _mean_loss(self, outputs, labels, num_items_in_batch=None):
         pairs = (x.chunk(len(self._parts)) for x in (outputs.logits, labels))
@@ -210,13 +208,7 @@ class ObjectiveTrainer(DialogueTrainer):
         said = labels.clamp(min=0)
         return unlikelihood(logits, said[..., None])[..., 0] * ends_of_repeated(labels, NGRAM)
 
-    # Logs and checkpoints
-
-    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Add the parts of the loss since the last log."""
-        if "loss" in logs:
-            logs |= self._means.take(self.accelerator)
-        super().log(logs, start_time)
+    # Checkpoints
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         super()._save_optimizer_and_scheduler(output_dir)

@@ -41,16 +41,14 @@ from ..data.prepared import cache_folder
 from ..errors import UsageError
 from ..evaluation.catalogue import METRICS
 from ..method_settings import PreferenceArguments
-from ..models.loading import weight_bytes
+from ..models.loading import hash_weights
 from ..run_folder import check_writable, read_json, write_json
 from ..settings import DataArguments
 from ..training_settings import DialogueTrainingArguments
-from .adversarial import switch_off_dropout
 from .evaluating import evaluate_examples, token_nll
-from .logged_means import LoggedMeans
 from .negatives import draw_negatives
 from .sharding import UNSHARDED, sharding_of
-from .trainer import DialogueTrainer
+from .trainer import DialogueTrainer, switch_off_dropout
 
 # Columns of the rejected replies, and what `encode` calls them.
 REJECTED = {
@@ -109,8 +107,9 @@ class PreferenceTrainer(DialogueTrainer):
         self.preferences, self.data = preferences, data
         self.training_collator = PreferenceCollator(processing_class.pad_token_id)
         self._reference = None  # log-likelihoods of a batch's replies, (pairs, 2)
-        self._means = LoggedMeans()
-        self._weights_hash = hash_weights(model)
+        digest = xxhash.xxh3_128()
+        hash_weights(model, digest)
+        self._weights_hash = digest.hexdigest()
         train = self.train_dataset
         self.train_dataset = doubled_lengths(self.with_reference(train, train))
         if self.eval_dataset is not None:
@@ -149,7 +148,7 @@ class PreferenceTrainer(DialogueTrainer):
             tqdm.write(f"Measuring {count:,} pairs under the model as it begins")
         replies = {"chosen": features, "rejected": rejected_replies(features)}
         columns = {
-            f"reference_{name}": [-example["nll"] for example in self._measure(each)]
+            f"reference_{name}": [-example["nll"] for example in self.measure(each)]
             for name, each in replies.items()
         }
         if not np.isfinite([*columns.values()]).all():
@@ -189,7 +188,7 @@ class PreferenceTrainer(DialogueTrainer):
         digest = hashlib.sha256(json.dumps(content).encode()).hexdigest()[:32]
         return cache_folder(self.data, "preferences") / f"{digest}.json"
 
-    def _measure(self, features: Dataset, with_replies: bool = False) -> list[dict]:
+    def measure(self, features: Dataset, with_replies: bool = False) -> list[dict]:
         """Return what `evaluate_examples` does, without a bar of progress.
 
         In a dry run, the first examples stand for all.
@@ -202,10 +201,10 @@ class PreferenceTrainer(DialogueTrainer):
         examples = evaluate_examples(self, self.get_eval_dataloader(features), with_replies)
         return [*islice(cycle(examples), count)]
 
-    def _count_terms(self, batch) -> int:
+    def _count_targets(self, batch) -> int:
         return len(batch["labels"]) // 2
 
-    def _mean_terms_of(self, sampler) -> float:
+    def _mean_targets_of(self, sampler) -> float:
         return sampler.mean_examples
 
     # The step
@@ -243,12 +242,6 @@ class PreferenceTrainer(DialogueTrainer):
 
     # What is reported
 
-    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Add the means since the last log."""
-        if "loss" in logs:
-            logs |= self._means.take(self.accelerator)
-        super().log(logs, start_time)
-
     @torch.no_grad()
     def evaluation_loop(self, dataloader, *, metric_key_prefix, **kwargs) -> EvalLoopOutput:
         """Evaluate; of pairs with a rejected reply, add `preference_figures`."""
@@ -269,7 +262,7 @@ class PreferenceTrainer(DialogueTrainer):
             features: what `with_reference` returns.
             chosen: what `evaluate_examples` returns of them.
         """
-        rejected = self._measure(rejected_replies(features))
+        rejected = self.measure(rejected_replies(features))
         pairs = list(zip(chosen, rejected, strict=True))
         logps = -np.array([[example["nll"] for example in pair] for pair in pairs])  # (pairs, 2)
         tokens = np.array([[example["tokens"] for example in pair] for pair in pairs])
@@ -319,14 +312,6 @@ def read_columns(path: Path) -> dict[str, list] | None:
 def _checksum(path: Path, columns: dict[str, list]) -> str:
     """Hash columns and the name of their file, which says what they were made of."""
     return xxhash.xxh3_128_hexdigest(json.dumps([path.name, columns]).encode())
-
-
-def hash_weights(model: torch.nn.Module) -> str:
-    """Hash a model's weights."""
-    digest = xxhash.xxh3_128()
-    for weights in weight_bytes(model):
-        digest.update(weights)
-    return digest.hexdigest()
 
 
 def rejected_replies(features: Dataset) -> Dataset:

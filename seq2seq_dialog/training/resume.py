@@ -13,7 +13,7 @@ from transformers.trainer_callback import TrainerState
 
 from ..data.mixture import parse_sources
 from ..errors import UsageError
-from ..run_folder import PREVIEW, read_mapping
+from ..run_folder import OF_DRY_RUNS, read_mapping
 from ..setting_fields import Mark
 from ..settings import DecodingArguments, Settings, marked
 from ..strict_yaml import read_yaml
@@ -23,18 +23,7 @@ from .lora import has_adapter, holds_adapter
 from .sharding import check_checkpoint, prepare_for_evaluation, sharding_of
 
 logger = logging.getLogger(__name__)
-# Settings that do not touch the weights, and so may change between a run and its continuation:
-# those marked in settings.py, and these of transformers.
-FREE = marked(Mark.FREE) | {
-    "disable_tqdm",
-    "hub_model_id",
-    "hub_private_repo",
-    "hub_revision",
-    "log_level",
-    "push_to_hub",
-    "report_to",
-    "run_name",
-}
+FREE = marked(Mark.FREE)
 PATHS = marked(Mark.PATH)
 # Settings of the schedule, which may change in steps to come (`schedule_agrees`).
 SCHEDULE = {"lr_scheduler_type", "lr_scheduler_kwargs", "warmup_steps", "max_steps"}
@@ -42,10 +31,10 @@ SCHEDULE |= {"num_train_epochs"}
 CONSTANT = ("constant", "constant_with_warmup")
 
 
-def is_complete(run_dir: Path, config: dict) -> bool:
-    """Tell whether `run_dir` holds the very run that `config` describes, complete.
+def check_run_folder(run_dir: Path, config: dict) -> bool:
+    """Refuse a folder with another run or other files; return whether it has this run, complete.
 
-    Another run, or files that are no run, are refused: neither may be overwritten. What is damaged
+    What is damaged
     is named, and the run is not complete; nor is one that is to be trained longer. One without a
     manifest is taken as it is.
     """
@@ -67,7 +56,7 @@ def is_complete(run_dir: Path, config: dict) -> bool:
             logger.warning("%s: %s. It is made again.", run_dir, wrong)
         return wrong is None
     is_run = any((run_dir / name).exists() for name in ("config.yaml", "tokenizer"))
-    others = {path.name for path in run_dir.glob("[!.]*")} - {PREVIEW}
+    others = {path.name for path in run_dir.glob("[!.]*")} - {*OF_DRY_RUNS}
     if others and not is_run:
         raise UsageError(f"{run_dir} holds other files; choose a new --output_dir.")
     return False
@@ -142,8 +131,8 @@ def _has_final_model(training: DialogueTrainingArguments) -> bool:
     if wrong := flaw(run_dir, ignored=RESULTS):
         logger.warning("%s: %s. The model is saved again from a checkpoint.", run_dir, wrong)
         return False
-    if not (run_dir / "trainer_state.json").is_file():  # it was only evaluated
-        return True
+    if not (run_dir / "trainer_state.json").is_file():  # it was only evaluated: nothing goes on
+        return False
     return not is_extended(_state(run_dir), training.max_steps, training.num_train_epochs)
 
 
@@ -157,6 +146,9 @@ def check_changes(settings: Settings, checkpoint: Path, before: dict, environmen
     changes = _changes(run_dir, config, free, _place_or_content)
     if before.get("training_data") != environment["training_data"]:
         changes.append("the text of the training data")
+    validation = environment["validation_data"]
+    if settings.training.do_train and before.get("validation_data", validation) != validation:
+        changes.append("the text of the validation data, by which the best model is chosen")
     if changes:
         raise UsageError(
             f"{run_dir} holds an unfinished run with other settings ({', '.join(changes)}). Finish "
@@ -175,7 +167,7 @@ def check_changes(settings: Settings, checkpoint: Path, before: dict, environmen
 def _free(settings: Settings) -> set[str]:
     """Name the settings that may change before the run goes on."""
     # Replies teach; evaluations can end adversarial training, and are references of preferences.
-    if settings.adversarial.adversarial or settings.trains_preferences:
+    if settings.trains(settings.adversarial) or settings.trains(settings.preferences):
         return FREE - {"eval_tokens_per_batch"}
     if "sequence_repetition" in settings.objectives.weights():  # decoded replies teach
         return FREE
@@ -206,9 +198,9 @@ def _place(name: str, value):
 
 
 def _place_or_content(name: str, value):
-    """Leave out where the data stand, for their content is known; keep how they are weighted."""
+    """Take of `data` names and weights of its sources, not paths: rows are compared besides."""
     if name == "data":
-        return [source[:1] + source[2:] for source in parse_sources(value) or ()]
+        return [(source.name, source.weight) for source in parse_sources(value) or ()]
     return _place(name, value)
 
 

@@ -3,6 +3,9 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import torch
+
+from ..data.batching import IGNORE
 from ..decoding.generation_config import bare_decoding
 from .lora import has_adapter
 
@@ -19,3 +22,9 @@ def decoding_bare(model, temperature: float) -> Iterator[None]:
     finally:
         owner.generation_config = saved
         model.train(was_training)
+
+
+def mask_after_end(replies: torch.Tensor, end_id: int) -> torch.Tensor:
+    """Make labels of replies (batch, reply_len): -100 behind the first end token."""
+    ended = (replies == end_id).int()
+    return replies.masked_fill(ended.cumsum(1) - ended > 0, IGNORE)

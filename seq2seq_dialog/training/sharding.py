@@ -6,7 +6,7 @@ from pathlib import Path
 from torch.distributed.fsdp import register_fsdp_forward_method
 
 from ..errors import UsageError
-from ..portable.options import our_options
+from ..portable.options import extra_options
 
 # What a checkpoint has of each way to shard, and no other has.
 SHARDS = {"FSDP": "pytorch_model_fsdp*", "DeepSpeed": "global_step*"}
@@ -53,7 +53,7 @@ def check_sharding(trainer) -> None:
         raise UsageError(
             f"tokens_per_batch is auto, which {sharding} does not allow: set a number."
         )
-    decoding = our_options(trainer.model, {})
+    decoding = extra_options(trainer.model, {})
     if decoding["candidates"] > 1 or decoding["guidance_weight"]:
         # Processes need other numbers of passes through the shards, and would wait for one another.
         raise UsageError(

@@ -3,6 +3,8 @@
 import logging
 import math
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -10,6 +12,7 @@ from typing import ClassVar
 
 import numpy as np
 import torch
+from torch import nn
 from torch.utils.data import DataLoader
 from transformers import Seq2SeqTrainer
 from transformers.trainer_callback import ProgressCallback
@@ -28,11 +31,13 @@ from ..evaluation.catalogue import METRICS
 from ..models.build import FP16_UNSAFE, MASKED_IN_4D
 from ..models.loading import avoid_plans_for_shapes
 from ..portable.modeling_rnn import shift_right
+from ..portable.options import extra_options
 from ..run_folder import read_json, write_json
 from ..training_settings import DialogueTrainingArguments, cpu_capabilities
 from . import sharding
 from .checkpoints import best_checkpoint, remove, remove_old, seal
 from .evaluating import evaluate_examples, likelihood_figures, loss_by_source, token_nll
+from .logged_means import LoggedMeans
 from .lora import has_adapter, merge
 from .memory import find_tokens_per_batch
 from .optimizers import scaled_optimizer
@@ -74,7 +79,7 @@ class DialogueTrainer(Seq2SeqTrainer):
 
     Args:
         processing_class: the tokenizer.
-        weights: of the sources of `train_dataset`, where it has several (`data.mixture`).
+        source_weights: of the sources of `train_dataset`, where it has several (`data.mixture`).
         compute_metrics: takes an EvalPrediction of replies and references (lists of strings).
     """
 
@@ -97,7 +102,7 @@ class DialogueTrainer(Seq2SeqTrainer):
         model,
         args: DialogueTrainingArguments,
         processing_class,
-        weights: dict[str, float] | None = None,
+        source_weights: dict[str, float] | None = None,
         **kwargs,
     ):
         _check(model, args)
@@ -105,7 +110,7 @@ class DialogueTrainer(Seq2SeqTrainer):
         bf16_on_cpu = args.device.type == "cpu" and args.mixed_precision == "bf16"
         if bf16_on_cpu and model.config._attn_implementation == "sdpa":
             model.set_attn_implementation("eager")  # SDPA is slow there: benchmarks/RESULTS.md
-        self._weights = weights
+        self._source_weights = source_weights
         # Not the model's own: mBART's takes the last token for the start, whatever the config says.
         self._shift = partial(
             shift_right,
@@ -125,10 +130,11 @@ class DialogueTrainer(Seq2SeqTrainer):
         if self.is_fsdp_enabled:
             sharding.share_embedding(model)
         self._flops_per_token = 6 * model.num_parameters(exclude_embeddings=True)
-        # Since the last log: tokens, the terms that the loss is a mean over, and the terms that as
-        # many average batches have.
+        # Since the last log: tokens, the targets that the loss is a mean over (target tokens; in
+        # dpo pairs), and the targets of as many average batches.
         self._since_log, self._log_time = np.zeros(3), time.perf_counter()
-        self._mean_terms = 0.0  # of an average batch
+        self._targets_per_batch = 0.0  # of an average batch
+        self._means = LoggedMeans()  # of other figures of the loss, for the next log
         self._predicting = False
         self._streams = isinstance(self.train_dataset, StreamedBatches)
         self._stream_position = None  # of the last batch taken
@@ -185,21 +191,25 @@ class DialogueTrainer(Seq2SeqTrainer):
         for batch in batches:
             if self._streams:
                 self._stream_position = tuple(batch.pop("position").tolist())
-                self._mean_terms = float(batch.pop("mean_targets"))
+                self._targets_per_batch = float(batch.pop("mean_targets"))
             source, target = batch["attention_mask"].sum(), batch["labels"].ne(IGNORE).sum()
-            self._since_log += int(source + target), self._count_terms(batch), self._mean_terms
-            expected += self._mean_terms
+            self._since_log += (
+                int(source + target),
+                self._count_targets(batch),
+                self._targets_per_batch,
+            )
+            expected += self._targets_per_batch
         count = torch.full((), expected, dtype=torch.float32, device=device)  # no copy to wait for
         if self.args.world_size > 1:
             count = self.stop.vote(self.accelerator.reduce, count)
         return batches, count
 
-    def _count_terms(self, batch) -> int:
-        """Count the terms in a batch that the loss is a mean over: target tokens."""
+    def _count_targets(self, batch) -> int:
+        """Count the targets in a batch that the loss is a mean over: target tokens."""
         return int(batch["labels"].ne(IGNORE).sum())
 
-    def _mean_terms_of(self, sampler: TokenBudgetSampler) -> float:
-        """Return how many terms an average batch has."""
+    def _mean_targets_of(self, sampler: TokenBudgetSampler) -> float:
+        """Return how many targets an average batch has."""
         return sampler.mean_targets
 
     def create_optimizer(self, model=None) -> torch.optim.Optimizer:
@@ -213,7 +223,7 @@ class DialogueTrainer(Seq2SeqTrainer):
         return self._flops_per_token * inputs["input_ids"].numel()
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Make `loss` the mean over target tokens; add `tokens_per_second`, without padding."""
+        """Make `loss` the mean over target tokens; add means, and tokens a second, unpadded."""
         if self._streams:  # Trainer counts from where this process began
             self.state.epoch = self.state.global_step / self.state.max_steps
         if not math.isfinite(logs.get("eval_loss", 0.0)):
@@ -224,13 +234,14 @@ class DialogueTrainer(Seq2SeqTrainer):
             logs["train_loss"] = self._mean_logged_loss(logs["train_loss"])
         if "loss" in logs:
             counts = torch.tensor(self._since_log, dtype=torch.float32, device=self.args.device)
-            tokens, terms, expected = self.accelerator.reduce(counts, "sum").tolist()
+            tokens, targets, expected = self.accelerator.reduce(counts, "sum").tolist()
             now = time.perf_counter()
-            logs["loss"] *= expected / terms
+            logs["loss"] *= expected / targets
             if not math.isfinite(logs["loss"]):
                 raise divergence(self, f"The loss is {logs['loss']}")
             logs["tokens_per_second"] = round(tokens / max(1e-9, now - self._log_time), 1)
             self._since_log, self._log_time = np.zeros(3), now
+            logs |= self._means.take(self.accelerator)
         super().log(logs, start_time)
 
     def _mean_logged_loss(self, since_started: float) -> float:
@@ -252,12 +263,13 @@ class DialogueTrainer(Seq2SeqTrainer):
             self.train_dataset.begin(*options, after=self._stream_position)
             # A loader begins with a draw: where a run goes on, after random states were loaded.
             return self._loader(self.train_dataset, batch_size=None, generator=torch.Generator())
-        draw = Draw(self.train_dataset, self._weights, seed) if self._weights else None
+        weights = self._source_weights
+        draw = Draw(self.train_dataset, weights, seed) if weights else None
         try:
             sampler = TokenBudgetSampler(lengths_of(self.train_dataset), *options, draw)
         except ValueError as error:
             raise UsageError(str(error)) from error
-        self._mean_terms = self._mean_terms_of(sampler)
+        self._targets_per_batch = self._mean_targets_of(sampler)
         features = self.train_dataset.select_columns(self.training_columns)
         loader = self._loader(features, batch_sampler=sampler, collate_fn=self.training_collator)
         loader.set_epoch = sampler.set_epoch  # Trainer calls it
@@ -269,8 +281,10 @@ class DialogueTrainer(Seq2SeqTrainer):
         Processes get equally many: some repeat a batch, which the evaluation counts once.
         """
         features = self.eval_dataset if eval_dataset is None else eval_dataset
-        budget = self.args.eval_tokens_per_batch // (self.model.generation_config.num_beams or 1)
-        batches = evaluation_batches(lengths_of(features), max(1, budget))
+        beams = self.model.generation_config.num_beams or 1
+        copies = max(beams, extra_options(self.model, {})["candidates"])
+        budget = max(1, self.args.eval_tokens_per_batch // copies)
+        batches = evaluation_batches(lengths_of(features), budget)
         rank, world_size = self.args.process_index, self.args.world_size
         numbers = range(rank, -(-len(batches) // world_size) * world_size, world_size)
         batches = [batches[i % len(batches)] for i in numbers]
@@ -391,15 +405,25 @@ class DialogueTrainer(Seq2SeqTrainer):
         if args.should_save and folder.exists():  # a damaged one, or one half written
             remove(folder)
         self.accelerator.wait_for_everyone()
-        limit, args.save_total_limit = args.save_total_limit, None
-        try:
+        with self._keeping_checkpoints():
             super()._save_checkpoint(model, trial)
-        finally:
-            args.save_total_limit = limit
         self.accelerator.wait_for_everyone()  # each process has written its part
         if args.should_save:
             seal(folder)
-            remove_old(run_dir, limit, self.state.best_global_step)
+            remove_old(run_dir, args.save_total_limit, self.state)
+
+    def _finalize_training(self, *args) -> TrainOutput:
+        with self._keeping_checkpoints():  # Trainer would remove the last where another is better
+            return super()._finalize_training(*args)
+
+    @contextmanager
+    def _keeping_checkpoints(self) -> Iterator[None]:
+        """Let Trainer remove no checkpoint meanwhile: `remove_old` does."""
+        limit, self.args.save_total_limit = self.args.save_total_limit, None
+        try:
+            yield
+        finally:
+            self.args.save_total_limit = limit
 
     def _init_training_state(self, *args) -> tuple[int, int]:
         progress = super()._init_training_state(*args)
@@ -423,6 +447,16 @@ class DialogueTrainer(Seq2SeqTrainer):
 
     def _position_path(self, checkpoint: str | Path) -> Path:
         return Path(checkpoint) / f"stream_{self.args.process_index}.json"
+
+
+def switch_off_dropout(model) -> None:
+    """Let a model in training compute what it computes in evaluation."""
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+        for name in ("dropout", "attention_dropout", "activation_dropout", "layerdrop"):
+            if isinstance(getattr(module, name, None), float):
+                setattr(module, name, 0.0)
 
 
 def _check(model, args: DialogueTrainingArguments) -> None:

@@ -16,7 +16,7 @@ from seq2seq_dialog.data import streaming
 from seq2seq_dialog.data.batching import TokenBudgetSampler
 from seq2seq_dialog.data.corpus import report_sources
 from seq2seq_dialog.data.features import encode_rows
-from seq2seq_dialog.data.mixture import Draw, Source, draw_stream, parse_sources
+from seq2seq_dialog.data.mixture import Draw, WeightedSource, draw_stream, parse_sources
 from seq2seq_dialog.data.rows import load_rows
 from seq2seq_dialog.data.streaming import Stream
 from seq2seq_dialog.errors import UsageError
@@ -257,4 +257,4 @@ def test_the_shares_of_a_stream_are_those_drawn(files, tokenizer, capsys, monkey
 
 def test_a_streamed_source_without_pairs_is_refused():
     with pytest.raises(UsageError, match=r"two\.csv has no training pair. Leave it out"):
-        next(draw_stream({Source("two", "two.csv", 1.0): lambda: iter(())}))
+        next(draw_stream({WeightedSource("two", "two.csv", 1.0): lambda: iter(())}))

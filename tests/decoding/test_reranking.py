@@ -17,7 +17,7 @@ from seq2seq_dialog.models import artifact
 from seq2seq_dialog.portable import reranking
 from seq2seq_dialog.portable.context import encode_context
 from seq2seq_dialog.portable.guidance import ContextFreeGuidance
-from seq2seq_dialog.portable.options import OPTIONS
+from seq2seq_dialog.portable.options import EXTRA_OPTIONS
 from seq2seq_dialog.portable.pipeline import DialoguePipeline
 from seq2seq_dialog.portable.reranking import is_reply, letters, mean_chrf, rank
 from seq2seq_dialog.run_folder import read_json
@@ -300,9 +300,9 @@ def test_settings_are_saved_with_the_model_and_kept_from_the_older_line(saved, m
     kept = read_json(saved / "generation_config.json")
     assert kept["candidates"] == 5 and kept["rerank"] == {"mbr": 1}
     decoding = read_json(saved / "config.json")["task_specific_params"]["text2text-generation"]
-    assert decoding["do_sample"] and not OPTIONS.keys() & decoding.keys()
+    assert decoding["do_sample"] and not EXTRA_OPTIONS.keys() & decoding.keys()
     plain = generation_config(DecodingArguments(), model).to_dict()
-    assert not OPTIONS.keys() & plain.keys()
+    assert not EXTRA_OPTIONS.keys() & plain.keys()
 
 
 @pytest.mark.parametrize(

@@ -62,8 +62,8 @@ def test_systems_protocols_and_subsets(pairs):
     # Half of the evaluated dialogues stand in train: there the nearest context has the reply.
     nearest = [cells[NEAREST, "default", subset]["metrics"]["bleu"] for subset in ("full", "clean")]
     assert nearest[0] > 30 > 10 > nearest[1]
-    assert found["quality"][MODEL]["full"]["length_ratio"] == 1
-    assert sum(group["pairs"] for group in found["quality"][MODEL]["by_turn"]) == len(rows)
+    assert found["diversity"][MODEL]["full"]["length_ratio"] == 1
+    assert sum(group["pairs"] for group in found["diversity"][MODEL]["by_turn"]) == len(rows)
     assert all("the model beats the" in sentence for sentence in found["verdict"])
 
 

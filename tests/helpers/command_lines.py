@@ -59,7 +59,6 @@ def python(args: list[str]) -> None:
         _, module, *rest = args
         modules = {
             "seq2seq_dialog": verb,
-            "seq2seq_dialog.train": settings,
             "benchmarks": benchmarks,
             "benchmarks.agreement": agreement.build_parser().parse_args,
             "benchmarks.replies": replies.build_parser().parse_args,

@@ -57,7 +57,7 @@ def evaluation():
             "pairs_in_train": {"1": 9, "3": 8, "all": 7},
         },
         "results": results,
-        "quality": {
+        "diversity": {
             "model": {
                 "full": about,
                 "clean": about,

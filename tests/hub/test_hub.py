@@ -8,7 +8,6 @@ import threading
 import time
 from copy import deepcopy
 from dataclasses import replace
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -26,6 +25,8 @@ from seq2seq_dialog.hub.push import Publication
 from seq2seq_dialog.models import artifact
 from seq2seq_dialog.run_folder import read_json, read_jsonl
 from seq2seq_dialog.serve.inference import generate_response, load
+from seq2seq_dialog.train_arguments import parse
+from seq2seq_dialog.training.checkpoints import seal_run
 
 MODELS = {
     "t5": "{model_type: t5, d_model: 32, d_kv: 8, d_ff: 64, num_layers: 1, num_heads: 4}",
@@ -59,6 +60,7 @@ def runs(tmp_path_factory):
                 parameter.normal_(0, spread)
         model.save_pretrained(folder / kind)
         artifact.finish(folder / kind)
+        seal_run(folder / kind)
     return folder
 
 
@@ -201,6 +203,18 @@ def test_a_broken_file_is_named(runs, tmp_path, content):
     shutil.copytree(runs / "t5", folder)
     (folder / "config.json").write_text(content, encoding="latin-1")
     with pytest.raises(UsageError, match=r"config.json"):
+        model_files(Publication(folder, "ann/m"))
+
+
+def test_weights_that_were_damaged_are_refused_and_edited_settings_go_up(runs, tmp_path):
+    folder = tmp_path / "copied"
+    shutil.copytree(runs / "t5", folder)
+    decoding = folder / "generation_config.json"
+    decoding.write_text(decoding.read_text().replace("}", ', "top_k": 7}'))
+    assert model_files(Publication(folder, "ann/m"))
+    weights = (folder / "model.safetensors").read_bytes()
+    (folder / "model.safetensors").write_bytes(weights[:-5])  # as a copy that was cut off
+    with pytest.raises(UsageError, match=r"model\.safetensors' has .* copy the run again"):
         model_files(Publication(folder, "ann/m"))
 
 
@@ -611,14 +625,14 @@ def test_a_run_publishes_itself_and_the_same_command_does_it_again(runs, ann, tm
 def test_publishing_comes_before_printing_and_its_failure_hides_no_figures(monkeypatch):
     done = []
 
-    def fail(*_):
+    def fail(*_, **options):
         done.append("publish")
         raise UsageError("no connection")
 
-    monkeypatch.setattr(train, "publish_run", fail)
+    monkeypatch.setattr(train.publish_model, "publish", fail)
     monkeypatch.setattr(train, "print_run", lambda *_: done.append("print"))
     with pytest.raises(UsageError, match="no connection"):
-        train.publish_and_print("run", "ann/m", SimpleNamespace(main_process=True), None)
+        train.publish_and_print("run", "ann/m", parse(["demo"]), None)
     assert done == ["publish", "print"]
 
 

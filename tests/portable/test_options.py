@@ -5,7 +5,7 @@ import math
 import pytest
 
 from seq2seq_dialog.errors import UsageError
-from seq2seq_dialog.portable.options import DECODING, checked_options
+from seq2seq_dialog.portable.options import OPTION_BOUNDS, checked_options
 from seq2seq_dialog.portable.pipeline import DialoguePipeline
 from seq2seq_dialog.serve.inference import Conversation, generate_response, load
 from seq2seq_dialog.settings import DecodingArguments
@@ -71,7 +71,7 @@ def refused_on_every_way(pipe, name, value, message):
 def test_every_decoding_setting_is_checked():
     others = {"do_sample", "rerank", "reverse_model"}
     numbers = set(DecodingArguments.__dataclass_fields__) - others
-    assert numbers <= DECODING.keys()
+    assert numbers <= OPTION_BOUNDS.keys()
 
 
 def test_whole_numbers_do_for_fractions_and_none_for_the_models_own(pipe):

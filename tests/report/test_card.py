@@ -63,7 +63,7 @@ RUNNER = textwrap.dedent(
 
 def evaluation():
     found = pages.evaluation()
-    for own in found["quality"].values():
+    for own in found["diversity"].values():
         own["full"]["copied"] = 12.6
     return found
 

@@ -19,7 +19,7 @@ def models(model, make_rnn, tokenizer):
 
 @pytest.fixture
 def talk(models, tmp_path):
-    return chat.Talk(models, in_terminal=True, votes=tmp_path / "votes.jsonl")
+    return chat.TerminalChat(models, in_terminal=True, votes=tmp_path / "votes.jsonl")
 
 
 class Terminal(io.StringIO):
@@ -47,7 +47,7 @@ def test_both_models_answer_the_same_and_the_better_reply_goes_on(talk, models, 
 @pytest.mark.parametrize(("choice", "pairs"), [("tie", 3), ("bad", 3), ("2", 2)])
 def test_a_vote_on_three_replies_is_on_each_pair_that_it_tells_of(models, tmp_path, choice, pairs):
     three = {**models, "runs/c": models["runs/a"]}
-    talk = chat.Talk(three, in_terminal=False, votes=tmp_path / "votes.jsonl")
+    talk = chat.TerminalChat(three, in_terminal=False, votes=tmp_path / "votes.jsonl")
     talk.say("Hello")
     chat.command(f"/vote {choice}", talk)
     assert len(read_votes(talk.votes)) == pairs
@@ -57,7 +57,7 @@ def test_a_vote_says_what_it_takes(talk, models):
     assert "needs two replies" in chat.command("/vote 1", talk)
     talk.say("Hello")
     assert "1 to 2" in chat.command("/vote 3", talk)
-    alone = chat.Talk({"a": models["runs/a"]}, in_terminal=False)
+    alone = chat.TerminalChat({"a": models["runs/a"]}, in_terminal=False)
     alone.say("Hello")
     assert "needs two replies" in chat.command("/vote 1", alone)
 
@@ -122,10 +122,10 @@ def test_replies_come_word_by_word(models, monkeypatch):
     monkeypatch.setattr("sys.stdout", Terminal())
     monkeypatch.setattr("sys.stdout.write", written.append)
     rnn = {"b": models["runs/b"]}
-    chat.Talk(rnn, in_terminal=True).say("Hello")
+    chat.TerminalChat(rnn, in_terminal=True).say("Hello")
     streamed, pieces = "".join(written), len(written)
     written.clear()
-    chat.Talk(rnn, in_terminal=False).say("Hello")
+    chat.TerminalChat(rnn, in_terminal=False).say("Hello")
     assert streamed.endswith("".join(written)) and pieces > len(written) + 2
 
 

@@ -17,7 +17,7 @@ from seq2seq_dialog.serve.exported_model import ExportedModel
 from seq2seq_dialog.serve.inference import TOKENS_PER_BATCH, Conversation
 from seq2seq_dialog.serve.reply import reply
 from seq2seq_dialog.settings import DecodingArguments
-from seq2seq_dialog.verbs import DECODING, VERBS
+from seq2seq_dialog.verbs import DECODING_FLAGS, VERBS
 
 CONTEXTS = [turns[:t] for turns in sample_dialogues(12) for t in (1, 2, 4)]
 IDS = torch.tensor([[5, 1]])
@@ -341,7 +341,7 @@ def test_an_export_does_not_sample_a_file(export, tmp_path):
 
 
 def test_the_verb_has_a_flag_for_each_decoding_setting():
-    flags = {names[0].removeprefix("--") for names, _ in DECODING}
+    flags = {names[0].removeprefix("--") for names, _ in DECODING_FLAGS}
     assert flags == set(DecodingArguments.__dataclass_fields__)
     arguments = {names[0]: options for names, options in VERBS["reply"].arguments}
     assert "--num_return_sequences" in arguments

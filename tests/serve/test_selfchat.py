@@ -12,7 +12,7 @@ from seq2seq_dialog.serve import selfchat
 from seq2seq_dialog.serve.inference import generate_response
 from seq2seq_dialog.serve.selfchat import (
     SAMPLING,
-    Speaker,
+    Participant,
     as_rows,
     decoding,
     read_openings,
@@ -28,7 +28,8 @@ OPENINGS = ["Is the room still free?", "Hello, who is it?", "Where is the bread?
 def speakers(make_rnn, tokenizer):
     """Two models whose replies differ."""
     models = make_rnn(), make_rnn(attention="multiplicative")
-    return [Speaker(name, model, tokenizer, {}) for name, model in zip("xy", models, strict=True)]
+    names = zip("xy", models, strict=True)
+    return [Participant(name, model, tokenizer, {}) for name, model in names]
 
 
 def test_each_turn_is_the_reply_of_whose_turn_it_is(speakers):

@@ -11,6 +11,7 @@ from helpers.adversaries import make_trainer
 from helpers.corpus import ROOT
 from helpers.runs import finish, start_two
 from torch.nn import functional
+from transformers.trainer_callback import TrainerCallback
 
 from seq2seq_dialog.decoding.generation_config import generation_config
 from seq2seq_dialog.errors import UsageError
@@ -19,7 +20,6 @@ from seq2seq_dialog.portable.modeling_rnn import shift_right
 from seq2seq_dialog.settings import DecodingArguments
 from seq2seq_dialog.train_arguments import parse
 from seq2seq_dialog.training.adversarial import AdversarialTrainer
-from seq2seq_dialog.training.checkpoints import last_checkpoint
 from seq2seq_dialog.training.discriminator import at_last_token, make_discriminator
 from seq2seq_dialog.training.evaluating import token_nll
 from seq2seq_dialog.training.judging import draw, judge_samples
@@ -540,26 +540,34 @@ def test_what_an_evaluation_says_is_right(trainer):
 STEPS = {"eval_strategy": "steps", "eval_steps": 2, "save_strategy": "steps", "save_steps": 2}
 
 
-@pytest.mark.parametrize("saved", [True, False])
+class SaveEachStep(TrainerCallback):
+    """Saves also where nothing is evaluated, as a signal does."""
+
+    def on_step_end(self, args, state, control, **kwargs):
+        control.should_save = True
+
+
+# With 40 it collapses before there is a checkpoint; with 1 the last one was not evaluated.
+@pytest.mark.parametrize("save_steps", [1, 2, 40])
 def test_a_collapse_stops_the_training_and_the_last_good_model_is_kept(
-    generator, tokenizer, features, tmp_path, caplog, saved
+    generator, tokenizer, features, tmp_path, caplog, save_steps
 ):
     settings = STEPS | {"max_steps": 40, "learning_rate": 0.03, "lr_scheduler_type": "constant"}
-    if not saved:  # it collapses before there is a checkpoint
-        settings |= {"save_steps": 40}
+    settings |= {"save_steps": max(2, save_steps), "save_total_limit": None}
     before = parameters(generator)
     adversarial = {"teacher_forcing_weight": 0.0, "collapse_threshold": 0.6}
     trainer = make_trainer(
         generator, tokenizer, features, tmp_path, adversarial, cls=Toy, **settings
     )
+    if save_steps == 1:
+        trainer.add_callback(SaveEachStep)
     trainer.train()
     assert 2 < trainer.state.global_step < 40
     assert "Training has collapsed" in caplog.text and "teacher_forcing_weight" in caplog.text
     assert f"step {trainer.state.global_step}: perplexity rose from" in trainer.collapse
     good = before
-    if saved:
-        folder = last_checkpoint(tmp_path)
-        assert folder.name == f"checkpoint-{trainer.state.global_step - 2}"
+    if save_steps < 40:
+        folder = tmp_path / f"checkpoint-{trainer.state.global_step - 2}"
         good = type(generator).from_pretrained(folder).state_dict()
     assert all(good[name].equal(tensor) for name, tensor in generator.state_dict().items())
 

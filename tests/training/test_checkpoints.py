@@ -7,6 +7,7 @@ import shutil
 import pytest
 from helpers.trainers import make_trainer
 from transformers import set_seed
+from transformers.trainer_callback import TrainerState
 
 from seq2seq_dialog.training.checkpoints import (
     MANIFEST,
@@ -70,17 +71,14 @@ def test_a_damaged_manifest_counts_for_nothing(tmp_path, text, caplog):
     assert "checkpoint-10 is passed over: manifest.json is damaged" in caplog.text
 
 
-def test_what_has_no_manifest_or_no_random_state_does_not_count(tmp_path, caplog):
+def test_what_has_no_manifest_does_not_count(tmp_path, caplog):
     assert last_checkpoint(tmp_path / "nowhere") is None
-    make(tmp_path, 5)
+    make(tmp_path, 5, 9)
     make(tmp_path, 20, sealed=False)
-    weights_alone = make(tmp_path, 30)
-    (weights_alone / "rng_state.pth").unlink()
-    seal(weights_alone)
     (tmp_path / "checkpoint-old").mkdir()
-    assert last_checkpoint(tmp_path) == tmp_path / "checkpoint-5"
+    assert last_checkpoint(tmp_path) == tmp_path / "checkpoint-9"
     assert "checkpoint-20 is passed over: manifest.json is missing, so it was not" in caplog.text
-    assert "checkpoint-30 is passed over: it holds the weights alone" in caplog.text
+    assert last_checkpoint(tmp_path, before=9) == tmp_path / "checkpoint-5"
 
 
 @pytest.mark.parametrize(
@@ -100,12 +98,22 @@ def test_the_newest_and_the_best_are_kept_and_what_is_half_written_goes(
 ):
     make(tmp_path, 9, 10, 11, 100)
     make(tmp_path, 12, sealed=False)
-    remove_old(tmp_path, limit, best)
+    remove_old(tmp_path, limit, TrainerState(global_step=100, best_global_step=best))
     assert names(tmp_path) == sorted(f"checkpoint-{step}" for step in kept)
 
 
+def test_a_new_checkpoint_is_kept_where_damaged_ones_are_of_later_steps(tmp_path):
+    """The training began anew, or from an earlier one, because they are damaged."""
+    for step in (20, 30):
+        (make(tmp_path, step) / "model.safetensors").write_bytes(b"")
+    make(tmp_path, 10)
+    remove_old(tmp_path, 1, TrainerState(global_step=10))
+    assert names(tmp_path) == ["checkpoint-10"]
+
+
 def test_the_manifest_of_a_run_leaves_out_settings_and_asks_for_what_is_needed(tmp_path):
-    for name in ("model.safetensors", "config.yaml", ".lock"):
+    rewritten = ("config.yaml", "environment.json", "data.html", "report.html", "votes.jsonl")
+    for name in ("model.safetensors", *rewritten, ".lock"):
         (tmp_path / name).write_text(name)
     seal_run(tmp_path)
     assert list(json.loads((tmp_path / MANIFEST).read_text())) == ["model.safetensors"]
@@ -138,9 +146,9 @@ def test_a_checkpoint_is_sealed_before_an_older_one_goes(
     """A kill between the two must leave one that is whole."""
     seen = []
 
-    def spy(run_dir, limit, best):
+    def spy(run_dir, *args):
         seen.append([flaw(folder) for folder in sorted(run_dir.glob("checkpoint-*"))])
-        remove_old(run_dir, limit, best)
+        remove_old(run_dir, *args)
 
     monkeypatch.setattr("seq2seq_dialog.training.trainer.remove_old", spy)
     train(model, tokenizer, features, tmp_path, save_total_limit=1, load_best_model_at_end=False)
@@ -178,8 +186,8 @@ def test_a_damaged_best_checkpoint_is_told_and_the_last_model_kept(
         metrics["eval_loss"] = 0.001 * self.state.global_step
         return metrics
 
-    def damage(run_dir, limit, best):
-        (run_dir / f"checkpoint-{best}" / "model.safetensors").write_bytes(b"")
+    def damage(run_dir, limit, state):
+        (run_dir / f"checkpoint-{state.best_global_step}" / "model.safetensors").write_bytes(b"")
 
     monkeypatch.setattr(type(whole), "evaluate", best_is_first)
     monkeypatch.setattr("seq2seq_dialog.training.trainer.remove_old", damage)

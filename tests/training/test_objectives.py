@@ -253,4 +253,4 @@ def test_weights_of_0_are_off():
     assert settings.objectives.weights() == {"context_copy": 0.5}
     assert settings.as_config()["objectives"] == {"repetition": 0, "context_copy": 0.5}
     off = parse([*START, "--objectives.repetition", "0"])
-    assert off.objectives.is_off and "objectives" not in off.as_config()
+    assert not off.objectives.is_on and "objectives" not in off.as_config()

@@ -19,7 +19,7 @@ from seq2seq_dialog.method_settings import LoraArguments, PreferenceArguments
 from seq2seq_dialog.portable.modeling_rnn import shift_right
 from seq2seq_dialog.report.pictures import curve_panels
 from seq2seq_dialog.settings import DataArguments
-from seq2seq_dialog.train import check_rejected
+from seq2seq_dialog.train import check_rejected_is_read
 from seq2seq_dialog.train_arguments import parse
 from seq2seq_dialog.training import evaluating, preferences
 from seq2seq_dialog.training.lora import add_adapter
@@ -46,7 +46,7 @@ def reading(path, **columns):
     settings = parse(["--model_name_or_path", "m", "--dpo", "true", "--data", path,
                       "--load_best_model_at_end", "false",
                       *(["--columns", json.dumps(columns)] if columns else [])])  # fmt: skip
-    return settings.reading
+    return settings.data_to_read
 
 
 def test_votes_are_read_and_what_no_one_chose_is_counted(tmp_path):
@@ -130,7 +130,7 @@ def test_votes_are_not_replaced_by_negatives_in_silence(tmp_path):
                       "--negatives", "samples", "--metric_for_best_model", "preference_loss",
                       "--data_cache", str(tmp_path)])  # fmt: skip
     with pytest.raises(UsageError, match=r"votes.jsonl has a column rejected.* --negatives null"):
-        check_rejected(read_corpus(settings.reading), settings)
+        check_rejected_is_read(read_corpus(settings.data_to_read), settings)
 
 
 @pytest.fixture
@@ -400,7 +400,7 @@ def test_a_batch_holds_both_replies_within_the_budget(trainer):
     pairs = [len(batch["labels"]) // 2 for batch in batches]
     assert all(size <= 700 or count == 1 for size, count in zip(sizes, pairs, strict=True))
     assert sum(pairs) == len(trainer.train_dataset)
-    assert trainer._mean_terms == pytest.approx(np.mean(pairs))
+    assert trainer._targets_per_batch == pytest.approx(np.mean(pairs))
 
 
 def test_the_curves_are_of_likelihood_and_of_preferences():
@@ -454,6 +454,6 @@ def test_the_default_rate_is_a_tenth(flags, rate):
 def test_what_is_kept_of_the_settings():
     settings = parse((DPO + "--negatives samples,other_contexts").split())
     assert settings.as_config()["negatives"] == ["samples", "other_contexts"]
-    assert settings.reading is settings.data
+    assert settings.data_to_read is settings.data
     assert not any("dpo" in name for name in parse(["--model_name_or_path", "m"]).as_config())
     assert PreferenceArguments().negatives is None and LIMITS.columns is None

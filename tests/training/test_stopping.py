@@ -83,6 +83,19 @@ def test_a_signal_within_an_epoch_or_at_its_end_leaves_the_rest_to_do(
             assert resumed.model.state_dict()[name].equal(tensor), (step, name)
 
 
+@pytest.mark.parametrize("kept_at_end", ["best", "last"])
+def test_the_checkpoint_of_a_stop_stays_beside_a_better_one_under_a_limit_of_one(
+    model, tokenizer, features, tmp_path, kept_at_end
+):
+    """The rate is so high that the first evaluation stays the best."""
+    settings = {"eval_strategy": "steps", "save_strategy": "steps", "learning_rate": 3.0}
+    settings |= {"eval_steps": 2, "save_steps": 2, "save_total_limit": 1}
+    settings |= {"load_best_model_at_end": kept_at_end == "best"}
+    stopped = train(model, tokenizer, features, tmp_path, Raise(signal.SIGTERM, step=6), **settings)
+    assert stopped.stop.stopped and stopped.state.global_step == 7
+    assert last_checkpoint(tmp_path).name == "checkpoint-7"
+
+
 def test_a_second_signal_kills_but_not_one_that_a_launcher_passes_on(monkeypatch):
     now, killed = [10.0], []
     monkeypatch.setattr(stopping.time, "monotonic", lambda: now[0])

@@ -15,6 +15,7 @@ from transformers import (
     BlenderbotConfig,
     BlenderbotForConditionalGeneration,
     EarlyStoppingCallback,
+    GenerationConfig,
     T5ForConditionalGeneration,
     Trainer,
     TrainerCallback,
@@ -308,6 +309,17 @@ def test_the_context_gain_is_what_the_context_of_another_example_costs(
     lone = make_trainer(model, tokenizer, features, tmp_path, eval_tokens_per_batch=1).predict(some)
     assert {row["exchanged_nll"] for row in lone.predictions} == {None}
     assert lone.metrics["test_context_gain"] == 0
+
+
+def test_evaluation_batches_leave_room_for_beams_and_candidates(
+    model, tokenizer, features, tmp_path
+):
+    trainer = make_trainer(model, tokenizer, features, tmp_path, eval_tokens_per_batch=2000)
+    sizes = []
+    for decoding in ({}, {"num_beams": 4}, {"do_sample": True, "candidates": 10}):
+        model.generation_config = GenerationConfig(**decoding)
+        sizes.append(max(map(len, trainer.get_eval_dataloader(features).batch_sampler)))
+    assert sizes[0] >= 3 * sizes[1] and sizes[1] >= 2 * sizes[2]
 
 
 def test_a_cut_target_counts_the_bytes_that_are_left(model, tokenizer, features, tmp_path):

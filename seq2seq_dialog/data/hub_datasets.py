@@ -33,7 +33,7 @@ ROWS_READ = 1000  # rows or dialogues at a time
 Splits = dict[str, Dataset]  # of a stream, IterableDataset
 
 
-def load_table_rows(args: DataArguments) -> tuple[DatasetDict, dict]:
+def load_hub_rows(args: DataArguments) -> tuple[DatasetDict, dict]:
     """Read `dataset_name` to rows with the columns and types of the dataset script's.
 
     A data set with train alone is split like a single text file, by the hash of each dialogue. Rows
@@ -51,7 +51,7 @@ def load_table_rows(args: DataArguments) -> tuple[DatasetDict, dict]:
     return prepare(readers, f"{fingerprints} {args.reading_key()}", args)
 
 
-def open_table_rows(args: DataArguments) -> tuple[dict[str, Callable[[], Iterator[dict]]], str]:
+def open_hub_rows(args: DataArguments) -> tuple[dict[str, Callable[[], Iterator[dict]]], str]:
     """Open `dataset_name` as a stream: a reader of each split, and a key that changes with them."""
     name, revision = args.dataset_name, args.dataset_revision or "main"
     with _reading(name, revision):
