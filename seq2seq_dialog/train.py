@@ -4,6 +4,7 @@
 """
 
 import logging
+import os
 import signal
 import sys
 from contextlib import nullcontext
@@ -15,7 +16,6 @@ from rich.console import Console
 from transformers import EarlyStoppingCallback, set_seed
 
 from . import run_folder
-from .command_line import expand_path
 from .data.corpus import (
     Corpus,
     audit_corpus,
@@ -127,7 +127,7 @@ def tell_complete(run_dir: Path, settings: Settings) -> None:
     data = settings.data.data
     paths = [source.path for source in parse_sources(data) or ()] or [data]
     ended = (run_dir / "metrics.json").stat().st_mtime
-    for path in (Path(expand_path(path)) for path in paths if path):
+    for path in (Path(os.path.expandvars(path)).expanduser() for path in paths if path):
         files = [path, *path.rglob("*")] if path.is_dir() else [path]
         if any(file.exists() and file.stat().st_mtime > ended for file in files):
             logger.warning(
