@@ -68,7 +68,7 @@ def evaluate(
         language: what the dialogues are written in.
 
     Returns:
-        `split`, `decoding`, `quality`, `verdict` (sentences), and `results`, a dict per system,
+        `split`, `decoding`, `diversity`, `verdict` (sentences), and `results`, a dict per system,
         protocol and subset, with 95 % `intervals` for the model.
     """
     references, model_replies, turns, dialogues = (
