@@ -13,6 +13,7 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import lru_cache
 from itertools import count
 from pathlib import PurePosixPath
 from typing import BinaryIO, NamedTuple
@@ -200,9 +201,10 @@ def _check_regular(path: str) -> None:
 def open_member(place: tuple[str, ...], stack: ExitStack) -> BinaryIO:
     """Open the file at a place: a path, then members of zips; a compressed file is unpacked."""
     _check_regular(place[0])
-    stream = stack.enter_context(io.BufferedReader(io.FileIO(place[0])))
-    for member in place[1:]:
-        archive = stack.enter_context(zipfile.ZipFile(stream))
+    if len(place) == 1:
+        stream = stack.enter_context(io.BufferedReader(io.FileIO(place[0])))
+    for depth, member in enumerate(place[1:]):
+        archive = stack.enter_context(zipfile.ZipFile(stream)) if depth else _open_zip(place[0])
         _check_size(archive.getinfo(member).file_size, place)
         stream = stack.enter_context(archive.open(member))
     head = stream.peek(8)
@@ -210,6 +212,18 @@ def open_member(place: tuple[str, ...], stack: ExitStack) -> BinaryIO:
         if head.startswith(first_bytes):
             return stack.enter_context(open_packed(stream))
     return stream
+
+
+def _open_zip(path: str) -> zipfile.ZipFile:
+    """Open a zip, of which the list is read once, however many members are opened."""
+    state = os.stat(path)
+    return _opened_zip(path, state.st_ino, state.st_mtime_ns, state.st_size, os.getpid())
+
+
+@lru_cache(1)
+def _opened_zip(path: str, *state: int) -> zipfile.ZipFile:
+    """Open a zip in some state, by a process: those that it forks must not share its place."""
+    return zipfile.ZipFile(path)
 
 
 def _check_size(size: int, place: tuple[str, ...]) -> None:
@@ -248,7 +262,7 @@ def read_lines(place: tuple[str, ...], note: Note) -> Iterator[tuple[int, str]]:
         only_cr = encoding == "utf-8" and b"\r" in head and b"\n" not in head
         errors = "surrogateescape" if encoding == "utf-8" else "strict"  # see `_check_line`
         text = io.TextIOWrapper(stream, encoding, errors, newline=None if only_cr else "\n")
-        size = 0
+        size, is_utf8 = 0, False
         for number in count(1):
             try:
                 line = text.readline(MAX_LINE + 1)
@@ -263,7 +277,8 @@ def read_lines(place: tuple[str, ...], note: Note) -> Iterator[tuple[int, str]]:
             _check_size(size, place)
             if number == 1 and encoding != "utf-8":
                 note("utf_16", number)
-            _check_line(line, f"{' > '.join(place)}, line {number}")
+            _check_line(line, f"{' > '.join(place)}, line {number}", is_utf8)
+            is_utf8 = is_utf8 or not line.isascii()
             if BOM in line:
                 note("bom", number)
                 line = line.replace(BOM, "")
@@ -274,8 +289,12 @@ def read_lines(place: tuple[str, ...], note: Note) -> Iterator[tuple[int, str]]:
             yield number, line
 
 
-def _check_line(line: str, where: str) -> None:
-    """Refuse a line that is too long, or not the text that somebody wrote."""
+def _check_line(line: str, where: str, is_utf8: bool) -> None:
+    """Refuse a line that is too long, or not the text that somebody wrote.
+
+    Args:
+        is_utf8: other lines of the file are UTF-8, as more than ASCII shows.
+    """
     if len(line) > MAX_LINE:
         raise ValueError(
             f"{where} is longer than {MAX_LINE} characters, but a line holds one dialogue. End "
@@ -296,6 +315,12 @@ def _check_line(line: str, where: str) -> None:
     remedy = "Find out in which encoding it was written, and convert it from that one"
     if encoding:
         remedy = f"It looks like {encoding}: convert it"
+    if is_utf8:
+        looks = f" It looks like {encoding}." if encoding else ""
+        raise ValueError(
+            f"{where}: {what}, but the lines before it are.{looks} Mend that line alone: to "
+            "convert the whole file would spoil the others."
+        )
     raise ValueError(
         f"{where}: {what}, but the text has to be. {remedy}: "
         f"iconv -f {encoding or 'ENCODING'} -t utf-8 old > new."

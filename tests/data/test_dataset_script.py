@@ -359,6 +359,9 @@ def test_a_failed_download_says_how_to_give_a_folder(build, tmp_path, monkeypatc
 # ----------------------------------------------------------------------------- faulty text
 
 
+CODINGS = ("utf-8", "cp1252")
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -386,6 +389,10 @@ def test_a_failed_download_says_how_to_give_a_folder(build, tmp_path, monkeypatc
         (  # UTF-8 with one byte that is wrong
             "Viele Straßen sind hier __eou__ Ja".encode() + b"\xff __eou__\n",
             "byte 0xff is not UTF-8.*Find out in which encoding",
+        ),
+        (  # a line from elsewhere
+            b"".join(f"Grüße {code} __eou__ Hi __eou__\n".encode(code) for code in CODINGS),
+            r"line 2: byte 0xfc is not UTF-8, .* lines before it are. It looks like cp1252. Mend",
         ),
         (EOU.encode("gb18030"), r"line 1: byte 0x\w\w is not UTF-8.*Find out.*-f ENCODING"),
         (
