@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import PurePosixPath
 from typing import BinaryIO
 
 from ..dataset_script.sources import open_member, read_lines, unpacking
+from ..errors import UsageError
 
 HEAD = 1 << 16  # bytes by which a format is recognised
 _HALF = re.compile("[\ud800-\udfff]")
@@ -29,13 +30,17 @@ class File:
         return " > ".join(self.place)
 
     @cached_property
+    def start(self) -> bytes:
+        """The first bytes, unpacked, for recognition."""
+        with ExitStack() as stack, unpacking(self.place):
+            return open_member(self.place, stack).read(HEAD)
+
+    @cached_property
     def head(self) -> str:
         """The first characters, for recognition; what is no text is replaced."""
-        with ExitStack() as stack, unpacking(self.place):
-            start = open_member(self.place, stack).read(HEAD)
-        if start.startswith((b"\xff\xfe", b"\xfe\xff")):
-            return start.decode("utf-16", "replace").replace("\x00", "")
-        return start.decode("utf-8", "replace").removeprefix("\ufeff")
+        if self.start.startswith((b"\xff\xfe", b"\xfe\xff")):
+            return self.start.decode("utf-16", "replace").replace("\x00", "")
+        return self.start.decode("utf-8", "replace").removeprefix("\ufeff")
 
     def open(self, stack: ExitStack) -> BinaryIO:
         """Open its bytes, unpacked."""
@@ -48,7 +53,7 @@ class File:
     @cached_property
     def document(self):
         """Its content where it is one JSON document, else None."""
-        if not self.head.lstrip().startswith(("{", "[")):
+        if not self.head.lstrip().startswith(("{", "[")) or self._has_json_lines():
             return None
         with ExitStack() as stack, unpacking(self.place):
             content = open_member(self.place, stack).read()
@@ -57,6 +62,15 @@ class File:
         except ValueError:
             return None
 
+    def _has_json_lines(self) -> bool:
+        """Whether its first line is JSON by itself, and more follows: such files may be large."""
+        first, _, others = self.head.lstrip().partition("\n")
+        try:
+            json.loads(first)
+        except ValueError:
+            return False
+        return bool(others.strip())
+
     def beside(self, name: str) -> File | None:
         """Find a file of that name in its folder or the nearest one above, within the source."""
         for folder in PurePosixPath(self.name).parents:
@@ -64,6 +78,17 @@ class File:
             if place in self.siblings:
                 return File(place, self.siblings[place], self.siblings)
         return None
+
+
+@contextmanager
+def messages_of_a_setting(name: str = "--data") -> Iterator[None]:
+    """Word the errors of the dataset script as those of the setting that names a source."""
+    try:
+        yield
+    except UsageError:
+        raise
+    except (ValueError, OSError) as error:
+        raise UsageError(str(error).replace("data_dir=", name)) from error
 
 
 def parse_json(content: str | bytes):

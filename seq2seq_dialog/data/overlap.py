@@ -12,12 +12,14 @@ from itertools import chain, islice
 from typing import NamedTuple
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
 from datasets import Dataset, DatasetDict
 from xxhash import xxh3_64_intdigest
 
 from ..dataset_script.dialogues import normalised
 from ..errors import UsageError
+from .turns import turns_since
 
 SPLITS = ("train", "validation", "test")
 KINDS = ("exact", "normalised")  # ways in which dialogues are equal
@@ -67,17 +69,18 @@ class _Train(NamedTuple):
     holders: dict[int, dict[int, None]]  # utterance held out -> numbers of dialogues, ascending
 
 
-def _dialogues(rows: Dataset) -> Iterator[tuple[list[str], int]]:
-    """Yield the utterances of each dialogue, and how many rows it has."""
+def _dialogues(rows: Dataset) -> Iterator[tuple[list[str], list[int]]]:
+    """Yield the utterances of each dialogue, and the places of its responses among them."""
     if not len(rows):
         return
-    utterances, turn, number = [], 0, 0
+    utterances, places, turn, size, number = [], [], 0, 0, 0
     columns = rows.select_columns(["turn", "context", "response"]).with_format("arrow")
     for table in columns.iter(ROWS_READ):
-        # Only the contexts that begin a dialogue: the later ones repeat them.
-        contexts = iter(table["context"].filter(pc.equal(table["turn"], 1)).to_pylist())
+        contexts = table["context"].combine_chunks()
+        sizes = pc.list_value_length(contexts).to_numpy()
+        last_turns = pc.list_flatten(contexts).take(pa.array(np.cumsum(sizes) - 1)).to_pylist()
         turns, responses = table["turn"].to_pylist(), table["response"].to_pylist()
-        for next_turn, response in zip(turns, responses, strict=True):
+        for place, (next_turn, response) in enumerate(zip(turns, responses, strict=True)):
             if next_turn not in (1, turn + 1):
                 raise UsageError(
                     f"row {number} has turn {next_turn}, but the rows of a dialogue must follow "
@@ -86,11 +89,15 @@ def _dialogues(rows: Dataset) -> Iterator[tuple[list[str], int]]:
                 )
             if next_turn == 1:
                 if utterances:
-                    yield utterances, turn
-                utterances = next(contexts)
+                    yield utterances, places
+                utterances, places = contexts[place].as_py(), []
+            elif sizes[place] != size + 1 or last_turns[place] != utterances[-1]:
+                # More was said than the reply before, or the context is cut.
+                utterances += turns_since(utterances[-1], contexts[place].as_py(), size)
+            places.append(len(utterances))
             utterances.append(response)
-            turn, number = next_turn, number + 1
-    yield utterances, turn
+            turn, size, number = next_turn, sizes[place], number + 1
+    yield utterances, places
 
 
 def _hash(*utterances: str) -> int:
@@ -99,16 +106,15 @@ def _hash(*utterances: str) -> int:
 
 def _hashed(rows: Dataset) -> Iterator[_Dialogue]:
     """Yield the hashes of each dialogue."""
-    for utterances, size in _dialogues(rows):
+    for utterances, places in _dialogues(rows):
         plain = [normalised(text) for text in utterances]
         long_utterances = {
             key
             for key, text in zip(plain, utterances, strict=True)
             if any(map(str.isalnum, key)) and len(text.split(None, WORDS - 1)) == WORDS
         }
-        responses = range(len(plain) - size, len(plain))
         pairs = {
-            context: [_hash(*plain[max(0, at - (turns or at)) : at + 1]) for at in responses]
+            context: [_hash(*plain[max(0, at - (turns or at)) : at + 1]) for at in places]
             for context, turns in CONTEXTS.items()
         }
         long_keys = tuple(map(_hash, long_utterances))

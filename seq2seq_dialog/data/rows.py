@@ -19,10 +19,11 @@ from ..errors import UsageError
 from ..settings import DataArguments
 from ..shipped import command
 from . import formats
+from .files import messages_of_a_setting
 from .hub_datasets import load_hub_rows, open_hub_rows
 from .mixture import WeightedSource, draw_stream, first_rows, parse_sources
 from .prepared import cache_folder, check_whole, reading_prepared
-from .turns import EVERYBODY
+from .turns import EVERYBODY, turns_since
 
 
 def load_rows(args: DataArguments) -> tuple[DatasetDict, dict]:
@@ -148,17 +149,6 @@ def _text_source(args: DataArguments) -> Iterator[Dialogues]:
         yield Dialogues(data_dir=path, detokenize=args.detokenize, cache_dir=args.data_cache)
 
 
-@contextmanager
-def messages_of_a_setting() -> Iterator[None]:
-    """Word the errors of the dataset script as those of a setting."""
-    try:
-        yield
-    except UsageError:
-        raise
-    except (ValueError, OSError) as error:
-        raise UsageError(str(error).replace("data_dir=", "--data")) from error
-
-
 def check_training_pairs(rows: dict, args: DataArguments) -> None:
     """Refuse a source without training rows."""
     require_rejected(rows, args)
@@ -207,11 +197,9 @@ def fingerprint(rows: Dataset) -> str:
 
 def utterances(rows: Dataset) -> Iterator[str]:
     """Yield every utterance of the dialogues behind `rows` once."""
-    last = None
+    reply, said = "", 0
     for row in rows.select_columns(["turn", "context", "response"]):
         context = row["context"]
-        if row["turn"] > 1 and last in context:  # what was said since the last reply
-            context = context[len(context) - context[::-1].index(last) :]
-        yield from context
+        yield from turns_since(reply, context, said) if row["turn"] > 1 else context
         yield row["response"]
-        last = row["response"]
+        reply, said = row["response"], len(context)

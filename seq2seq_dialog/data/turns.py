@@ -107,6 +107,23 @@ def as_dialogue(talk: Talk | Dialogue) -> Dialogue:
     return Dialogue(talk.dialogue_id, [turn.text for turn in talk.turns], list(talk.pairs()))
 
 
+def as_talk(dialogue: Dialogue) -> Talk:
+    """The turns of a dialogue of which nobody knows who speaks."""
+    turns = [Message(None, text) for text in dialogue.utterances]
+    return Talk(dialogue.dialogue_id, turns, Transcript(dialogue.dialogue_id, turns), None)
+
+
+def turns_since(reply: str, context: list[str], place: int) -> list[str]:
+    """What a context holds after the reply before it; all, where it does not hold that reply.
+
+    Args:
+        place: where that reply stands; in a context that was cut, it is the last that equals it.
+    """
+    if context[place : place + 1] == [reply]:
+        return context[place + 1 :]
+    return context[len(context) - context[::-1].index(reply) :] if reply in context else context
+
+
 def read_talks(
     transcripts: Iterable[Transcript | Dialogue],
     pause: timedelta,

@@ -131,6 +131,50 @@ def test_all_counts_are_those_of_a_count_by_hand(seed):
     assert expected["train_without_overlap"]["pairs"] > 0
 
 
+def learnt_of_agents(dialogues: list[list[str]]) -> Dataset:
+    """Rows of dialogues in which each second turn is learnt: what the agent says."""
+    return Dataset.from_list(
+        [
+            {"turn": turn, "context": turns[: 2 * turn - 1], "response": turns[2 * turn - 1]}
+            for turns in dialogues
+            for turn in range(1, len(turns) // 2 + 1)
+        ]
+    )
+
+
+@pytest.mark.parametrize(
+    ("turns", "in_train"),
+    [
+        # what the user has said before the last reply: nothing of it, the last turn, all of it
+        (["Where is my bag?", "Which number?", "I lost it.", "It is on its way."], [0, 0, 0]),
+        (["Where is my bag?", "Which number?", "12", "It is on its way."], [1, 0, 0]),
+        (["My parcel, late?", "Which number?", "12", "It is on its way."], [1, 0, 0]),
+        (["My parcel is late.", "Which number?", "13", "It is on its way."], [1, 1, 1]),
+        (["My parcel is late.", "Which number?", "Which number?", "Yes."], [1, 1, 1]),
+        (["My parcel is late.", "Which number?", "12", "It is on its way."], [2, 2, 2]),
+    ],
+)
+def test_pairs_are_told_where_only_one_side_is_learnt(turns, in_train):
+    train = ["My parcel is late.", "Which number?", "12", "It is on its way."]
+    rows = DatasetDict(train=learnt_of_agents([train]), test=learnt_of_agents([turns]))
+    counts = audit(rows)["splits"]["test"]
+    assert list(counts["pairs_in_train"].values()) == in_train
+    assert counts["dialogues_in"]["train"]["normalised"] == (turns == train)
+
+
+def test_what_a_context_holds_is_told_where_its_beginning_is_cut():
+    train = [f"Turn {number}." for number in range(8)]
+    windows = {"turn": [], "context": [], "response": []}
+    for turn, place in enumerate((1, 3, 5, 7), 1):
+        windows["turn"].append(turn)
+        windows["context"].append(train[max(0, place - 4) : place])
+        windows["response"].append(train[place])
+    rows = DatasetDict(train=rows_of([train]), test=Dataset.from_dict(windows))
+    audit_result = audit(rows)
+    assert list(audit_result["splits"]["test"]["pairs_in_train"].values()) == [4, 4, 4]
+    assert audit_result["splits"]["test"]["dialogues_in"]["train"]["exact"] == 1
+
+
 def test_the_official_dailydialog_is_as_it_was_counted(shared_data):
     rows, _ = load_rows(DataArguments(data=str(shared_data / "dailydialog"), detokenize=False))
     audit_result = audit(rows)
