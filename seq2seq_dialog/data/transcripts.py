@@ -36,8 +36,9 @@ class Transcript(NamedTuple):
 class Reader(NamedTuple):
     """Reads one format.
 
-    A module of `readers/` has one, called READER. Each message stands for itself: turns of one
-    speaker are not merged, long pauses not cut.
+    A module of `readers/` that reads a format by itself has one, called READER; of tables, `reader`
+    makes one. Each message stands for itself: turns of one speaker are not merged, long pauses not
+    cut.
     """
 
     name: str  # "read as: {name}"

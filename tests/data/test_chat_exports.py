@@ -142,6 +142,7 @@ SLACK = [
         "text": "Built",
         "bot_id": "B",
     },
+    {"type": "message", "user": "U7", "ts": "1704053165.0", "text": "Standup!", "bot_id": "B7"},
     {"type": "message", "user": "U3", "ts": "1704053170.0", "text": "", "files": [{"id": "F1"}]},
     {"type": "message", "subtype": "tombstone", "user": "USLACKBOT", "ts": "1704053180.0"},
     {"type": "message", "user": "U3", "ts": "1704053190.000000", "text": "Which <mailto:a@x.org>?"},
@@ -337,7 +338,10 @@ WHO_SAYS_WHAT = {
             ("Ben B.", "@here see"),
             ("Cem", "x #general"),
         ],
-        {"system_line": [1, 5], "media": [6], "deleted_message": [7], "unreadable": [9]},
+        {
+            **{"system_line": [1], "bot_message": [5, 6], "media": [7], "deleted_message": [8]},
+            "unreadable": [10],
+        },
     ),
     "irssi": (
         [
@@ -751,9 +755,9 @@ def test_of_chatgpt_the_answers_are_learnt_and_each_conversation_is_whole(tmp_pa
 
 def test_a_thread_of_slack_is_a_transcript_of_its_own(tmp_path):
     transcripts, _ = read(tmp_path, "slack", SLACK_FILES)
-    assert [(t.id, len(t.messages)) for t in transcripts] == [
-        ("channel", 3),
-        ("1704053140.000100", 2),
+    assert [(t.id, len(t.messages), t.is_whole) for t in transcripts] == [
+        ("channel", 3, False),
+        ("1704053140.000100", 2, True),
     ]
 
 

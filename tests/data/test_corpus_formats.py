@@ -76,6 +76,11 @@ def test_a_reader_recognises_its_own_files_alone(name, tmp_path):
     assert recognised == {path for owner, path in contents if owner == name}
 
 
+def test_a_thread_is_whole_however_long_its_pauses_are(tmp_path):
+    transcripts, _ = read(convokit.READER, place(tmp_path, SAMPLES["convokit"].files))
+    assert all(transcript.is_whole for transcript in transcripts)
+
+
 def test_personas_and_what_is_known_of_the_partner(tmp_path):
     (first, second), _ = read(parlai.READER, place(tmp_path, SAMPLES["persona chat"].files))
     assert first.persona == "i keep bees . my hat is red ."
@@ -88,7 +93,7 @@ def test_personas_and_what_is_known_of_the_partner(tmp_path):
 @pytest.mark.parametrize(
     ("sample", "times"),
     [
-        ("convokit", [datetime(1970, 1, 1, 0, 1), datetime(1970, 1, 1, 0, 2, 0, 500000), None]),
+        ("convokit", [datetime(1970, 1, 1, 0, 1), datetime(1970, 1, 1, 0, 2, 0, 500000)]),
         ("subrip", [datetime(1, 1, 1, 0, 0, 1, 500000), datetime(1, 1, 1, 0, 0, 5)]),
         ("webvtt", [datetime(1, 1, 1, 0, 0, 1), datetime(1, 1, 1, 0, 0, 2)]),
         (

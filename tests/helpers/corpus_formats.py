@@ -75,7 +75,8 @@ SAMPLES = {
             )
         },
         [
-            ["ann: Which bike?", "bob: A green one.", "bob: Why?"],
+            ["ann: Which bike?", "bob: A green one."],
+            ["bob: Why?"],
             ["ann: Which bike?", "cat: The old one."],
             ["dan: Late here."],
             ["eve: Alone."],
@@ -173,7 +174,6 @@ SAMPLES = {
         },
         [["user: A taxi, please.", "assistant: Where to?"], ["user: Hi", "user: Bye"]],
         {"empty_utterance": 1},
-        "assistant",
     ),
     "schema guided": Sample(
         json_corpora,
@@ -184,8 +184,6 @@ SAMPLES = {
             ]}]"""
         },
         [["user: A train.", "assistant: When?"]],
-        {},
-        "assistant",
     ),
     "taskmaster": Sample(
         json_corpora,
@@ -196,8 +194,6 @@ SAMPLES = {
             ]}"""
         },
         [["assistant: Tea?", "user: Green."]],
-        {},
-        "assistant",
     ),
     "topical chat": Sample(
         json_corpora,
@@ -233,7 +229,6 @@ SAMPLES = {
         },
         [["assistant: Hello.", "user: thai food", "assistant: Which part?"]],
         {"empty_utterance": 1},
-        "assistant",
     ),
     "dstc, its labels": Sample(
         dstc,
@@ -268,7 +263,8 @@ SAMPLES = {
             [
                 "None: Where did you put it, in the house?",
                 "None: In the shed.",
-                "None: Good... ...enough. MAN: Stop",
+                "None: Good... ...enough.",
+                "None: Stop",
                 "None: Who is it?",
             ]
         ],
@@ -302,6 +298,35 @@ SAMPLES = {
             "00:00:02.010 --> 00:00:04.000\nso here we\nare<00:00:02.400><c> then</c>\n"
         },
         [["None: so here we", "None: are then"]],
+    ),
+    "captions that roll, as SubRip": Sample(
+        subtitles,
+        {
+            "talk.srt": "1\n00:00:00,160 --> 00:00:02,000\nso here we\n\n"
+            "2\n00:00:02,000 --> 00:00:02,010\nso here we\n\n"
+            "3\n00:00:02,010 --> 00:00:04,000\nso here we\nare then\n\n"
+            "4\n00:00:04,000 --> 00:00:04,010\nare then\n\n"
+            "5\n00:00:04,010 --> 00:00:06,000\nare then\nno no\n"
+        },
+        [["None: so here we", "None: are then", "None: no no"]],
+    ),
+    "who speaks outside the picture": Sample(
+        subtitles,
+        {
+            "film.srt": "1\n00:00:01,000 --> 00:00:02,000\nMAN: Where is he?\nWOMAN: Gone.\n\n"
+            "2\n00:00:02,000 --> 00:00:03,000\nMAN 1: Get down!\n\n"
+            "3\n00:00:03,000 --> 00:00:04,000\nPOLICE OFFICER #2: No.\nNo.\n\n"
+            "4\n00:00:05,000 --> 00:00:06,000\nIt is 10 PAST 8: late.\n\n"
+            "5\n00:00:06,000 --> 00:00:07,000\nCome.\n\n6\n00:00:07,000 --> 00:00:08,000\nNow.\n\n"
+            "7\n00:00:08,000 --> 00:00:09,000\nPlease.\n\n8\n00:00:09,000 --> 00:00:10,000\nGo.\n"
+        },
+        [
+            [
+                *("None: Where is he?", "None: Gone.", "None: Get down!", "None: No. No."),
+                *("None: It is 10 PAST 8: late.", "None: Come.", "None: Now.", "None: Please."),
+                "None: Go.",
+            ]
+        ],
     ),
     "subtitles without full stops": Sample(
         subtitles,

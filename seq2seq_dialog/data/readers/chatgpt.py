@@ -11,7 +11,8 @@ from ...dataset_script.sources import Note
 from ...errors import UsageError
 from ..files import File
 from ..transcripts import ASSISTANT, Message, Reader, Transcript
-from .json_export import document, time_of
+from .json_export import document
+from .times import parse_iso_time
 
 CONVERSATIONS = "conversations.json"
 # The first conversation of an export begins so, one that is damaged further on, too.
@@ -57,7 +58,7 @@ def _read(file: File, note: Note) -> Iterator[Transcript]:
                 messages.append(message)
         name = str(conversation.get("conversation_id") or conversation.get("id") or place)
         instruction = "\n".join(instructions)
-        yield Transcript(name, messages, ASSISTANT, instruction, is_whole=True)
+        yield Transcript(name, messages, instruction=instruction, is_whole=True)
 
 
 def _branch(conversation: dict, where: str) -> list:
@@ -95,7 +96,7 @@ def _classify(raw) -> tuple[list[str], Message | None]:
         return (["system_message"], Message(role, text)) if text else ([], None)
     if not text:
         return media or ["empty_utterance"], None
-    return media, Message(role, text, time_of(raw.get("create_time")))
+    return media, Message(role, text, parse_iso_time(raw.get("create_time")))
 
 
 READER = Reader("ChatGPT conversations", _recognises, _read)

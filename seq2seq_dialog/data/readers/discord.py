@@ -10,7 +10,8 @@ from ...dataset_script.sources import Note
 from ...errors import UsageError
 from ..files import File
 from ..transcripts import Message, Reader, Transcript
-from .json_export import document, time_of
+from .json_export import document
+from .times import is_newest_first, oldest_first, parse_iso_time
 
 JSON = re.compile(r'\s*\{\s*"guild":\s*\{.*?\},\s*"channel":\s*\{', re.S)
 CSV = re.compile(r'"?AuthorID"?,"?Author"?,"?Date"?,"?Content"?,')
@@ -53,9 +54,10 @@ def _read_json(file: File, note: Note) -> Iterator[Transcript]:
         elif not text:
             note("media" if any(map(message.get, MEDIA)) else "empty_utterance", number)
         else:
-            messages.append(Message(name, text, time_of(message.get("timestamp"))))
+            messages.append(Message(name, text, parse_iso_time(message.get("timestamp"))))
     channel = content.get("channel")
-    yield Transcript(str(channel.get("id", 1) if isinstance(channel, dict) else 1), _sort(messages))
+    name = str(channel.get("id", 1) if isinstance(channel, dict) else 1)
+    yield Transcript(name, _oldest_first(messages))
 
 
 def _full_name(author: dict) -> str:
@@ -78,20 +80,18 @@ def _read_csv(file: File, note: Note) -> Iterator[Transcript]:
             elif SYSTEM.fullmatch(text):
                 note("system_line", number)
             else:
-                messages.append(Message(row["Author"], text, time_of(row["Date"])))
+                messages.append(Message(row["Author"], text, parse_iso_time(row["Date"])))
     except csv.Error as error:
         raise UsageError(
             f"{file}, line {rows.line_num} is not CSV ({error}), but an exported channel is. "
             "Export it again, as JSON if you can."
         ) from error
-    yield Transcript("1", _sort(messages))
+    yield Transcript("1", _oldest_first(messages))
 
 
-def _sort(messages: list[Message]) -> list[Message]:
+def _oldest_first(messages: list[Message]) -> list[Message]:
     """Put them in order: an export may have the newest first."""
-    if any(message.time is None for message in messages):
-        return messages
-    return sorted(messages, key=lambda message: message.time)
+    return oldest_first(messages, is_newest_first([messages]), lambda message: message)
 
 
 READER = Reader("Discord channel", _recognises, _read)

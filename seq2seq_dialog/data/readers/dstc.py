@@ -38,7 +38,7 @@ def _read(file: File, note: Note) -> Iterator[Transcript]:
                 messages.append(Message(speaker, text.strip()))
             else:
                 note("empty_utterance", number)
-    yield Transcript(file.document["session-id"], messages, learnt=ASSISTANT)
+    yield Transcript(file.document["session-id"], messages)
 
 
 def _texts(file: File, path: tuple[str, ...]) -> list[str] | None:

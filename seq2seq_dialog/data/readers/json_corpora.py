@@ -22,20 +22,19 @@ class Form(NamedTuple):
     turns: str  # the field with the list of its turns
     speaker: str | None  # the field of a turn; None: user and assistant take turns
     text: str
-    learnt: str | None  # whose replies are to be learnt
 
 
 FORMS = (
     # MultiWOZ up to 2.1, and 2.4.
-    Form("goal", "log", None, "text", ASSISTANT),
+    Form("goal", "log", None, "text"),
     # MultiWOZ 2.2, Schema-Guided Dialogue.
-    Form("dialogue_id", "turns", "speaker", "utterance", ASSISTANT),
+    Form("dialogue_id", "turns", "speaker", "utterance"),
     # Taskmaster.
-    Form("conversation_id", "utterances", "speaker", "text", ASSISTANT),
+    Form("conversation_id", "utterances", "speaker", "text"),
     # Topical-Chat.
-    Form("conversation_rating", "content", "agent", "message", None),
+    Form("conversation_rating", "content", "agent", "message"),
     # Wizard of Wikipedia.
-    Form("chosen_topic", "dialog", "speaker", "text", None),
+    Form("chosen_topic", "dialog", "speaker", "text"),
 )
 IDS = ("dialogue_id", "conversation_id")
 
@@ -70,7 +69,7 @@ def _read(file: File, note: Note) -> Iterator[Transcript]:
                 messages.append(message)
             else:
                 note("empty_utterance", number)
-        yield Transcript(key, messages, form.learnt)
+        yield Transcript(key, messages)
 
 
 def _form(file: File) -> Form | None:

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-import re
 from collections import defaultdict
 from collections.abc import Mapping
 from contextlib import ExitStack
-from datetime import datetime, timezone
 
 from ...dataset_script.sources import unpacking
 from ...errors import UsageError
@@ -28,18 +26,6 @@ def document(file: File):
             f"{file}{line} is not JSON ({error}), but an export is one whole JSON document. Copy "
             "it again or export it again."
         ) from error
-
-
-def time_of(value) -> datetime | None:
-    """Read 2023-12-31T21:05:33.123+01:00 or seconds as UTC, and a time without zone as it is."""
-    try:
-        if isinstance(value, int | float):
-            return datetime.fromtimestamp(value, timezone.utc).replace(tzinfo=None)
-        # Python 3.10 knows neither Z nor seven digits of a second.
-        when = datetime.fromisoformat(re.sub(r"\.\d+", "", value).replace("Z", "+00:00"))
-    except (TypeError, ValueError, OverflowError, OSError):
-        return None
-    return when.astimezone(timezone.utc).replace(tzinfo=None) if when.tzinfo else when
 
 
 def distinct_names(names: Mapping[str, str]) -> dict[str, str]:

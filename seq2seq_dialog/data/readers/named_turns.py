@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from ...dataset_script.sources import Note
 from ..files import File
 from ..transcripts import Message, Reader, Transcript
-from .json_export import time_of
+from .times import parse_iso_time
 
 _DATED = r"\d{4}-\d\d-\d\d[ T]\d\d:\d\d(?::\d\d(?:\.\d+)?)?Z?"
 _TIME = rf"[\[(](?:{_DATED}|\d[\d:.,]*(?: ?[AaPp]\.?[Mm]\.?)?)[\])]"
@@ -67,7 +67,7 @@ def _read(file: File, note: Note) -> Iterator[Transcript]:
             note("sound_description", number)
         elif match := NAMED.fullmatch(line):
             time = DATED.search(line, 0, match.start("text"))
-            message = Message(match["name"], match["text"], time_of(time and time[0]))
+            message = Message(match["name"], match["text"], parse_iso_time(time and time[0]))
             turns.append((number, message))
         elif line and turns:  # the turn goes on
             begun, message = turns[-1]

@@ -6,10 +6,12 @@ What is said in a thread stands apart, after the message that it answers: as far
 from __future__ import annotations
 
 import html
+import os
 import re
 from collections import defaultdict
 from collections.abc import Iterator
 from datetime import datetime, timezone
+from functools import lru_cache
 
 from ...dataset_script.sources import Note
 from ...errors import UsageError
@@ -19,6 +21,7 @@ from .json_export import distinct_names, document
 
 DAY = re.compile(r'\s*\[\s*\{(?=.*"type":\s*"message").*"ts":\s*"\d+\.\d+"', re.S)
 PEOPLE = "users.json"
+CHANNEL = "channel"  # the messages that are in no thread, or begin one
 SAID = (None, "file_share", "thread_broadcast")  # the subtypes of messages that a person types
 MARKUP = re.compile(r"<([@#!]?)([^<>|]*)(?:\|([^<>]*))?>")  # <@U123>, <https://x.org|the page>
 
@@ -46,17 +49,26 @@ def _read(file: File, note: Note) -> Iterator[Transcript]:
             continue
         thread = message.get("thread_ts")
         if thread in (None, message["ts"]):
-            threads["channel"].append(said)
+            threads[CHANNEL].append(said)
         if thread:
             threads[str(thread)].append(said)
     for thread, messages in threads.items():
-        yield Transcript(thread, sorted(messages, key=lambda message: message.time))
+        messages.sort(key=lambda message: message.time)
+        yield Transcript(thread, messages, is_whole=thread != CHANNEL)
 
 
 def _names(file: File) -> dict[str, str]:
     """Return the names that people have chosen, by their ids."""
     users = file.beside(PEOPLE)
-    people = document(users) if users else []
+    if users is None:
+        return {}
+    return _names_in(users.name, users.place, os.stat(users.place[0]).st_mtime_ns)
+
+
+@lru_cache(1)  # the same for all days
+def _names_in(name: str, place: tuple[str, ...], changed: int) -> dict[str, str]:
+    users = File(name, place)
+    people = document(users)
     if not isinstance(people, list):
         raise UsageError(
             f"{users} is no list, but it has to name the people of the export. Export it again."
@@ -86,6 +98,8 @@ def _classify(message: dict, names: dict[str, str]) -> tuple[str | None, str]:
     subtype = message.get("subtype")
     if subtype == "tombstone":
         return "deleted_message", ""
+    if message.get("bot_id"):
+        return "bot_message", ""
     if subtype not in SAID or not message.get("user"):
         return "system_line", ""
     # All other & < > are written as &amp; &lt; &gt;.

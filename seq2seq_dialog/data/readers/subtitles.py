@@ -6,6 +6,7 @@ import html
 import re
 from collections.abc import Iterator
 from datetime import datetime, timedelta
+from itertools import pairwise
 from typing import NamedTuple
 
 from ...dataset_script.sources import Note
@@ -24,7 +25,8 @@ WORD_TIME = re.compile(r"<\d\d:\d\d[\d:.]*>")  # in captions that roll
 VOICE = re.compile(r"<v[^ >]* (?P<name>[^>]+)>\s*(?P<text>.*)")
 SONG = re.compile(r".*[♪♫].*")
 DASH = re.compile(r"[-–]\s*(?=[^\s-])")  # a change of speaker
-LABEL = re.compile(r"(?:[A-Z][A-Z0-9.'#-]+ ?){1,3}: +(?=\S)")  # who is not in the picture
+_WORD = r"[A-Z][A-Z0-9.'#-]+"
+LABEL = re.compile(rf"{_WORD}(?: (?:{_WORD}|#?\d+)){{,2}} ?: +(?=\S)")  # who is not in the picture
 CREDITS = re.compile(r"opensubtitles|(?:subtitle|caption|sync)\w*\b.* by\b|www\.\w|https?://", re.I)
 END = re.compile(r"[.?!…。？！][\"'”’»)\]]*$")
 DAY = datetime(1, 1, 1)  # the times of the messages count from its midnight on
@@ -57,8 +59,9 @@ def _recognises(file: File) -> bool:
 
 def _read(file: File, note: Note) -> Iterator[Transcript]:
     """Read the whole as one dialogue; a sentence that is spread over cues is put together."""
-    cues = _cues(file, note)
-    cues = _unrolled(cues) if WORD_TIME.search(file.head) else cues
+    cues = list(_cues(file, note))
+    if WORD_TIME.search(file.head) or _roll(cues):
+        cues = list(_unrolled(cues))
     parts = [part for cue in cues for part in _parts(cue, note)]
     parts = list(_with_names(parts))
     # Without any full stops, in Chinese for one, there is no telling what goes on.
@@ -124,11 +127,21 @@ def _cues(file: File, note: Note) -> Iterator[Cue]:
         yield cue
 
 
-def _unrolled(cues: Iterator[Cue]) -> Iterator[Cue]:
+def _roll(cues: list[Cue]) -> bool:
+    """Whether most cues show a line of the cue before again."""
+    shown = [{line for line in _shown(cue) if line} for cue in cues]
+    return 2 * sum(not a.isdisjoint(b) for a, b in pairwise(shown)) > len(cues) - 1
+
+
+def _shown(cue: Cue) -> list[str]:
+    return [TAGS.sub("", line).strip() for line in cue.text]
+
+
+def _unrolled(cues: list[Cue]) -> Iterator[Cue]:
     """Cues without the lines that the cue before showed already."""
     shown: list[str] = []
     for cue in cues:
-        text = [TAGS.sub("", line).strip() for line in cue.text]
+        text = _shown(cue)
         yield cue._replace(text=[line for line in text if line not in shown])
         shown = text
 
@@ -161,7 +174,7 @@ def _parts(cue: Cue, note: Note) -> Iterator[Part]:
         voice, dash = VOICE.fullmatch(line), DASH.match(line)
         if voice:
             parts.append(Part(cue, voice["name"].strip(), False, voice["text"]))
-        elif dash or not parts:
+        elif dash or not parts or LABEL.match(line):
             parts.append(Part(cue, None, bool(dash), line[dash.end() :] if dash else line))
         else:
             parts[-1] = parts[-1]._replace(text=f"{parts[-1].text} {line}")

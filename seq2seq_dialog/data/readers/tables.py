@@ -25,9 +25,9 @@ from ...dataset_script.sources import SPLIT_NAMES
 from ...errors import UsageError
 from ..files import File, parse_json
 from ..transcripts import Message, Reader, Transcript
-from ..turns import ROLES, SYSTEM, background_turns, clean_text, note_odd
+from ..turns import ROLES, SYSTEM, background_turns, clean_text, note_odd, turns_since
 from .named_turns import NAME, take_turns
-from .times import CLOCK, is_day_first, is_newest_first, oldest_first, parse_time, time_of
+from .times import CLOCK, is_day_first, is_newest_first, oldest_first, parse_time, time_cell
 from .utterance_rows import Rows, read_utterances, speaker_of
 
 # What a column is for, and its names, without case and marks: Conversation ID is conversationid.
@@ -62,6 +62,7 @@ FORMS = (
 )
 # A text or the end of a list or an object, as Python writes it, and that the next one follows.
 VALUE = re.compile(r"""('(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|[\]}])(?:\s+(?=['"[{]))?""", re.DOTALL)
+SEVERAL = {"dialogs", "dialogues", "conversations", "chats"}  # what lists of dialogues are called
 SAMPLE = 50  # rows by which a form is recognised
 DELIMITERS = ",\t;|"
 SEPARATOR = re.compile(r'"?sep=([^\r\n])"?(?=[\r\n]|$)', re.IGNORECASE)  # Excel's first line
@@ -117,9 +118,10 @@ def _json_rows(file: File) -> Rows | None:
     content = file.document
     if isinstance(content, dict):
         lists = {name: each for name, each in content.items() if isinstance(each, list)}
-        _refuse_splits(file, lists)
+        if _has_splits(file, lists):
+            return None
         whole = [name for name in lists if _plain(name) in COLUMNS["dialogue"].split()]
-        if whole and not _holds_rows(lists[whole[0]]):
+        if whole and not _holds_rows(whole[0], lists[whole[0]]):
             content = [content]  # one dialogue
         elif _is_pair(content, lists):
             content = [content]
@@ -138,15 +140,19 @@ def _json_rows(file: File) -> Rows | None:
     return list(enumerate(rows, 1)) if all(isinstance(row, dict) for row in rows) else None
 
 
-def _refuse_splits(file: File, names: Iterable[str]) -> None:
-    """Refuse an object with a list for each split, which would become a dialogue each."""
-    splits = [name for name in names if SPLIT_NAMES.get(name.lower(), name.lower()) in SPLITS]
-    if len(splits) > 1:
+def _has_splits(file: File, lists: dict[str, list]) -> bool:
+    """Whether an object has a list for each split, which would become a dialogue each.
+
+    It is refused if these lists hold dialogues or rows. They may hold topics or ids.
+    """
+    splits = [name for name in lists if SPLIT_NAMES.get(name.lower(), name.lower()) in SPLITS]
+    if len(splits) > 1 and any(isinstance(e, dict | list) for name in splits for e in lists[name]):
         raise UsageError(
             f"{file} holds the splits {', '.join(splits)} in one object, but a file has one split. "
             "Save each to a file of its own in one folder, such as "
             f"{', '.join(f'{name}.json' for name in splits)}, and give the folder."
         )
+    return len(splits) > 1
 
 
 def _is_pair(row: dict, lists: Iterable[str]) -> bool:
@@ -157,11 +163,14 @@ def _is_pair(row: dict, lists: Iterable[str]) -> bool:
     )
 
 
-def _holds_rows(entries: list) -> bool:
+def _holds_rows(name: str, entries: list) -> bool:
     """Whether a list holds whole dialogues or pairs, not the messages of one dialogue."""
     first = entries[0] if entries else None
+    if isinstance(first, list):
+        are_exchanges = _plain(name) not in SEVERAL and all(isinstance(e, dict) for e in first)
+        return not (are_exchanges or _have_speakers(entries))
     if not isinstance(first, dict):
-        return isinstance(first, list)
+        return False
     form = choose_form([first], {})
     return form is not None and form.func is not read_utterances
 
@@ -206,7 +215,7 @@ def _columnar_rows(file: File) -> Rows | None:
         return _parse_columnar(
             file, "Parquet", lambda data: pq.ParquetFile(data).iter_batches(1000)
         )
-    if file.head.startswith("\ufffd" * 4):  # Arrow's stream begins with four bytes of ones
+    if file.start.startswith(b"\xff" * 4):  # as streams of Arrow do, and no text
         return _parse_columnar(file, "Arrow", pa.ipc.open_stream)
     return None
 
@@ -328,7 +337,8 @@ def choose_form(sample: list[dict], columns: dict[str, str]) -> Form | None:
         if name == columns.get("dialogue") or _plain(name) in COLUMNS["dialogue"].split():
             values = [_as_list(row.get(name)) for row in sample]
             if any(values):
-                return partial(_read_dialogues, name, column_of)
+                has_speakers = _have_speakers([each for value in values for each in value or []])
+                return partial(_read_dialogues, name, column_of, has_speakers)
     if "response" in column_of and "context" in column_of:
         return partial(_read_pairs, column_of)
     has_replies = {"id", "parent"} <= set(column_of)
@@ -374,8 +384,16 @@ def _python_list(text: str):
         return None
 
 
+def _have_speakers(entries: list) -> bool:
+    """Whether lists of two cells say first who speaks: a role, a letter, or names in turns."""
+    names = [each[0] for each in entries if isinstance(each, list) and len(each) == 2]
+    if not names or not all(isinstance(name, str) for name in names):
+        return False
+    return all(len(name) == 1 or name.casefold() in ROLES for name in names) or take_turns(names)
+
+
 def _read_dialogues(
-    column: str, column_of: dict[str, str], rows: Rows, note: Note
+    column: str, column_of: dict[str, str], has_speakers: bool, rows: Rows, note: Note
 ) -> Iterator[Transcript]:
     """Read a column of whole dialogues: lists of utterances or of messages."""
     for number, row in rows:
@@ -385,7 +403,12 @@ def _read_dialogues(
         if entries is None and row.get(column):
             note("unreadable", number)
             continue
-        said = [_message(entry) for entry in entries or []]
+        said = []
+        for entry in entries or []:
+            parts = _parts_of(entry, has_speakers)
+            if parts is None:
+                note("unreadable", number)
+            said += map(_message, parts or [])
         day_first = is_day_first(time for *_, time in said)
         repaired = _repaired if _is_of_messenger(row) else lambda text: text
         messages = []
@@ -403,6 +426,15 @@ def _read_dialogues(
             is_whole=has_roles or given is not None,
             **_background(row, column_of),
         )
+
+
+def _parts_of(entry, has_speakers: bool) -> list | None:
+    """The messages of an entry: one, those of an exchange, or None where it is another list."""
+    if not isinstance(entry, list):
+        return [entry]
+    if has_speakers and len(entry) == 2:
+        return [{"speaker": entry[0], "text": entry[1]}]
+    return entry if all(isinstance(each, dict) for each in entry) else None
 
 
 def _is_of_messenger(row: dict) -> bool:
@@ -434,6 +466,8 @@ def _background(row: dict, column_of: dict[str, str]) -> dict[str, str]:
 
 def _message(entry) -> tuple[str | None, str | None, Any]:
     """The speaker, the text and the time of a message; no text where it has files alone."""
+    if isinstance(entry, list):
+        return None, None, None
     if not isinstance(entry, dict):
         return None, "" if entry is None else str(entry), None
     column_of = _columns_of_a_message(tuple(entry))
@@ -442,8 +476,8 @@ def _message(entry) -> tuple[str | None, str | None, Any]:
     if isinstance(content, list):  # parts
         texts = [part.get("text") if isinstance(part, dict) else part for part in content]
         content = " ".join(text for text in texts if isinstance(text, str)) or None
-    text = content if content is None else str(content)
-    return speaker, text, time_of(entry, column_of)
+    text = None if content is None or isinstance(content, dict) else str(content)
+    return speaker, text, time_cell(entry, column_of)
 
 
 @lru_cache
@@ -456,7 +490,7 @@ def _read_pairs(column_of: dict[str, str], rows: Rows, note: Note) -> Iterator[D
 
     Where `columns` names one of rejected replies, these are kept, beside the labels.
     """
-    dialogue = None
+    dialogue, said = None, 0  # what the context before held
     for number, row in rows:
         labels = {
             name: row[name]
@@ -493,6 +527,9 @@ def _read_pairs(column_of: dict[str, str], rows: Rows, note: Note) -> Iterator[D
             if dialogue is not None:
                 yield dialogue
             dialogue = Dialogue(str(number if given is None else given), list(context), [])
+        elif "rejected" not in labels:
+            dialogue.utterances.extend(turns_since(dialogue.utterances[-1], context, said))
+        said = len(context)
         dialogue.utterances.append(response)
         dialogue.pairs.append(Pair([*before, *context], response, labels))
     if dialogue is not None:

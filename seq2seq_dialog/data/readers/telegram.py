@@ -10,7 +10,8 @@ from ...dataset_script.sources import Note
 from ...errors import UsageError
 from ..files import File
 from ..transcripts import Message, Reader, Transcript
-from .json_export import distinct_names, document, time_of
+from .json_export import distinct_names, document
+from .times import parse_iso_time
 
 # An export begins so, one that is damaged further on, too.
 _NAME = r'"(?:\\.|[^"\\])*"'
@@ -64,7 +65,7 @@ def _read(file: File, note: Note) -> Iterator[Transcript]:
             if kind:
                 note(kind, number)
             if text:
-                when = time_of(message.get("date"))
+                when = parse_iso_time(message.get("date"))
                 messages.append(Message(names[_person(message)], text, when))
         yield Transcript(str(chat.get("id", place)), messages)
 

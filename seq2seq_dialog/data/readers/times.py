@@ -24,7 +24,7 @@ def is_day_first(times: Iterable) -> bool:
     return any(re.match(r"(1[3-9]|2\d|3[01])[./-]\d", str(time)) for time in times)
 
 
-def time_of(row: dict, column_of: dict[str, str]):
+def time_cell(row: dict, column_of: dict[str, str]):
     """The time as it stands in a row, with the date where that has a column of its own."""
     value, date = row.get(column_of.get("time")), row.get(column_of.get("date"))
     if date is None or not isinstance(value, str | time) or not CLOCK.fullmatch(_text(value)):
@@ -41,6 +41,8 @@ def parse_time(value, day_first: bool = False) -> datetime | None:
 
     A text that lacks the day, the month or the year is no time: a clock begins anew each day.
     """
+    if value is None:
+        return None
     if isinstance(value, datetime):
         when = value
     else:
@@ -50,6 +52,18 @@ def parse_time(value, day_first: bool = False) -> datetime | None:
         except (TypeError, ValueError, OverflowError, OSError):
             when = _parse_text(_text(value), day_first)
     return when.astimezone(timezone.utc).replace(tzinfo=None) if when and when.tzinfo else when
+
+
+def parse_iso_time(value) -> datetime | None:
+    """Read 2023-12-31T21:05:33.123+01:00 or seconds as UTC, and a time without zone as it is."""
+    try:
+        if isinstance(value, int | float):
+            return datetime.fromtimestamp(value, timezone.utc).replace(tzinfo=None)
+        # Python 3.10 knows neither Z nor seven digits of a second.
+        when = datetime.fromisoformat(re.sub(r"\.\d+", "", value).replace("Z", "+00:00"))
+    except (TypeError, ValueError, OverflowError, OSError):
+        return None
+    return when.astimezone(timezone.utc).replace(tzinfo=None) if when.tzinfo else when
 
 
 def _parse_text(text: str, day_first: bool) -> datetime | None:

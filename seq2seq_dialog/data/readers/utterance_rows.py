@@ -9,8 +9,8 @@ from typing import Any
 from ...dataset_script.sources import Note
 from ...errors import UsageError
 from ..transcripts import Message, Transcript
-from .convokit import DELETED, Utterance, branches
-from .times import is_day_first, is_newest_first, oldest_first, parse_time, time_of
+from .reply_tree import DELETED, Utterance, read_tree
+from .times import is_day_first, is_newest_first, oldest_first, parse_time, time_cell
 
 Rows = Iterable[tuple[int, dict[str, Any]]]  # numbered as in the file
 BLANK = ("", "nan", "none", "null")  # what stands for no id
@@ -20,11 +20,10 @@ NO_PARENT = (None, "0", "-1")
 def read_utterances(column_of: dict[str, str], rows: Rows, note: Note) -> Iterator[Transcript]:
     """Read an utterance a row: those of a conversation may lie apart, the latest come first.
 
-    Where rows name what they reply to, each reply but the first to an utterance begins a dialogue
-    of its own with that utterance.
+    Where rows name what they reply to, they are a tree of replies.
     """
     conversations = _conversations(column_of, rows, note)
-    times = (time_of(row, column_of) for each in conversations.values() for _, row in each)
+    times = (time_cell(row, column_of) for each in conversations.values() for _, row in each)
     day_first = is_day_first(times)
     said = {
         name: [_utterance(number, row, column_of, day_first) for number, row in each]
@@ -34,15 +33,21 @@ def read_utterances(column_of: dict[str, str], rows: Rows, note: Note) -> Iterat
     is_tree = _is_tree(column_of, said.values())
     for name, each in said.items():
         each = oldest_first(each, newest_first, lambda utterance: utterance.message)
-        for branch in branches(each) if is_tree else [each]:
-            messages = []
-            for utterance in branch:
-                if utterance.message.text.strip() in DELETED:
-                    note("deleted_message", utterance.line)
-                else:
-                    messages.append(utterance.message)
-            label = ":".join(filter(None, [name, branch[-1].id if is_tree else ""])) or "1"
+        for said in read_tree(each, note) if is_tree else [_without_deleted(each, note)]:
+            label = ":".join(filter(None, [name, said[-1].id if is_tree else ""])) or "1"
+            messages = [utterance.message for utterance in said]
             yield Transcript(label, messages, is_whole=is_tree or "conversation" in column_of)
+
+
+def _without_deleted(utterances: list[Utterance], note: Note) -> list[Utterance]:
+    """The utterances of a chat, in which others go on where one is deleted."""
+    said = []
+    for utterance in utterances:
+        if utterance.message.text.strip() in DELETED:
+            note("deleted_message", utterance.line)
+        else:
+            said.append(utterance)
+    return said
 
 
 def speaker_of(value) -> str | None:
@@ -74,7 +79,7 @@ def _conversations(column_of: dict[str, str], rows: Rows, note: Note) -> dict[st
 
 def _utterance(number: int, row: dict, column_of: dict[str, str], day_first: bool) -> Utterance:
     text = row.get(column_of["text"])
-    time = parse_time(time_of(row, column_of), day_first)
+    time = parse_time(time_cell(row, column_of), day_first)
     message = Message(
         speaker_of(row.get(column_of.get("speaker"))), "" if text is None else str(text), time
     )
