@@ -6,23 +6,23 @@ import gzip
 import json
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
 
 from rich.console import Console
 
 from ..command_line import expand_path
-from ..dataset_script import dialogues as text_form
-from ..dataset_script.dialogues import END, Dialogue, Note, scan
-from ..dataset_script.sources import TextFile, find_sources
+from ..dataset_script.dialogues import END, MOST_TURNS, Dialogue, Note, Pair, scan
+from ..dataset_script.sources import MAX_LINE
 from ..errors import UsageError
+from ..portable.context import BACKGROUND, count_background
 from ..run_folder import check_writable
 from ..settings import DataArguments
 from .corpus import print_reading
-from .formats import describe, read_talks_of, recognise
-from .rows import messages_of_a_setting
-from .turns import Talk, anonymous_dialogue, as_dialogue
+from .files import messages_of_a_setting
+from .formats import readers
+from .turns import Talk, as_dialogue, as_talk
 
 FORMS = (".txt", ".jsonl", ".txt.gz", ".jsonl.gz")
 
@@ -31,7 +31,8 @@ def convert(data: str, output: str, **options) -> None:
     """Write the dialogues of a source to `output`; its name ends in one of `FORMS`.
 
     Dialogue text holds what is said alone. JSON Lines hold who says it, too, and what stands before
-    a dialogue. A source with splits becomes a file each: talk.jsonl is talk_train.jsonl, ...
+    a dialogue; of a table of pairs, the pairs. What is too long to be read back is cut. A source
+    with splits becomes a file each: talk.jsonl is talk_train.jsonl, ...
     """
     stem, form = _split_name(output)
     args = DataArguments(data=data, detokenize=False, **options)
@@ -59,36 +60,16 @@ def _split_name(output: str) -> tuple[str, str]:
     )
 
 
-def readers(path: str, args: DataArguments) -> dict:
-    """Give for each split how its dialogues are read, and as what."""
-    source = recognise(path, args)
-    if source is not None:
-        return {
-            split: (partial(read_talks_of, files, args), describe(files))
-            for split, files in source.files.items()
-        }
-    return {
-        text.split or "all": (partial(_read_text, text, args), f"dialogue text, {text.name}")
-        for text in find_sources(path)
-    }
-
-
-def _read_text(text: TextFile, args: DataArguments, note: Note) -> Iterator[Dialogue]:
-    dialogues = text_form.read(text, note)
-    yield from map(anonymous_dialogue, dialogues) if args.anonymize else dialogues
-
-
 def _write(read, path: Path, form: str, split: str) -> dict:
     """Write the dialogues of a split; the file is there once all of them are."""
     new = path.with_name(f"{path.name}~")
     opened = partial(gzip.open, mode="wt") if form.endswith(".gz") else partial(open, mode="w")
-    write_line = _as_text if form.startswith(".txt") else _as_json
+    lines_of = _text_lines if form.startswith(".txt") else _json_lines
     with opened(new, encoding="utf-8", newline="\n") as file:
 
         def written(note: Note) -> Iterator[Dialogue]:
             for talk in read(note):
-                if _size(talk):
-                    file.write(f"{write_line(talk)}\n")
+                file.writelines(f"{line}\n" for line in lines_of(talk))
                 yield as_dialogue(talk)
 
         counts = scan(written, split, Counter())
@@ -96,29 +77,62 @@ def _write(read, path: Path, form: str, split: str) -> dict:
     return counts
 
 
-def _size(talk: Talk | Dialogue) -> int:
-    return len(talk.utterances if isinstance(talk, Dialogue) else talk.turns)
+def _text_lines(talk: Talk | Dialogue) -> Iterable[str]:
+    return _lines(talk if isinstance(talk, Talk) else as_talk(talk), _as_text)
 
 
-def _as_text(talk: Talk | Dialogue) -> str:
-    said: Iterable[str] = as_dialogue(talk).utterances
-    return " ".join(f"{' '.join(text.split())} {END}" for text in said)
+def _json_lines(talk: Talk | Dialogue) -> Iterable[str]:
+    if isinstance(talk, Talk):
+        return _lines(talk, _as_json)
+    return [_pair_as_json(talk.dialogue_id, pair) for pair in talk.pairs]
 
 
-def _as_json(talk: Talk | Dialogue) -> str:
+def _lines(talk: Talk, write: Callable[[Talk], str]) -> list[str]:
+    """Write a dialogue as a line, or as several where one could not be read back."""
+    count = len(talk.turns)
+    parts = -(-count // MOST_TURNS)
+    while True:
+        size = -(-count // parts) if parts else 1
+        pieces = [
+            talk._replace(turns=talk.turns[begin : begin + size]) for begin in range(0, count, size)
+        ]
+        if len(pieces) > 1:
+            pieces = [
+                piece._replace(dialogue_id=f"{talk.dialogue_id}:{number}")
+                for number, piece in enumerate(pieces, 1)
+            ]
+        lines = [write(piece) for piece in pieces]
+        if size < 4 or all(len(line) < MAX_LINE for line in lines):
+            return lines
+        parts *= 2
+
+
+def _as_text(talk: Talk) -> str:
+    return " ".join(f"{' '.join(turn.text.split())} {END}" for turn in talk.turns)
+
+
+def _as_json(talk: Talk) -> str:
     row: dict = {"conversation_id": talk.dialogue_id}
-    if isinstance(talk, Dialogue) or any(turn.speaker is None for turn in talk.turns):
-        row["dialog"] = as_dialogue(talk).utterances
+    if any(turn.speaker is None for turn in talk.turns):
+        row["dialog"] = [turn.text for turn in talk.turns]
     else:
         row["messages"] = [
             {"role": talk.role(turn.speaker), "content": turn.text} for turn in talk.turns
         ]
-    if isinstance(talk, Talk):
-        before = talk.transcript
-        texts = {
-            "system": before.instruction,
-            "persona": before.persona,
-            "knowledge": before.knowledge,
-        }
-        row |= {name: text for name, text in texts.items() if text}
+    before = talk.transcript
+    texts = {
+        "system": before.instruction,
+        "persona": before.persona,
+        "knowledge": before.knowledge,
+    }
+    row |= {name: text for name, text in texts.items() if text}
     return json.dumps(row, ensure_ascii=False)
+
+
+def _pair_as_json(name: str, pair: Pair) -> str:
+    count = count_background(pair.context)
+    row = {"conversation_id": name, "context": pair.context[count:], "response": pair.response}
+    for turn in pair.context[:count]:
+        role = next(role for role, begins in BACKGROUND.items() if turn.startswith(begins))
+        row[role] = turn.removeprefix(BACKGROUND[role])
+    return json.dumps(row | pair.labels, ensure_ascii=False)

@@ -14,11 +14,12 @@ from typing import NamedTuple
 
 from datasets import DatasetDict
 
+from ..dataset_script import dialogues as text_form
 from ..dataset_script.dialogues import END, SPLITS, Dialogue, Note
-from ..dataset_script.sources import SPLIT_NAMES, is_zip, members_of
+from ..dataset_script.sources import SPLIT_NAMES, TextFile, find_sources, is_zip, members_of
 from ..errors import UsageError
 from ..settings import DataArguments
-from .files import File, whole_characters
+from .files import File, messages_of_a_setting, whole_characters
 from .readers import (
     chatgpt,
     chatterbot,
@@ -39,7 +40,7 @@ from .readers import (
 )
 from .splits import CODE, prepare, stream
 from .transcripts import CHAT_PAUSE, Reader
-from .turns import Talk, as_dialogue, check_speakers, read_talks
+from .turns import Talk, anonymous_dialogue, as_dialogue, as_talk, check_speakers, read_talks
 
 # Each says no to the others' files, but tables, which comes after them and takes what is left.
 READERS = tuple(
@@ -58,6 +59,16 @@ FORMS = ", ".join(
     ]
 )
 # What people bring and nothing reads: how it begins, what it is, and the way out.
+PACKED = {
+    r"[^\0]+\0.{,400}ustar": (
+        "is a tar archive, but of archives zip alone is read. Unpack it (tar -xf), and give the "
+        "folder."
+    ),
+    r"\(\ufffd/\ufffd": (
+        "is packed by Zstandard, but gz, bz2, xz and zip are read. Unpack it (zstd -d), and give "
+        "what was in it."
+    ),
+}
 WAYS_OUT = {
     r"\s*<!DOCTYPE html>.{,999}<title>Exported Data</title>.{,9999}class=\"page_wrap": (
         "is a page of Telegram Desktop, but of Telegram JSON is read. Export the chat again, with "
@@ -105,23 +116,23 @@ def recognise(path: str, args: DataArguments) -> SourceFiles | None:
     names = {PurePosixPath(file.name).name for file in files}
     if any(f"dialogues_{name}.txt" in names for name in ("text", *SPLITS, *SPLIT_NAMES)):
         return None
-    readers = (*READERS, tables.reader(args.column_names()))
     recognised, others = [], []
     for file in files:
-        reader = next((each for each in readers if each.recognises(file)), None)
+        reader = reader_of(file, args.column_names())
         if reader is None:
             others.append(file)
         else:
-            recognised.append(Recognised(replace(file), reader))  # without what it has in memory
+            recognised.append(Recognised(file, reader))
     if recognised:
+        by_split, passed_over = _by_split(recognised)
         beside = {reader.beside for _, reader in recognised}
-        others = [file.name for file in others if PurePosixPath(file.name).name not in beside]
-        return SourceFiles(_by_split(recognised), others)
-    if not any(END in file.head for file in others):
-        _check_way_out(path, others)
-    if not others or any(END in file.head or _is_odd(file.head) for file in others):
+        names = (file.name for file in (*passed_over, *others))
+        return SourceFiles(by_split, [n for n in names if PurePosixPath(n).name not in beside])
+    _check_way_out(path, others)
+    heads = [head for head in (replace(file).head for file in others) if "\0" not in head]
+    if not heads or any(END in head or _is_odd(head) for head in heads):
         return None
-    columns = [name for file in others for name in tables.columns_of(file)]
+    columns = [name for file in others for name in tables.columns_of(replace(file))]
     if columns:
         listed = ", ".join(map(repr, dict.fromkeys(columns)))
         raise UsageError(
@@ -133,14 +144,27 @@ def recognise(path: str, args: DataArguments) -> SourceFiles | None:
     )
 
 
+def reader_of(file: File, columns: dict[str, str] | None = None) -> Reader | None:
+    """Find who reads a file that holds dialogues; nobody does where it is dialogue text.
+
+    Args:
+        columns: names of columns that cannot be guessed, by what they are for.
+    """
+    looked_at = replace(file)  # what it has in memory goes with it
+    readers = (*READERS, tables.reader(columns or {}))
+    return next((reader for reader in readers if reader.recognises(looked_at)), None)
+
+
 def _check_way_out(path: str, files: list[File]) -> None:
     """Refuse with the way out what has one: a known form, or a chat in a form that is not read."""
     whole = [] if os.path.isdir(path) else [File(os.path.basename(path), (path,))]
-    for file in (*whole, *files):
-        for beginning, way_out in WAYS_OUT.items():
-            if re.match(beginning, file.head, re.DOTALL):
+    heads = [(file, replace(file).head) for file in (*whole, *files)]
+    has_text = any(END in head for _, head in heads)
+    for file, head in heads:
+        for beginning, way_out in (PACKED if has_text else PACKED | WAYS_OUT).items():
+            if re.match(beginning, head, re.DOTALL):
                 raise UsageError(f"{file} {way_out}")
-        for number, line in enumerate(file.head.split("\n")[:CHAT_LINES], 1):
+        for number, line in enumerate([] if has_text else head.split("\n")[:CHAT_LINES], 1):
             if CHAT_LINE.match(line):
                 raise UsageError(
                     f"{file}, line {number}: {line.strip()[:60]!r} looks like a message of a chat, "
@@ -157,7 +181,10 @@ def _is_odd(head: str) -> bool:
 
 
 def find_files(path: str) -> list[File]:
-    """List the files of a folder with its folders, or of a zip; a file stands for itself."""
+    """List the files of a folder with its folders, or of a zip; a file stands for itself.
+
+    A folder of nothing but zips, such as a chat each, has what these hold.
+    """
     if os.path.isdir(path):
         places = {}
         for folder, folders, names in os.walk(path):
@@ -166,6 +193,13 @@ def find_files(path: str) -> list[File]:
                 if not name.startswith(".") and os.path.isfile(os.path.join(folder, name)):
                     place = os.path.join(folder, name)
                     places[os.path.relpath(place, path).replace(os.sep, "/")] = (place,)
+        if all(name.lower().endswith(".zip") and is_zip(p[0]) for name, p in places.items()):
+            places = {
+                f"{name[: -len('.zip')]}/{inner}": place
+                for name, (packed,) in places.items()
+                for inner, place in members_of(packed).items()
+                if not inner.endswith("/")
+            }
     elif is_zip(path):
         places = {name: p for name, p in members_of(path).items() if not name.endswith("/")}
     else:
@@ -173,14 +207,19 @@ def find_files(path: str) -> list[File]:
     return [File(name, place, places) for name, place in places.items()]
 
 
-def _by_split(recognised: list[Recognised]) -> dict[str, list[Recognised]]:
-    """Sort files by the splits that their names or folders say; without them, all are train."""
-    by_split: dict[str, list[Recognised]] = {}
+def _by_split(recognised: list[Recognised]) -> tuple[dict[str, list[Recognised]], list[File]]:
+    """Sort files by the splits that their names or folders say; without them, all are train.
+
+    What names no split is passed over where train and another split are named: it may hold both.
+    """
+    by_split: dict[str | None, list[Recognised]] = {}
     for each in recognised:
         by_split.setdefault(_split_of(each.file.name), []).append(each)
-    if "train" not in by_split or None in by_split:
-        return {"train": recognised}
-    return {split: by_split[split] for split in SPLITS if split in by_split}
+    unnamed = by_split.pop(None, [])
+    if "train" not in by_split or (unnamed and len(by_split) == 1):
+        return {"train": recognised}, []
+    splits = {split: by_split[split] for split in SPLITS if split in by_split}
+    return splits, [file for file, _ in unnamed]
 
 
 def _split_of(name: str) -> str | None:
@@ -249,15 +288,30 @@ def read_talks_of(
     speakers: Counter = Counter()
     for file, reader in files:
         stem = PurePosixPath(file.name).stem
-        try:
+        with messages_of_a_setting():
             transcripts = reader.read(replace(file), note)
             for talk in read_talks(transcripts, reader.pause, args, note, speakers):
                 yield talk._replace(dialogue_id=f"{stem}:{talk.dialogue_id}")
-        except UsageError:
-            raise
-        except (ValueError, OSError) as error:
-            raise UsageError(str(error).replace("data_dir=", "--data")) from error
     check_speakers(speakers, args)
+
+
+def readers(path: str, args: DataArguments) -> dict:
+    """Give for each split of a source of any form how its dialogues are read, and as what."""
+    source = recognise(path, args)
+    if source is not None:
+        return {
+            split: (partial(read_talks_of, files, args), describe(files))
+            for split, files in source.files.items()
+        }
+    return {
+        text.split or "all": (partial(_read_text, text, args), f"dialogue text, {text.name}")
+        for text in find_sources(path)
+    }
+
+
+def _read_text(text: TextFile, args: DataArguments, note: Note) -> Iterator[Talk]:
+    for dialogue in text_form.read(text, note):
+        yield as_talk(anonymous_dialogue(dialogue) if args.anonymize else dialogue)
 
 
 def describe(files: list[Recognised]) -> str:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ..data.files import File
-from ..data.formats import READERS, Recognised, find_files, read_talks_of
+from ..data.formats import Recognised, find_files, read_talks_of, reader_of
 from ..data.readers import tables
 from ..data.turns import Talk, background_turns
 from ..errors import UsageError
@@ -59,7 +59,7 @@ def _read_file(file: File, is_alone: bool) -> Iterator[Entry]:
         rows, column_of = table
         for number, row in rows:
             yield Entry(f"{file}, row {number}", row, tables.context_of(row, column_of), "table")
-    elif (reader := _reader_of(file)) is not None:
+    elif (reader := reader_of(file)) is not None:
         for talk in read_talks_of([Recognised(file, reader)], FORM, lambda kind, number: None):
             if talk.turns:
                 yield _end_of(talk, f"{file}, dialogue {talk.dialogue_id}", reader.name)
@@ -70,12 +70,6 @@ def _read_file(file: File, is_alone: bool) -> Iterator[Entry]:
             if line.strip():
                 text = line.strip()
                 yield Entry(f"{file}, line {number}", {"context": text}, text, "lines of text")
-
-
-def _reader_of(file: File):
-    """Find who reads a file that holds dialogues; nobody does where it is dialogue text."""
-    readers = (*READERS, tables.reader({}))
-    return next((reader for reader in readers if reader.recognises(file)), None)
 
 
 def _has_context(line: str) -> bool:

@@ -9,9 +9,8 @@ from typing import NamedTuple
 
 import torch
 
-from ..data.convert import readers
-from ..data.files import File
-from ..data.formats import READERS
+from ..data.files import File, messages_of_a_setting
+from ..data.formats import reader_of, readers
 from ..data.readers import tables
 from ..data.turns import as_dialogue, clean_text
 from ..dataset_script.dialogues import END
@@ -169,17 +168,13 @@ def read_openings(path: str) -> list[str]:
             f"There is no {path!r}. Give a file of openings, or dialogues of any form."
         )
     args, file = DataArguments(data=path, detokenize=False), File(path, (path,))
-    try:
+    with messages_of_a_setting("--openings"):
         if Path(path).is_file() and _is_plain(file):
             texts = [clean_text(line) for _, line in file.lines()]
         else:
             by_split = readers(path, args).values()
             talks = (talk for read, _ in by_split for talk in read(lambda kind, line: None))
             texts = [turn for talk in talks for turn in as_dialogue(talk).utterances[:1]]
-    except UsageError:
-        raise
-    except (ValueError, OSError) as error:
-        raise UsageError(str(error).replace("data_dir=", "--openings")) from error
     openings = list(dict.fromkeys(filter(None, texts)))
     if not openings:
         raise UsageError(f"{path!r} holds no opening. Give a file with one a line.")
@@ -188,6 +183,5 @@ def read_openings(path: str) -> list[str]:
 
 def _is_plain(file: File) -> bool:
     """Tell whether a text holds no dialogues of a known form."""
-    known = (*READERS, tables.reader({}))
-    is_known = any(reader.recognises(file) for reader in known) or tables.columns_of(file)
+    is_known = reader_of(file) is not None or tables.columns_of(file)
     return END not in file.head and "\0" not in file.head and not is_known

@@ -9,7 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from seq2seq_dialog.data.convert import convert
+from seq2seq_dialog.data.formats import readers
+from seq2seq_dialog.data.turns import as_dialogue
 from seq2seq_dialog.errors import UsageError
+from seq2seq_dialog.settings import DataArguments
 
 WORD = st.text(
     st.characters(codec="utf-8", exclude_categories=["C", "Z"]), min_size=1, max_size=8
@@ -57,6 +60,44 @@ def test_who_speaks_and_what_stands_before_come_back_equal(dialogues, tmp_path_f
     for row, given_row in zip(written, rows, strict=True):
         assert row.pop("conversation_id") == f"in:{given_row.pop('conversation_id')}"
         assert row == given_row
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"instruction": "Is it open?", "context": "It opens at nine.", "response": "No."},
+        {"context": ["Hi.", "Ho."], "response": "Bye.", "system": "Be kind.", "persona": "I bake."},
+        {"prompt": "Hi.", "chosen": "Ho.", "rejected": "No.", "knowledge": "It rains."},
+    ],
+)
+def test_what_stands_before_a_pair_comes_back_equal(row, tmp_path):
+    others = [{**row, "conversation_id": "a"}, {**row, "conversation_id": "a", "knowledge": "x"}]
+    columns = "{rejected: rejected}" if "rejected" in row else None
+    for name, rows in (("one", [row]), ("two", others)):
+        source, path = tmp_path / f"{name}.jsonl", tmp_path / f"{name}_again.jsonl"
+        source.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+        convert(str(source), str(path), columns=columns)
+        before, after = (pairs_of(each, columns) for each in (source, path))
+        assert before == after and len(after) == len(rows)
+
+
+def pairs_of(path, columns=None) -> list:
+    args = DataArguments(data=str(path), columns=columns)
+    (read, _), *_ = readers(str(path), args).values()
+    return [pair for talk in read(lambda kind, number: None) for pair in as_dialogue(talk).pairs]
+
+
+@pytest.mark.parametrize("ending", [".txt", ".jsonl"])
+@pytest.mark.parametrize("turns", [["Hi.", "Ho."] * 1100, ["a" * 60_000] * 20])
+def test_what_is_too_long_to_be_read_back_is_cut(turns, ending, tmp_path):
+    rows = [{"speaker": "ab"[i % 2], "text": text} for i, text in enumerate(turns)]
+    (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    path = tmp_path / f"b{ending}"
+    convert(str(tmp_path / "a.jsonl"), str(path))
+    (read, _), *_ = readers(str(path), DataArguments(data=str(path))).values()
+    talks = list(read(lambda kind, number: None))
+    assert [turn.text for talk in talks for turn in talk.turns] == turns
+    assert 2 <= len(talks) < 5 and all(len(talk.turns) <= 1000 for talk in talks)
 
 
 def test_splits_become_a_file_each(tmp_path, capsys):

@@ -5,6 +5,7 @@ import io
 import json
 import lzma
 import re
+import tarfile
 import zipfile
 from datetime import datetime, time
 
@@ -17,11 +18,20 @@ from helpers.corpus import ROOT
 from helpers.corpus_formats import SAMPLES as CORPORA
 from rich.console import Console
 
+from seq2seq_dialog.data import files, formats
 from seq2seq_dialog.data.corpus import Corpus, audit_corpus
-from seq2seq_dialog.data.formats import READERS, load_content, recognise
+from seq2seq_dialog.data.formats import (
+    READERS,
+    find_files,
+    load_content,
+    read_talks_of,
+    recognise,
+)
+from seq2seq_dialog.data.readers import json_export
 from seq2seq_dialog.data.readers.tables import choose_form
 from seq2seq_dialog.data.readers.times import parse_time
 from seq2seq_dialog.data.rows import load_rows, open_rows, utterances
+from seq2seq_dialog.data.turns import Talk
 from seq2seq_dialog.errors import UsageError
 from seq2seq_dialog.settings import DataArguments
 
@@ -71,6 +81,7 @@ def load(path, **options):
 
 
 SPEAKERS = ["ann", "bo", "ann", "bo"]
+SUPPORT = ["customer", "agent"] * 2
 UTTERANCES = [("c1", name, turn) for name, turn in zip(SPEAKERS, TURNS, strict=True)]
 TABLES = {
     "csv.csv": (table(["conversation_id", "Speaker", "text"], UTTERANCES), PAIRS),
@@ -247,6 +258,42 @@ TABLES = {
         ),
         [(["persona: I sell.", *c[-2:]], r) for c, r in PAIRS],
     ),
+    "exchanges.jsonl": (  # as ParlAI writes conversations
+        json.dumps(
+            {
+                "dialog": [
+                    [{"id": "a", "text": TURNS[0]}, {"id": "b", "text": TURNS[1]}],
+                    [{"id": "a", "text": TURNS[2]}, {"id": "b", "text": TURNS[3]}],
+                ],
+                "context": [],
+            }
+        ),
+        PAIRS,
+    ),
+    "support.json": (
+        json.dumps([{"conversation_id": 1, "utterances": messages("speaker", "text", SUPPORT)}]),
+        AGENT,
+    ),
+    "support-by-name.json": (
+        json.dumps([{"conversation_id": 1, "utterances": messages("speaker", "text", SPEAKERS)}]),
+        PAIRS,
+    ),
+    "letters.json": (json.dumps({"dialog": [["A", TURNS[0]], ["B", TURNS[1]]]}), PAIRS[:1]),
+    "names-in-cells.jsonl": (
+        "\n".join(
+            json.dumps({"dialog": [[name, turn] for _, name, turn in part]})
+            for part in (UTTERANCES[:2], UTTERANCES[2:])
+        ),
+        [PAIRS[0], (TURNS[2:3], TURNS[3])],
+    ),
+    "roles-in-cells.json": (
+        json.dumps([{"id": 7, "turns": list(zip(ROLES, TURNS, strict=True))}]),
+        AGENT,
+    ),
+    "questions-of-a-conversation.csv": (
+        table(["conversation_id", "question", "answer"], [("c", *TURNS[:2]), ("c", *TURNS[2:])]),
+        [(TURNS[:1], TURNS[1]), (TURNS[2:3], TURNS[3])],
+    ),
     "lists.json": (json.dumps([TURNS]), PAIRS),
     "one-dialogue.json": (json.dumps(TURNS), PAIRS),
     "lists.jsonl": (json.dumps(TURNS), PAIRS),
@@ -303,6 +350,29 @@ def test_a_table_is_known_by_its_columns(name, tmp_path):
     text, expected = TABLES[name]
     path = written(tmp_path, name, text)
     assert load(path)[0] == expected
+
+
+@pytest.mark.parametrize(
+    ("cells", "expected", "unreadable"),
+    [
+        ([TURNS[:2], TURNS[2:]], [], 2),  # no telling who speaks
+        ([["ann", "bo", "cy"], *TURNS], PAIRS, 1),
+        ([{"role": "a", "content": {"parts": ["x"]}}, *TURNS], PAIRS, 0),
+    ],
+)
+def test_lists_are_never_written_out_as_what_somebody_says(cells, expected, unreadable):
+    notes = []
+    form = choose_form([{"dialog": cells}], {})
+    (transcript,) = form([(1, {"dialog": cells})], lambda kind, number: notes.append(kind))
+    talk = Talk("", transcript.messages, transcript, None)
+    assert [(context, reply) for context, reply, _ in talk.pairs()] == expected
+    assert notes.count("unreadable") == unreadable
+
+
+def test_every_question_of_a_conversation_is_among_what_is_said():
+    rows = [{"dialogue_id": 1, "question": q, "answer": a} for q, a in (TURNS[:2], TURNS[2:])]
+    (dialogue,) = choose_form(rows, {})(enumerate(rows), lambda kind, number: None)
+    assert dialogue.utterances == TURNS
 
 
 def test_a_chat_of_messenger_is_turned_round_repaired_and_cut(tmp_path):
@@ -471,12 +541,15 @@ def test_columns_are_named_where_they_are_unusual(tmp_path):
     path.parent.mkdir()
     rows = [("c1", name, turn) for _, name, turn in UTTERANCES]
     path.write_text(table(["group", "wer", "was"], rows), encoding="utf-8")
-    args = DataArguments(data=str(path))
-    with pytest.raises(
-        UsageError,
-        match=r"t.csv' has the columns 'group', 'wer', 'was', but needs.*--columns '\{text",
-    ):
-        load_rows(args)
+    logo = path.with_name("logo.png")
+    logo.write_bytes(PICTURES["c.png"])
+    for source in (path, path.parent):
+        with pytest.raises(
+            UsageError,
+            match=r"' has the columns 'group', 'wer', 'was', but needs.*--columns '\{text",
+        ):
+            load_rows(DataArguments(data=str(source)))
+    logo.unlink()
     columns = '{"text": "was", "speaker": "wer", "conversation": "group"}'
     assert load(path, columns=columns)[0] == PAIRS
     with pytest.raises(UsageError, match=r"columns has 'texts': 'was'.*Did you mean 'text'"):
@@ -543,6 +616,13 @@ def test_every_utterance_is_read_once_where_some_replies_are_not_learnt(tmp_path
     assert list(utterances(part)) == TURNS * 40
 
 
+def test_who_says_again_what_was_replied_is_read_as_well():
+    texts = ["Ready?", "Yes.", "Yes.", "Go."]
+    context = [texts[:1], texts[:3]]
+    rows = Dataset.from_dict({"turn": [1, 2], "context": context, "response": ["Yes.", "Go."]})
+    assert list(utterances(rows)) == texts
+
+
 def test_turns_are_merged_and_long_pauses_cut(tmp_path):
     path = tmp_path / "data" / "t.csv"
     path.parent.mkdir()
@@ -595,6 +675,7 @@ REPLIES = {  # two threads; the second reply to a begins a dialogue of its own
             ("cat", "Hi.", 11, "k", "t3_y"),
             ("bo", TURNS[1], 12, "b", "t1_a"),
             ("dan", "[removed]", 13, "l", "t1_k"),
+            ("fay", "Who?", 14, "m", "t1_l"),
             ("ann", TURNS[2], 14, "c", "t1_b"),
             ("eve", "At nine.", 30_000, "d", "t1_a"),
         ],
@@ -666,6 +747,104 @@ def test_what_has_no_known_form_is_refused_with_those_that_are_read(tmp_path):
         load_rows(DataArguments(data=str(tmp_path / "a.md")))
 
 
+PACKED = io.BytesIO()
+with tarfile.open(fileobj=PACKED, mode="w:gz") as archive:
+    archive.addfile(tarfile.TarInfo("grüße/dialogues_text.txt"), io.BytesIO())
+PICTURES = {  # what stands beside dialogues, by its first bytes
+    "a.jpg": b"\xff\xd8\xff\xe0\x00\x10JFIF\x00\x01\x01\x00\x00\x01\x00\x01\x00\x00",
+    "b.jpg": b"\xff\xd8\xff\xe1\x5c\xfeExif\x00\x00II*\x00",
+    "c.png": b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR\x00\x00\x02\x00",
+    "d.webp": b"RIFF\xa4\x1c\x00\x00WEBPVP8X\n\x00\x00\x00",
+    "e.mp4": b"\x00\x00\x00\x18ftypmp42\x00\x00\x00\x00isommp42",
+    "f.opus": b"OggS\x00\x02\x00\x00\x00\x00\x00\x00\x00\x00OpusHead\x01",
+    "g.mp3": b"\xff\xfb\x90\x64\x00\x0f\xf0\x00",
+    "h.pdf": b"%PDF-1.7\n%\xe2\xe3\xcf\xd3\n1 0 obj\n<< /Type /Catalog >>\nendobj\n",
+    "i.vcf": b"BEGIN:VCARD\nVERSION:3.0\nFN:Ann\nTEL;CELL:+49 151 000000\nEND:VCARD\n",
+    "j.tgs": gzip.compress(b'{"v":"5.5.2","fr":60,"layers":[{"nm":"a","ks":{}}],"assets":[]}'),
+    "k.docx": b"PK\x03\x04\x14\x00\x06\x00\x08\x00\x00\x00!\x00[Content_Types].xml",
+    "l.txt": "ъЪъЪ, что это?".encode("cp1251"),
+    "m.txt": "中文字幕".encode("gbk"),
+}
+BESIDE = {  # the dialogues of an export, and the folder of its pictures
+    "WhatsApp": ("_chat.txt", CHATS["iOS"][1]["_chat.txt"], ""),
+    "Telegram": ("result.json", CHATS["one Telegram chat"][1]["result.json"], "photos/"),
+    "Messenger": ("in/message_1.json", TABLES["object.json"][0], "in/photos/"),
+}
+
+
+@pytest.mark.parametrize("zipped", [False, True])
+@pytest.mark.parametrize("name", BESIDE)
+def test_pictures_and_papers_beside_dialogues_are_passed_over(name, zipped, tmp_path):
+    chat, text, folder = BESIDE[name]
+    contents = {chat: text.encode()} | {folder + key: data for key, data in PICTURES.items()}
+    if zipped:
+        with zipfile.ZipFile(tmp_path / "export", "w") as archive:
+            for place, content in contents.items():
+                archive.writestr(place, content)
+    else:
+        for place, content in contents.items():
+            path = tmp_path / "export" / place
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content)
+    source = recognise(str(tmp_path / "export"), DataArguments())
+    assert [file.name for file, _ in source.files["train"]] == [chat]
+    assert sorted(source.passed_over) == [folder + key for key in PICTURES]
+
+
+def test_a_folder_of_zips_has_a_chat_each(tmp_path):
+    chats = tmp_path / "chats"
+    chats.mkdir()
+    for name in ("Ann.zip", "Bo.zip"):
+        with zipfile.ZipFile(chats / name, "w") as archive:
+            archive.writestr("_chat.txt", CHATS["iOS"][1]["_chat.txt"])
+            archive.writestr("a.jpg", PICTURES["a.jpg"])
+    source = recognise(str(chats), DataArguments())
+    assert [file.name for file, _ in source.files["train"]] == ["Ann/_chat.txt", "Bo/_chat.txt"]
+    assert source.passed_over == ["Ann/a.jpg", "Bo/a.jpg"]
+    (chats / "talk.csv").write_text(TABLES["csv.csv"][0])  # beside it, zips may be anything
+    source = recognise(str(chats), DataArguments())
+    assert (len(source.files["train"]), source.passed_over) == (1, ["Ann.zip", "Bo.zip"])
+
+
+def test_the_list_of_a_zip_is_read_once(tmp_path, monkeypatch):
+    days = {f"talk/2024-01-{day:02}.json": "[]" for day in range(10, 20)}
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        for name in days:
+            archive.writestr(name, CHATS["Slack"][1]["talk/2023-12-31.json"])
+        archive.writestr("users.json", CHATS["Slack"][1]["users.json"])
+    lists, parsed = [], []
+    read_list, parse = zipfile.ZipFile._RealGetContents, json_export.parse_json
+    monkeypatch.setattr(
+        zipfile.ZipFile, "_RealGetContents", lambda self: lists.append(0) or read_list(self)
+    )
+    source = recognise(str(tmp_path / "a.zip"), DataArguments())
+    monkeypatch.setattr(files, "parse_json", lambda text: parsed.append(text) or parse(text))
+    talks = list(read_talks_of(source.files["train"], DataArguments(), lambda kind, number: None))
+    assert len(talks) > 10 and len(lists) == 2  # once to name its members, once to open them
+    assert len(parsed) == 11  # the days, and who speaks
+
+
+def test_json_lines_are_not_read_whole_to_be_recognised(tmp_path, monkeypatch):
+    path = tmp_path / "a.jsonl"
+    path.write_text(TABLES["rows.jsonl"][0])
+    monkeypatch.setattr(files, "parse_json", None)
+    assert files.File("a.jsonl", (str(path),)).document is None
+    path.write_text('[\n["a", "b"]\n]')
+    monkeypatch.undo()
+    assert files.File("a.jsonl", (str(path),)).document == [["a", "b"]]
+
+
+def test_files_that_are_recognised_are_not_kept_in_memory(tmp_path):
+    for name in ("a.csv", "b.csv"):
+        (tmp_path / name).write_text(TABLES["csv.csv"][0])
+    (tmp_path / "a.jpg").write_bytes(PICTURES["a.jpg"])
+    listed = find_files(str(tmp_path))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(formats, "find_files", lambda path: listed)
+        recognise(str(tmp_path), DataArguments())
+    assert all(set(vars(file)) == {"name", "place", "siblings"} for file in listed)
+
+
 CHAT = "31/12/23, 9:05 xyz - Ann: hi\n31/12/23, 9:06 xyz - Ben: Grüße\n"
 TELEGRAM_PAGE = """<!DOCTYPE html>
 <html>
@@ -703,6 +882,12 @@ MENDED_ELSEWHERE = {  # file, its content, what the message says
     "marks": ("m.txt", "\u200f31\u200f/12\u200f/2023، 9:05 xyz - Ann: hi\n", "line 1: .*24-hour"),
     "Telegram": ("messages.html", TELEGRAM_PAGE, "messages.html is a page of Tel.*-readable JSON"),
     "Discord": ("talk.txt", DISCORD_TEXT, "talk.txt is the plain text of Disc.*again as JSON"),
+    "tar": ("talk.tar.gz", PACKED.getvalue(), r"talk.tar.gz is a tar archive.*tar -xf"),
+    "tar of dialogues": (
+        *("talk.tar", gzip.decompress(PACKED.getvalue()) + b"Hi. __eou__ Ho. __eou__\n"),
+        "talk.tar is a tar archive",
+    ),
+    "Zstandard": ("a.jsonl.zst", b"(\xb5/\xfd\x04\x58\x21", "zst is packed by Zstandard.*zstd -d"),
     "Discord, CRLF": ("talk.txt", DISCORD_TEXT.replace("\n", "\r\n"), "again as JSON"),
 }
 
@@ -711,7 +896,7 @@ MENDED_ELSEWHERE = {  # file, its content, what the message says
 @pytest.mark.parametrize("case", MENDED_ELSEWHERE)
 def test_what_is_mended_elsewhere_is_refused_with_its_way_out(case, in_folder, tmp_path):
     name, content, message = MENDED_ELSEWHERE[case]
-    (tmp_path / name).write_bytes(content.encode())
+    (tmp_path / name).write_bytes(content if isinstance(content, bytes) else content.encode())
     with pytest.raises(UsageError, match=message):
         recognise(str(tmp_path if in_folder else tmp_path / name), DataArguments())
 
@@ -840,6 +1025,21 @@ def test_the_splits_of_a_folder_are_kept(tmp_path):
         "validation": 3,
         "test": 3,
     }
+
+
+def test_official_splits_are_kept_beside_a_file_of_all_dialogues(tmp_path):
+    for name in ("train", "valid_random_split", "test_topic_split", "data"):
+        (tmp_path / f"{name}.json").write_text(json.dumps([{"dialog": TURNS}]))
+    topics = {"train": ["Bees"], "valid": ["Tea"], "test": ["Rome", "Bonn"]}
+    (tmp_path / "topic_splits.json").write_text(json.dumps(topics))
+    source = recognise(str(tmp_path), DataArguments())
+    names = {split: [file.name for file, _ in each] for split, each in source.files.items()}
+    assert names == {
+        "train": ["train.json"],
+        "validation": ["valid_random_split.json"],
+        "test": ["test_topic_split.json"],
+    }
+    assert source.passed_over == ["data.json", "topic_splits.json"]
 
 
 @pytest.mark.parametrize("sample", CORPORA.values(), ids=CORPORA)

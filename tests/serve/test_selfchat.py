@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from seq2seq_dialog.data.convert import readers
+from seq2seq_dialog.data.formats import readers
 from seq2seq_dialog.data.turns import as_dialogue
 from seq2seq_dialog.errors import UsageError
 from seq2seq_dialog.serve import selfchat
