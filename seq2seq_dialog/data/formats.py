@@ -19,6 +19,7 @@ from ..dataset_script.dialogues import END, SPLITS, Dialogue, Note
 from ..dataset_script.sources import SPLIT_NAMES, TextFile, find_sources, is_zip, members_of
 from ..errors import UsageError
 from ..settings import DataArguments
+from .anonymizing import anonymous_dialogue
 from .files import File, messages_of_a_setting, whole_characters
 from .readers import (
     chatgpt,
@@ -34,15 +35,16 @@ from .readers import (
     parlai,
     slack,
     subtitles,
-    tables,
+    table_files,
+    table_forms,
     telegram,
     whatsapp,
 )
 from .splits import CODE, prepare, stream
 from .transcripts import CHAT_PAUSE, Reader
-from .turns import Talk, anonymous_dialogue, as_dialogue, as_talk, check_speakers, read_talks
+from .turns import Talk, as_dialogue, as_talk, check_speakers, read_talks
 
-# Each says no to the others' files, but tables, which comes after them and takes what is left.
+# Each says no to the others' files. That of tables comes after them, and takes what is left.
 READERS = tuple(
     module.READER
     for module in (
@@ -129,16 +131,18 @@ def recognise(path: str, args: DataArguments) -> SourceFiles | None:
         names = (file.name for file in (*passed_over, *others))
         return SourceFiles(by_split, [n for n in names if PurePosixPath(n).name not in beside])
     _check_way_out(path, others)
-    heads = [head for head in (replace(file).head for file in others) if "\0" not in head]
-    if not heads or any(END in head or _is_odd(head) for head in heads):
+    kinds = {_kind(replace(file).head) for file in others}
+    if kinds & {"dialogue text", "odd"}:
         return None
-    columns = [name for file in others for name in tables.columns_of(replace(file))]
+    columns = [name for file in others for name in table_files.columns_of(replace(file))]
     if columns:
         listed = ", ".join(map(repr, dict.fromkeys(columns)))
         raise UsageError(
-            f"{path!r} has the columns {listed}, but needs {tables.FORMS}. Say which is which, for "
-            "example --columns '{text: body, speaker: author}'."
+            f"{path!r} has the columns {listed}, but needs {table_forms.FORMS}. Say which is "
+            "which, for example --columns '{text: body, speaker: author}'."
         )
+    if "text" not in kinds:
+        return None
     raise UsageError(
         f"{path!r} has none of the forms that are read: {FORMS}. Convert it to one of these."
     )
@@ -151,16 +155,16 @@ def reader_of(file: File, columns: dict[str, str] | None = None) -> Reader | Non
         columns: names of columns that cannot be guessed, by what they are for.
     """
     looked_at = replace(file)  # what it has in memory goes with it
-    readers = (*READERS, tables.reader(columns or {}))
+    readers = (*READERS, table_files.reader(columns or {}))
     return next((reader for reader in readers if reader.recognises(looked_at)), None)
 
 
 def _check_way_out(path: str, files: list[File]) -> None:
     """Refuse with the way out what has one: a known form, or a chat in a form that is not read."""
     whole = [] if os.path.isdir(path) else [File(os.path.basename(path), (path,))]
-    heads = [(file, replace(file).head) for file in (*whole, *files)]
-    has_text = any(END in head for _, head in heads)
-    for file, head in heads:
+    has_text = any(END in replace(file).head for file in files)
+    for file in (*whole, *files):
+        head = replace(file).head
         for beginning, way_out in (PACKED if has_text else PACKED | WAYS_OUT).items():
             if re.match(beginning, head, re.DOTALL):
                 raise UsageError(f"{file} {way_out}")
@@ -175,9 +179,13 @@ def _check_way_out(path: str, files: list[File]) -> None:
                 )
 
 
-def _is_odd(head: str) -> bool:
-    """Whether it is empty or not UTF-8, which the dataset script words."""
-    return not head.strip() or "\ufffd" in head or "\0" in head
+def _kind(head: str) -> str:
+    """The kind of a file by its first characters; what is odd, the dataset script words."""
+    if END in head:
+        return "dialogue text"
+    if "\0" in head:
+        return "no text"
+    return "odd" if not head.strip() or "\ufffd" in head else "text"  # empty, or not UTF-8
 
 
 def find_files(path: str) -> list[File]:
@@ -252,9 +260,13 @@ def load_content(content, args: DataArguments) -> tuple[DatasetDict, dict]:
     entries = whole_characters(list(content))
     rows = [{"dialog": list(each)} if isinstance(each, list | tuple) else each for each in entries]
     is_table = all(isinstance(row, dict) for row in rows)
-    form = tables.choose_form(rows[: tables.SAMPLE], args.column_names()) if is_table else None
+    form = (
+        table_forms.choose_form(rows[: table_forms.SAMPLE], args.column_names())
+        if is_table
+        else None
+    )
     if form is None:
-        raise UsageError(f"The dialogues are {content!r:.200}, but have to be {tables.FORMS}.")
+        raise UsageError(f"The dialogues are {content!r:.200}, but have to be {table_forms.FORMS}.")
 
     def read(note: Note) -> Iterator[Dialogue]:
         speakers: Counter = Counter()

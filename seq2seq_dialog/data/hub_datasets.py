@@ -1,7 +1,7 @@
 """A data set on the Hub, or a folder of its files, to (context, response) rows.
 
 Such a data set holds rows already, as `publish-data` makes them, or another table of dialogues that
-`readers/tables.py` knows. Code that comes with it is not run.
+`readers/table_forms.py` knows. Code that comes with it is not run.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from ..dataset_script.sources import SPLIT_NAMES
 from ..errors import UsageError
 from ..hub_errors import check_name, translated_errors
 from ..settings import DataArguments
-from .readers.tables import FORMS, SAMPLE, choose_form, find_columns
+from .readers.table_forms import FORMS, SAMPLE, choose_form, find_columns
 from .splits import CODE, prepare, stream
 from .transcripts import CHAT_PAUSE
 from .turns import as_dialogue, check_speakers, read_talks

@@ -1,8 +1,7 @@
-"""Transcripts to dialogues: pauses, turns, whose replies are learnt, placeholders for names."""
+"""Transcripts to dialogues: pauses, turns, whose replies are learnt."""
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from datetime import timedelta
@@ -20,56 +19,12 @@ from ..dataset_script.dialogues import (
 from ..errors import UsageError
 from ..portable.context import BACKGROUND
 from ..settings import DataArguments
+from .anonymizing import anonymous_dialogue, anonymous_transcript
+from .roles import ASSISTANTS, ROLES, SYSTEM, TOOLS, USERS, plain_name
 from .transcripts import ASSISTANT, Message, Transcript
 
 EVERYBODY = "everybody"
 WINDOW = 100  # turns of a context: chats have no end, and no model reads more
-# Speakers whose replies are learnt where messages have roles, and those they answer.
-ASSISTANTS = frozenset(
-    [
-        "assistant",
-        "ai",
-        "bot",
-        "chatbot",
-        "chatgpt",
-        "gpt",
-        "model",
-        "agent",
-        "support",
-        "advisor",
-        "operator",
-        "representative",
-        "helpdesk",
-        "admin",
-        "staff",
-        "team",
-        "teammate",
-    ]
-)
-USERS = frozenset(
-    [
-        "user",
-        "human",
-        "prompter",
-        "customer",
-        "client",
-        "caller",
-        "visitor",
-        "guest",
-        "end-user",
-        "enduser",
-        "requester",
-        "lead",
-        "contact",
-    ]
-)
-SYSTEM = frozenset({"system", "developer"})
-TOOLS = frozenset({"tool", "function", "ipython", "observation", "function_call", "tool_call"})
-ROLES = ASSISTANTS | USERS | SYSTEM | TOOLS
-
-_EMAIL = re.compile(r"[\w.+-]+@[\w-]+(?:\.[\w-]+)+")
-_PHONE = re.compile(r"(?<![\w.])(?:\+|00)?\(?\d(?:[ ()/.-]{0,2}\d){6,14}(?![\w])")
-_DATE = re.compile(r"\d{1,4}([./-])\d{1,2}\1\d{1,4}|\d{1,3}(?:[., ]\d{3})+")
 
 
 class Talk(NamedTuple):
@@ -78,7 +33,7 @@ class Talk(NamedTuple):
     dialogue_id: str
     turns: list[Message]
     transcript: Transcript
-    learnt: set[str] | None  # whose replies, by `_plain` names; None: everybody's
+    learnt: set[str] | None  # whose replies, by `plain_name`; None: everybody's
 
     def pairs(self) -> Iterator[Pair]:
         """Pair each turn that is learnt with what was said before it, at most `WINDOW` turns."""
@@ -91,13 +46,13 @@ class Talk(NamedTuple):
 
     def is_learnt(self, speaker: str | None) -> bool:
         """Tell whether the replies of a speaker are learnt."""
-        return self.learnt is None or _plain(speaker) in self.learnt
+        return self.learnt is None or plain_name(speaker) in self.learnt
 
     def role(self, speaker: str) -> str:
         """The name that a message keeps: assistant, user, where a format says whose reply it is."""
         if self.transcript.learnt is None:
             return speaker
-        return "assistant" if _plain(speaker) == _plain(self.transcript.learnt) else "user"
+        return "assistant" if plain_name(speaker) == plain_name(self.transcript.learnt) else "user"
 
 
 def as_dialogue(talk: Talk | Dialogue) -> Dialogue:
@@ -150,7 +105,7 @@ def read_talks(
         speakers.update(m.speaker for m in transcript.messages if m.speaker is not None)
         learnt = _learnt_speakers(transcript, args.respond_as)
         if args.anonymize:
-            transcript, learnt = _anonymous(transcript, learnt)
+            transcript, learnt = anonymous_transcript(transcript, learnt)
         messages = list(_clean(transcript.messages, number, note))
         is_whole = transcript.is_whole and args.max_gap is None
         pieces = [messages] if is_whole else list(_cut(messages, pause))
@@ -167,7 +122,7 @@ def _without_system(transcript: Transcript, number: int, note: Note) -> Transcri
 
     In a chat a person may have such a name: there it counts only if all speakers are roles.
     """
-    names = [_plain(message.speaker) for message in transcript.messages]
+    names = [plain_name(message.speaker) for message in transcript.messages]
     are_roles = ROLES.issuperset(names) and not USERS.isdisjoint(names)
     answers = are_roles and _system_answers(names)
     messages, instruction = [], transcript.instruction
@@ -193,7 +148,7 @@ def _system_answers(names: list[str]) -> bool:
 
 def _background(transcript: Transcript, speaker: str | None) -> list[str]:
     """What stands before the dialogue for who replies: of `learnt`, who that is and knows, too."""
-    if transcript.learnt is None or _plain(speaker) == _plain(transcript.learnt):
+    if transcript.learnt is None or plain_name(speaker) == plain_name(transcript.learnt):
         return background_turns(transcript.instruction, transcript.persona, transcript.knowledge)
     return background_turns(transcript.instruction)
 
@@ -211,7 +166,7 @@ def check_speakers(speakers: Counter, args: DataArguments) -> None:
         speakers: the number of messages by name, as it stands in the source.
     """
     wanted = None if args.respond_as is None else _named(args.respond_as)
-    if speakers and wanted is not None and wanted.isdisjoint(map(_plain, speakers)):
+    if speakers and wanted is not None and wanted.isdisjoint(map(plain_name, speakers)):
         most = ", ".join(f"{name} ({count:,})" for name, count in speakers.most_common(10))
         raise UsageError(
             f"respond_as is {args.respond_as!r}, but the messages are by {most}. Give one of these "
@@ -270,71 +225,18 @@ def _merge(messages: list[Message]) -> Iterator[Message]:
 
 
 def _learnt_speakers(transcript: Transcript, respond_as: str | None) -> set[str] | None:
-    """Whose replies are learnt, by `_plain` names; None: everybody's."""
+    """Whose replies are learnt, by `plain_name`; None: everybody's."""
     if respond_as is not None:
         return _named(respond_as)
     if transcript.learnt is not None:
-        return {_plain(transcript.learnt)}
-    speakers = {_plain(message.speaker) for message in transcript.messages}
+        return {plain_name(transcript.learnt)}
+    speakers = {plain_name(message.speaker) for message in transcript.messages}
     has_roles = speakers <= ASSISTANTS | USERS and bool(speakers & USERS)
     return set(ASSISTANTS) if has_roles else None
 
 
 def _named(respond_as: str) -> set[str] | None:
-    name = _plain(respond_as)
+    name = plain_name(respond_as)
     if name == EVERYBODY:
         return None
     return set(ASSISTANTS) if name == "assistant" else {name}
-
-
-def _plain(name: str | None) -> str:
-    return (name or "").strip().casefold()
-
-
-def anonymous_dialogue(dialogue: Dialogue) -> Dialogue:
-    """Put placeholders for e-mail addresses and phone numbers; who speaks is not known."""
-    pairs = []
-    for context, response, labels in dialogue.pairs:
-        if "rejected" in labels:
-            labels = labels | {"rejected": _without_contacts(labels["rejected"])}
-        context = list(map(_without_contacts, context))
-        pairs.append(Pair(context, _without_contacts(response), labels))
-    return dialogue._replace(
-        utterances=list(map(_without_contacts, dialogue.utterances)), pairs=pairs
-    )
-
-
-def _anonymous(
-    transcript: Transcript, learnt: set[str] | None
-) -> tuple[Transcript, set[str] | None]:
-    """Put placeholders for the names of who speaks, too; speakers become person 1, person 2, ..."""
-    speakers = dict.fromkeys(_plain(m.speaker) for m in transcript.messages if m.speaker)
-    speakers = [name for name in speakers if name and name not in ASSISTANTS | USERS]
-    persons = {name: f"person {number}" for number, name in enumerate(speakers, 1)}
-    names = {word for name in speakers for word in [name, *name.split()] if len(word) > 1}
-    longest_first = sorted(map(re.escape, names), key=len, reverse=True)
-    pattern = re.compile(rf"(?<!\w)@?(?:{'|'.join(longest_first)})(?!\w)", re.IGNORECASE)
-
-    def replace(text: str) -> str:
-        text = _without_contacts(text)
-        return pattern.sub("[name]", text) if names else text
-
-    def person(speaker: str | None) -> str | None:
-        return persons.get(_plain(speaker), speaker)
-
-    messages = [
-        m._replace(speaker=person(m.speaker), text=replace(m.text)) for m in transcript.messages
-    ]
-    return transcript._replace(
-        messages=messages,
-        learnt=person(transcript.learnt),
-        instruction=replace(transcript.instruction),
-        persona=replace(transcript.persona),
-        knowledge=replace(transcript.knowledge),
-    ), learnt and {persons.get(name, name) for name in learnt}
-
-
-@lru_cache(1 << 14)  # an utterance comes again in every context after it
-def _without_contacts(text: str) -> str:
-    text = _EMAIL.sub("[email]", text)
-    return _PHONE.sub(lambda match: match[0] if _DATE.fullmatch(match[0]) else "[phone]", text)

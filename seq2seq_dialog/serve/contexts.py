@@ -14,7 +14,8 @@ from typing import NamedTuple
 
 from ..data.files import File
 from ..data.formats import Recognised, find_files, read_talks_of, reader_of
-from ..data.readers import tables
+from ..data.readers.table_files import open_table
+from ..data.readers.table_forms import choose_contexts, context_of
 from ..data.turns import Talk, background_turns
 from ..errors import UsageError
 from ..settings import DataArguments
@@ -55,10 +56,10 @@ def _read_file(file: File, is_alone: bool) -> Iterator[Entry]:
     first = next((line for line in file.head.splitlines() if line.strip()), "")
     if is_alone and _has_context(first):
         yield from _read_objects(file)
-    elif (table := tables.open_table(file, tables.choose_contexts)) is not None:
+    elif (table := open_table(file, choose_contexts)) is not None:
         rows, column_of = table
         for number, row in rows:
-            yield Entry(f"{file}, row {number}", row, tables.context_of(row, column_of), "table")
+            yield Entry(f"{file}, row {number}", row, context_of(row, column_of), "table")
     elif (reader := reader_of(file)) is not None:
         for talk in read_talks_of([Recognised(file, reader)], FORM, lambda kind, number: None):
             if talk.turns:

@@ -11,7 +11,7 @@ import torch
 
 from ..data.files import File, messages_of_a_setting
 from ..data.formats import reader_of, readers
-from ..data.readers import tables
+from ..data.readers.table_files import columns_of
 from ..data.turns import as_dialogue, clean_text
 from ..dataset_script.dialogues import END
 from ..errors import UsageError
@@ -183,5 +183,5 @@ def read_openings(path: str) -> list[str]:
 
 def _is_plain(file: File) -> bool:
     """Tell whether a text holds no dialogues of a known form."""
-    is_known = reader_of(file) is not None or tables.columns_of(file)
+    is_known = reader_of(file) is not None or columns_of(file)
     return END not in file.head and "\0" not in file.head and not is_known

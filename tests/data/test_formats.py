@@ -28,7 +28,7 @@ from seq2seq_dialog.data.formats import (
     recognise,
 )
 from seq2seq_dialog.data.readers import json_export
-from seq2seq_dialog.data.readers.tables import choose_form
+from seq2seq_dialog.data.readers.table_forms import choose_form
 from seq2seq_dialog.data.readers.times import parse_time
 from seq2seq_dialog.data.rows import load_rows, open_rows, utterances
 from seq2seq_dialog.data.turns import Talk
@@ -554,6 +554,12 @@ def test_columns_are_named_where_they_are_unusual(tmp_path):
     assert load(path, columns=columns)[0] == PAIRS
     with pytest.raises(UsageError, match=r"columns has 'texts': 'was'.*Did you mean 'text'"):
         load_rows(DataArguments(data=str(tmp_path / "data"), columns="{texts: was}"))
+
+
+def test_unusual_columns_of_parquet_are_told(tmp_path):
+    Dataset.from_dict({"was": TURNS}).to_parquet(tmp_path / "a.parquet")
+    with pytest.raises(UsageError, match=r"has the columns 'was', but needs.*--columns"):
+        recognise(str(tmp_path / "a.parquet"), DataArguments())
 
 
 def test_of_several_columns_of_context_one_may_be_named(tmp_path):

@@ -33,9 +33,9 @@ def read_utterances(column_of: dict[str, str], rows: Rows, note: Note) -> Iterat
     is_tree = _is_tree(column_of, said.values())
     for name, each in said.items():
         each = oldest_first(each, newest_first, lambda utterance: utterance.message)
-        for said in read_tree(each, note) if is_tree else [_without_deleted(each, note)]:
-            label = ":".join(filter(None, [name, said[-1].id if is_tree else ""])) or "1"
-            messages = [utterance.message for utterance in said]
+        for dialogue in read_tree(each, note) if is_tree else [_without_deleted(each, note)]:
+            label = ":".join(filter(None, [name, dialogue[-1].id if is_tree else ""])) or "1"
+            messages = [utterance.message for utterance in dialogue]
             yield Transcript(label, messages, is_whole=is_tree or "conversation" in column_of)
 
 
