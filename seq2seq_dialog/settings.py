@@ -216,7 +216,8 @@ class DecodingArguments(Group):
     )
     candidates: Annotated[int, OPTION_BOUNDS["candidates"]] = setting(
         1,
-        "Replies that are decoded for each context, by sampling or by beams; rerank chooses one.",
+        "Replies that are decoded for each context, by beams, or sampled without beams; rerank "
+        "chooses one.",
     )
     rerank: str | None = setting(
         None,

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 
 LARGEST_INT = 2**31 - 1  # of counts and sizes; beyond it, libraries overflow
 
@@ -186,6 +187,23 @@ def check_candidates(
         )
 
 
+def _given_or_saved(model, options: Mapping, name: str, default):
+    """Return the option of a call, else what the model has saved, else the default."""
+    saved = getattr(model.generation_config, name, None)
+    value = saved if options.get(name) is None else options[name]
+    return default if value is None else value
+
+
+def candidate_options(model, options: Mapping, candidates: int) -> dict:
+    """Return the options that so many candidates are decoded by: beams are not sampled from.
+
+    Beams that sample are alike, and give no more candidates than there are beams.
+    """
+    if candidates > 1 and _given_or_saved(model, options, "do_sample", False):
+        return {**options, "num_beams": 1}
+    return dict(options)
+
+
 def extra_options(model, options: Mapping) -> dict:
     """Return the extra options for a call, by default the model's saved ones.
 
@@ -197,12 +215,7 @@ def extra_options(model, options: Mapping) -> dict:
     Raises:
         ValueError: they do not go together.
     """
-
-    def given_or_saved(name: str, default):
-        saved = getattr(model.generation_config, name, None)
-        value = saved if options.get(name) is None else options[name]
-        return default if value is None else value
-
+    given_or_saved = partial(_given_or_saved, model, options)
     extra = {name: given_or_saved(name, default) for name, default in EXTRA_OPTIONS.items()}
     weights = {name: weight for name, weight in (extra["rerank"] or {}).items() if weight}
     extra["rerank"] = weights or DEFAULT_WEIGHTS

@@ -18,7 +18,7 @@ from torch.nn import functional
 
 from .context import TURN_SEPARATOR, decode_texts, encode_context, encode_texts, pad, special_ids
 from .guidance import ContextFreeGuidance, encode_once, no_context, rows_of
-from .options import DEFAULT_WEIGHTS, EXTRA_OPTIONS, extra_options
+from .options import DEFAULT_WEIGHTS, EXTRA_OPTIONS, candidate_options, extra_options
 
 CHRF_ORDER, CHRF_BETA = 6, 2  # of chrF2 (Popović, 2015), as sacreBLEU has it
 PARTS, SMALLEST_PART = 8, 8  # of the rows that are scored: those of like lengths together
@@ -90,6 +90,7 @@ def guided(model, tokenizer, extra: Mapping, options: Mapping) -> dict:
 def decode_pool(model, tokenizer, inputs: Mapping, candidates: int, options: Mapping) -> Pool:
     """Decode so many candidates for each context, of what `encode_once` returns."""
     encoded = inputs["encoder_outputs"]
+    options = candidate_options(model, options, candidates)
     ids = model.generate(
         encoder_outputs=type(encoded)(**encoded),  # generate() changes its own
         attention_mask=inputs["attention_mask"],

@@ -30,6 +30,7 @@ from ..portable.options import (
     EXTRA_OPTIONS,
     OPTION_BOUNDS,
     Bounds,
+    candidate_options,
     checked_options,
     extra_options,
     positions,
@@ -211,10 +212,11 @@ def generate_batches(
     if rule:
         raise UsageError(f"tokens_per_batch is {tokens_per_batch!r}; it must be {rule}.")
     options = checked_options(generate_kwargs, model.config)
+    candidates = extra_options(model, options)["candidates"]
+    options = candidate_options(model, options, candidates)
     config = deepcopy(model.generation_config)
     config.update(**options)
-    extra = extra_options(model, options)
-    copies = max(config.num_beams or 1, config.num_return_sequences or 1, extra["candidates"])
+    copies = max(config.num_beams or 1, config.num_return_sequences or 1, candidates)
     longest = most_new_tokens(config)
     lengths = [(copies * len(row), copies * longest) for row in ids]
     seed = int(torch.randint(2**63 - 1, ())) if config.do_sample else 0

@@ -21,7 +21,7 @@ from seq2seq_dialog.portable.options import EXTRA_OPTIONS
 from seq2seq_dialog.portable.pipeline import DialoguePipeline
 from seq2seq_dialog.portable.reranking import is_reply, letters, mean_chrf, rank
 from seq2seq_dialog.run_folder import read_json
-from seq2seq_dialog.serve.chat import change_setting
+from seq2seq_dialog.serve.chat import change_setting, describe_candidates
 from seq2seq_dialog.serve.inference import (
     Conversation,
     candidates,
@@ -144,6 +144,22 @@ def test_a_batch_gives_the_replies_of_its_contexts_alone(model, tokenizer):
     set_seed(5)
     several = generate_responses(contexts, model, tokenizer, num_return_sequences=3, **options)
     assert [row[0] for row in several] == replies[0] and all(len(set(row)) == 3 for row in several)
+
+
+def test_candidates_are_sampled_without_the_beams_that_are_saved(model, tokenizer):
+    contexts, replies = ["Hi!", CONTEXT], []
+    for beams in (1, 4):
+        model.generation_config.num_beams = beams
+        set_seed(5)
+        replies.append(generate_responses(contexts, model, tokenizer, **SAMPLING))
+        replies[-1] += [each.text for each in sampled(model, tokenizer, {"mbr": 1})]
+        set_seed(5)
+        replies[-1].append(describe_candidates("Hi!", model, tokenizer, {"do_sample": True}))
+    assert replies[0] == replies[1]
+    model.generation_config.update(do_sample=True, candidates=6, max_new_tokens=8)  # of a recipe
+    inputs = torch.tensor([encode_context(CONTEXT, tokenizer)])
+    inputs = {"input_ids": inputs, "attention_mask": torch.ones_like(inputs)}
+    assert generate_replies(model, tokenizer, inputs, seed=1, sharded=False)[0][0]
 
 
 @pytest.mark.parametrize(
