@@ -39,21 +39,29 @@ def as_turns(context: str | Sequence[str] | Sequence[Mapping[str, str]]) -> list
     Args:
         context: one string (several turns when `__eou__` stands between them), a list of turns,
             a chat message `{"role": ..., "content": ...}` or a list of such; oldest first. In lists
-            and messages, `__eou__` is text. Messages with a role of `BACKGROUND` stand before the
-            dialogue.
+            and messages, `__eou__` is text. Wherever messages with a role of `BACKGROUND` are,
+            their texts stand before the dialogue, a turn a role, as in training.
     """
     parts = context.split(TURN_SEPARATOR) if isinstance(context, str) else context
     parts = [parts] if isinstance(parts, Mapping) else parts
     try:
         if isinstance(parts, (set, frozenset)):
             raise TypeError("a set has no order")
-        turns = [" ".join(_text(part).split()) for part in parts]
+        dialogue, background = [], {role: [] for role in BACKGROUND}
+        for part in parts:
+            role = part.get("role") if isinstance(part, Mapping) else None
+            background.get(role, dialogue).append(" ".join(_text(part).split()))
     except (AttributeError, KeyError, TypeError) as error:
         raise TypeError(
             f"A context is a string, a list of turns or a list of messages with 'content'; "
             f"got {context!r}."
         ) from error
-    turns = [turn for turn in turns if turn]
+    turns = [
+        BACKGROUND[role] + " ".join(filter(None, texts))
+        for role, texts in background.items()
+        if any(texts)
+    ]
+    turns += filter(None, dialogue)
     if not turns:
         raise ValueError(f"A context needs at least one turn that holds text; got {context!r}.")
     if re.search("[\ud800-\udfff]", "".join(turns)):
@@ -69,7 +77,7 @@ def _text(part: str | Mapping[str, str]) -> str:
     content = part["content"]
     if not isinstance(content, str):  # parts, as OpenAI has them
         content = " ".join(each["text"] for each in content)
-    return BACKGROUND.get(part.get("role"), "") + content
+    return content
 
 
 def count_background(turns: Sequence[str]) -> int:
@@ -199,16 +207,28 @@ def chat_template(tokenizer) -> str:
     before, after = map(tokenizer.convert_ids_to_tokens, special_ids(tokenizer))
     spelled = json.dumps(list(_special_tokens(tokenizer).values()))
     turns = (
-        "{% for message in messages %}"
-        "{% if not loop.first %}" + TURN_SEPARATOR + "{% endif %}"
+        "{% macro words(message) %}"
         "{% set said = message['content'] %}"
         "{% set said = said if said is string else said | map(attribute='text') | join(' ') %}"
         "{% set turn = namespace(text=said.split() | join(' ')) %}"
-        "{% set before = " + json.dumps(BACKGROUND) + ".get(message['role'], '') %}"
         "{% for token in " + spelled + " %}"
         "{% set turn.text = turn.text.replace(token, token[0] + ' ' + token[1:]) %}"
         "{% endfor %}"
-        "{{ before }}{{ turn.text }}"
+        "{{ turn.text }}"
+        "{% endmacro %}"
+        "{% set background = " + json.dumps(BACKGROUND) + " %}"
+        "{% set all = namespace(turns=[]) %}"
+        "{% for role, before in background.items() %}"
+        "{% set texts = namespace(of_role=[]) %}"
+        "{% for message in messages if message['role'] == role %}"
+        "{% set texts.of_role = texts.of_role + [words(message)] %}"
         "{% endfor %}"
+        "{% set text = texts.of_role | select | join(' ') %}"
+        "{% set all.turns = all.turns + ([before + text] if text else []) %}"
+        "{% endfor %}"
+        "{% for message in messages if message['role'] not in background %}"
+        "{% set all.turns = all.turns + [words(message)] %}"
+        "{% endfor %}"
+        "{{ all.turns | select | join('" + TURN_SEPARATOR + "') }}"
     )
     return "".join([*before, turns, *after])

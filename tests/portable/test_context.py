@@ -176,6 +176,34 @@ def test_a_system_message_stands_before_the_dialogue_on_every_way(tokenizer, mod
     assert trained == tokenizer.apply_chat_template(messages, return_dict=False)
 
 
+@pytest.mark.parametrize(
+    ("messages", "turns"),
+    [
+        (["user:Hi!", "system:Be kind."], ["instruction: Be kind.", "Hi!"]),
+        (
+            [
+                "knowledge:It rains.",
+                "system:Be kind.",
+                "user:Hi!",
+                "system: Be  brief.",
+                "user:Yes?",
+            ],
+            ["instruction: Be kind. Be brief.", "knowledge: It rains.", "Hi!", "Yes?"],
+        ),
+        (["system: ", "persona:", "user:Hi!", "assistant:"], ["Hi!"]),
+        (["system:Be kind.</s>"], ["instruction: Be kind.</s>"]),  # the turn to answer
+    ],
+)
+def test_a_system_message_may_be_anywhere(tokenizer, messages, turns):
+    messages = [
+        {"role": role, "content": content}
+        for role, content in (message.split(":", 1) for message in messages)
+    ]
+    assert as_turns(messages) == turns
+    templated = tokenizer.apply_chat_template(messages, return_dict=False)
+    assert templated == encode_context(turns, tokenizer)
+
+
 def test_no_room_for_text_is_refused():
     with pytest.raises(ValueError, match="max_length is 1, but 2 is the least"):
         join_turns([[1]], 99, ([], [0]), 1)
