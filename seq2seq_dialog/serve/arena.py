@@ -1,7 +1,7 @@
 """The page of several models: side by side, and blind with votes."""
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import gradio as gr
@@ -22,6 +22,7 @@ from .votes import NEEDED_TO_RANK, append_votes, make_vote, ranking, read_votes,
 
 VOTES = {"Left is better": 0, "Right is better": 1, "Tie": "tie", "Both bad": "both bad"}
 HEIGHT = 420  # pixels of a dialogue
+OWN_SETTINGS = "Each model decodes as it has been saved. What you change below holds for all."
 HIDDEN = f"The names can be told after {NEEDED_TO_RANK} votes."
 
 
@@ -36,6 +37,7 @@ def arena(speakers: Sequence[Speaker], votes: Path) -> gr.Blocks:
         )
         settings = gr.Column(render=False)
         with settings:
+            gr.Markdown(OWN_SETTINGS)
             controls, show = decoding_controls(
                 speakers[0].model.generation_config, extras(speakers)
             )
@@ -47,6 +49,20 @@ def arena(speakers: Sequence[Speaker], votes: Path) -> gr.Blocks:
     return queued(demo)
 
 
+def moved(controls: Sequence) -> Callable[..., dict]:
+    """Return a function as `as_options`, for options that are no longer as the controls began.
+
+    The controls begin as the first model has them saved, and others have settings of their own.
+    """
+    first = as_options(*(control.value for control in controls))
+
+    def changed(*values) -> dict:
+        options = as_options(*values)
+        return {name: value for name, value in options.items() if value != first.get(name)}
+
+    return changed
+
+
 def extras(speakers: Sequence[Speaker]) -> list[str]:
     """List what can be shown under the replies of all models."""
     return [title for title in speakers[0].extras if all(title in s.extras for s in speakers)]
@@ -54,6 +70,7 @@ def extras(speakers: Sequence[Speaker]) -> list[str]:
 
 def side_by_side(speakers: Sequence[Speaker], controls: Sequence) -> None:
     """Make the part where each model has a dialogue of its own, in which the same is said."""
+    options = moved(controls[:-1])
     replies = [replier(speaker) for speaker in speakers]
     chatbots = dialogues([speaker.name for speaker in speakers])
 
@@ -61,7 +78,7 @@ def side_by_side(speakers: Sequence[Speaker], controls: Sequence) -> None:
         *settings, shown = values
         grown = list(histories)
         for place, reply in enumerate(replies):
-            for messages in reply(histories[place], as_options(*settings), shown):
+            for messages in reply(histories[place], options(*settings), shown):
                 grown[place] = [*histories[place], *messages]
                 yield grown
 
@@ -82,7 +99,7 @@ def blind(speakers: Sequence[Speaker], path: Path, controls: Sequence) -> None:
 
     Both answer the same dialogue. It goes on with the better reply; without one, with the left.
     """
-    names = [speaker.name for speaker in speakers]
+    names, options = [speaker.name for speaker in speakers], moved(controls)
     replies = [replier(speaker) for speaker in speakers]
     chatbots = dialogues(["Left", "Right"])
     with gr.Row():
@@ -95,7 +112,7 @@ def blind(speakers: Sequence[Speaker], path: Path, controls: Sequence) -> None:
     def answer(histories: Sequence, values: Sequence) -> Iterator[list]:
         said, grown = histories[0], [histories[0], histories[0]]
         for side, number in enumerate(random.sample(range(len(speakers)), 2)):
-            for messages in replies[number](said, as_options(*values)):
+            for messages in replies[number](said, options(*values)):
                 grown[side] = [*said, messages[0]]
                 yield grown
             grown[side] = [*said, messages[0] | {"metadata": {"id": number}}]

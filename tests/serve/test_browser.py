@@ -25,16 +25,18 @@ FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
 PATIENCE = 60_000  # milliseconds
 
 
-def speaker(name: str, tokenizer, said: list) -> Speaker:
+def speaker(name: str, tokenizer, said: list, words: int = 20) -> Speaker:
     """A model that answers with its name, how many turns it read, and so many words as it may.
 
-    Asked to talk slowly, it takes a fifth of a second for each token.
+    Asked to talk slowly, it takes a fifth of a second for each token; asked to fail, it does.
     """
 
     def answer(messages, streamer=None, **options):
         said.append((name, len(messages), options))
         slowly = "slowly" in messages[-1]["content"]
-        reply = f"{name} {len(messages)}" + options["max_new_tokens"] * " you"
+        if "fail" in messages[-1]["content"]:
+            raise ValueError("It does not work.")
+        reply = f"{name} {len(messages)}" + options.get("max_new_tokens", words) * " you"
         if streamer is not None:
             streamer.put(torch.tensor([0]))
             for token in tokenizer(reply)["input_ids"]:
@@ -44,7 +46,7 @@ def speaker(name: str, tokenizer, said: list) -> Speaker:
         said.append("whole")
         return reply
 
-    config = GenerationConfig(max_new_tokens=20)
+    config = GenerationConfig(max_new_tokens=words)
     model = SimpleNamespace(generation_config=config, num_parameters=lambda: 60_000)
     encode = lambda messages: encode_context(messages, tokenizer)  # noqa: E731
     extras = {"Letters": lambda messages, reply, options: f"{len(reply)} letters"}
@@ -130,22 +132,45 @@ def test_a_dialogue_is_said_retried_edited_and_taken_back(site, visit):
     visited.get_by_label("Submit").click()
     hears(visited, reply("me", 1))
     playwright.expect(visited.get_by_text("Where is it?")).to_be_visible()
+    visited.get_by_label("Edit").first.click()
+    visited.locator(".user textarea").fill("Please fail")
+    visited.get_by_label("Submit").click()
+    box = visited.get_by_label("Your message")
+    playwright.expect(box).to_have_value("Please fail")
+    hears(visited, reply("me", 1))
     visited.get_by_label("Undo").last.click()
-    playwright.expect(visited.get_by_label("Your message")).to_have_value("Where is it?")
+    playwright.expect(box).to_have_value("Where is it?")
 
 
-def test_a_reply_is_seen_as_it_grows_and_can_be_stopped(site, visit):
+def test_what_is_typed_is_shown_and_read_as_it_is(site, visit):
+    visited = visit(site.one)
+    typed = "What does <b>bold</b> &amp; R&D do? It costs $$5 or $$6"
+    say(visited, typed)
+    hears(visited, reply("me", 1))
+    playwright.expect(visited.locator(".user .message-content")).to_have_text(typed)
+    say(visited, "And? " * 1000)  # too long
+    playwright.expect(visited.get_by_text("at most 4,000 letters")).to_be_visible()
+    box = visited.get_by_label("Your message")
+    playwright.expect(box).to_have_value("And? " * 1000)
+    visited.get_by_label("Undo").last.click()
+    playwright.expect(box).to_have_value(typed)
+
+
+@pytest.mark.parametrize("button", ["Stop", "Clear"])
+def test_a_reply_is_seen_as_it_grows_and_can_be_stopped(site, visit, button):
     visited = visit(site.one)
     say(visited, "Talk slowly")
     bots = visited.locator(".bot .message-content")
     playwright.expect(bots).to_contain_text("me 1 you")
-    visited.get_by_label("Stop").click()
+    visited.get_by_label(button).click()
     playwright.expect(visited.get_by_label("Send")).to_be_visible()
-    assert len(bots.inner_text()) < len(reply("me", 1))
+    if button == "Stop":
+        assert len(bots.inner_text()) < len(reply("me", 1))
     time.sleep(0.5)
+    playwright.expect(bots).to_have_count(int(button == "Stop"))
     assert site.said[-1] != "whole"  # the model has stopped, too
     say(visited, "Hi!")
-    playwright.expect(bots.last).to_have_text(reply("me", 3))
+    playwright.expect(bots.last).to_have_text(reply("me", 3 if button == "Stop" else 1))
 
 
 def test_decoding_has_its_effect_at_once_and_a_reload_begins_anew(site, visit):

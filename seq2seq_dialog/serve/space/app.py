@@ -153,6 +153,7 @@ def make_chatbot(openings: Sequence[str], label: str, **options) -> gr.Chatbot:
     return gr.Chatbot(
         label=label,
         render_markdown=False,  # stars and hashes are shown as typed
+        latex_delimiters=[],  # and dollars
         placeholder=f"**Say something**{', or begin with one of these' if openings else ''}.",
         examples=[{"text": opening} for opening in openings] or None,
         editable="user",
@@ -167,7 +168,6 @@ def make_message() -> gr.Textbox:
         elem_classes="message-box",
         label="Your message",
         placeholder="Say something…",
-        max_length=conversation.LONGEST_MESSAGE,
         show_label=False,
         autofocus=True,
         submit_btn=True,
@@ -253,7 +253,6 @@ def add_endpoint(speaker: conversation.Speaker, message: gr.Textbox, controls: S
         rerank: str,
     ) -> tuple[str, list[dict]]:
         """Reply to a message in the dialogue of a visitor."""
-        conversation.check_message(message)
         options = as_options(
             do_sample,
             temperature,
@@ -265,12 +264,13 @@ def add_endpoint(speaker: conversation.Speaker, message: gr.Textbox, controls: S
             candidates,
             rerank,
         )
-        history = [*history, {"role": "user", "content": message}]
+        history = [*history, conversation.message("user", message)]
         try:
+            conversation.check_message(message)
             reply = generate(conversation.as_messages(history), options)
-        except ValueError as error:  # settings that do not go together
+        except ValueError as error:  # such as settings that do not go together
             raise gr.Error(str(error), print_exception=False) from error
-        return reply, [*history, {"role": "assistant", "content": reply}]
+        return reply, [*history, conversation.message("assistant", reply)]
 
     history = gr.State([])
     gr.Button(visible=False).click(

@@ -6,6 +6,7 @@ Like app.py, it needs transformers, torch and gradio alone.
 from __future__ import annotations
 
 import html
+import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -29,6 +30,9 @@ MOST_TURNS = 256  # of a dialogue that are looked at, the latest
 SEPARATOR = "__eou__"  # the token between two turns, as in context.py
 PAUSE = 0.05  # seconds from one sight of a growing reply to the next, each of which costs some ms
 TOO_LONG = f"The message is too long: at most {LONGEST_MESSAGE:,} letters."
+# The box that messages are typed into, during a reply and else.
+REPLYING = {"value": "", "interactive": False, "submit_btn": False, "stop_btn": True}
+READY = {"interactive": True, "submit_btn": True, "stop_btn": False}
 SAY_SOMETHING = "Say something first: the message is empty."
 
 
@@ -52,16 +56,19 @@ class Speaker(NamedTuple):
 
     def reply(self, messages: list[dict], options: dict) -> str:
         """Reply by options of the page; one that is as the model has it saved is not passed on."""
-        saved = getattr(self.model.generation_config, "candidates", None) or 1
         options = dict(options)
-        if options["candidates"] == saved:  # not every model and engine knows candidates
+        if options.get("candidates") == self.saved("candidates"):  # not every engine knows them
             del options["candidates"]
         return self.answer(messages, **options)
+
+    def saved(self, name: str) -> int:
+        """Return a number that the model has saved, such as that of its beams; 1 without."""
+        return getattr(self.model.generation_config, name, None) or 1
 
 
 def connect(
     chatbots: Sequence[gr.Chatbot],
-    message: gr.Textbox,
+    message_box: gr.Textbox,
     controls: Sequence,
     answer: Callable[[list, Sequence], Iterator[list]],
 ) -> None:
@@ -71,31 +78,33 @@ def connect(
     controls; it yields the histories as the replies grow.
     """
     count = len(chatbots)
-    outputs = [message, *chatbots]
+    outputs = [message_box, *chatbots]
 
-    def turn(prompt: str, histories: Sequence, values: Sequence) -> Iterator[tuple]:
-        check_message(prompt)
-        said = [[*history, {"role": "user", "content": prompt}] for history in histories]
-        yield gr.update(value="", interactive=False, submit_btn=False, stop_btn=True), *said
+    def turn(prompt: str, before: Sequence, inputs: Sequence) -> Iterator[tuple]:
+        shown, values = inputs[:count], inputs[count:]
+        said = [[*history, message("user", prompt)] for history in before]
         try:
+            check_message(prompt)
+            yield gr.update(**REPLYING), *said
             for grown in answer(said, values):
                 yield gr.skip(), *grown
-        except ValueError as error:  # settings that do not go together: nothing typed is lost
-            gr.Warning(str(error))
-            yield gr.update(value=prompt), *histories
+        except ValueError as error:  # such as settings that do not go together: nothing is lost
+            gr.Warning(str(error))  # an error of Gradio would cover the dialogue
+            yield gr.update(value=prompt), *shown
 
     def say(prompt: str, *inputs):
-        yield from turn(prompt, inputs[:count], inputs[count:])
+        yield from turn(prompt, inputs[:count], inputs)
 
     def open_with(event: gr.SelectData, *inputs):
-        yield from turn(event.value["text"], [[]] * count, inputs[count:])
+        yield from turn(event.value["text"], [[]] * count, inputs)
 
     def retry(event: gr.RetryData, *inputs):
-        yield from turn(*rewind(event, chatbots, inputs[:count]), inputs[count:])
+        yield from turn(*rewind(event, chatbots, inputs[:count]), inputs)
 
     def edit(event: gr.EditData, *inputs):
-        _, before = rewind(event, chatbots, inputs[:count])
-        yield from turn(event.value, before, inputs[count:])
+        shown = before_edit(event, chatbots, inputs[:count])
+        _, before = rewind(event, chatbots, shown)
+        yield from turn(text(event.value), before, [*shown, *inputs[count:]])
 
     def undo(event: gr.UndoData, *histories):
         prompt, histories = rewind(event, chatbots, histories)
@@ -104,7 +113,7 @@ def connect(
     shared = {"api_visibility": "private", "show_progress": "hidden"}
     replying = shared | {"outputs": outputs, "concurrency_id": "reply"}
     inputs = [*chatbots, *controls]
-    events = [message.submit(say, [message, *inputs], **replying)]
+    events = [message_box.submit(say, [message_box, *inputs], **replying)]
     for chatbot in chatbots:
         events += [
             chatbot.example_select(open_with, inputs, **replying),
@@ -112,18 +121,32 @@ def connect(
             chatbot.edit(edit, inputs, **replying),
         ]
         chatbot.undo(undo, chatbots, outputs, queue=False, **shared)
-        chatbot.clear(lambda: [[]] * count, None, chatbots, queue=False, **shared)
-    ready = {"interactive": True, "submit_btn": True, "stop_btn": False}
     for event in events:
-        event.then(lambda: gr.update(**ready), None, message, queue=False, **shared)
-    message.stop(None, cancels=events, api_visibility="private")
+        event.then(lambda: gr.update(**READY), None, message_box, queue=False, **shared)
+    message_box.stop(None, cancels=events, **shared)
+    for chatbot in chatbots:  # a reply that went on would bring the dialogue back
+        stopped = chatbot.clear(None, cancels=events, **shared)
+        stopped.then(lambda: (gr.skip(), *[[]] * count), None, outputs, queue=False, **shared)
 
 
 def rewind(event, chatbots: Sequence[gr.Chatbot], histories: Sequence) -> tuple[str, list]:
     """Return what the visitor said in the turn of an event, and the histories before it."""
-    place = [chatbot._id for chatbot in chatbots].index(event.target._id)
-    index = event.index[0] if isinstance(event.index, (list, tuple)) else event.index
+    place, index = place_of(event, chatbots)
     return before_turn(histories, count_turns(histories[place][: index + 1]) - 1)
+
+
+def before_edit(event, chatbots: Sequence[gr.Chatbot], histories: Sequence) -> list:
+    """Return histories as they were; Gradio gives what was edited with its new words already."""
+    place, index = place_of(event, chatbots)
+    history = list(histories[place])
+    history[index] = history[index] | {"content": event.previous_value}
+    return [*histories[:place], history, *histories[place + 1 :]]
+
+
+def place_of(event, chatbots: Sequence[gr.Chatbot]) -> tuple[int, int]:
+    """Return in which chatbot an event is, and at which message of its history."""
+    place = [chatbot._id for chatbot in chatbots].index(event.target._id)
+    return place, event.index[0] if isinstance(event.index, (list, tuple)) else event.index
 
 
 def count_turns(history: Sequence[Mapping]) -> int:
@@ -144,9 +167,9 @@ def before_turn(histories: Sequence, turn: int) -> tuple[str, list]:
 def check_message(message: str) -> None:
     """Refuse a message that is empty or too long."""
     if not (message or "").strip():
-        raise gr.Error(SAY_SOMETHING, print_exception=False)
+        raise ValueError(SAY_SOMETHING)
     if len(message) > LONGEST_MESSAGE:
-        raise gr.Error(TOO_LONG, print_exception=False)
+        raise ValueError(TOO_LONG)
 
 
 def replier(speaker: Speaker) -> Callable[..., Iterator[list]]:
@@ -160,7 +183,7 @@ def replier(speaker: Speaker) -> Callable[..., Iterator[list]]:
         messages, said = as_messages(history), ""
         start = time.perf_counter()
         for said in generate(messages, options):
-            yield [{"role": "assistant", "content": said}]
+            yield [message("assistant", said)]
         seconds = time.perf_counter() - start
         if not said:
             gr.Info("The reply is empty. Say something else, or let the model sample.")
@@ -172,15 +195,32 @@ def replier(speaker: Speaker) -> Callable[..., Iterator[list]]:
                 under.append(folded(title, speaker.extras[title](messages, said, options)))
             except ValueError as error:  # what this model cannot show
                 under.append(folded(title, str(error)))
-        yield [{"role": "assistant", "content": said}, *under]
+        yield [message("assistant", said), *under]
 
     return reply
 
 
-def folded(title: str, content) -> dict:
+def message(role: str, content: str | Mapping) -> dict:
+    """Make a message of a history: a text as `text` reads it, or a file."""
+    return {"role": role, "content": escaped(content) if isinstance(content, str) else content}
+
+
+def escaped(words: str) -> str:
+    """Write words so that they are shown as they are: Gradio takes tags and entities for HTML.
+
+    Other signs stay, since who edits a message or copies the dialogue sees what is written here.
+    """
+
+    def as_text(match: re.Match) -> str:
+        sign = match[0]
+        return sign if html.unescape(sign) == sign else f"&amp;{sign[1:]}"
+
+    return re.sub(r"<(?=[a-zA-Z/!?])", "&lt;", re.sub(r"&[#\w]\w*;?", as_text, words))
+
+
+def folded(title: str, content: str | Mapping) -> dict:
     """Make what is folded under a reply."""
-    metadata = {"title": title, "status": "done"}  # which folds it
-    return {"role": "assistant", "content": content, "metadata": metadata}
+    return message("assistant", content) | {"metadata": {"title": title, "status": "done"}}
 
 
 def as_messages(history: Sequence[Mapping]) -> list[dict]:
@@ -191,7 +231,7 @@ def as_messages(history: Sequence[Mapping]) -> list[dict]:
         if not (message.get("metadata") or {}).get("title")
     ]
     if any(len(message["content"]) > LONGEST_MESSAGE for message in messages):
-        raise gr.Error(TOO_LONG, print_exception=False)
+        raise ValueError(TOO_LONG)
     return messages[-MOST_TURNS:]
 
 
@@ -212,7 +252,7 @@ class Streamer(TextIteratorStreamer):
 
 def stream(speaker: Speaker, messages: list[dict], options: dict) -> Iterator[str]:
     """Yield a reply as it grows, word by word; with beams or candidates, the whole reply alone."""
-    if options["num_beams"] > 1 or options["candidates"] > 1:
+    if any(options.get(name, speaker.saved(name)) > 1 for name in ("num_beams", "candidates")):
         yield speaker.reply(messages, options)
         return
     streamer = Streamer(speaker.tokenizer, skip_prompt=True, skip_special_tokens=True)
@@ -240,8 +280,7 @@ def reading(speaker: Speaker, messages: Sequence[Mapping]) -> str:
     ids = speaker.encode(turns)
     tokens = tokenizer.convert_ids_to_tokens(ids)
     cut = turns[: -1 - tokens.count(SEPARATOR)]
-    shown = html.escape(" ".join(tokens))  # else </s> is taken for a tag, and not shown
-    lines = [f"The model reads {len(ids)} tokens, of {most} at most:", shown]
+    lines = [f"The model reads {len(ids)} tokens, of {most} at most:", " ".join(tokens)]
     if cut:
         lines += ["", "Cut, as it does not fit:", *cut]
     if len(tokenizer(turns[-1], verbose=False)["input_ids"]) > most:
@@ -250,7 +289,7 @@ def reading(speaker: Speaker, messages: Sequence[Mapping]) -> str:
 
 
 def text(content: str | list[dict]) -> str:
-    """Return the text of a turn, which Gradio passes as a string or in parts."""
-    if isinstance(content, str):
-        return content
-    return " ".join(part["text"] for part in content if part["type"] == "text")
+    """Return the words of a turn, which Gradio passes as a string or in parts, `escaped`."""
+    if not isinstance(content, str):
+        content = " ".join(part["text"] for part in content if part["type"] == "text")
+    return html.unescape(content)
