@@ -7,8 +7,8 @@ import hmac
 import json
 import logging
 import time
-from collections.abc import AsyncIterator, Callable
-from contextlib import aclosing, suppress
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import suppress
 
 import uvicorn
 from fastapi import FastAPI, Request
@@ -146,7 +146,7 @@ def make_app(
             usage = body.stream_options is not None and body.stream_options.include_usage
             events = stream_events(pieces, completion, usage)
             headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
-            return EventStream(events, media_type="text/event-stream", headers=headers)
+            return EventStream(pieces, events, media_type="text/event-stream", headers=headers)
         return await answer_at_once(request, pieces, completion)
 
     return app
@@ -170,10 +170,20 @@ def add_error_handlers(app: FastAPI, metrics: Metrics) -> None:
     @app.exception_handler(RequestValidationError)
     async def answer_invalid(request: Request, error: RequestValidationError) -> JSONResponse:
         metrics.requests.labels(400).inc()
-        first = error.errors()[0]
-        place = ".".join(map(str, first["loc"][1:]))
-        message = first["msg"].removeprefix("Value error, ")
-        return error_response(400, f"{place}: {message}" if place else message, param=place or None)
+        message, place = describe_invalid(error.errors()[0])
+        return error_response(400, message, param=place)
+
+
+def describe_invalid(error: Mapping) -> tuple[str, str | None]:
+    """Word an error of validation, and say in which field it is; None: in the whole body."""
+    if error["type"] == "json_invalid":
+        position = error["loc"][-1]
+        return f"The body is not JSON: {error['ctx']['error']}, at character {position}.", None
+    if error["type"] in ("missing", "model_attributes_type") and error["loc"] == ("body",):
+        return "Send the body as `Content-Type: application/json`, a JSON object.", None
+    place = ".".join(map(str, error["loc"][1:]))
+    message = error["msg"].removeprefix("Value error, ")
+    return (f"{place}: {message}", place) if place else (message, None)
 
 
 def check_name(model: str, name: str) -> None:
@@ -194,6 +204,7 @@ class Pieces:
 
     def __init__(self, scheduler: Scheduler, metrics: Metrics, body: ChatRequest):
         self.scheduler, self.metrics, self.tokens = scheduler, metrics, 0
+        self.status = 499  # where the client goes before all is read, as nginx says
         self.began = time.perf_counter()
         self.events: asyncio.Queue[Piece | Exception] = asyncio.Queue()
         self.job = Job(
@@ -213,26 +224,26 @@ class Pieces:
         Raises:
             ApiError: the model could not reply.
         """
-        status, left = 499, self.job.count  # 499: the client went, as nginx says
-        is_first = self.job.in_pieces
-        try:
-            while left:
-                piece = await self.events.get()
-                if isinstance(piece, Exception):
-                    error = api_error(piece)
-                    status = error.status
-                    raise error
-                if is_first:
-                    self.metrics.first_token.observe(time.perf_counter() - self.began)
-                    is_first = False
-                if piece.finish_reason is not None:
-                    left -= 1
-                    self.tokens += piece.tokens
-                yield piece
-            status = 200
-        finally:
-            self.scheduler.cancel(self.job)
-            self.metrics.count(status, self.tokens, time.perf_counter() - self.began)
+        left, is_first = self.job.count, self.job.in_pieces
+        while left:
+            piece = await self.events.get()
+            if isinstance(piece, Exception):
+                error = api_error(piece)
+                self.status = error.status
+                raise error
+            if is_first:
+                self.metrics.first_token.observe(time.perf_counter() - self.began)
+                is_first = False
+            if piece.finish_reason is not None:
+                left -= 1
+                self.tokens += piece.tokens
+            yield piece
+        self.status = 200
+
+    def close(self) -> None:
+        """Stop what is still computed, and count the request."""
+        self.scheduler.cancel(self.job)
+        self.metrics.count(self.status, self.tokens, time.perf_counter() - self.began)
 
 
 def teller(events: asyncio.Queue) -> Callable[[object], None]:
@@ -247,19 +258,28 @@ def teller(events: asyncio.Queue) -> Callable[[object], None]:
 
 
 class EventStream(StreamingResponse):
-    """A stream whose generator is closed at once where the client goes."""
+    """A stream of pieces, which ends with it, also where the client goes before it has begun."""
+
+    def __init__(self, pieces: Pieces, events: AsyncIterator[str], **options):
+        super().__init__(events, **options)
+        self.pieces = pieces
 
     async def __call__(self, scope, receive, send) -> None:
-        async with aclosing(self.body_iterator):
+        try:
             await super().__call__(scope, receive, send)
+        finally:
+            self.pieces.close()
 
 
 async def answer_at_once(request: Request, pieces: Pieces, completion: Completion) -> Response:
     """Answer by all replies together, unless the client goes before."""
     replies = asyncio.create_task(read_replies(pieces, completion))
     gone = asyncio.create_task(client_gone(request))
-    await asyncio.wait([replies, gone], return_when=asyncio.FIRST_COMPLETED)
-    gone.cancel()
+    try:
+        await asyncio.wait([replies, gone], return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        gone.cancel()
+        pieces.close()
     if not replies.done():
         replies.cancel()
         return Response(status_code=499)  # nobody reads it
@@ -283,12 +303,11 @@ async def stream_events(
     for index in range(pieces.job.count):
         yield event(completion.chunk(index, {"role": "assistant", "content": ""}) | usage)
     try:
-        async with aclosing(pieces.read()) as read:
-            async for piece in read:
-                if piece.text:
-                    yield event(completion.chunk(piece.index, {"content": piece.text}) | usage)
-                if piece.finish_reason is not None:
-                    yield event(completion.chunk(piece.index, {}, piece.finish_reason) | usage)
+        async for piece in pieces.read():
+            if piece.text:
+                yield event(completion.chunk(piece.index, {"content": piece.text}) | usage)
+            if piece.finish_reason is not None:
+                yield event(completion.chunk(piece.index, {}, piece.finish_reason) | usage)
     except ApiError as error:
         yield event(error_body(str(error), error.status, error.code))
         return

@@ -13,6 +13,7 @@ from pydantic import (
     ConfigDict,
     Field,
     StringConstraints,
+    ValidationInfo,
     model_validator,
 )
 
@@ -26,32 +27,37 @@ PLAIN = {"num_beams": 1, "guidance_weight": 0.0}
 # Options of OpenAI's that say nothing about the reply.
 IGNORED = {
     "metadata",
+    "moderation",
     "prompt_cache_key",
+    "prompt_cache_options",
+    "prompt_cache_retention",
     "safety_identifier",
     "service_tier",
     "store",
     "user",
 }
-# Options of OpenAI's that a request may spell out, with the value at which they change nothing.
+# Options of OpenAI's that a request may spell out, with the values at which they change nothing,
+# beside None. Without tools, it does not matter how they are chosen.
 UNCHANGED = {
-    "audio": None,
-    "frequency_penalty": 0,
-    "function_call": None,
-    "functions": None,
-    "logit_bias": {},
-    "logprobs": False,
-    "modalities": ["text"],
-    "parallel_tool_calls": True,
-    "prediction": None,
-    "presence_penalty": 0,
-    "reasoning_effort": None,
-    "response_format": {"type": "text"},
-    "tool_choice": "none",
-    "tools": [],
-    "top_logprobs": None,
-    "verbosity": None,
-    "web_search_options": None,
+    "audio": (),
+    "frequency_penalty": (0,),
+    "function_call": ("none", "auto"),
+    "functions": ([],),
+    "logit_bias": ({},),
+    "logprobs": (False,),
+    "modalities": (["text"],),
+    "parallel_tool_calls": (True, False),
+    "prediction": (),
+    "presence_penalty": (0,),
+    "reasoning_effort": ("none",),
+    "response_format": ({"type": "text"},),
+    "tool_choice": ("none", "auto"),
+    "tools": ([],),
+    "top_logprobs": (0,),
+    "verbosity": ("medium",),
+    "web_search_options": (),
 }
+LEAST = 1e-3  # temperature or top_p; below, only the likeliest token is left
 
 
 def whole_characters(text: str) -> str:
@@ -75,14 +81,16 @@ class TextPart(BaseModel):
     text: Text
 
 
-def as_parts(content):
-    """Write plain text as a list of parts."""
+def as_parts(content, info: ValidationInfo):
+    """Write plain text as a list of parts; of an assistant that called tools, there may be none."""
+    if content is None and info.data.get("role") == "assistant":
+        return []
     return [{"type": "text", "text": content}] if isinstance(content, str) else content
 
 
 def as_list(stop):
-    """Write one text as a list of texts."""
-    return [stop] if isinstance(stop, str) else stop
+    """Write one text as a list of texts, an empty one as none."""
+    return list(filter(None, [stop])) if isinstance(stop, str) else stop
 
 
 class Message(BaseModel):
@@ -114,7 +122,7 @@ class ChatRequest(BaseModel):
     model: str
     messages: list[Message] = Field(min_length=1)
     temperature: float | None = Field(None, ge=0, le=2)
-    top_p: float | None = Field(None, ge=1e-3, le=1)
+    top_p: float | None = Field(None, ge=0, le=1)
     n: int | None = Field(None, ge=1, le=MOST_CHOICES)
     max_tokens: int | None = Field(None, ge=1, le=MOST_NEW_TOKENS)
     max_completion_tokens: int | None = Field(None, ge=1, le=MOST_NEW_TOKENS)
@@ -131,19 +139,19 @@ class ChatRequest(BaseModel):
             if name not in UNCHANGED:
                 known = {*ChatRequest.model_fields, *IGNORED, *UNCHANGED}
                 raise ValueError(f"there is no option {name!r}.{nearest(name, known)}")
-            if value != UNCHANGED[name]:
+            if value not in UNCHANGED[name]:
                 raise ValueError(f"{name} is {value!r}, but these models cannot do that.")
         return self
 
     def decoding(self) -> dict:
         """Return options of `generate()`: what the request sets, over the model's own settings."""
         options: dict = {}
-        if self.temperature is not None and self.temperature < 1e-3:
+        given = {"temperature": self.temperature, "top_p": self.top_p}
+        given = {name: value for name, value in given.items() if value is not None}
+        if any(value < LEAST for value in given.values()):
             options = PLAIN | {"do_sample": False}
-        elif self.temperature is not None or self.top_p is not None:
-            options = PLAIN | {"do_sample": True}
-            given = {"temperature": self.temperature, "top_p": self.top_p}
-            options |= {name: value for name, value in given.items() if value is not None}
+        elif given:
+            options = PLAIN | {"do_sample": True} | given
         longest = self.max_completion_tokens or self.max_tokens
         if longest is not None:
             options["max_new_tokens"] = longest

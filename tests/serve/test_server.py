@@ -160,6 +160,8 @@ def test_the_models_are_listed(client):
         ({"n": 17}, "n: Input should be less than"),
         ({"stop": ["a", "b", "c", "d", "e"]}, "at most 4 items"),
         ({"presence_penalty": 1}, "presence_penalty is 1, but these models cannot do that"),
+        ({"parallel_tool_calls": 1.5}, "parallel_tool_calls is 1.5, but these"),
+        ({"messages": [{"role": "user", "content": None}]}, "messages.0.content: Input should be"),
         ({"temprature": 1}, "there is no option 'temprature'. Did you mean 'temperature'?"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
@@ -175,10 +177,34 @@ def test_what_cannot_be_answered_is_refused_in_the_form_of_openai(server, change
     assert response.status_code == (404 if "model" in change else 400)
 
 
+@pytest.mark.parametrize(
+    ("content", "headers", "words"),
+    [
+        (b'{"model": }', {"Content-Type": "application/json"}, "not JSON: Expecting value, at"),
+        (b'{"model": "tiny"}', {}, "Send the body as `Content-Type: application/json`"),
+        (b"[]", {"Content-Type": "application/json"}, "a JSON object"),
+        (b"", {}, "Send the body as"),
+    ],
+)
+def test_what_is_wrong_with_a_body_is_said(server, content, headers, words):
+    url = f"{server}/v1/chat/completions"
+    response = httpx.Client(verify=False).post(url, content=content, headers=headers)
+    said = response.json()["error"]
+    assert words in said["message"] and said["param"] is None and response.status_code == 400
+
+
 def test_options_that_change_nothing_are_taken(client):
     plain = ask(client, ["Hi!"]).choices[0]
-    ignored = ask(client, ["Hi!"], user="someone", presence_penalty=0, logprobs=False, store=True)
-    assert ignored.choices[0] == plain
+    unchanging = {
+        "user": "someone", "store": True, "presence_penalty": 0, "logprobs": False, "stop": "",
+        "top_logprobs": 0, "functions": [], "parallel_tool_calls": False, "tool_choice": "auto",
+        "reasoning_effort": "none", "top_p": 0,
+        "extra_body": {"prompt_cache_retention": "24h", "prompt_cache_options": {}},
+    }  # fmt: skip
+    assert ask(client, ["Hi!"], **unchanging).choices[0] == plain
+    assert ask(client, ["Hi!"], temperature=1, top_p=0).choices[0] == plain
+    after_tools = [{"role": "assistant", "content": None}, *messages(["Hi!"])]
+    assert client.chat.completions.create(messages=after_tools, **GREEDY).choices[0] == plain
     parts = [{"role": "user", "content": [{"type": "text", "text": "Hi!"}]}]
     assert client.chat.completions.create(messages=parts, **GREEDY).choices[0] == plain
 

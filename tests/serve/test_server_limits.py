@@ -1,5 +1,6 @@
 """The server: who may ask, how much, and what is left when a client or the server goes."""
 
+import asyncio
 import contextlib
 import json
 import os
@@ -10,6 +11,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from copy import copy, deepcopy
 from http.client import HTTPConnection
+from types import SimpleNamespace
 
 import httpx
 import pytest
@@ -22,7 +24,7 @@ from seq2seq_dialog.errors import UsageError
 from seq2seq_dialog.models import artifact
 from seq2seq_dialog.models.tokenizer import load_tokenizer
 from seq2seq_dialog.serve import scheduler as scheduling
-from seq2seq_dialog.serve.api import Server
+from seq2seq_dialog.serve.api import EventStream, Server
 from seq2seq_dialog.serve.inference import generate_responses, load
 from seq2seq_dialog.serve.jobs import Job
 from seq2seq_dialog.serve.safety import Safety
@@ -128,6 +130,23 @@ def test_what_nobody_waits_for_is_not_computed(http, long_winded, tokenizer, ste
         scheduler.stop()
         wait_until(lambda: scheduler.has_ended)
     assert 0 < len(steps) < 2 * LONG
+
+
+def test_a_stream_whose_client_goes_before_it_begins_is_counted_and_not_computed():
+    closed = []
+
+    async def events():
+        yield "data: never sent\n\n"
+
+    async def receive():
+        return {"type": "http.disconnect"}
+
+    async def send(message):
+        await asyncio.sleep(1)
+
+    stream = EventStream(SimpleNamespace(close=lambda: closed.append(True)), events())
+    asyncio.run(stream({"type": "http", "asgi": {"spec_version": "2.3"}}, receive, send))
+    assert closed == [True]
 
 
 def test_more_than_may_wait_are_refused(http, long_winded, tokenizer, steps, monkeypatch):
