@@ -111,7 +111,12 @@ DECODING_FLAGS = [
         metavar="X",
         help="exponent of the length in beam scores; above 1 favours long",
     ),
-    argument("--candidates", type=int, metavar="N", help="replies that are decoded to choose from"),
+    argument(
+        "--candidates",
+        type=int,
+        metavar="N",
+        help="replies to choose from: of beams, or sampled without beams",
+    ),
     argument(
         "--rerank",
         metavar="WEIGHTS",
@@ -147,8 +152,9 @@ VERBS = {
         "serve.chat.chat",
         help="talk with models in the terminal",
         description="Talk with a model; it remembers the dialogue. /help lists the commands. "
-        "Several models answer the same. In a pipe, each line is something said and each line "
-        "printed a reply.",
+        "Several models answer the same. In a pipe, each line is something said, unless it begins "
+        "with one of the commands. For each line read, each model prints one: its reply, or an "
+        "empty line where there is none.",
         arguments=[MODELS, VOTES, *SAFETY, NO_EXPORT, *LOADING],
     ),
     "reply": Verb(

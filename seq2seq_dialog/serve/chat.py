@@ -1,4 +1,7 @@
-"""Chat in the terminal, or in a pipe: each line read gives a line printed, of each model."""
+"""Chat in the terminal, or in a pipe: each line read gives a line printed, of each model.
+
+In a pipe, a line that is no reply is empty, and what begins with no known command is said.
+"""
 
 import json
 import os
@@ -35,6 +38,7 @@ HELP = """\
 /set               show the decoding settings
 /set NAME=VALUE    change one, for example /set num_beams=4 or /set do_sample=true
 /quit              leave (or end of input); in a terminal, exit, quit or :q alone on a line, too"""
+COMMANDS = {"/help", "/exit", "/q", *(line.split()[0] for line in HELP.splitlines())}
 GOODBYES = ("exit", "quit", ":q")  # in a pipe they are something said
 CYAN = "\x1b[36m{}\x1b[0m"
 
@@ -53,6 +57,7 @@ class TerminalChat(Conversation):
         safety: Safety | None = None,
     ):
         self.models, self.in_terminal, self.votes = models, in_terminal, votes
+        self.printed = 0  # replies to the line that was read last
         super().__init__(*next(iter(models.values())), safety)
 
     def reply_to(self, context) -> str:
@@ -70,7 +75,9 @@ class TerminalChat(Conversation):
             settings["streamer"] = Words(tokenizer, skip_prompt=True, skip_special_tokens=True)
         reply = generate_response(context, model, tokenizer, safety=self.safety, **settings)
         if "streamer" not in settings:
-            print(f"{start}{reply}", flush=True)
+            line = reply if self.in_terminal else " ".join(reply.split())
+            print(f"{start}{line}", flush=True)
+        self.printed += 1
         return reply
 
     def undo(self) -> bool:
@@ -106,18 +113,18 @@ class TerminalChat(Conversation):
         append_votes(
             self.votes,
             [
-                make_vote(self.turns[:-1], pick(self.replies, two), pick(names, two), better)
-                for two in pairs
+                make_vote(
+                    self.turns[:-1],
+                    [self.replies[one], self.replies[other]],
+                    [names[one], names[other]],
+                    better,
+                )
+                for one, other in pairs
             ],
         )
         self.turns[-1] = self.replies[best]
         self.replies = []  # a turn has one vote
         return f"Saved to {self.votes}. The dialogue goes on with the reply of {names[best]}."
-
-
-def pick(values: Sequence[str], places: Sequence[int]) -> list[str]:
-    """Return the values at some places."""
-    return [values[place] for place in places]
 
 
 class Words(TextStreamer):
@@ -288,8 +295,9 @@ def converse(talk: TerminalChat) -> None:
             break
         if talk.in_terminal and line in GOODBYES:
             break
+        talk.printed = 0
         try:
-            if line.startswith("/"):
+            if line.startswith("/") and (talk.in_terminal or line.split()[0] in COMMANDS):
                 answer = command(line, talk)
                 if answer is None:
                     break
@@ -298,8 +306,11 @@ def converse(talk: TerminalChat) -> None:
             elif line:
                 talk.say(line)
         except KeyboardInterrupt:  # ends the reply, not the chat
-            print(flush=True)
+            if talk.in_terminal:
+                print(flush=True)
         except Exception as error:  # a line that fails is told, and the next one is read
             print(short_reason(error), file=sys.stderr)
+        if not talk.in_terminal:  # the next reply stands in the line of what it answers
+            print("\n" * (len(talk.models) - talk.printed), end="", flush=True)
         if getattr(sys.stdout, "reader_is_gone", False):
             break

@@ -129,6 +129,23 @@ def test_replies_come_word_by_word(models, monkeypatch):
     assert streamed.endswith("".join(written)) and pieces > len(written) + 2
 
 
+def test_in_a_pipe_each_model_prints_a_line_for_each_line(models, monkeypatch, capsys):
+    two = chat.TerminalChat(models, in_terminal=False)
+    monkeypatch.setattr("sys.stdin", io.StringIO("\n/reset\n/jump  \n/undo\nfail\n"))
+
+    def answer(context, model, tokenizer, **options):
+        if context[-1] == "fail" and model is models["runs/b"][0]:
+            raise ValueError("it fails")
+        return f"a\nreply to {context[-1]}"
+
+    monkeypatch.setattr(chat, "generate_response", answer)
+    chat.converse(two)
+    out, err = capsys.readouterr()
+    said = [f"{name}: a reply to /jump" for name in models]
+    assert out.split("\n") == [""] * 4 + said + [""] * 2 + ["runs/a: a reply to fail", "", ""]
+    assert err == "The dialogue is forgotten.\nForgotten.\nit fails\n"
+
+
 def test_a_model_given_twice_is_refused():
     with pytest.raises(UsageError, match="'starter' is given twice: give different models"):
         chat.chat(["starter", "starter"])
