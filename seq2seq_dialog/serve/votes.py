@@ -55,7 +55,7 @@ def make_vote(
         "chosen_model": models[better] if decided else None,
         "rejected_model": models[worse] if decided else list(models),
         "vote": "better" if decided else better,
-        "time": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }
 
 

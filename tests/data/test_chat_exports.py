@@ -407,11 +407,11 @@ TIMES = {
     "iOS": [datetime(2023, 12, 31, 21, 5, 33), datetime(2024, 1, 1, 0, 0, 1)],
     "one Telegram chat": [datetime(2023, 12, 31, 21, 5, 33), datetime(2023, 12, 31, 21, 7)],
     "Discord": [
-        datetime(2023, 12, 31, 20, 5, 33),
+        datetime(2023, 12, 31, 20, 5, 33, 123000),
         datetime(2023, 12, 31, 20, 6),  # what a bot says after it is left out
     ],
     "Discord CSV": [
-        datetime(2023, 12, 31, 20, 5, 33),
+        datetime(2023, 12, 31, 20, 5, 33, 123000),
         datetime(2023, 12, 31, 20, 6),
     ],
     "Slack": [

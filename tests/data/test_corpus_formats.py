@@ -101,7 +101,7 @@ def test_personas_and_what_is_known_of_the_partner(tmp_path):
             [
                 *(datetime(2024, 1, 2, 10, 32, 11), datetime(2024, 1, 2, 10, 32, 15)),
                 *(datetime(2024, 1, 2, 23, 5), datetime(2024, 1, 2, 23, 6)),
-                datetime(2024, 1, 2, 23, 7),
+                datetime(2024, 1, 2, 23, 7, 0, 500000),
             ],
         ),
     ],

@@ -6,7 +6,7 @@ import hashlib
 import json
 import re
 from dataclasses import dataclass, field
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from functools import cached_property
 
 REGULAR_LIMIT = 10 * 2**20  # bytes: larger files are LFS files
@@ -92,7 +92,7 @@ class Repo:
 
     def commit(self, branch, files, title, description="", author="system") -> Commit:
         parent = self.branches.get(branch)
-        date = datetime.now(timezone.utc).isoformat(timespec="milliseconds")[:-6] + "Z"
+        date = datetime.now(UTC).isoformat(timespec="milliseconds")[:-6] + "Z"
         tree = sorted((path, file.oid) for path, file in files.items())
         oid = sha1(json.dumps([self.type, self.id, parent, title, date, len(self.commits), tree]))
         self.commits[oid] = Commit(oid, parent, title, description, author, date, files)

@@ -10,7 +10,7 @@ import os
 import re
 from collections import defaultdict
 from collections.abc import Iterator
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from functools import lru_cache
 
 from ...dataset_script.sources import Note
@@ -40,7 +40,7 @@ def _read(file: File, note: Note) -> Iterator[Transcript]:
         try:
             kind, text = _classify(message, names)
             if not kind:
-                when = datetime.fromtimestamp(float(message["ts"]), timezone.utc)
+                when = datetime.fromtimestamp(float(message["ts"]), UTC)
                 said = Message(_speaker(message, names), text, when.replace(tzinfo=None))
         except (AttributeError, KeyError, TypeError, ValueError, OverflowError):
             kind = "unreadable"

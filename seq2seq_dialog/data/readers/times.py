@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable
-from datetime import datetime, time, timezone
+from datetime import UTC, datetime, time
 from itertools import accumulate, pairwise
 from typing import TypeVar
 
@@ -48,22 +48,21 @@ def parse_time(value, day_first: bool = False) -> datetime | None:
     else:
         try:
             number = float(value)
-            when = datetime.fromtimestamp(number / 1000 if number > 1e11 else number, timezone.utc)
+            when = datetime.fromtimestamp(number / 1000 if number > 1e11 else number, UTC)
         except (TypeError, ValueError, OverflowError, OSError):
             when = _parse_text(_text(value), day_first)
-    return when.astimezone(timezone.utc).replace(tzinfo=None) if when and when.tzinfo else when
+    return when.astimezone(UTC).replace(tzinfo=None) if when and when.tzinfo else when
 
 
 def parse_iso_time(value) -> datetime | None:
     """Read 2023-12-31T21:05:33.123+01:00 or seconds as UTC, and a time without zone as it is."""
     try:
         if isinstance(value, int | float):
-            return datetime.fromtimestamp(value, timezone.utc).replace(tzinfo=None)
-        # Python 3.10 knows neither Z nor seven digits of a second.
-        when = datetime.fromisoformat(re.sub(r"\.\d+", "", value).replace("Z", "+00:00"))
+            return datetime.fromtimestamp(value, UTC).replace(tzinfo=None)
+        when = datetime.fromisoformat(value)
     except (TypeError, ValueError, OverflowError, OSError):
         return None
-    return when.astimezone(timezone.utc).replace(tzinfo=None) if when.tzinfo else when
+    return when.astimezone(UTC).replace(tzinfo=None) if when.tzinfo else when
 
 
 def _parse_text(text: str, day_first: bool) -> datetime | None:
