@@ -35,6 +35,7 @@ class Metric:
 PERCENT, FROM_1 = (0, 100), (1, math.inf)
 FULL = {"main": True, "interval": True, "chooses_best": True}
 BEST = {"chooses_best": True}
+OF_BLEU = {1: BEST, 2: FULL, 3: BEST, 4: {}}  # BLEU-4 is of several references; of one it is `bleu`
 WORD_RUNS = {1: "Words", 2: "Words and pairs of words", 3: "Runs of 1 to 3 words"}
 WORD_RUNS[4] = "Runs of 1 to 4 words"
 # In the order of columns and rows.
@@ -69,7 +70,7 @@ METRICS = {
     ),
     **{
         f"bleu_{n}": Metric(
-            f"BLEU-{n}", "", HIGHER, PERCENT, hub_type="bleu", **(FULL if n == 2 else BEST),
+            f"BLEU-{n}", "", HIGHER, PERCENT, hub_type="bleu", **OF_BLEU[n],
             plain=f"{WORD_RUNS[n]} that replies share with their references.",
         )
         for n in range(1, 5)

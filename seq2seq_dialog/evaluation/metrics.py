@@ -60,7 +60,7 @@ def mean_over_pairs(values: Sequence[float], scale: float = 100) -> PairStatisti
 def bleu_statistics(
     replies: Sequence[str], references: Sequence[str], tokenize: str = BY_SPACES
 ) -> dict[str, PairStatistics]:
-    """Count what corpus BLEU is made of: `bleu` (sacreBLEU), and geometric means up to each order.
+    """Count what corpus BLEU is made of: `bleu` (sacreBLEU), and geometric means up to order 3.
 
     Of each pair: two lengths, then the clipped matches and the totals of n-grams of each order.
     """
@@ -72,7 +72,7 @@ def bleu_statistics(
         rows.append([score.sys_len, score.ref_len, *score.counts, *score.totals])
     counts = np.array(rows, float).reshape(-1, 10)
     statistics = {"bleu": PairStatistics(counts, _corpus_bleu)}
-    for order in range(1, 5):
+    for order in range(1, 4):
         kept = [0, 1, *range(2, 2 + order), *range(6, 6 + order)]
         statistics[f"bleu_{order}"] = PairStatistics(counts[:, kept], _corpus_bleu)
     return statistics
@@ -314,7 +314,7 @@ class ReplyMetric(evaluate.Metric):
     """Compares replies with references: `ReplyMetric().compute(predictions=..., references=...)`.
 
     Predictions and references are strings, one reference each; `language="zh"` says what they are
-    written in. The result has `bleu` (sacreBLEU), `bleu_signature`, `bleu_1` to `bleu_4` (geometric
+    written in. The result has `bleu` (sacreBLEU), `bleu_signature`, `bleu_1` to `bleu_3` (geometric
     means up to that order), `chrf`, `rouge_1`, `rouge_2`, `rouge_l` (F1), `similarity` (of English
     texts), `distinct_1`, `distinct_2`, `reply_words`, `reference_words` (means).
     """
