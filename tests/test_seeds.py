@@ -50,7 +50,7 @@ def test_stopped_and_started_again_each_seed_gives_its_run(run, config, tmp_path
     )
 
 
-def runs(folder, values: dict[int, tuple[float, float]], text: str = "Hi", tokens: int = 2):
+def runs(folder, values: dict[int, tuple[float, float]], text: str = "Hi", **pair):
     """Write a folder of finished runs that have a BLEU and a perplexity by seed."""
     for seed, (bleu, perplexity) in values.items():
         run_dir = folder / f"seed-{seed}"
@@ -60,9 +60,9 @@ def runs(folder, values: dict[int, tuple[float, float]], text: str = "Hi", token
         row = {"system": "model", "protocol": "default", "subset": "clean"}
         rows = [row | {"metrics": {"bleu": bleu / 2}}, row | {"system": "empty", "metrics": {}}]
         write_json(run_dir / "evaluation.json", {"split": "test", "results": rows})
-        pair = {"dialogue_id": "test:1", "context": ["Hello."], "reference": text, "reply": "Oh."}
-        pair |= {"nll": 1.0, "tokens": tokens, "bytes": 3}
-        write_jsonl(run_dir / "predictions.jsonl", [pair])
+        row = {"dialogue_id": "test:1", "context": ["Hello."], "reference": text, "reply": "Oh."}
+        row |= {"nll": 1.0, "tokens": 2, "bytes": 3, "clean": True} | pair
+        write_jsonl(run_dir / "predictions.jsonl", [row])
     summarise(folder, list(values))
     return str(folder)
 
@@ -159,6 +159,10 @@ def test_sets_of_runs_that_cannot_be_compared_are_refused(tmp_path):
     result = compare(a, runs(tmp_path / "c", A, tokens=3))
     assert list(result["metrics"]) == ["bleu"]
     assert "Perplexity and context gain are left out" in result["verdict"][-1]
+    d = runs(tmp_path / "d", A, clean=False)
+    with pytest.raises(UsageError, match=r"clean \(1 and 0\).*/a/seed-1' with '.*/d/seed-1"):
+        compare(a, d, subset="clean")
+    assert compare(a, d)["seeds"] == list(A)
     write_json(tmp_path / "b" / "seeds.json", [])
     with pytest.raises(UsageError, match=r"seeds.json' is not what a run writes there"):
         compare(a, str(tmp_path / "b"))

@@ -14,6 +14,7 @@ from .catalogue import keys_with
 from .metrics import PairStatistics
 
 BLOCK = 100  # resamples in memory at a time
+FEW = 50  # dialogues; with fewer, intervals and p are rough
 
 
 def with_intervals(statistics: Mapping[str, PairStatistics]) -> dict[str, PairStatistics]:
@@ -70,12 +71,24 @@ def intervals(
 
     Distinct-n, entropy and self-BLEU have no interval: a resample draws some pairs twice, so it is
     always less diverse than the replies are.
+
+    Fewer than two dialogues (or pairs, without `dialogues`) have none: all resamples would be
+    equal.
     """
     statistics = with_intervals(statistics)
-    if not any(len(metric.columns) for metric in statistics.values()):
+    if statistics and dialogues is None:
+        dialogues = range(len(next(iter(statistics.values())).columns))
+    if not statistics or len(set(dialogues)) < 2:
         return {}
     result = {}
     for name, values in bootstrap(statistics, samples, seed, dialogues).items():
         values, cut = np.sort(values), samples // 40
         result[name] = [float(values[cut]), float(values[-1 - cut])]
     return result
+
+
+def doubt_of_few(dialogues: int, rough: str) -> list[str]:
+    """Say in a sentence what is rough, such as `p is`, if fewer than `FEW` dialogues are drawn."""
+    if dialogues >= FEW:
+        return []
+    return [f"There are {dialogues} dialogues: with fewer than {FEW}, {rough} rough."]

@@ -14,8 +14,9 @@ import numpy as np
 from datasets import Dataset
 
 from ..dataset_script.dialogues import normalised
+from ..portable.context import count_background
 from .baselines import most_frequent_reply, nearest_replies, random_replies
-from .bootstrap import intervals
+from .bootstrap import doubt_of_few, intervals
 from .catalogue import LEADING, METRICS
 from .diversity import by_size, diversity
 from .metrics import likelihood_statistics
@@ -60,7 +61,7 @@ def evaluate(
     """Score the replies of a model and of the baselines.
 
     Args:
-        predictions: of each of `rows` `turn`, `dialogue_id`, `reference`, `reply`, and what
+        predictions: of each of `rows` `dialogue_id`, `context`, `reference`, `reply`, and what
             `likelihood_statistics` takes.
         clean: (pairs,), which are, by `overlap.DEFINITIONS`; None if not known.
         spaced: the text is in DailyDialog's own spaced tokens.
@@ -71,9 +72,11 @@ def evaluate(
         `split`, `decoding`, `diversity`, `verdict` (sentences), and `results`, a dict per system,
         protocol and subset, with 95 % `intervals` for the model.
     """
-    references, model_replies, turns, dialogues = (
-        [row[key] for row in predictions] for key in ("reference", "reply", "turn", "dialogue_id")
+    references, model_replies, contexts, dialogues = (
+        [row[key] for row in predictions]
+        for key in ("reference", "reply", "context", "dialogue_id")
     )
+    turns = [len(context) - count_background(context) for context in contexts]
     replies = {
         MODEL: model_replies,
         NEAREST: nearest_replies(train, rows, language),
@@ -118,7 +121,8 @@ def _results(
                 "signature": of_subset.signature,
             }
             if (system, protocol) == (MODEL, "default"):
-                drawn_from = np.array(dialogues)[chosen]
+                drawn_from = [dialogues[i] for i in chosen]
+                result["dialogues"] = len(set(drawn_from))
                 result["intervals"] = intervals(of_subset.statistics, drawn_from, seed=seed)
             results.append(result)
     return results
@@ -158,7 +162,7 @@ def _diversity(
     turns: Sequence[int],
     scored: dict[tuple[str, str], Scored],
 ) -> dict:
-    """Measure diversity by system and subset; of the model also by turn and by length."""
+    """Measure diversity by system and subset; of the model by turns and length, too."""
     known = {normalised(reply) for reply in training_replies}
     measured = {
         system: {
@@ -178,13 +182,18 @@ def verdict(results: Sequence[dict], language: str = "en") -> list[str]:
     """Say in a sentence per baseline whether the model beats it, on clean pairs if there are any.
 
     It does in a metric if its whole 95 % interval lies above the baseline's figure. The metrics are
-    the `LEADING` ones that there are.
+    the `LEADING` ones that there are. Pairs of one dialogue have no interval, and tell nothing.
     """
     by_characters = tokenizer_of(language) == BY_CHARACTERS
     rows = [row for row in results if row["protocol"] == "default"]
     subset = "clean" if any(row["subset"] == "clean" for row in rows) else "full"
     rows = {row["system"]: row for row in rows if row["subset"] == subset}
     model, where = rows[MODEL], "clean pairs" if subset == "clean" else "all pairs"
+    if not model["intervals"]:
+        return [
+            f"There are too few dialogues to tell whether the model beats the baselines: the "
+            f"{model['pairs']:,} {where.removeprefix('all ')} are of one."
+        ]
     sentences = []
     for system, row in rows.items():
         if system == MODEL:
@@ -206,4 +215,4 @@ def verdict(results: Sequence[dict], language: str = "en") -> list[str]:
             f"The verdict goes by chrF: no tokenizer for words of the language {language} is at "
             "hand, so BLEU, ROUGE and the figures of words count characters."
         )
-    return sentences
+    return sentences + doubt_of_few(model["dialogues"], "the intervals are")

@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.table import Column, Table
 
 from ..errors import UsageError
-from ..evaluation.bootstrap import bootstrap, with_intervals
+from ..evaluation.bootstrap import bootstrap, doubt_of_few, with_intervals
 from ..evaluation.catalogue import LOWER, METRICS, leading_first
 from ..evaluation.metrics import PairStatistics, likelihood_statistics, pair_statistics
 from ..run_folder import check_result, read_language, read_predictions, write_json
@@ -25,7 +25,6 @@ from . import seeds
 
 LEVEL = 0.05  # of p: below it, a difference is beyond chance
 LEAST_SAMPLES = 100
-FEW = 50  # dialogues; with fewer, p is rough
 
 
 def _check_pairs(a: list[dict], b: list[dict]) -> None:
@@ -103,10 +102,13 @@ def compare(
     if subset not in ("full", "clean"):
         raise UsageError(f"subset is {subset!r}; it must be one of full, clean.")
     summaries = [seeds.read_summary(folder), seeds.read_summary(other)]
-    runs = [read_predictions(each) for each in _first_runs((folder, other), summaries)]
+    folders = _first_runs((folder, other), summaries)
+    runs = [read_predictions(each) for each in folders]
     _check_pairs(*runs)
     result = {"a": str(folder), "b": str(other), "subset": subset}
     if all(summaries):
+        if subset == "clean":
+            _check_same_clean(runs, folders)
         left_out, missing = _incomparable(runs)
         result |= seeds.compare_summaries(*summaries, subset, left_out)
         result["verdict"] += [missing] if missing else []
@@ -168,8 +170,7 @@ def _test(runs: list[list[dict]], samples: int, seed: int, language: str) -> dic
     }
     verdict = [sentence(name, test) for name, test in metrics.items()]
     verdict += [missing] if missing else []
-    if count < FEW:
-        verdict.append(f"There are {count} dialogues: with fewer than {FEW}, p is rough.")
+    verdict += doubt_of_few(count, "p is")
     return {
         "pairs": len(dialogues),
         "dialogues": count,
@@ -194,6 +195,18 @@ def _clean(runs: list[list[dict]]) -> list[list[dict]]:
     return [[row for row, kept in zip(rows, both, strict=True) if kept] for rows in runs]
 
 
+def _check_same_clean(runs: list[list[dict]], folders: Sequence[Path]) -> None:
+    """Refuse sets of runs whose means are of different clean pairs."""
+    a, b = ([row.get("clean") for row in rows] for rows in runs)
+    if a != b:
+        raise UsageError(
+            f"RUN_A and RUN_B call other pairs clean ({a.count(True):,} and {b.count(True):,}), "
+            "and the means over seeds are of those of each. Single runs are compared on the pairs "
+            f"that both call clean: compare {str(folders[0])!r} with {str(folders[1])!r}, or with "
+            "--subset full."
+        )
+
+
 def _incomparable(runs: list[list[dict]]) -> tuple[tuple[str, ...], str]:
     """Return which figures of likelihood cannot be compared, and a sentence that says why."""
     per_token = ("perplexity", "context_gain")
@@ -204,6 +217,10 @@ def _incomparable(runs: list[list[dict]]) -> tuple[tuple[str, ...], str]:
         if not all(isinstance(figure, int | float) and math.isfinite(figure) for figure in figures):
             left_out = (*per_token, "bits_per_byte")
             return left_out, f"Likelihood is left out: {name} has pairs for which it is not known."
+    a, b = ([row["bytes"] for row in rows] for rows in runs)
+    if a != b:
+        left_out = (*per_token, "bits_per_byte")
+        return left_out, "Likelihood is left out: A and B cut references at different lengths."
     a, b = ([row["tokens"] for row in rows] for rows in runs)
     if a != b:
         reason = "A and B split the references into different tokens"

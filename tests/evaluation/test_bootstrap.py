@@ -118,7 +118,7 @@ def test_intervals_hardly_depend_on_order_and_seed(pairs, statistics_of):
 @pytest.mark.parametrize(
     ("replies", "references", "figures"),
     [
-        (["one"], ["one"], (100, 0, 0, 100, 100)),  # one token: no bigram
+        (["one"] * 2, ["one"] * 2, (100, 0, 0, 100, 100)),  # one token: no bigram
         (["", ""], ["a b", "c"], (0, 0, 0, 0, 0)),
         (["a b c d e f"] * 4, ["a b c d e f"] * 4, (100, 100, 100, 100, 100)),
     ],
@@ -132,6 +132,8 @@ def test_equal_pairs_have_intervals_without_width(replies, references, figures):
 
 def test_refusals():
     assert intervals({}) == intervals(pair_statistics([], [])) == {}
+    assert intervals(pair_statistics(["a"], ["a"])) == {}  # all resamples would be equal
+    assert intervals(pair_statistics(["a", "b"], ["a", "c"]), ["test:1"] * 2) == {}
     with pytest.raises(ValueError, match=r"zip\(\) argument"):
         pair_statistics(["a"], ["a", "b"])
 

@@ -64,7 +64,31 @@ def test_systems_protocols_and_subsets(pairs):
     assert nearest[0] > 30 > 10 > nearest[1]
     assert found["diversity"][MODEL]["full"]["length_ratio"] == 1
     assert sum(group["pairs"] for group in found["diversity"][MODEL]["by_turn"]) == len(rows)
-    assert all("the model beats the" in sentence for sentence in found["verdict"])
+    *sentences, last = found["verdict"]
+    assert all("the model beats the" in sentence for sentence in sentences) and len(sentences) == 3
+    assert last == "There are 10 dialogues: with fewer than 50, the intervals are rough."
+
+
+def test_of_one_dialogue_nothing_is_told(pairs):
+    train, rows, _, predictions = pairs
+    one = np.array([row["dialogue_id"] == "7" for row in rows])
+    found = evaluate(predictions, train, rows, one, "test", DECODING)
+    assert found["verdict"] == [
+        "There are too few dialogues to tell whether the model beats the baselines: the "
+        f"{one.sum()} clean pairs are of one."
+    ]
+
+
+def test_groups_go_by_the_turns_of_the_context_whatever_the_number_of_the_pair(pairs):
+    train, rows, _, predictions = pairs
+    other = [
+        row | {"turn": 1, "context": ["persona: I sing.", *row["context"]]} for row in predictions
+    ]
+    groups = [
+        evaluate(each, train, rows, None, "test", DECODING)["diversity"][MODEL]["by_turn"]
+        for each in (predictions, other)
+    ]
+    assert groups[0] == groups[1] and len(groups[0]) > 2
 
 
 def test_a_subset_is_scored_like_a_test_set_of_its_own(pairs):

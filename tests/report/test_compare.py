@@ -209,6 +209,16 @@ def test_of_other_tokens_the_bits_of_a_byte_are_compared_alone(run):
     )
 
 
+def test_where_references_are_cut_at_other_lengths_no_likelihood_is_compared(run):
+    rows, other = rows_of_run(), rows_of_run()
+    other[3] |= {"bytes": 9, "tokens": 2}
+    result = compare(run("a", rows), run("b", other), samples=100)
+    assert not {"perplexity", "context_gain", "bits_per_byte"} & result["metrics"].keys()
+    assert result["verdict"][-1] == (
+        "Likelihood is left out: A and B cut references at different lengths."
+    )
+
+
 @pytest.mark.parametrize("key", ["nll", "bytes"])
 def test_without_a_likelihood_its_figures_are_left_out(run, key):
     rows, other = rows_of_run(), rows_of_run()
