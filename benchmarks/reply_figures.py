@@ -50,8 +50,10 @@ def pair_values(replies: list[str], references: list[str]) -> dict[str, np.ndarr
 
 
 def vectors_of(text: str) -> np.ndarray:
-    """Return the vectors of a text's tokens, (tokens, dim)."""
-    return load_vectors().of(text or ".")
+    """Return the vectors of a text's tokens, (tokens, dim); a text that has none counts as `.`."""
+    vectors = load_vectors()
+    of_text = vectors.of(text)
+    return of_text if len(of_text) else vectors.of(".")
 
 
 def greedy(a: np.ndarray, b: np.ndarray) -> float:

@@ -21,14 +21,19 @@ SMOOTHING = 1e-3  # a of Arora et al. (2017), their default
 
 
 class Vectors(NamedTuple):
-    """The starter's tokenizer, and each token's vector by `load_vectors`, (vocab, dim)."""
+    """The starter's tokenizer, and each token's vector by `load_vectors`, (vocab, dim).
+
+    `unknown` are the ids of tokens that say nothing of a text: special ones and a bare space.
+    """
 
     tokenizer: object
     table: np.ndarray
+    unknown: frozenset[int]
 
     def of(self, text: str) -> np.ndarray:
-        """Return the vectors of a text's tokens, (tokens, dim)."""
-        return self.table[self.tokenizer.encode(text, add_special_tokens=False).ids]
+        """Return the vectors of a text's tokens, (tokens, dim); none if all are `unknown`."""
+        ids = self.tokenizer.encode(text, add_special_tokens=False).ids
+        return self.table[[] if self.unknown.issuperset(ids) else ids]
 
 
 @lru_cache(maxsize=1)
@@ -68,7 +73,9 @@ def load_vectors() -> Vectors:
     table = table * weights[:, None]
     common = probability @ table  # (dim,)
     common /= np.linalg.norm(common)
-    return Vectors(tokenizer, table - np.outer(table @ common, common))
+    special = (i for i, token in tokenizer.get_added_tokens_decoder().items() if token.special)
+    unknown = frozenset([*special, tokenizer.token_to_id("▁")])
+    return Vectors(tokenizer, table - np.outer(table @ common, common), unknown)
 
 
 @lru_cache(maxsize=1)
@@ -87,7 +94,8 @@ def knows(language: str) -> bool:
 def similarities(replies: Sequence[str], references: Sequence[str]) -> np.ndarray:
     """Compute of each pair of texts the cosine of their mean vectors, (pairs,).
 
-    A text without tokens has similarity 0 to every text.
+    A text without tokens, or of characters alone that the vectors do not know, such as emoji, has
+    similarity 0 to every text.
     """
     vectors = load_vectors()
     dim = vectors.table.shape[1]

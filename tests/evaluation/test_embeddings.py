@@ -45,7 +45,15 @@ def test_similarity_is_the_cosine_of_weighted_mean_vectors():
 
 @pytest.mark.parametrize(
     ("reply", "reference", "expected"),
-    [("A cup of tea.", "A cup of tea.", 1), ("", "Tea.", 0), ("", "", 0)],
+    [
+        ("A cup of tea.", "A cup of tea.", 1),
+        ("", "Tea.", 0),
+        ("", "", 0),
+        ("😂", "👍", 0),
+        ("😂 👍", "😂 👍", 0),
+        ("fine 😂", "fine 👍", 1),
+        ("A good day", "The day was good", 0.778663597255359),
+    ],
 )
 def test_equal_and_empty_texts(reply, reference, expected):
     assert similarities([reply], [reference]) == pytest.approx([expected])
