@@ -125,10 +125,15 @@ def read_mapping(path: Path) -> dict:
     return content
 
 
+def read_config(folder: str | Path) -> dict:
+    """Read the settings of a run; an empty dict where it has left none."""
+    config = Path(folder) / "config.yaml"
+    return read_yaml(config) if config.is_file() else {}
+
+
 def read_language(folder: str | Path) -> str:
     """Read from a run's config what its dialogues are written in."""
-    config = Path(folder) / "config.yaml"
-    return str((read_yaml(config) if config.is_file() else {}).get("language", "en"))
+    return str(read_config(folder).get("language", "en"))
 
 
 def join_predictions(rows, outputs: list[dict], clean: Iterable[bool] | None) -> list[dict]:

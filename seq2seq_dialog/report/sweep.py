@@ -11,7 +11,6 @@ import hashlib
 import json
 import math
 from collections.abc import Callable, Iterator, Sequence
-from importlib.metadata import version
 from pathlib import Path
 
 import torch
@@ -33,14 +32,22 @@ from ..evaluation.protocols import score
 from ..evaluation.text import segmented
 from ..models.loading import hash_weights
 from ..portable.context import encode_context
-from ..run_folder import check_writable, read_json, read_language, read_pairs, write_json
+from ..run_folder import (
+    check_writable,
+    read_config,
+    read_json,
+    read_language,
+    read_pairs,
+    write_json,
+)
 from ..serve.inference import load, reply_to_batch
 from ..training_settings import DialogueTrainingArguments
 
 TEMPERATURES = (0.4, 0.6, 0.8, 1.0, 1.2)
 GREEDY = 0.0  # what the temperature of the greedy point is written as
 TOKENS_PER_BATCH = DialogueTrainingArguments.eval_tokens_per_batch
-KEY = ("fingerprint", "temperature", "samples", "seed")  # what a point's figures depend on
+# What a point's figures depend on.
+KEY = ("fingerprint", "temperature", "samples", "seed", "spaced")
 FIGURES = ("bleu_2", "plato_bleu_2", "distinct_2", "self_bleu", "reply_words")  # of a point
 MARKERS = "osD^vP*Xp"
 
@@ -91,10 +98,10 @@ def sweep(
 ) -> list[dict]:
     """Measure models over temperatures; draw them to `output`, print and return their points.
 
-    Test pairs and their language are those of the first folder's run; a greedy point is always
-    added. Each point is written beside the picture, to a .json of its name, as soon as it is
-    measured: an interrupted sweep goes on by the same command. Points of other settings or weights
-    stay under `earlier`.
+    Test pairs, their language and whether their tokens stand apart are those of the first folder's
+    run; a greedy point is always added. Each point is written beside the picture, to a .json of its
+    name, as soon as it is measured: an interrupted sweep goes on by the same command. Points of
+    other settings or weights stay under `earlier`.
     """
     disable_progress_bar()
     folders = [str(folder).rstrip("/") for folder in folders]
@@ -102,6 +109,7 @@ def sweep(
     _check(folders, temperatures, samples, output)
     pairs = read_pairs(folders[0], samples)
     language = read_language(folders[0])
+    spaced = not read_config(folders[0]).get("detokenize", True)
     references = segmented([pair["reference"] for pair in pairs], language)
     path = output.with_suffix(".json")
     known = {_key(point): point for point in _read_points(path)}
@@ -120,7 +128,7 @@ def sweep(
         for folder in folders:
             loaded = load(folder, device, trust_remote_code)
             measured = _measure(
-                folder, loaded, pairs, language, temperatures, seed, known, progress, task
+                folder, loaded, pairs, language, spaced, temperatures, seed, known, progress, task
             )
             for point in measured:
                 points.append(point)
@@ -139,6 +147,7 @@ def _measure(
     loaded,
     pairs: list[dict],
     language: str,
+    spaced: bool,
     temperatures: Sequence[float],
     seed: int,
     known: dict,
@@ -152,7 +161,7 @@ def _measure(
     saved = model.generation_config
     model_hash = fingerprint(model, inputs, segmented(references, language))
     for temperature in temperatures:
-        key = (model_hash, temperature, len(pairs), seed)
+        key = (model_hash, temperature, len(pairs), seed, spaced)
         progress.update(task, description=f"{escape(folder)}, {_name(temperature)}")
         if key in known:
             progress.advance(task)
@@ -164,11 +173,9 @@ def _measure(
         )
         metric = ReplyMetric(keep_in_memory=True)
         scores = metric.compute(predictions=replies, references=references, language=language)
-        scores |= score("plato", replies, references, spaced=True, language=language)[0]
-        scores |= {"self_bleu": self_bleu(segmented(replies, language))}
-        scores |= {"nltk_version": version("nltk")}
-        # With the version of nltk, on which PLATO's figure depends.
-        figures = {name: scores[name] for name in (*FIGURES, "nltk_version")}
+        of_plato, signature = score("plato", replies, references, spaced, language)
+        scores |= of_plato | {"self_bleu": self_bleu(segmented(replies, language))}
+        figures = {name: scores[name] for name in FIGURES} | {"signature": signature}
         yield {"model": folder, **dict(zip(KEY, key, strict=True)), **figures}
 
 

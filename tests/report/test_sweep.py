@@ -164,6 +164,10 @@ def test_the_words_of_the_runs_language_are_compared(run_folder, tmp_path, quick
         assert read_json(tmp_path / "sweep.json")["references"]["reply_words"] == words
     earlier = read_json(tmp_path / "sweep.json")["earlier"]
     assert len(points) == len(earlier) == 2  # what is compared by other words is measured anew
+    assert "|tok:zh+13a|" in points[0]["signature"]
+    write_yaml(run_folder / "config.yaml", {"language": "en", "detokenize": False})
+    for point in sweep([run_folder], device="cpu", **options):
+        assert "|tok:space|" in point["signature"] and point["spaced"] is True
 
 
 def test_an_interrupted_sweep_goes_on(run_folder, other_folder, tmp_path, calls, quick):
@@ -214,7 +218,7 @@ def test_a_picture_a_table_and_the_points(run_folder, other_folder, tmp_path, ca
     content = read_json(output.with_suffix(".json"))
     assert content["points"] == points and len(points) == 4
     assert content["references"].keys() == {"distinct_2", "self_bleu", "reply_words"}
-    assert {"bleu_2", "plato_bleu_2", "nltk_version"} <= points[0].keys()
+    assert {"bleu_2", "plato_bleu_2", "signature"} <= points[0].keys()
     out = capsys.readouterr().out
     assert all(name in out for name in ("tiny", "other", "references", "greedy", "0.5"))
     best = max(points[:2], key=lambda point: point["bleu_2"])["bleu_2"]
