@@ -21,6 +21,7 @@ from ..data.corpus import OTHER_MODEL, Corpus
 from ..evaluation.text import main_language
 from ..run_folder import PREVIEW, write_text
 from ..settings import Settings
+from ..training.memory import checkpoint_activations
 from ..training.trainer import DialogueTrainer
 from .pictures import PALETTE, histogram
 from .tables import render
@@ -42,12 +43,13 @@ def preview(
     """Print what a run will do, and write it to data.html in its folder; return that path."""
     console = Console()
     languages, sampled = guess_languages(corpus.rows["train"])
+    doubt = language_doubt(languages, settings.data.language)
     content = {
         "name": Path(settings.training.output_dir).resolve().name,
         "splits": {name: describe_split(rows) for name, rows in features.items()},
         "scripts": guess_scripts(corpus.rows["train"]),
         "languages": describe_languages(languages, sampled),
-        "doubt": language_doubt(languages, settings.data.language),
+        "doubt": doubt and f"Warning: {doubt} {OTHER_MODEL}",
         "examples": decode_examples(features["train"], trainer.processing_class),
         "cost": measure(trainer),
         "settings": yaml.safe_dump(
@@ -140,8 +142,8 @@ def language_doubt(shares: dict[str, float], language: str) -> str | None:
     if share <= 0.5 or guess in (NOT_TOLD, main_language(language)):
         return None
     return (
-        f"Warning: most dialogues seem to be in the language {guess}, but language is {language}: "
-        f"set --language {guess}. {OTHER_MODEL}"
+        f"most dialogues seem to be in the language {guess}, but language is {language}: set "
+        f"--language {guess}."
     )
 
 
@@ -160,13 +162,17 @@ def decode_examples(features: Dataset, tokenizer) -> list[dict[str, str]]:
 def measure(trainer: DialogueTrainer) -> dict[str, float]:
     """Take a few training steps, of which nothing is kept, and reckon the whole training by them.
 
+    They are steps in which the model learns: of adversarial training, those after the first ones.
+
     Returns:
         `parameters`; `tokens_per_second`, padded ones, of this process; `seconds` of all epochs, on
         as many processes as there are; `steps`; `gigabytes`, the greatest memory so far: of the GPU
         or, on a CPU, of the process.
     """
     args, loader = trainer.args, trainer.get_train_dataloader()
+    checkpoint_activations(trainer.model, args)
     trainer.create_optimizer()
+    trainer.state.global_step = trainer.first_step
     times, sizes = [], []
     for batch in islice(loader, TRIAL_BATCHES):
         begin = time.perf_counter()
@@ -179,6 +185,7 @@ def measure(trainer: DialogueTrainer) -> dict[str, float]:
             torch.cuda.synchronize()
         times.append(time.perf_counter() - begin)
         sizes.append(inputs["input_ids"].numel() + inputs["labels"].numel())
+    trainer.state.global_step = 0
     warm = slice(1, None) if len(times) > 1 else slice(None)
     rate = sum(sizes[warm]) / sum(times[warm])
     per_step = args.gradient_accumulation_steps

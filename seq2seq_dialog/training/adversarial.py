@@ -91,7 +91,7 @@ class AdversarialTrainer(DialogueTrainer):
                 "pairs: give some, or set a number of steps."
             )
         switch_off_dropout(model)
-        self.adversarial = adversarial
+        self.adversarial, self.first_step = adversarial, adversarial.first_step
         discriminator = make_discriminator(adversarial, model, processing_class, self.generator_nll)
         self.discriminator = discriminator.to(args.device)
         self.discriminator_optimizer = torch.optim.AdamW(
@@ -116,7 +116,7 @@ class AdversarialTrainer(DialogueTrainer):
                 self.teach_discriminator(inputs, self.sample(inputs))
         samples = self.sample(inputs)  # (batch, sample_len)
         advantages = self.advantages(inputs, samples)  # which fits the baselines
-        if self.state.global_step < self.adversarial.first_step:
+        if self.state.global_step < self.first_step:
             return torch.zeros((), device=self.args.device)
         human = inputs["labels"]
         forced = torch.full_like(human, self.adversarial.teacher_forcing_weight, dtype=torch.float)
@@ -260,7 +260,7 @@ class AdversarialTrainer(DialogueTrainer):
         accuracies = [
             log["eval_discriminator_accuracy"]
             for log in self.state.log_history
-            if "eval_discriminator_accuracy" in log and log["step"] >= self.adversarial.first_step
+            if "eval_discriminator_accuracy" in log and log["step"] >= self.first_step
         ]
         least = self.adversarial.least_accuracy
         if self.is_in_train and len(accuracies) == 1 and accuracies[0] < least:

@@ -75,7 +75,6 @@ def judge_samples(trainer, features: Dataset, drawn: list) -> dict[str, float]:
     return figures | {
         "adversarial_success": 100 * float((sampled[:, 0] > 0).mean()),
         "reward": torch.tensor(sampled[:, 0]).sigmoid().mean().item(),
-        "sampled_distinct_1": distinct(texts, 1),
         "sampled_distinct_2": distinct(texts, 2),
     }
 

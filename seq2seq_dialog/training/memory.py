@@ -30,6 +30,14 @@ def keep_freed_memory() -> None:
         libc.mallopt(TRIM_THRESHOLD, -1)  # never
 
 
+def checkpoint_activations(model, args) -> None:
+    """Do what `train` does for `activation_checkpointing`, for steps that are taken without it."""
+    if args.activation_checkpointing:
+        options = dict(args.activation_checkpointing_kwargs or {})
+        flags = {k: options.pop(k) for k in ("every_n_layers", "offload") if k in options}
+        model.activation_checkpointing_enable(options or None, **flags)
+
+
 def worst_shapes(lengths: np.ndarray, budget: int) -> list[tuple[int, int, int]]:
     """Find the batches of an epoch that need the most memory.
 
@@ -70,10 +78,7 @@ def find_tokens_per_batch(trainer, lengths: np.ndarray) -> int:
     """
     args, model = trainer.args, trainer.model
     weights = {name: tensor.to("cpu", copy=True) for name, tensor in model.state_dict().items()}
-    if args.activation_checkpointing:
-        options = dict(args.activation_checkpointing_kwargs or {})
-        flags = {k: options.pop(k) for k in ("every_n_layers", "offload") if k in options}
-        model.activation_checkpointing_enable(options or None, **flags)
+    checkpoint_activations(model, args)
     trainer.create_optimizer()
     # DistributedDataParallel has a copy of the gradients, for messages.
     copies = [torch.empty_like(p) for p in model.parameters()] if args.world_size > 1 else []

@@ -83,6 +83,7 @@ class DialogueTrainer(Seq2SeqTrainer):
         compute_metrics: takes an EvalPrediction of replies and references (lists of strings).
     """
 
+    first_step: ClassVar = 0  # before it, the model itself does not learn
     # Of the features, what batches are made of.
     training_columns: ClassVar = ["input_ids", "labels"]
     # What the progress bar and the line of an evaluation show of a log: label and format.

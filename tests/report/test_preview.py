@@ -5,9 +5,10 @@ import sys
 
 import pytest
 from helpers.corpus import rows_of
+from helpers.trainers import make_trainer
 
 from seq2seq_dialog.report import preview
-from seq2seq_dialog.report.preview import NOT_TOLD, guess_languages, language_doubt
+from seq2seq_dialog.report.preview import NOT_TOLD, guess_languages, language_doubt, measure
 
 DIALOGUES = {
     "en": ["u coming tonight?", "idk, got work till 9", "ok come after then, we save u pizza"],
@@ -62,4 +63,16 @@ def test_shares_are_of_dialogues_and_of_a_sample_that_is_evenly_spaced(monkeypat
 )
 def test_another_language_than_that_of_the_settings_is_doubted(shares, language, told):
     doubt = language_doubt(shares, language)
-    assert doubt is None if told is None else told in doubt and "google/mt5-small" in doubt
+    assert doubt is None if told is None else told in doubt
+
+
+def test_steps_are_measured_as_training_takes_them(model, tokenizer, features, tmp_path):
+    trainer = make_trainer(model, tokenizer, features, tmp_path, activation_checkpointing=True)
+    trainer.first_step, taken = 7, []
+
+    def training_step(model, inputs, targets):
+        taken.append((model.is_activation_checkpointing, trainer.state.global_step))
+
+    trainer.training_step = training_step
+    measure(trainer)
+    assert taken == [(True, 7)] * preview.TRIAL_BATCHES and trainer.state.global_step == 0
