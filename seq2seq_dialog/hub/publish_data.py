@@ -12,9 +12,10 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from datasets import Dataset
+from datasets import Dataset, DatasetDict
 
 from ..data.known_corpora import recognise
 from ..data.rows import load_rows
@@ -62,6 +63,9 @@ def dataset_files(publication: Publication, folder: Path) -> dict[str, Path | by
         data=str(publication.folder), language=language, detokenize=publication.detokenize
     )
     rows, problems = load_rows(arguments)
+    if publication.language is None:
+        _check_english(rows["train"])
+    rows = DatasetDict({split: _numbered(part, split) for split, part in rows.items()})
     corpus = recognise(rows.values())
     about = {"corpus": corpus, "dataset_license": license_of_data(arguments)}
     terms = data_terms({"data": arguments.data}, about, publication.license)
@@ -91,6 +95,23 @@ def dataset_files(publication: Publication, folder: Path) -> dict[str, Path | by
         detokenize=arguments.detokenize,
     )
     return files | {"README.md": card.encode()}
+
+
+def _check_english(rows: Dataset) -> None:
+    """Refuse dialogues in another language: their text would be taken for English."""
+    from ..report.preview import guess_languages, language_doubt  # imports the trainer: slow
+
+    doubt = language_doubt(guess_languages(rows)[0], "en")
+    if doubt:
+        raise UsageError(f"{doubt} If they are in English, give --language en.")
+
+
+def _numbered(rows: Dataset, split: str) -> Dataset:
+    """Name each dialogue by its number in the split: the name of a file may tell who speaks."""
+    numbers = np.cumsum(rows.with_format("numpy")["turn"][:] == 1)  # (rows,)
+    ids = [f"{split}:{number}" for number in numbers]
+    numbered = rows.remove_columns("dialogue_id").add_column("dialogue_id", ids)
+    return numbered.select_columns(rows.column_names)
 
 
 def older_form(feature):

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import pyarrow.compute as pc
 from datasets import Dataset, DatasetDict, DatasetInfo, SplitDict, SplitInfo
 from datasets.info import DatasetInfosDict
 from huggingface_hub import DatasetCard, DatasetCardData
@@ -66,6 +67,7 @@ SIZES = {
     "100M<n<1B": 10**9,
 }
 EXAMPLE_ROWS, EXAMPLE_LETTERS = 1000, 800  # where an example is looked for; its greatest length
+ROWS_READ = 10_000  # at a time
 
 
 @dataclass(frozen=True)
@@ -112,6 +114,7 @@ def data_card(
         "problems": _count_problems(problems),
         "labels": labels,
         "example": _example(rows["train"]),
+        "all_answered": all(map(_has_all_pairs, rows.values())),
     }
     body = render("data_card.md.jinja", content)
     metadata = _metadata(content["title"], terms.license, language, rows, shards)
@@ -174,8 +177,17 @@ def _count_problems(problems: Mapping[str, dict]) -> dict[str, int]:
     return dict(counts)
 
 
+def _has_all_pairs(rows: Dataset) -> bool:
+    """Tell whether each utterance but the first of its dialogue is the response of a row."""
+    columns = rows.select_columns(["turn", "context"]).with_format("arrow")
+    return all(
+        pc.all(pc.equal(pc.list_value_length(table["context"]), table["turn"])).as_py()
+        for table in columns.iter(ROWS_READ)
+    )
+
+
 def _example(rows: Dataset) -> str:
-    """Write the first short row with two turns of context, or else the first short row, as JSON."""
+    """Write the first short row that is the second of its dialogue, or else any short one."""
     written = (
         json.dumps(row, ensure_ascii=False, indent=2)
         for row in rows.select(range(min(EXAMPLE_ROWS, len(rows))))

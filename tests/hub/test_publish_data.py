@@ -70,6 +70,21 @@ def card_of(source, folder: Path, **options) -> str:
     return files_of(source, folder, **options)["README.md"].decode()
 
 
+def numbered(rows) -> dict[str, list[dict]]:
+    """The rows of each split as they are published: no name tells the file."""
+    published = {}
+    for split, part in rows.items():
+        numbers, published[split] = {}, []
+        for row in part:
+            number = numbers.setdefault(row["dialogue_id"], len(numbers) + 1)
+            published[split].append(row | {"dialogue_id": f"{split}:{number}"})
+    return published
+
+
+def published_rows(data, **options) -> dict[str, list[dict]]:
+    return numbered(load_rows(DataArguments(data=str(data), **options))[0])
+
+
 def test_what_is_published_loads_as_it_was(account, talks):
     publish_data(talks, REPO)
     rows, _ = load_rows(DataArguments(data=str(talks)))
@@ -77,7 +92,7 @@ def test_what_is_published_loads_as_it_was(account, talks):
     assert list(loaded) == list(rows) == ["train", "validation", "test"]
     for split, part in rows.items():
         assert loaded[split].features == part.features
-        assert loaded[split].to_list() == part.to_list()
+        assert loaded[split].to_list() == numbered(rows)[split]
     assert {row["act"] for row in loaded["train"]} == {0, 1, 2, 3}
 
 
@@ -92,7 +107,8 @@ def test_it_loads_as_it_was_on_the_older_line(account, talks, legacy_python, tmp
         "assert list(published) == list(made) == ['train', 'validation', 'test']\n"
         "for split in made:\n"
         "    assert published[split].features == made[split].features, published[split].features\n"
-        "    assert published[split].to_list() == made[split].to_list()\n"
+        "    texts = [part[split].remove_columns('dialogue_id') for part in (published, made)]\n"
+        "    assert texts[0].to_list() == texts[1].to_list()\n"
         "test = 'hf://datasets/' + sys.argv[1] + '/data/test-*.parquet'\n"
         "alone = load_dataset('parquet', data_files=test)['train']\n"
         "assert alone.features == made['test'].features, alone.features\n"
@@ -113,18 +129,16 @@ def test_a_run_from_the_hub_has_the_rows_of_the_file(account, talks):
     assert list(again) == list(rows)
     for split, part in rows.items():
         assert again[split].features == part.features
-        assert again[split].to_list() == part.to_list()
+        assert again[split].to_list() == numbered(rows)[split]
     assert problems["train"]["pairs"] == len(rows["train"])
 
 
 def test_a_stream_from_the_hub_has_the_rows_of_the_file(account, talks, tmp_path):
     publish_data(talks, REPO)
-    rows, _ = load_rows(DataArguments(data=str(talks)))
+    rows = published_rows(talks)
     stream = Stream(DataArguments(dataset_name=REPO, data_cache=str(tmp_path / "cache")))
-    assert list(stream.train()) == list(stream.train()) == rows["train"].to_list()
-    assert {k: v.to_list() for k, v in stream.rows.items()} == {
-        k: v.to_list() for k, v in rows.items()
-    }
+    assert list(stream.train()) == list(stream.train()) == rows["train"]
+    assert {k: v.to_list() for k, v in stream.rows.items()} == rows
 
 
 def test_the_rows_of_dailydialog_come_back(shared_data, tmp_path):
@@ -143,11 +157,10 @@ def test_the_rows_of_dailydialog_come_back(shared_data, tmp_path):
             path.write_bytes(file if isinstance(file, bytes) else file.read_bytes())
     # What was published with its tokens apart can be joined later, as of the file.
     for detokenize, published in ((True, True), (False, False), (True, False)):
-        rows, _ = load_rows(DataArguments(data=str(tmp_path / "data"), detokenize=detokenize))
         name = str(tmp_path / f"hub{published}")
         again, _ = load_rows(DataArguments(dataset_name=name, detokenize=detokenize))
-        for split, part in rows.items():
-            assert again[split].to_list() == part.to_list()
+        for split, part in published_rows(tmp_path / "data", detokenize=detokenize).items():
+            assert again[split].to_list() == part
 
 
 def test_publishing_the_same_again_sends_nothing(account, talks):
@@ -170,8 +183,8 @@ def test_large_splits_are_in_shards_and_stale_ones_go(account, talks, monkeypatc
     count = len(there)
     assert count > 2
     assert there == [f"data/train-{i:05}-of-{count:05}.parquet" for i in range(count)]
-    rows, _ = load_rows(DataArguments(data=str(talks)))
-    assert load_dataset(REPO)["train"].to_list() == rows["train"].to_list()
+    rows = published_rows(talks)
+    assert load_dataset(REPO)["train"].to_list() == rows["train"]
     repo = account.repos["dataset", REPO]
     older = "data/train-00000-of-00001-abcdef0123456789.parquet"  # as push_to_hub named them once
     more = {"notes.md": File(b"mine"), older: File(b"stale")}
@@ -180,10 +193,10 @@ def test_large_splits_are_in_shards_and_stale_ones_go(account, talks, monkeypatc
     left = {*account.files(REPO, "dataset")} - {".gitattributes"}
     shards = {f"data/{split}-00000-of-00001.parquet" for split in rows}
     assert left == {"README.md", "notes.md", *shards}
-    assert load_dataset(REPO)["train"].to_list() == rows["train"].to_list()
+    assert load_dataset(REPO)["train"].to_list() == rows["train"]
     more = {"data/train-more.parquet": File(b"no rows of ours")}
     repo.commit("main", repo.at("main").files | more, "more")
-    assert load_dataset(REPO)["train"].to_list() == rows["train"].to_list()
+    assert load_dataset(REPO)["train"].to_list() == rows["train"]
 
 
 def test_a_data_set_of_something_else_is_not_overwritten(account, talks):
@@ -287,6 +300,7 @@ def test_nothing_tells_where_the_data_lie(talks, tmp_path):
         content = file if isinstance(file, bytes) else file.read_bytes()
         assert b"secret place" not in content, name
         assert str(tmp_path).encode() not in content, name
+        assert b"dialogues_t" not in content, name  # nor of which file a dialogue is
 
 
 def test_a_single_file_is_said_to_be_split_by_hash(tmp_path):
@@ -310,6 +324,28 @@ def test_the_card_has_an_example_that_no_text_can_break(tmp_path):
     )
     row = json.loads(blocks[0])
     assert row["turn"] == 2 and row["context"] == ["``` <b>|", "# ```"]
+
+
+def test_the_card_says_what_a_turn_is(talks, tmp_path):
+    text = card_of(talks, tmp_path / "a")
+    assert "every utterance but the first of its dialogue is a response" in text
+    assert "| `turn` | int32 | number of the pair in its dialogue |" in text
+    talk = [("system", "Be kind."), ("user", "Hi, how are you?"), ("assistant", "Fine, thanks.")]
+    lines = [
+        {"messages": [{"role": role, "content": f"{said} {i}"} for role, said in talk]}
+        for i in range(40)
+    ]
+    (tmp_path / "talk.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    text = card_of(tmp_path / "talk.jsonl", tmp_path / "b")
+    assert "every utterance but" not in text and "what was said before its response." in text
+
+
+def test_dialogues_in_another_language_are_not_taken_for_english(tmp_path):
+    talk = "Kommst du heute noch vorbei ? __eou__ Eher nicht, ich bin {} Tage unterwegs. __eou__\n"
+    (tmp_path / "talk.txt").write_text("".join(talk.format(i) for i in range(40)))
+    with pytest.raises(UsageError, match=r"seem to be in .* de, .* set --language de\. .*e en\."):
+        card_of(tmp_path / "talk.txt", tmp_path / "a")
+    assert "in de: every" in card_of(tmp_path / "talk.txt", tmp_path / "b", language="de")
 
 
 def test_dailydialog_keeps_its_licence(talks, tmp_path, known_as_dailydialog):
@@ -367,5 +403,4 @@ def test_an_upload_that_fails_is_continued(account, talks, monkeypatch):
     assert set(account.files(REPO, "dataset")) == {".gitattributes"}
     account.faults.clear()
     publish_data(talks, REPO)
-    rows, _ = load_rows(DataArguments(data=str(talks)))
-    assert load_dataset(REPO)["test"].to_list() == rows["test"].to_list()
+    assert load_dataset(REPO)["test"].to_list() == published_rows(talks)["test"]
