@@ -47,7 +47,7 @@ from .run_folder import check_writable
 from .serve.inference import generate_responses
 from .serve.selfchat import sample_talks
 from .settings import Settings
-from .shipped import command
+from .shipped import command, find_model
 from .train_arguments import parse
 from .training import checkpoints
 from .training.adversarial import AdversarialTrainer
@@ -238,9 +238,19 @@ def describe_environment(corpus: Corpus, settings: Settings, publishes: bool) ->
     validation = corpus.rows.get("validation")
     environment["validation_data"] = None if validation is None else fingerprint(validation)
     environment["corpus"] = recognise([train])
+    environment["learnt_from_train"] = learns_from_train(settings, environment["training_data"])
     if publishes:  # said now, not after the training
         licences.data_terms(settings.as_config(), environment)
     return environment
+
+
+def learns_from_train(settings: Settings, training_data: str) -> bool:
+    """Tell whether the model learns from this train split, or comes from a run that has."""
+    if settings.training.do_train:
+        return True
+    base = Path(find_model(settings.model.model_name_or_path))
+    before = run_folder.read_mapping(base / "environment.json")
+    return before.get("learnt_from_train", True) and before.get("training_data") == training_data
 
 
 def settle_evaluation(corpus: Corpus, settings: Settings, console: Console) -> Settings:
@@ -443,6 +453,8 @@ def write_evaluation(outputs: list[dict], corpus: Corpus, settings: Settings) ->
     )
     if corpus.overlap_counts:
         evaluation["overlap"] = corpus.overlap_counts
+    if corpus.stream is not None:  # what baselines, `copied` and the unigram model know of it
+        evaluation["first_training_pairs"] = len(corpus.rows["train"])
     run_folder.write_json(run_dir / "evaluation.json", evaluation)
 
 

@@ -4,6 +4,7 @@ import re
 import shutil
 import signal
 import time
+from types import SimpleNamespace
 
 import pytest
 from helpers import warm
@@ -14,6 +15,7 @@ from transformers import TrainerState
 from seq2seq_dialog.errors import UsageError
 from seq2seq_dialog.run_folder import read_json, read_jsonl, write_json, write_yaml
 from seq2seq_dialog.strict_yaml import read_yaml
+from seq2seq_dialog.train import learns_from_train
 from seq2seq_dialog.training.checkpoints import last_checkpoint, seal
 from seq2seq_dialog.training.resume import check_run_folder
 
@@ -161,6 +163,27 @@ def test_a_trained_model_is_evaluated_anew_with_other_decoding(finished, run, co
     for name in ("loss", "perplexity", "target_tokens"):
         assert second["test"][name] == pytest.approx(first["test"][name], rel=1e-6)
     assert equal(weights(folder), weights(tmp_path / "beams"))
+    assert read_json(tmp_path / "beams" / "environment.json")["learnt_from_train"]
+
+
+@pytest.mark.parametrize(
+    ("do_train", "before", "learns"),
+    [
+        (True, None, True),
+        (False, None, False),
+        (False, {"training_data": "abc"}, True),
+        (False, {"training_data": "other"}, False),
+        (False, {"training_data": "abc", "learnt_from_train": False}, False),
+    ],
+)
+def test_what_a_model_has_learnt_from_is_known(tmp_path, do_train, before, learns):
+    if before:
+        write_json(tmp_path / "environment.json", before)
+    settings = SimpleNamespace(
+        training=SimpleNamespace(do_train=do_train),
+        model=SimpleNamespace(model_name_or_path=str(tmp_path)),
+    )
+    assert learns_from_train(settings, "abc") is learns
 
 
 @pytest.mark.slow

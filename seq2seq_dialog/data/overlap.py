@@ -255,15 +255,17 @@ def without_overlap(rows: DatasetDict, audit_result: dict) -> DatasetDict:
 
 
 def warning(audit_result: dict) -> str | None:
-    """Say in a sentence that much of the test split appears in train, if so."""
-    test = audit_result["splits"].get("test", {"pairs": 0})
-    seen = test["pairs_in_train"]["one_turn"] if test["pairs"] else 0
-    if seen <= WARN * test["pairs"]:
+    """Say in a sentence that much of test, or validation in its place, is in train, if so."""
+    splits = audit_result["splits"]
+    name = "test" if "test" in splits else "validation"
+    counts = splits.get(name, {"pairs": 0})
+    seen = counts["pairs_in_train"]["one_turn"] if counts["pairs"] else 0
+    if seen <= WARN * counts["pairs"]:
         return None
-    clean = test["clean_pairs"]
+    clean = counts["clean_pairs"]
     remedy = f": give that on the {clean:,} clean pairs beside it" if clean else ""
     return (
-        f"Warning: {100 * seen / test['pairs']:.1f} % of the test pairs ({seen:,} of "
-        f"{test['pairs']:,}, with a context of one turn) stand in train, so that a score on all "
+        f"Warning: {100 * seen / counts['pairs']:.1f} % of the {name} pairs ({seen:,} of "
+        f"{counts['pairs']:,}, with a context of one turn) stand in train, so that a score on all "
         f"of them rewards memory{remedy}."
     )

@@ -12,7 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from ..evaluation.catalogue import METRICS, keys_with
-from ..run_folder import read_json, read_predictions
+from ..run_folder import read_json, read_mapping, read_predictions
 from ..shipped import command, interpreter
 
 
@@ -61,9 +61,9 @@ def print_evaluation(evaluation: dict, console: Console) -> None:
         console.print(sentence, highlight=False, soft_wrap=True)
 
 
-def print_samples(predictions: list[dict], console: Console) -> None:
+def print_samples(predictions: list[dict], split: str, console: Console) -> None:
     """Print eight evenly spaced predictions as a table of context, reference and reply."""
-    table = Table(title="Samples from the test set", title_justify="left", show_lines=True)
+    table = Table(title=f"Samples from the {split} set", title_justify="left", show_lines=True)
     for column, ratio in (("context", 5), ("reference", 3), ("reply", 3)):
         table.add_column(column, ratio=ratio)
     for row in predictions[:: max(1, len(predictions) // 8)][:8]:
@@ -74,11 +74,12 @@ def print_samples(predictions: list[dict], console: Console) -> None:
 
 def print_run(run_dir: Path, console: Console) -> None:
     """Print samples, figures and verdict of a finished run, and what to do next."""
+    evaluation = read_mapping(run_dir / "evaluation.json")
     if (run_dir / "predictions.jsonl").exists():
-        print_samples(read_predictions(run_dir), console)
+        print_samples(read_predictions(run_dir), evaluation.get("split", "test"), console)
     print_metrics(read_json(run_dir / "metrics.json"), console)
-    if (run_dir / "evaluation.json").exists():
-        print_evaluation(read_json(run_dir / "evaluation.json"), console)
+    if evaluation:
+        print_evaluation(evaluation, console)
     folder, page = shlex.quote(str(run_dir)), shlex.quote(f"{run_dir}/report.html")
     call = (
         f'from transformers import pipeline; print(pipeline("text2text-generation", '

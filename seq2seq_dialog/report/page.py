@@ -14,9 +14,8 @@ from sacrebleu.metrics import CHRF
 from ..errors import UsageError
 from ..evaluation.catalogue import METRICS, keys_with
 from ..evaluation.scoring import HUMAN
-from ..run_folder import TALKS, VOTES, read_mapping, read_predictions, write_text
+from ..run_folder import TALKS, VOTES, read_config, read_mapping, read_predictions, write_text
 from ..serve.votes import pair, ranking, read_votes, tally
-from ..strict_yaml import read_yaml
 from .licences import data_name
 from .pictures import PALETTE, curve_pictures, group_pictures, rankings
 from .selfchat import read_transcripts
@@ -24,6 +23,7 @@ from .tables import diversity_tables, overlap, render, score_tables, table, unkn
 
 SEED = 42  # of the draw of samples
 BEST, WORST, DRAWN = 6, 6, 8  # samples
+NOT_LEARNT_FROM = "the train split of these data, which is not what the model learnt from"
 
 
 def choose_samples(predictions: list[dict]) -> list[tuple[str, list[dict]]]:
@@ -81,8 +81,10 @@ def read(folder: Path) -> dict:
         read_mapping(folder / f"{name}.json")
         for name in ("metrics", "evaluation", "trainer_state", "environment")
     )
-    config = read_yaml(folder / "config.yaml") if (folder / "config.yaml").is_file() else {}
+    config = read_config(folder)
     log, train = state.get("log_history", []), metrics.get("train", {})
+    learnt_from_train = environment.get("learnt_from_train", True)
+    chooses_best = config.get("do_train", True) and config.get("load_best_model_at_end", False)
     splits = [{"name": s, "metrics": metrics[s]} for s in ("validation", "test") if s in metrics]
     facts = {
         "Parameters": metrics.get("parameters"),
@@ -112,7 +114,10 @@ def read(folder: Path) -> dict:
         "checks": table("Evaluations while training", "step", _checks(log), ("epoch", *METRICS)),
         "splits": table("Validation and test", "split", splits, list(METRICS)),
         "log": log,
-        "best_step": train.get("best_step") if config.get("load_best_model_at_end") else None,
+        "best_step": train.get("best_step") if chooses_best else None,
+        "chosen_on_these": chooses_best and evaluation.get("split") == "validation",
+        "learnt_from_train": learnt_from_train,
+        "train_split": "the training data" if learnt_from_train else NOT_LEARNT_FROM,
         "samples": choose_samples(predictions),
         "talks": read_transcripts(folder / TALKS, most=3),
         "votes": vote_table(folder / VOTES),

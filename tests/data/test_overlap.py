@@ -416,7 +416,8 @@ def test_the_warning_is_given_above_one_percent():
         test = [["yes", "no"], *([f"{n}", "x"] for n in range(others))]
         said = warning(audit(splits_of(train=train, test=test)))
         assert bool(said) == expected
-    assert warning(audit(splits_of(train=train, validation=[["yes", "no"]]))) is None
+    said = warning(audit(splits_of(train=train, validation=[["yes", "no"]])))
+    assert "100.0 % of the validation pairs (1 of 1, with" in said
     said = warning(audit(splits_of(train=train, test=[["yes", "no", "why"], ["a", "b"]])))
     assert "33.3 % of the test pairs (1 of 3, with" in said and "the 2 clean pairs" in said
 
@@ -434,7 +435,7 @@ TALKS = [[f"what is the number {n} ?", f"it is {n} of course ."] for n in range(
         ({"train": TALKS[:2], "test": TALKS[2:9]}, {}, ["test has only 7 pairs"]),
         ({"train": TALKS[:2], "test": TALKS[2:9]}, {"max_eval_samples": 7}, []),
         ({"train": TALKS, "test": TALKS[:50]}, {}, ["100.0 % of the test", "none of the 50 eval"]),
-        ({"train": TALKS, "validation": TALKS[:2]}, {}, ["no test split", "none of the 2 eval"]),
+        ({"train": TALKS, "validation": TALKS[:2]}, {}, ["of the val", "no test", "none of the 2"]),
         ({"train": TALKS[:51], "test": TALKS[:50]}, DROP, ["100.0 %", "leaves 1 of 51 training"]),
         ({"train": TALKS[:1] + TALKS[50:], "test": TALKS[:50]}, DROP, ["2.0 %"]),
     ],

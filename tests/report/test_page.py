@@ -259,6 +259,41 @@ def test_whether_a_pair_is_clean_is_said_where_it_is_known(run_folder):
     assert ", clean pair" not in html and "overlaps with it" not in html
 
 
+@pytest.mark.parametrize(
+    ("name", "changes", "told", "not_told"),
+    [
+        ("environment", {}, ["Some of the test set", "in the training data"], ["train split"]),
+        (
+            "environment",
+            {"learnt_from_train": False},
+            ["train split of these data, which is not what the model learnt from"],
+            ["in the training data", "no news to the model"],
+        ),
+        (
+            "evaluation",
+            {"overlap": {}, "first_training_pairs": 50_000},
+            ["from the first 50,000 alone"],
+            ["Some of the"],
+        ),
+        (
+            "evaluation",
+            {"split": "validation"},
+            ["Some of the validation set", "chosen on these pairs"],
+            ["the test set"],
+        ),
+    ],
+    ids=["trained", "other data", "stream", "validation"],
+)
+def test_what_train_is_to_the_model_is_told(run_folder, name, changes, told, not_told, capsys):
+    path = run_folder / f"{name}.json"
+    write_json(path, json.loads(path.read_text(encoding="utf-8")) | changes)
+    for text in (page_of(run_folder), model_card(run_folder, "user/tiny")):
+        assert [words for words in (*told, *not_told) if words in text] == told
+        assert ("chosen on these pairs" in text) == ("split" in changes)
+    print_run(run_folder, Console(width=200))
+    assert f"Samples from the {changes.get('split', 'test')} set" in capsys.readouterr().out
+
+
 def test_pictures_are_left_out_where_a_figure_is_missing(run_folder):
     labels = [svg.get("aria-label", "") for svg in Checker(page_of(run_folder)).all("svg")]
     assert "BLEU-2 of the model by turns of context: 1: 1.50, 9+: 1.50." in labels
