@@ -91,7 +91,7 @@ class AdversarialTrainer(DialogueTrainer):
                 "pairs: give some, or set a number of steps."
             )
         switch_off_dropout(model)
-        self.adversarial, self.first_step = adversarial, adversarial.first_step
+        self.adversarial = adversarial
         discriminator = make_discriminator(adversarial, model, processing_class, self.generator_nll)
         self.discriminator = discriminator.to(args.device)
         self.discriminator_optimizer = torch.optim.AdamW(
@@ -106,6 +106,11 @@ class AdversarialTrainer(DialogueTrainer):
             torch.manual_seed(args.seed + args.process_index)
 
     # The step
+
+    @property
+    def first_step(self) -> int:
+        """The step from which on the generator learns, too."""
+        return self.adversarial.first_step
 
     def training_step(self, model, inputs, num_items_in_batch=None) -> torch.Tensor:
         """Update the discriminator, then take the generator's gradient."""
