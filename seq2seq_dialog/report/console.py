@@ -31,6 +31,9 @@ def set_up_console(main_process: bool) -> Console:
 def print_metrics(metrics: dict, console: Console) -> None:
     """Print the figures of the evaluated splits, from metrics.json, as a table."""
     splits = [name for name in ("validation", "test") if name in metrics]
+    if not splits:
+        console.print("Nothing is evaluated: there are no pairs for it, or no setting asks for it.")
+        return
     table = Table("metric", *splits, title="Evaluation", title_justify="left")
     for key, metric in METRICS.items():
         values = [metrics[split].get(key) for split in splits]

@@ -368,3 +368,10 @@ def test_what_is_printed_can_be_pasted_where_paths_have_blanks(run_folder, tmp_p
     model = re.search(r"model=(.*?), trust", commands[1][-1])[1]
     assert ast.literal_eval(model) == str(folder)
     assert commands[2] == ["open", f"{folder}/report.html"]
+
+
+def test_a_run_without_figures_prints_no_empty_table(tmp_path, capsys):
+    write_json(tmp_path / "metrics.json", {"train": {"steps": 3}})
+    print_run(tmp_path, Console(width=200))
+    printed = capsys.readouterr().out
+    assert "Nothing is evaluated" in printed and "┃ metric ┃" not in printed
