@@ -243,7 +243,11 @@ def report(argv: list[str], settings: Settings, trials: list[dict]) -> None:
             f"All {len(trials)} trials have failed. Search lower learning rates and smaller "
             "batches, in another --output_dir."
         )
-    check_same_data([folder / trial["folder"] for trial in done])
+    of_drop_overlap: dict = {}  # which changes the training data itself
+    for trial in done:
+        of_drop_overlap.setdefault(trial["settings"].get("drop_overlap"), []).append(trial)
+    for group in of_drop_overlap.values():
+        check_same_data([folder / trial["folder"] for trial in group])
     ranked = sorted(done, key=lambda trial: sign * trial["value"])
     failed = [trial for trial in trials if trial["value"] is None]
     label = METRICS[metric_of(settings)].label

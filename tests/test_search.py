@@ -58,7 +58,7 @@ def test_a_killed_search_goes_on_and_its_best_settings_train(config, tmp_path):
 @pytest.fixture
 def make(monkeypatch, tmp_path):
     """`make(trials=..., space=...)` searches with a made-up loss instead of training."""
-    made = []
+    made, revision = [], ["dialogues"]
 
     def run_unless_complete(argv):
         settings = parse(argv)
@@ -66,6 +66,8 @@ def make(monkeypatch, tmp_path):
         made.append(folder.rsplit("/", 1)[1])
         figures = {"loss": (rate - 0.003) ** 2 * 1e6, "rouge_l": rate}
         (tmp_path / "out" / made[-1]).mkdir(exist_ok=True)
+        data = {"training_data": f"{revision[0]}, overlap dropped: {settings.data.drop_overlap}"}
+        write_json(tmp_path / "out" / made[-1] / "environment.json", data)
         write_json(tmp_path / "out" / made[-1] / "metrics.json", {"validation": figures})
 
     def run(*flags, trials=8, space=FEW):
@@ -75,6 +77,7 @@ def make(monkeypatch, tmp_path):
         return list(made), read_json(tmp_path / "out" / "search.json")["trials"]
 
     monkeypatch.setattr(search, "run_unless_complete", run_unless_complete)
+    run.revision = revision
     return run
 
 
@@ -105,6 +108,19 @@ def test_a_trial_without_memory_enough_is_passed_over_and_teaches_the_next(make,
     failed = [trial["value"] is None for trial in trials]
     assert failed == [trial["settings"]["gradient_accumulation_steps"] == 1 for trial in trials]
     assert sum(failed[:5]) > 0 and not any(failed[-4:])  # what fails is asked for less
+
+
+def test_trials_may_drop_overlap_but_not_learn_other_dialogues(make, monkeypatch):
+    assert len(make(space="{drop_overlap: [true, false]}", trials=6)[0]) == 2
+
+    def change(argv):
+        whole(argv)
+        make.revision[0] = "other dialogues"
+
+    whole = search.run_unless_complete
+    monkeypatch.setattr(search, "run_unless_complete", change)
+    with pytest.raises(UsageError, match=r"trial-\d has learnt other dialogues than .*trial-0"):
+        make(trials=3)
 
 
 def test_equal_trials_are_made_once_and_the_highest_can_be_best(make, tmp_path):
