@@ -82,8 +82,9 @@ def test_mean_and_spread_are_those_computed_by_hand(tmp_path, capsys):
 def test_seeds_that_learnt_other_dialogues_have_no_mean(tmp_path):
     folder = tmp_path / "a"
     runs(folder, {1: (1.0, 20.0), 2: (2.0, 20.0)})
-    for seed, data in ((1, "before"), (2, "after")):
-        write_json(folder / f"seed-{seed}" / "environment.json", {"training_data": data})
+    write_json(folder / "seed-1" / "environment.json", {"training_data": "before"})
+    summarise(folder, [1, 2])  # the second does not tell
+    write_json(folder / "seed-2" / "environment.json", {"training_data": "after"})
     with pytest.raises(UsageError, match=r"seed-2 has learnt other dialogues than .*seed-1"):
         summarise(folder, [1, 2])
 

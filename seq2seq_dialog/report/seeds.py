@@ -49,12 +49,12 @@ def summarise(folder: Path, seeds: Sequence[int]) -> dict:
 
 
 def check_same_data(run_dirs: Sequence[Path]) -> None:
-    """Refuse to compare runs between which the dialogues were changed."""
+    """Refuse to compare runs between which the dialogues were changed, as far as they tell."""
     first, *others = run_dirs
     keys = ("training_data", "validation_data")
     data = [[read_mapping(each / "environment.json").get(key) for key in keys] for each in run_dirs]
     for run_dir, of_run in zip(others, data[1:], strict=True):
-        if of_run != data[0]:
+        if any(a != b for a, b in zip(of_run, data[0], strict=True) if None not in (a, b)):
             raise UsageError(
                 f"{run_dir} has learnt other dialogues than {first}: they were changed in between, "
                 "so that figures do not compare. Choose another --output_dir for all."
