@@ -1,5 +1,6 @@
 """Checkpoints of every family: trained, saved, loaded, answering; on the older line as well."""
 
+import copy
 import json
 import os
 import re
@@ -19,6 +20,7 @@ from transformers import (
     MarianMTModel,
 )
 
+from seq2seq_dialog.data.batching import DialogueCollator
 from seq2seq_dialog.data.features import encode_rows
 from seq2seq_dialog.decoding.generation_config import generation_config
 from seq2seq_dialog.errors import UsageError
@@ -28,6 +30,7 @@ from seq2seq_dialog.models.build import MASKED_IN_4D, check_lengths, load_model
 from seq2seq_dialog.models.tokenizer import load_tokenizer, prepare_tokenizer
 from seq2seq_dialog.serve.inference import generate_response, load
 from seq2seq_dialog.settings import DataArguments, DecodingArguments, ModelArguments
+from seq2seq_dialog.training.trainer import fuse_norms
 
 LENGTHS = DataArguments(max_source_length=48, max_target_length=48)
 # Without a second use of a token, replies depend on the context even with random weights.
@@ -117,6 +120,31 @@ def test_training_computes_what_evaluation_computes(trained, family):
     assert gradients[0].keys() == gradients[1].keys()
     for name, gradient in gradients[0].items():
         torch.testing.assert_close(gradient, gradients[1][name], msg=name)
+
+
+@pytest.mark.parametrize("family", ["T5", "FLAN-T5", "mT5", "UMT5", "LongT5"])
+def test_fused_norms_compute_what_those_of_the_family_do(trained, family):
+    run = trained(family)
+    inputs = DialogueCollator(run.tokenizer.pad_token_id)(run.features.select(range(6)))
+    model = run.model.eval()
+    fused = copy.deepcopy(model)
+    fuse_norms(fused)
+    changed = [name for name, module in fused.named_modules() if "forward" in vars(module)]
+    norms = [name for name, module in model.named_modules() if hasattr(module, "variance_epsilon")]
+    assert changed == norms and len(norms) >= 7
+    gradients = []
+    for each in (model, fused):
+        each.zero_grad()
+        each(**inputs).loss.backward()
+        gradients.append({n: p.grad for n, p in each.named_parameters() if p.grad is not None})
+    torch.testing.assert_close(gradients[0], gradients[1])
+    hidden, norm = torch.randn(2, 3, model.config.d_model), fused.get_submodule(norms[0])
+    with torch.autocast("cpu", torch.bfloat16):
+        read = norm(hidden)
+    assert read.dtype == torch.bfloat16  # no matrix has to copy it
+    torch.testing.assert_close(
+        read.float(), model.get_submodule(norms[0])(hidden), rtol=8e-3, atol=0
+    )
 
 
 def test_every_family_that_takes_masks_in_4d_is_among_those_tested(trained):

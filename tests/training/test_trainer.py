@@ -583,6 +583,7 @@ def test_a_step_does_not_wait_for_the_gpu(model, tokenizer, features, tmp_path):
     finally:
         torch.cuda.set_sync_debug_mode("default")
     assert trainer.state.global_step == 8
+    assert "forward" in vars(model.encoder.final_layer_norm)  # fused
 
 
 def test_batches_that_cannot_be_shared_out_are_refused(model, tokenizer, features, tmp_path):
