@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader
 from transformers import PrinterCallback, Seq2SeqTrainer, TrainerCallback
 
 from seq2seq_dialog.data.batching import DialogueCollator
+from seq2seq_dialog.models.loading import avoid_plans_for_shapes
 from seq2seq_dialog.training.memory import keep_freed_memory
 from seq2seq_dialog.training.trainer import DialogueTrainer
 
@@ -60,10 +61,18 @@ def stock(
     steps: int,
     batch_size: int = 8,
     group_by_length: bool = False,
+    plans: bool = True,
     warmup: int = 2,
     **settings,
 ):
-    """Train by the stock recipe, in each turn on batches that stand for an epoch of it."""
+    """Train by the stock recipe, in each turn on batches that stand for an epoch of it.
+
+    Args:
+        plans: whether cuDNN's attention is on, as it is by default (`avoid_plans_for_shapes`).
+        settings: others of a run.
+    """
+    if not plans:
+        avoid_plans_for_shapes()
     features = material.features(folder, "train")
     sizes = material.lengths(features)
 
