@@ -28,6 +28,7 @@ from .evaluating import token_nll
 from .judging import draw, held_out, judge_samples
 from .logged_means import LoggedMeans
 from .sampling import decoding_bare, mask_after_end
+from .stopping import divergence
 from .trainer import DialogueTrainer, switch_off_dropout
 from .warm_up import warm_up
 
@@ -77,8 +78,6 @@ class AdversarialTrainer(DialogueTrainer):
     ):
         _check(args, adversarial)
         args.eval_on_start = args.eval_strategy != "no"  # what a collapse is measured against
-        if args.save_total_limit == 1:  # one that an evaluation has passed, beside one of a stop
-            args.save_total_limit = 2
         super().__init__(model, args, processing_class, **kwargs)
         if self.is_fsdp_enabled or self.is_deepspeed_enabled:
             raise UsageError(
@@ -130,10 +129,7 @@ class AdversarialTrainer(DialogueTrainer):
         both["labels"] = torch_pad_and_concatenate(human, samples, padding_index=IGNORE)
         loss = super().training_step(model, both, num_items_in_batch)
         if not loss.isfinite():
-            raise UsageError(
-                f"The generator's loss is {loss.item()} at step {self.state.global_step}. Lower "
-                "learning_rate; the last checkpoint is whole."
-            )
+            raise divergence(self, f"The generator's loss is {loss.item()}")
         return loss
 
     def _mean_loss(self, outputs, labels, num_items_in_batch=None):
@@ -260,6 +256,12 @@ class AdversarialTrainer(DialogueTrainer):
             signs.append(f"perplexity rose from {before:.1f} to {now:.1f}")
         return f"step {logs[-1]['step']}: {', '.join(signs)}" if signs else None
 
+    @property
+    def passed_step(self) -> int:
+        """The step of the last evaluation that saw no collapse, 0 before there is one."""
+        steps = [log["step"] for log in self.state.log_history if "eval_loss" in log]
+        return max(steps[:-1] if self.collapse else steps, default=0)
+
     def _warn_of_noise(self) -> None:
         """Warn, once, if the discriminator knows little when the generator begins to learn."""
         accuracies = [
@@ -295,9 +297,7 @@ class AdversarialTrainer(DialogueTrainer):
             self.args.eval_on_start = False  # the first evaluation stands in the log
         result = super().train(resume_from_checkpoint, **kwargs)
         if self.collapse and Path(resume_from_checkpoint or "") != Path(self.args.output_dir):
-            evaluated = [log["step"] for log in self.state.log_history if "eval_loss" in log]
-            passed = evaluated[-2] if len(evaluated) > 1 else 0
-            folder = last_checkpoint(self.args.output_dir, before=passed + 1)
+            folder = last_checkpoint(self.args.output_dir, before=self.passed_step + 1)
             if folder is None:
                 self.model.load_state_dict(self._initial_weights)
             else:

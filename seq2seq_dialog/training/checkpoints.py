@@ -131,8 +131,8 @@ def remove(folder: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
 
 
-def remove_old(run_dir: Path, limit: int | None, state: TrainerState) -> None:
-    """Keep the `limit` newest checkpoints, the best one among them.
+def remove_old(run_dir: Path, limit: int | None, state: TrainerState, passed: int = 0) -> None:
+    """Keep the `limit` newest checkpoints, among them the best and the newest up to step `passed`.
 
     Half-written ones go, and those of later steps: the training began anew before them, since they
     are damaged.
@@ -146,7 +146,8 @@ def remove_old(run_dir: Path, limit: int | None, state: TrainerState) -> None:
     if limit is None or limit < 1 or not sealed:
         return
     best = run_dir / f"checkpoint-{state.best_global_step}"
-    kept = {sealed[0], best} & set(sealed)
+    up_to_passed = [folder for folder in sealed if step_of(folder) <= passed]
+    kept = {sealed[0], best, *up_to_passed[:1]} & set(sealed)
     for folder in sealed[1:]:
         if len(kept) < limit:
             kept.add(folder)

@@ -50,6 +50,10 @@ logger = logging.getLogger(__name__)
 
 # Of x86 and of ARM; a CPU without them computes bf16 step by step in software.
 BF16_INSTRUCTIONS = ("avx512_bf16", "amx_bf16", "bf16", "sve_bf16")
+# The norms that are `_rms_norm`. Others with a like name also subtract a mean, as DeBERTa's.
+T5_NORMS = {
+    f"{family}LayerNorm" for family in ("T5", "MT5", "UMT5", "LongT5", "SwitchTransformers")
+}
 
 
 def lengths_of(features) -> np.ndarray:
@@ -85,6 +89,7 @@ class DialogueTrainer(Seq2SeqTrainer):
     """
 
     first_step: ClassVar = 0  # before it, the model itself does not learn
+    passed_step: ClassVar = 0  # the newest checkpoint up to it is kept besides
     # Of the features, what batches are made of.
     training_columns: ClassVar = ["input_ids", "labels"]
     # What the progress bar and the line of an evaluation show of a log: label and format.
@@ -414,7 +419,7 @@ class DialogueTrainer(Seq2SeqTrainer):
         self.accelerator.wait_for_everyone()  # each process has written its part
         if args.should_save:
             seal(folder)
-            remove_old(run_dir, args.save_total_limit, self.state)
+            remove_old(run_dir, args.save_total_limit, self.state, self.passed_step)
 
     def _finalize_training(self, *args) -> TrainOutput:
         with self._keeping_checkpoints():  # Trainer would remove the last where another is better
@@ -464,14 +469,13 @@ def switch_off_dropout(model) -> None:
 
 
 def fuse_norms(model) -> None:
-    """Let each norm of a T5 (or mT5, UMT5, LongT5) be one kernel of the GPU instead of six.
+    """Let each norm of a T5 (or of its kin) be one kernel of the GPU instead of six.
 
     Under autocast its result has the precision of the matrices that read it; otherwise it stays in
     fp32, and each of them makes a copy of its own. What that is worth: benchmarks/RESULTS.md.
     """
     for module in model.modules():
-        is_norm = type(module).__name__.endswith("LayerNorm")
-        if is_norm and hasattr(module, "variance_epsilon"):
+        if type(module).__name__ in T5_NORMS:
             module.forward = partial(_rms_norm, module)
 
 

@@ -19,6 +19,7 @@ from transformers import (
     MarianConfig,
     MarianMTModel,
 )
+from transformers.models.deberta.modeling_deberta import DebertaLayerNorm
 
 from seq2seq_dialog.data.batching import DialogueCollator
 from seq2seq_dialog.data.features import encode_rows
@@ -145,6 +146,12 @@ def test_fused_norms_compute_what_those_of_the_family_do(trained, family):
     torch.testing.assert_close(
         read.float(), model.get_submodule(norms[0])(hidden), rtol=8e-3, atol=0
     )
+
+
+def test_norms_that_compute_otherwise_stay_as_they_are():
+    norm = DebertaLayerNorm(8)  # half of a pair of models may be a DeBERTa
+    fuse_norms(norm)
+    assert "forward" not in vars(norm)
 
 
 def test_every_family_that_takes_masks_in_4d_is_among_those_tested(trained):

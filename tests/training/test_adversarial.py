@@ -24,6 +24,7 @@ from seq2seq_dialog.training.adversarial import AdversarialTrainer
 from seq2seq_dialog.training.discriminator import at_last_token, make_discriminator
 from seq2seq_dialog.training.evaluating import token_nll
 from seq2seq_dialog.training.judging import draw, judge_samples
+from seq2seq_dialog.training.stopping import Diverged
 from seq2seq_dialog.training.trainer import DialogueTrainer
 from seq2seq_dialog.training.warm_up import warm_up
 
@@ -558,13 +559,13 @@ class SaveEachStep(TrainerCallback):
         control.should_save = True
 
 
-# With 40 it collapses before there is a checkpoint; with 1 the last one was not evaluated.
-@pytest.mark.parametrize("save_steps", [1, 2, 40])
+# With 39 it collapses before there is a checkpoint; with 1 the last two were not evaluated.
+@pytest.mark.parametrize("save_steps", [1, 3, 39])
 def test_a_collapse_stops_the_training_and_the_last_good_model_is_kept(
     generator, tokenizer, features, tmp_path, caplog, save_steps
 ):
     settings = STEPS | {"max_steps": 40, "learning_rate": 0.03, "lr_scheduler_type": "constant"}
-    settings |= {"save_steps": max(2, save_steps), "save_total_limit": None}
+    settings |= {"eval_steps": 3, "save_steps": max(3, save_steps), "save_total_limit": 1}
     before = parameters(generator)
     adversarial = {"teacher_forcing_weight": 0.0, "collapse_threshold": 0.6}
     trainer = make_trainer(
@@ -573,12 +574,12 @@ def test_a_collapse_stops_the_training_and_the_last_good_model_is_kept(
     if save_steps == 1:
         trainer.add_callback(SaveEachStep)
     trainer.train()
-    assert 2 < trainer.state.global_step < 40
+    assert 3 < trainer.state.global_step < 40
     assert "Training has collapsed" in caplog.text and "teacher_forcing_weight" in caplog.text
     assert f"step {trainer.state.global_step}: perplexity rose from" in trainer.collapse
     good = before
-    if save_steps < 40:
-        folder = tmp_path / f"checkpoint-{trainer.state.global_step - 2}"
+    if save_steps < 39:
+        folder = tmp_path / f"checkpoint-{trainer.state.global_step - 3}"
         good = type(generator).from_pretrained(folder).state_dict()
     assert all(good[name].equal(tensor) for name, tensor in generator.state_dict().items())
 
@@ -594,7 +595,7 @@ def test_a_collapse_of_diversity_is_seen(trainer):
 
 def test_a_loss_that_is_not_finite_ends_with_a_message(trainer):
     trainer.rewards = lambda inputs, samples, scores: torch.full(samples.shape, torch.nan)
-    with pytest.raises(UsageError, match="loss is nan at step 0"):
+    with pytest.raises(Diverged, match="loss is nan at step 0"):
         trainer.train()
 
 

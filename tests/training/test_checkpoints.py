@@ -82,23 +82,26 @@ def test_what_has_no_manifest_does_not_count(tmp_path, caplog):
 
 
 @pytest.mark.parametrize(
-    ("limit", "best", "kept"),
+    ("limit", "best", "passed", "kept"),
     [
-        (None, None, {9, 10, 11, 100}),
-        (1, None, {100}),
-        (1, 9, {9, 100}),  # the best is kept besides
-        (2, None, {11, 100}),
-        (2, 10, {10, 100}),
-        (3, 100, {10, 11, 100}),
-        (3, 7, {10, 11, 100}),  # a best one that is no longer there
+        (None, None, 0, {9, 10, 11, 100}),
+        (1, None, 0, {100}),
+        (1, 9, 0, {9, 100}),  # the best is kept besides
+        (2, None, 0, {11, 100}),
+        (2, 10, 0, {10, 100}),
+        (3, 100, 0, {10, 11, 100}),
+        (1, None, 10, {10, 100}),  # so is the newest that an evaluation has passed
+        (2, 9, 99, {9, 11, 100}),
+        (3, 7, 0, {10, 11, 100}),  # a best one that is no longer there
     ],
 )
 def test_the_newest_and_the_best_are_kept_and_what_is_half_written_goes(
-    tmp_path, limit, best, kept
+    tmp_path, limit, best, passed, kept
 ):
     make(tmp_path, 9, 10, 11, 100)
     make(tmp_path, 12, sealed=False)
-    remove_old(tmp_path, limit, TrainerState(global_step=100, best_global_step=best))
+    state = TrainerState(global_step=100, best_global_step=best)
+    remove_old(tmp_path, limit, state, passed)
     assert names(tmp_path) == sorted(f"checkpoint-{step}" for step in kept)
 
 
