@@ -25,6 +25,7 @@ from .shipped import command
 from .strict_yaml import load_mapping
 from .train import run_unless_complete
 from .train_arguments import parse
+from .training.memory import DoesNotFit
 from .training.resume import FREE
 from .training.stopping import Diverged
 
@@ -185,7 +186,8 @@ def make_trials(argv: list[str], settings: Settings, space: dict) -> list[dict]:
         elif not failed:
             trial["value"] = run_trial(argv, values, folder / trial["folder"], metric_of(settings))
         trials.append(trial)
-        write_json(folder / SUMMARY, {"metric": metric_of(settings), "trials": trials})
+        known = trials + earlier[len(trials) :]  # a stop forgets none that has failed
+        write_json(folder / SUMMARY, {"metric": metric_of(settings), "trials": known})
     return trials
 
 
@@ -223,7 +225,7 @@ def run_trial(argv: list[str], values: dict, run_dir: Path, metric: str) -> floa
         run_unless_complete(
             [*argv, *as_flags(values), "--do_predict=false", f"--output_dir={run_dir}"]
         )
-    except (Diverged, torch.OutOfMemoryError) as error:
+    except (Diverged, DoesNotFit, torch.OutOfMemoryError) as error:
         what = "has diverged" if isinstance(error, Diverged) else "needs more memory than there is"
         print(f"The training of {run_dir.name} {what}; the search goes on.", flush=True)
         return None

@@ -8,12 +8,14 @@ import torch
 from helpers.runs import equal, finish, start, weights
 
 from seq2seq_dialog import search, train
-from seq2seq_dialog.errors import UsageError
+from seq2seq_dialog.errors import Stopped, UsageError
 from seq2seq_dialog.run_folder import read_json, write_json
 from seq2seq_dialog.search import ask, ends, read_space
 from seq2seq_dialog.strict_yaml import read_yaml
 from seq2seq_dialog.train_arguments import parse
 from seq2seq_dialog.training.checkpoints import last_checkpoint
+from seq2seq_dialog.training.memory import DoesNotFit
+from seq2seq_dialog.training.stopping import Diverged
 
 SPACE = "{learning_rate: [5.0e-3, 1.0e+30], label_smoothing_factor: {low: 0.0, high: 0.2}}"
 FEW = "{learning_rate: {low: 1e-4, high: 1e-2, log: true}, gradient_accumulation_steps: [1, 2]}"
@@ -96,10 +98,13 @@ def test_more_trials_go_on_as_if_they_had_been_asked_for_at_first(make, tmp_path
     assert [int(row[1]) for row in rows] == sorted(range(8), key=losses.__getitem__)
 
 
-def test_a_trial_without_memory_enough_is_passed_over_and_teaches_the_next(make, monkeypatch):
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError, DoesNotFit])
+def test_a_trial_without_memory_enough_is_passed_over_and_teaches_the_next(
+    make, monkeypatch, error
+):
     def too_large(argv):
         if parse(argv).training.gradient_accumulation_steps == 1:
-            raise torch.OutOfMemoryError
+            raise error
         return whole(argv)
 
     whole = search.run_unless_complete
@@ -108,6 +113,26 @@ def test_a_trial_without_memory_enough_is_passed_over_and_teaches_the_next(make,
     failed = [trial["value"] is None for trial in trials]
     assert failed == [trial["settings"]["gradient_accumulation_steps"] == 1 for trial in trials]
     assert sum(failed[:5]) > 0 and not any(failed[-4:])  # what fails is asked for less
+
+
+def test_a_stop_early_in_a_search_that_goes_on_forgets_no_failed_trial(make, monkeypatch):
+    def failing(argv):
+        if argv[-1].endswith("trial-2"):
+            raise Diverged
+        return whole(argv)
+
+    def stopped(argv):
+        raise Stopped
+
+    whole = search.run_unless_complete
+    monkeypatch.setattr(search, "run_unless_complete", failing)
+    _, trials = make(trials=4)
+    whole_or_stopped = iter([whole, stopped])
+    monkeypatch.setattr(search, "run_unless_complete", lambda argv: next(whole_or_stopped)(argv))
+    with pytest.raises(Stopped):
+        make(trials=4)
+    monkeypatch.setattr(search, "run_unless_complete", whole)
+    assert make(trials=4) == (["trial-0", "trial-1", "trial-3"], trials)
 
 
 def test_trials_may_drop_overlap_but_not_learn_other_dialogues(make, monkeypatch):

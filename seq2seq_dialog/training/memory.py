@@ -18,6 +18,10 @@ PRECISION = 0.03
 TRIM_THRESHOLD, MMAP_MAX = -1, -4  # of malloc.h: when free memory goes back, how many large blocks
 
 
+class DoesNotFit(UsageError):
+    """A model of which no training step fits into memory."""
+
+
 def keep_freed_memory() -> None:
     """Let this process reuse the memory that it frees until it ends, on Linux with glibc.
 
@@ -58,7 +62,7 @@ def largest_budget(lengths: np.ndarray, fits: Callable[[int], bool]) -> int:
     low = longest = int(lengths.sum(1).max())
     everything = len(lengths) * int(lengths.max(0).sum())
     if not fits(low):
-        raise UsageError(
+        raise DoesNotFit(
             f"Not even one example of {longest} tokens fits into memory: lower max_source_length, "
             "set activation_checkpointing, or shard the model over several GPUs "
             "(configs/accelerate/fsdp.yaml)."

@@ -11,7 +11,12 @@ from helpers.trainers import limited, make_trainer
 
 from seq2seq_dialog.data.batching import TokenBudgetSampler
 from seq2seq_dialog.errors import UsageError
-from seq2seq_dialog.training.memory import find_tokens_per_batch, largest_budget, worst_shapes
+from seq2seq_dialog.training.memory import (
+    DoesNotFit,
+    find_tokens_per_batch,
+    largest_budget,
+    worst_shapes,
+)
 from seq2seq_dialog.training.trainer import lengths_of
 
 rng = np.random.default_rng(0)
@@ -58,7 +63,7 @@ def test_nothing_is_tried_beyond_all_examples_in_one_batch():
 
 
 def test_an_example_that_does_not_fit_is_refused():
-    with pytest.raises(UsageError, match=rf"Not even one example of {LONGEST} tokens fits.*fsdp"):
+    with pytest.raises(DoesNotFit, match=rf"Not even one example of {LONGEST} tokens fits.*fsdp"):
         largest_budget(LENGTHS, lambda budget: False)
 
 
