@@ -24,6 +24,7 @@ from .strict_yaml import read_yaml
 PREVIEW = "data.html"  # what `dry_run` shows, before there is a run
 TRIAL_TOKENIZER = "tokenizer~"  # of a dry run, while it lasts
 OF_DRY_RUNS = (PREVIEW, TRIAL_TOKENIZER)
+PART = ".part"  # ends the name of a file while it is written; a kill may leave it
 TALKS = "selfchat.jsonl"  # the model with itself
 VOTES = "votes.jsonl"
 PACKAGES = (
@@ -69,7 +70,8 @@ def locked(run_dir: Path) -> Iterator[None]:
 def check_folder_of_runs(folder: Path, *patterns: str) -> None:
     """Refuse a folder for several runs that holds what is none of theirs, by patterns of names."""
     for path in sorted(folder.glob("[!.]*")):
-        if not any(path.match(pattern) for pattern in (*patterns, *OF_DRY_RUNS)):
+        whole = path.with_name(path.name.removesuffix(PART))
+        if not any(whole.match(pattern) for pattern in (*patterns, *OF_DRY_RUNS)):
             raise UsageError(
                 f"{folder} holds other files, such as {path.name}; choose a new --output_dir."
             )
@@ -205,7 +207,7 @@ def write_yaml(path: Path, settings: dict) -> None:
 
 def write_text(path: Path, text: str) -> None:
     """Write a text so that a reader never sees half of it."""
-    part = path.with_name(path.name + ".part")
+    part = path.with_name(path.name + PART)
     part.write_text(text, encoding="utf-8")
     part.replace(path)
 

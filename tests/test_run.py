@@ -1,8 +1,10 @@
 """The command, as a person runs it: from a text file to a finished run folder."""
 
 import re
+import runpy
 import shutil
 import signal
+import sys
 import time
 from types import SimpleNamespace
 
@@ -13,7 +15,13 @@ from helpers.runs import command, equal, start, weights
 from transformers import TrainerState
 
 from seq2seq_dialog.errors import UsageError
-from seq2seq_dialog.run_folder import read_json, read_jsonl, write_json, write_yaml
+from seq2seq_dialog.run_folder import (
+    check_folder_of_runs,
+    read_json,
+    read_jsonl,
+    write_json,
+    write_yaml,
+)
 from seq2seq_dialog.strict_yaml import read_yaml
 from seq2seq_dialog.train import learns_from_train
 from seq2seq_dialog.training.checkpoints import last_checkpoint, seal
@@ -146,6 +154,20 @@ def test_a_run_of_an_older_version_is_taken_as_it_is_or_refused(tmp_path):
     write_yaml(tmp_path / "config.yaml", {"seed": 42, "dropped_setting": 1})
     with pytest.raises(UsageError, match=r"other settings \(dropped_setting: 1 -> None\)"):
         check_run_folder(tmp_path, {"seed": 42})
+
+
+@pytest.mark.parametrize("name", ["config.yaml.part", "data.html.part", "tokenizer~"])
+def test_what_a_kill_leaves_before_there_is_a_run_is_no_obstacle(tmp_path, name):
+    (tmp_path / name).touch()
+    assert not check_run_folder(tmp_path, {"seed": 42})
+    check_folder_of_runs(tmp_path, "config.yaml")
+
+
+def test_the_module_of_the_training_trains(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["train", "--sead", "1"])
+    with pytest.warns(RuntimeWarning), pytest.raises(SystemExit):
+        runpy.run_module("seq2seq_dialog.train", run_name="__main__")
+    assert "unknown flag '--sead'" in capsys.readouterr().err
 
 
 def test_a_foreign_folder_is_not_written_into(run, config, tmp_path):

@@ -13,7 +13,7 @@ from transformers.trainer_callback import TrainerState
 
 from ..data.mixture import parse_sources
 from ..errors import UsageError
-from ..run_folder import OF_DRY_RUNS, read_mapping
+from ..run_folder import OF_DRY_RUNS, PART, read_mapping
 from ..setting_fields import Mark
 from ..settings import DecodingArguments, Settings, marked
 from ..strict_yaml import read_yaml
@@ -34,9 +34,8 @@ CONSTANT = ("constant", "constant_with_warmup")
 def check_run_folder(run_dir: Path, config: dict) -> bool:
     """Refuse a folder with another run or other files; return whether it has this run, complete.
 
-    What is damaged
-    is named, and the run is not complete; nor is one that is to be trained longer. One without a
-    manifest is taken as it is.
+    What is damaged is named, and the run is not complete; nor is one that is to be trained longer.
+    One without a manifest is taken as it is.
     """
     if (run_dir / "metrics.json").exists():
         free = FREE - {"do_eval", "do_predict"}
@@ -55,9 +54,8 @@ def check_run_folder(run_dir: Path, config: dict) -> bool:
         if wrong is not None:
             logger.warning("%s: %s. It is made again.", run_dir, wrong)
         return wrong is None
-    is_run = any((run_dir / name).exists() for name in ("config.yaml", "tokenizer"))
-    others = {path.name for path in run_dir.glob("[!.]*")} - {*OF_DRY_RUNS}
-    if others and not is_run:
+    names = {path.name.removesuffix(PART) for path in run_dir.glob("[!.]*")}
+    if names - {*OF_DRY_RUNS} and not names & {"config.yaml", "tokenizer"}:
         raise UsageError(f"{run_dir} holds other files; choose a new --output_dir.")
     return False
 
