@@ -188,7 +188,18 @@ def make_trials(argv: list[str], settings: Settings, space: dict) -> list[dict]:
         trials.append(trial)
         known = trials + earlier[len(trials) :]  # a stop forgets none that has failed
         write_json(folder / SUMMARY, {"metric": metric_of(settings), "trials": known})
+        check_data(folder, trials)
     return trials
+
+
+def check_data(folder: Path, trials: list[dict]) -> None:
+    """Refuse to go on with trials between which the dialogues were changed."""
+    of_drop_overlap: dict = {}  # which changes the training data itself
+    for trial in trials:
+        if trial["value"] is not None:
+            of_drop_overlap.setdefault(trial["settings"].get("drop_overlap"), []).append(trial)
+    for group in of_drop_overlap.values():
+        check_same_data([folder / trial["folder"] for trial in group])
 
 
 def ask(settings: Settings, space: dict, trials: list[dict]) -> dict:
@@ -245,11 +256,6 @@ def report(argv: list[str], settings: Settings, trials: list[dict]) -> None:
             f"All {len(trials)} trials have failed. Search lower learning rates and smaller "
             "batches, in another --output_dir."
         )
-    of_drop_overlap: dict = {}  # which changes the training data itself
-    for trial in done:
-        of_drop_overlap.setdefault(trial["settings"].get("drop_overlap"), []).append(trial)
-    for group in of_drop_overlap.values():
-        check_same_data([folder / trial["folder"] for trial in group])
     ranked = sorted(done, key=lambda trial: sign * trial["value"])
     failed = [trial for trial in trials if trial["value"] is None]
     label = METRICS[metric_of(settings)].label

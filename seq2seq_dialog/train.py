@@ -89,7 +89,7 @@ def run_each_seed(argv: list[str], settings: Settings) -> None:
     folder, all_seeds = Path(settings.training.output_dir), settings.training.seeds
     with run_folder.locked(folder):
         run_folder.check_folder_of_runs(folder, seeds.folder_name("*"), f"{seeds.SUMMARY}*")
-        diverged = []
+        ended, diverged = [], []
         for i, seed in enumerate(all_seeds, 1):
             run_dir = folder / seeds.folder_name(seed)
             print(f"Run {i} of {len(all_seeds)}: seed {seed}, in {run_dir}", flush=True)
@@ -97,6 +97,8 @@ def run_each_seed(argv: list[str], settings: Settings) -> None:
                 run_unless_complete(
                     [*argv, "--seeds=null", f"--seed={seed}", f"--output_dir={run_dir}"]
                 )
+                ended.append(run_dir)
+                seeds.check_same_data(ended)
             except Diverged as error:
                 print(f"{error} The other seeds go on.", flush=True)
                 diverged.append(str(seed))

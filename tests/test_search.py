@@ -138,14 +138,17 @@ def test_a_stop_early_in_a_search_that_goes_on_forgets_no_failed_trial(make, mon
 def test_trials_may_drop_overlap_but_not_learn_other_dialogues(make, monkeypatch):
     assert len(make(space="{drop_overlap: [true, false]}", trials=6)[0]) == 2
 
+    made = []
+
     def change(argv):
-        whole(argv)
+        made.append(whole(argv))
         make.revision[0] = "other dialogues"
 
     whole = search.run_unless_complete
     monkeypatch.setattr(search, "run_unless_complete", change)
     with pytest.raises(UsageError, match=r"trial-\d has learnt other dialogues than .*trial-0"):
-        make(trials=3)
+        make(trials=5)
+    assert len(made) == 2  # no further one is trained for nothing
 
 
 def test_equal_trials_are_made_once_and_the_highest_can_be_best(make, tmp_path):

@@ -2,6 +2,7 @@
 
 import signal
 import time
+from pathlib import Path
 from statistics import stdev
 
 import pytest
@@ -87,6 +88,21 @@ def test_seeds_that_learnt_other_dialogues_have_no_mean(tmp_path):
     write_json(folder / "seed-2" / "environment.json", {"training_data": "after"})
     with pytest.raises(UsageError, match=r"seed-2 has learnt other dialogues than .*seed-1"):
         summarise(folder, [1, 2])
+
+
+def test_no_further_seed_is_trained_where_the_dialogues_were_changed(tmp_path, monkeypatch):
+    made = []
+
+    def run_unless_complete(argv):
+        made.append(argv[-1].removeprefix("--output_dir="))
+        Path(made[-1]).mkdir()
+        write_json(Path(made[-1]) / "environment.json", {"training_data": f"text {len(made)}"})
+
+    monkeypatch.setattr(train, "run_unless_complete", run_unless_complete)
+    line = ["--model_name_or_path", "m", "--seeds", "1,2,3", "--output_dir", str(tmp_path / "out")]
+    with pytest.raises(UsageError, match=r"seed-2 has learnt other dialogues than .*seed-1"):
+        train.main(line)
+    assert len(made) == 2
 
 
 def test_a_seed_that_diverges_does_not_keep_the_others_from_running(tmp_path, monkeypatch, capsys):
