@@ -189,7 +189,7 @@ def test_a_damaged_best_checkpoint_is_told_and_the_last_model_kept(
         metrics["eval_loss"] = 0.001 * self.state.global_step
         return metrics
 
-    def damage(run_dir, limit, state):
+    def damage(run_dir, limit, state, passed):
         (run_dir / f"checkpoint-{state.best_global_step}" / "model.safetensors").write_bytes(b"")
 
     monkeypatch.setattr(type(whole), "evaluate", best_is_first)
