@@ -357,11 +357,12 @@ def test_a_table_is_known_by_its_columns(name, tmp_path):
     [
         ([TURNS[:2], TURNS[2:]], [], 2),  # no telling who speaks
         ([["ann", "bo", "cy"], *TURNS], PAIRS, 1),
+        (list(zip([17, 4, 17, 4], TURNS, strict=True)), PAIRS, 0),
         ([{"role": "a", "content": {"parts": ["x"]}}, *TURNS], PAIRS, 0),
     ],
 )
 def test_lists_are_never_written_out_as_what_somebody_says(cells, expected, unreadable):
-    notes = []
+    notes, cells = [], json.loads(json.dumps(cells))
     form = choose_form([{"dialog": cells}], {})
     (transcript,) = form([(1, {"dialog": cells})], lambda kind, number: notes.append(kind))
     talk = Talk("", transcript.messages, transcript, None)
@@ -720,6 +721,14 @@ def test_each_branch_has_an_id_of_its_own_where_conversations_count_anew():
     assert [branch.id for branch in branches] == ["a:2", "b:2"]
 
 
+def test_rows_whose_id_another_row_has_are_kept():
+    rows = [(1, None, TURNS[0]), (2, 1, TURNS[1]), (2, 1, TURNS[2])]
+    rows = [dict(zip(("id", "parent_id", "text"), row, strict=True)) for row in rows]
+    branches = choose_form(rows, {})(enumerate(rows, 1), lambda kind, number: None)
+    said = [[message.text for message in branch.messages] for branch in branches]
+    assert said == [TURNS[:2], [TURNS[0], TURNS[2]]]
+
+
 def test_rows_that_reply_to_each_other_in_a_circle_are_kept(tmp_path):
     path = tmp_path / "data" / "t.csv"
     path.parent.mkdir()
@@ -968,6 +977,10 @@ DAMAGED = {
     "a.jsonl": ('{"dialog": ["a", "b"]}\n{"dialog": ["a",\n', r"line 2 is not JSON.*Restore"),
     "b.jsonl": ('{"dialog": ["a", "b"]}\n17\n', r"line 2 is '17'.*an object or a list"),
     "c.csv": ("speaker,text\nann,hi\nbo,a,b\n", r"line 3 has 3 cells.*names 2.*quotation marks"),
+    "open.csv": (
+        'speaker,text\nann,hi\nbo,"a\nann,so\n',
+        r"line 3 has a quotation mark that opens a cell, and none closes it.*Mend",
+    ),
     "excel.csv": ("sep=|\nspeaker|text\nann|hi\nbo|a|b\n", r"line 4 has 3 cells"),
     "splits.json": (
         json.dumps({"train": [{"dialog": TURNS}], "dev": [{"dialog": TURNS}], "version": 1}),

@@ -27,7 +27,7 @@ def read_tree(conversation: list[Utterance], note: Note) -> Iterator[list[Uttera
     Each other reply begins a dialogue with the utterance that it answers. Where an utterance is
     deleted or empty, a dialogue ends, and what answers it begins another.
     """
-    met: set[str] = set()
+    met: set[int] = set()  # lines: an id may come again
     for branch in _branches(conversation):
         dialogues: list[list[Utterance]] = [[]]
         for utterance in branch:
@@ -36,12 +36,12 @@ def read_tree(conversation: list[Utterance], note: Note) -> Iterator[list[Uttera
                 dialogues[-1].append(utterance)
                 continue
             dialogues.append([])
-            if utterance.id not in met:
+            if utterance.line not in met:
                 note("deleted_message" if text else "empty_utterance", utterance.line)
         for said in dialogues:
-            if any(utterance.id not in met for utterance in said):
+            if any(utterance.line not in met for utterance in said):
                 yield said
-        met.update(utterance.id for utterance in branch)
+        met.update(utterance.line for utterance in branch)
 
 
 def _branches(conversation: list[Utterance]) -> Iterator[list[Utterance]]:

@@ -238,13 +238,27 @@ def _names_of_two_columns(file: File, cells: list[str]) -> list[str]:
 
 def _parse_delimited(file: File, delimiter: str, names: list[str] | None) -> Rows:
     skipped = int(SEPARATOR.match(file.head) is not None)
-    lines = (f"{line}\n" for _, line in islice(file.lines(), skipped, None))
+    is_ended = False
+
+    def lines() -> Iterator[str]:
+        nonlocal is_ended
+        for _, line in islice(file.lines(), skipped, None):
+            yield f"{line}\n"
+        is_ended = True
+
     quoting = csv.QUOTE_MINIMAL if names is None else csv.QUOTE_NONE
-    rows = csv.reader(lines, delimiter=delimiter, quoting=quoting)
+    rows = csv.reader(lines(), delimiter=delimiter, quoting=quoting)
     names = names or next(rows)
     csv.field_size_limit(1 << 24)
     try:
+        begins = rows.line_num + 1
         for cells in rows:
+            if is_ended:  # else it is known only after the last row
+                raise UsageError(
+                    f"{file}, line {begins + skipped} has a quotation mark that opens a cell, and "
+                    "none closes it before the file ends. Mend the quotation marks there or above."
+                )
+            begins = rows.line_num + 1
             if cells:
                 if len(cells) > len(names):
                     raise UsageError(

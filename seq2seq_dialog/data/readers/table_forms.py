@@ -145,8 +145,9 @@ def _python_list(text: str):
 def have_speakers(entries: list) -> bool:
     """Whether lists of two cells say first who speaks: a role, a letter, or names in turns."""
     names = [each[0] for each in entries if isinstance(each, list) and len(each) == 2]
-    if not names or not all(isinstance(name, str) for name in names):
+    if not names or not all(isinstance(name, str | int) for name in names):
         return False
+    names = list(map(str, names))
     return all(len(name) == 1 or name.casefold() in ROLES for name in names) or take_turns(names)
 
 
