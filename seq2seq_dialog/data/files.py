@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 import re
 from collections.abc import Iterator
@@ -37,10 +38,14 @@ class File:
 
     @cached_property
     def head(self) -> str:
-        """The first characters, for recognition; what is no text is replaced."""
-        if self.start.startswith((b"\xff\xfe", b"\xfe\xff")):
-            return self.start.decode("utf-16", "replace").replace("\x00", "")
-        return self.start.decode("utf-8", "replace").removeprefix("\ufeff")
+        """The first characters, for recognition; what is no text is replaced.
+
+        A character that is cut where `start` ends is left out: it is text.
+        """
+        is_wide = self.start.startswith((b"\xff\xfe", b"\xfe\xff"))
+        decoder = codecs.getincrementaldecoder("utf-16" if is_wide else "utf-8")("replace")
+        text = decoder.decode(self.start, final=len(self.start) < HEAD)
+        return text.replace("\x00", "") if is_wide else text.removeprefix("\ufeff")
 
     def open(self, stack: ExitStack) -> BinaryIO:
         """Open its bytes, unpacked."""

@@ -6,7 +6,7 @@ import hashlib
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import PurePosixPath
@@ -16,7 +16,7 @@ from datasets import DatasetDict
 
 from ..dataset_script import dialogues as text_form
 from ..dataset_script.dialogues import END, SPLITS, Dialogue, Note
-from ..dataset_script.sources import SPLIT_NAMES, TextFile, find_sources, is_zip, members_of
+from ..dataset_script.sources import SPLIT_NAMES, ZIP, TextFile, find_sources, is_zip, members_of
 from ..errors import UsageError
 from ..settings import DataArguments
 from .anonymizing import anonymous_dialogue
@@ -115,8 +115,7 @@ def recognise(path: str, args: DataArguments) -> SourceFiles | None:
     if not os.path.exists(path):
         return None
     files = find_files(path)
-    names = {PurePosixPath(file.name).name for file in files}
-    if any(f"dialogues_{name}.txt" in names for name in ("text", *SPLITS, *SPLIT_NAMES)):
+    if _name_dialogue_text(file.name for file in files):
         return None
     recognised, others = [], []
     for file in files:
@@ -130,6 +129,8 @@ def recognise(path: str, args: DataArguments) -> SourceFiles | None:
         beside = {reader.beside for _, reader in recognised}
         names = (file.name for file in (*passed_over, *others))
         return SourceFiles(by_split, [n for n in names if PurePosixPath(n).name not in beside])
+    if os.path.isdir(path) and _name_dialogue_text(members_of(path)):  # in a zip for each split
+        return None
     _check_way_out(path, others)
     kinds = {_kind(replace(file).head) for file in others}
     if kinds & {"dialogue text", "odd"}:
@@ -146,6 +147,12 @@ def recognise(path: str, args: DataArguments) -> SourceFiles | None:
     raise UsageError(
         f"{path!r} has none of the forms that are read: {FORMS}. Convert it to one of these."
     )
+
+
+def _name_dialogue_text(names: Iterable[str]) -> bool:
+    """Whether there are files that are called as DailyDialog's are."""
+    known = {f"dialogues_{name}.txt" for name in ("text", *SPLITS, *SPLIT_NAMES)}
+    return any(PurePosixPath(name).name in known for name in names)
 
 
 def reader_of(file: File, columns: dict[str, str] | None = None) -> Reader | None:
@@ -168,7 +175,8 @@ def _check_way_out(path: str, files: list[File]) -> None:
         for beginning, way_out in (PACKED if has_text else PACKED | WAYS_OUT).items():
             if re.match(beginning, head, re.DOTALL):
                 raise UsageError(f"{file} {way_out}")
-        for number, line in enumerate([] if has_text else head.split("\n")[:CHAT_LINES], 1):
+        is_text = not has_text and "\0" not in head
+        for number, line in enumerate(head.split("\n")[:CHAT_LINES] if is_text else [], 1):
             if CHAT_LINE.match(line):
                 raise UsageError(
                     f"{file}, line {number}: {line.strip()[:60]!r} looks like a message of a chat, "
@@ -177,6 +185,13 @@ def _check_way_out(path: str, files: list[File]) -> None:
                     "the chat again without media, or make it a table with the columns time, "
                     "speaker and text."
                 )
+    for file in [] if has_text else files:
+        if file.name.lower().endswith(".zip") and replace(file).start.startswith(ZIP):
+            raise UsageError(
+                f"{file} is a zip beside other files or within a zip, but zips are opened in a "
+                "folder of nothing else. Unpack it, or put the zips into a folder of their own, "
+                "and give that folder."
+            )
 
 
 def _kind(head: str) -> str:
@@ -296,28 +311,41 @@ def _read_files(files: list[Recognised], args: DataArguments, note: Note) -> Ite
 def read_talks_of(
     files: list[Recognised], args: DataArguments, note: Note
 ) -> Iterator[Talk | Dialogue]:
-    """Read files one after another, see `read_talks`; ids begin with the name of the file."""
+    """Read files one after another, see `read_talks`.
+
+    Ids begin with the path of the file; with `anonymize` they are numbers, for names tell who
+    speaks.
+    """
     speakers: Counter = Counter()
-    for file, reader in files:
-        stem = PurePosixPath(file.name).stem
+    for place, (file, reader) in enumerate(files, 1):
+        path = PurePosixPath(file.name).with_suffix("")  # each folder may have a _chat.txt
         with messages_of_a_setting():
             transcripts = reader.read(replace(file), note)
-            for talk in read_talks(transcripts, reader.pause, args, note, speakers):
-                yield talk._replace(dialogue_id=f"{stem}:{talk.dialogue_id}")
+            talks = read_talks(transcripts, reader.pause, args, note, speakers)
+            for number, talk in enumerate(talks, 1):
+                name = f"{place}:{number}" if args.anonymize else f"{path}:{talk.dialogue_id}"
+                yield talk._replace(dialogue_id=name)
     check_speakers(speakers, args)
 
 
 def readers(path: str, args: DataArguments) -> dict:
-    """Give for each split of a source of any form how its dialogues are read, and as what."""
+    """Give for each split of a source of any form how its dialogues are read, and as what.
+
+    Raises:
+        ValueError: it holds no dialogues.
+    """
     source = recognise(path, args)
     if source is not None:
         return {
             split: (partial(read_talks_of, files, args), describe(files))
             for split, files in source.files.items()
         }
+    texts = find_sources(path)
+    for text in texts:
+        text_form.scan_text(text, Counter())
     return {
         text.split or "all": (partial(_read_text, text, args), f"dialogue text, {text.name}")
-        for text in find_sources(path)
+        for text in texts
     }
 
 

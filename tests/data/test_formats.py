@@ -816,9 +816,26 @@ def test_a_folder_of_zips_has_a_chat_each(tmp_path):
     source = recognise(str(chats), DataArguments())
     assert [file.name for file, _ in source.files["train"]] == ["Ann/_chat.txt", "Bo/_chat.txt"]
     assert source.passed_over == ["Ann/a.jpg", "Bo/a.jpg"]
+    talks = read_talks_of(source.files["train"], DataArguments(), lambda kind, number: None)
+    assert {talk.dialogue_id.split(":")[0] for talk in talks} == {"Ann/_chat", "Bo/_chat"}
+    (chats / "desktop.ini").write_text("[.ShellClassInfo]\r\n")
+    with zipfile.ZipFile(tmp_path / "both.zip", "w") as archive:
+        archive.write(chats / "Ann.zip", "Ann.zip")
+    for path in (chats, tmp_path / "both.zip"):
+        with pytest.raises(UsageError, match=r"Ann.zip is a zip beside other files.*Unpack it"):
+            recognise(str(path), DataArguments())
+    (chats / "desktop.ini").unlink()
     (chats / "talk.csv").write_text(TABLES["csv.csv"][0])  # beside it, zips may be anything
     source = recognise(str(chats), DataArguments())
     assert (len(source.files["train"]), source.passed_over) == (1, ["Ann.zip", "Bo.zip"])
+
+
+def test_official_splits_may_be_zips_beside_a_paper(tmp_path):
+    for split in ("train", "test"):
+        with zipfile.ZipFile(tmp_path / f"{split}.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+            archive.writestr(f"{split}/dialogues_{split}.txt", "Hi . __eou__ Ho . __eou__\n")
+    (tmp_path / "readme.txt").write_text("What these are.\n")
+    assert recognise(str(tmp_path), DataArguments()) is None
 
 
 def test_the_list_of_a_zip_is_read_once(tmp_path, monkeypatch):
@@ -932,6 +949,7 @@ def test_a_workbook_is_refused_with_its_way_out(in_folder, tmp_path):
         "2023-12-31 21:05:33,ann,well: hi\n2023-12-31 21:06:33,bo,so: ho\n",
         "On 31/12/2023 at 9:05 we met.\n\nAnn: late, as ever.\n",
         "At 21:05 Ann said: hi.\n\n31/12/2023 - a day: like any.\n",
+        f"when,wer,was\n{'ü' * 40_000},a,b\n",  # one stands where 64 KiB end
     ],
 )
 def test_what_is_no_chat_gets_no_advice_on_chats(text, tmp_path):
