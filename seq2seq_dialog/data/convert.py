@@ -65,15 +65,18 @@ def _write(read, path: Path, form: str, split: str) -> dict:
     new = path.with_name(f"{path.name}~")
     opened = partial(gzip.open, mode="wt") if form.endswith(".gz") else partial(open, mode="w")
     lines_of = _text_lines if form.startswith(".txt") else _json_lines
-    with opened(new, encoding="utf-8", newline="\n") as file:
+    try:
+        with opened(new, encoding="utf-8", newline="\n") as file:
 
-        def written(note: Note) -> Iterator[Dialogue]:
-            for talk in read(note):
-                file.writelines(f"{line}\n" for line in lines_of(talk))
-                yield as_dialogue(talk)
+            def written(note: Note) -> Iterator[Dialogue]:
+                for talk in read(note):
+                    file.writelines(f"{line}\n" for line in lines_of(talk))
+                    yield as_dialogue(talk)
 
-        counts = scan(written, split, Counter())
-    os.replace(new, path)
+            counts = scan(written, split, Counter())
+        os.replace(new, path)
+    finally:
+        new.unlink(missing_ok=True)  # where the source is refused
     return counts
 
 
@@ -113,7 +116,7 @@ def _as_text(talk: Talk) -> str:
 
 def _as_json(talk: Talk) -> str:
     row: dict = {"conversation_id": talk.dialogue_id}
-    if any(turn.speaker is None for turn in talk.turns):
+    if all(turn.speaker is None for turn in talk.turns):
         row["dialog"] = [turn.text for turn in talk.turns]
     else:
         row["messages"] = [

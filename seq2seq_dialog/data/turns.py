@@ -48,9 +48,9 @@ class Talk(NamedTuple):
         """Tell whether the replies of a speaker are learnt."""
         return self.learnt is None or plain_name(speaker) in self.learnt
 
-    def role(self, speaker: str) -> str:
+    def role(self, speaker: str | None) -> str | None:
         """The name that a message keeps: assistant, user, where a format says whose reply it is."""
-        if self.transcript.learnt is None:
+        if self.transcript.learnt is None or speaker is None:
             return speaker
         return "assistant" if plain_name(speaker) == plain_name(self.transcript.learnt) else "user"
 

@@ -141,13 +141,32 @@ def test_contacts_in_dialogue_text_are_replaced_on_request(tmp_path):
 
 def test_speakers_and_what_stands_before_are_anonymous_too(tmp_path):
     said = [{"role": "Ann", "content": "I am Ann."}, {"role": "Bo", "content": "Hi, Ann"}]
-    row = {"messages": said, "system": "Write to ann@example.org, Bo."}
-    (tmp_path / "a.jsonl").write_text(json.dumps(row), encoding="utf-8")
-    convert(str(tmp_path / "a.jsonl"), str(tmp_path / "b.jsonl"), anonymize=True)
+    row = {"conversation_id": "Ann", "messages": said, "system": "Write to ann@example.org, Bo."}
+    (tmp_path / "Ann.jsonl").write_text(json.dumps(row), encoding="utf-8")
+    convert(str(tmp_path / "Ann.jsonl"), str(tmp_path / "b.jsonl"), anonymize=True)
     (written,) = map(json.loads, lines(tmp_path / "b.jsonl"))
+    assert written["conversation_id"] == "1:1"
     assert [message["role"] for message in written["messages"]] == ["person 1", "person 2"]
     assert written["messages"][1]["content"] == "Hi, [name]"
     assert written["system"] == "Write to [email], [name]."
+
+
+@pytest.mark.parametrize("name", ["a.txt", "b.txt", "c.csv"])
+def test_what_is_refused_leaves_no_file(name, tmp_path):
+    late = "speaker,text\n" + 60 * "a,b\n" + "a,b,c\n"  # behind what a form is recognised by
+    texts = {"a.txt": "\n", "b.txt": "Caf\ufffd\nno marks\n", "c.csv": late}
+    (tmp_path / name).write_text(texts[name], encoding="utf-8")
+    with pytest.raises(UsageError, match=r"is empty|has no '__eou__'|line 62 has 3 cells"):
+        convert(str(tmp_path / name), str(tmp_path / "out.jsonl"))
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+def test_who_speaks_is_kept_where_some_are_not_known(tmp_path):
+    messages = [{"role": name, "content": "Hi."} for name in ("Ann", None, "Bo")]
+    (tmp_path / "a.jsonl").write_text(json.dumps({"messages": messages}), encoding="utf-8")
+    convert(str(tmp_path / "a.jsonl"), str(tmp_path / "b.jsonl"))
+    (written,) = map(json.loads, lines(tmp_path / "b.jsonl"))
+    assert written["messages"] == messages
 
 
 def test_nothing_is_overwritten(tmp_path):
