@@ -12,7 +12,7 @@ from ..portable.context import TURN_SEPARATOR, special_ids
 from ..portable.options import Bounds, positions
 from ..settings import DataArguments, DecodingArguments, ModelArguments, Settings
 from ..shipped import find_model
-from .loading import check_vocabulary, load_model_files
+from .loading import check_model_name, check_vocabulary, load_model_files
 
 # Training in fp16 gives inf and NaN: the activations of these models exceed 65,504.
 FP16_UNSAFE = {"t5", "mt5", "umt5", "longt5", "switch_transformers"}
@@ -27,8 +27,8 @@ MASKED_IN_4D = {
 def load_pretrained(load, what: str, name: str, args: ModelArguments, **options):
     """Load a checkpoint to train with: its model or tokenizer, `what`, by a function `load`."""
     remedy = (
-        "Give a folder with a saved model or the name of a public model on the Hub such as "
-        "google-t5/t5-small, and check the network (for a private one, log in with `hf auth "
+        "Give a folder with a saved model, starter, or the name of a public model on the Hub such "
+        "as google-t5/t5-small, and check the network (for a private one, log in with `hf auth "
         "login`)."
     )
     options |= {"revision": args.model_revision, "trust_remote_code": args.trust_remote_code}
@@ -36,10 +36,11 @@ def load_pretrained(load, what: str, name: str, args: ModelArguments, **options)
 
 
 def check_names(args: ModelArguments) -> None:
-    """Refuse folders that are not there, before the data work."""
-    for name in (args.model_name_or_path, args.tokenizer_name_or_path):
-        if name is not None:
-            check_name(find_model(name))
+    """Refuse folders that are not there or hold no model, before the data work."""
+    if args.model_name_or_path is not None:
+        check_model_name(find_model(args.model_name_or_path))
+    if args.tokenizer_name_or_path is not None:
+        check_name(find_model(args.tokenizer_name_or_path))
 
 
 def load_model(args: ModelArguments, tokenizer, dtype: str = "float32"):
@@ -141,7 +142,7 @@ def check_sizes(settings: Settings) -> None:
     if settings.adversarial.is_on:
         discriminator = settings.adversarial.discriminator_mapping()
         if "form" in discriminator:
-            check_name(find_model(discriminator["model_name_or_path"]))
+            check_model_name(find_model(discriminator["model_name_or_path"]))
         else:
             _make_config("discriminator", RnnSeq2SeqConfig.model_type, discriminator, {})
 

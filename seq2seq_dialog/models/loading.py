@@ -9,6 +9,7 @@ from pickle import UnpicklingError
 
 import torch
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, GenerationConfig
+from transformers.utils import CONFIG_NAME
 
 from ..errors import UsageError
 from ..hub_errors import check_name
@@ -39,13 +40,28 @@ def loading(what: str, remedy: str):
         raise UsageError(f"Cannot load {what}. {remedy} The reason given: {reason}") from error
 
 
+def check_model_name(name: str) -> None:
+    """Refuse a folder that is not there or holds no model, as that of an unfinished run."""
+    check_name(name)
+    folder = Path(name)
+    if not folder.is_dir() or any((folder / f).is_file() for f in (CONFIG_NAME, ADAPTER_FILE)):
+        return
+    models = sorted(folder.glob(f"*/{CONFIG_NAME}"), key=lambda path: path.stat().st_mtime)
+    way_out = "Give the output_dir of a finished run, or another folder with a saved model."
+    if (folder / "config.yaml").is_file():
+        way_out = "Its run is unfinished: the command that began it goes on with it."
+    if models:
+        way_out += f" There is a model in {str(models[-1].parent)!r}."
+    raise UsageError(f"{str(name)!r} holds no model: it has no {CONFIG_NAME}. {way_out}")
+
+
 def load_model_files(name: str, what: str, remedy: str, **options):
     """Load an encoder-decoder model; refuse one whose weights or saved decoding are damaged.
 
     Weights that are missing would be random, and transformers takes settings of its own in place of
     a file that it cannot read.
     """
-    check_name(name)
+    check_model_name(name)
     if (Path(name) / ADAPTER_FILE).is_file():
         return _load_adapted(name, what, remedy, **options)
     with loading(what, remedy):

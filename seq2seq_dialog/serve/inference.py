@@ -17,6 +17,7 @@ from ..decoding.generation_config import changed_settings, most_new_tokens
 from ..errors import UsageError
 from ..models.loading import (
     avoid_plans_for_shapes,
+    check_model_name,
     check_reply_tokens,
     check_vocabulary,
     load_model_files,
@@ -83,12 +84,14 @@ def load(
         with loading(f"the export {str(export)!r}", f"Make it again by `{command('export')}`."):
             return ExportedModel(export, workers), AutoTokenizer.from_pretrained(export), device
     remedy = (
-        "Give a run folder (the output_dir of a finished run) or the name of a model on the Hub."
+        "Give a run folder (the output_dir of a finished run), starter, or the name of a model on "
+        "the Hub."
     )
     options = {"trust_remote_code": trust_remote_code}
     # Many CPUs and older GPUs only emulate bf16, in which models may be saved.
     dtype = "auto" if device.type != "cpu" and bf16_pays(on_cpu=False) else torch.float32
     what = f"a model from {str(name)!r}"
+    check_model_name(name)
     avoid_plans_for_shapes()
     tokenizer = load_tokenizer_files(name, what, remedy, **options)
     model = load_model_files(name, what, remedy, dtype=dtype, **options)

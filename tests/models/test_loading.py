@@ -3,6 +3,7 @@
 import json
 import math
 import pickle
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from seq2seq_dialog.data.rows import load_rows
 from seq2seq_dialog.errors import UsageError
 from seq2seq_dialog.hub_errors import check_name
 from seq2seq_dialog.models.build import check_names, load_model
-from seq2seq_dialog.models.loading import loading
+from seq2seq_dialog.models.loading import load_model_files, loading
 from seq2seq_dialog.models.tokenizer import load_tokenizer
 from seq2seq_dialog.serve.inference import load
 from seq2seq_dialog.settings import DataArguments, ModelArguments
@@ -197,6 +198,29 @@ def test_a_folder_that_is_not_there_is_not_looked_for_on_the_hub(of_runs, name):
         with pytest.raises(UsageError) as error:
             read()
         assert str(error.value).startswith("There is no folder") and PATHS[name] in str(error.value)
+
+
+FOLDERS = {
+    "out/demo": "Its run is unfinished: the command that began it goes on with it.",
+    "out": "There is a model in 'out/seed-1'.",
+    "ann/talks": "Give the output_dir of a finished run, or another folder with a saved model.",
+}
+
+
+@pytest.mark.parametrize("name", FOLDERS)
+def test_a_folder_without_a_model_is_refused_with_a_way_out(of_runs, name):
+    Path("out", "seed-1").mkdir()
+    Path("out", "seed-1", "config.json").touch()
+    readers = (
+        lambda: load(name),
+        lambda: check_names(ModelArguments(model_name_or_path=name)),
+        lambda: load_model_files(name, "a model", "Give another."),
+    )
+    for read in readers:
+        with pytest.raises(UsageError) as error:
+            read()
+        assert f"{name!r} holds no model: it has no config.json." in str(error.value)
+        assert FOLDERS[name] in str(error.value)
 
 
 @pytest.mark.parametrize("name", ["gpt2", "ann/model", "out/demo", "google-t5/t5-small"])
