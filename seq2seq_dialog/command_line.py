@@ -11,12 +11,16 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
-from .dataset_script.sources import WAY_OUT
 from .errors import UsageError, nearest
 from .shipped import CONFIGS, ROOT
 from .strict_yaml import read_yaml
 
 HELP = {"--help", "-h", "--help_all"}
+ORDER = "CONFIG comes first, then flags with their values: demo --num_beams 4."
+DATA_WAY_OUT = (
+    "Give a file, folder or zip of dialogues: text (a dialogue a line, ' __eou__' after each "
+    "utterance), a table, a corpus, or the export of a chat."
+)
 
 
 class Flag(NamedTuple):
@@ -60,7 +64,7 @@ def read_command_line(argv: list[str]) -> CommandLine:
     for flag in flags:
         name = flag.name.partition(".")[0]
         if name not in known and name.removeprefix("no_") not in known:
-            hint = nearest(f"--{name}", {f"--{k}" for k in known})
+            hint = nearest(f"--{name}", HELP | {f"--{k}" for k in known})
             raise UsageError(f"unknown flag {flag.words[0]!r}.{hint}")
     return CommandLine(path, config, flags)
 
@@ -74,7 +78,7 @@ def _flags(words: list[str]) -> list[Flag]:
         elif flags:
             flags[-1].words.append(word)
         else:
-            raise UsageError(f"do not know what to do with {word!r}; a config file comes first.")
+            raise UsageError(f"do not know what to do with {word!r}. {ORDER}")
     return flags
 
 
@@ -102,15 +106,18 @@ def recipes() -> dict[str, Path]:
 
 def find_config(name: str) -> Path:
     """Find a config: a file by its path, a recipe by its name (`t5_small`)."""
-    if "/" in name or "\\" in name or name.endswith((".yaml", ".yml")):
-        return Path(name).expanduser()
-    known = recipes()
-    if name not in known:
-        raise UsageError(
-            f"There is no recipe {name!r}.{nearest(name, known)} The recipes are "
-            f"{', '.join(known)}; a file of your own is given by its path, ending in .yaml."
-        )
-    return known[name]
+    known, path = recipes(), Path(name).expanduser()
+    if name in known:
+        return known[name]
+    is_pipe = "/" in name and not path.is_file()
+    if path.exists() and (is_pipe or path.suffix in (".yaml", ".yml")):
+        return path
+    others = [str(each) for each in path.parent.glob("*.y*ml")]
+    raise UsageError(
+        f"There is no config {name!r}.{nearest(str(path), others) or nearest(path.stem, known)} A "
+        f"config is a recipe by its name ({', '.join(known)}), or a file of your own by its path, "
+        "ending in .yaml; dialogues are given by --data."
+    )
 
 
 def check_command_line(argv: list[str]) -> None:
@@ -131,9 +138,7 @@ def check_command_line(argv: list[str]) -> None:
         if isinstance(path, str) and path not in ("", "null") and not path.startswith("["):
             path = expand_path(path)
             if not os.path.exists(path):
-                raise UsageError(
-                    f"{path!r} does not exist. {WAY_OUT.replace('data_dir=', '--data')}"
-                )
+                raise UsageError(f"{path!r} does not exist. {DATA_WAY_OUT}")
 
 
 def expand_path(path: str) -> str:

@@ -48,6 +48,10 @@ def locked(run_dir: Path) -> Iterator[None]:
 
     A folder that nothing was written to is removed again.
     """
+    if run_dir.exists() and not run_dir.is_dir():
+        raise UsageError(
+            f"output_dir is {str(run_dir)!r}, a file; it must be a folder: choose another."
+        )
     lock, owner = run_dir / ".lock", run_dir / ".lock-owner"
     check_writable(lock)
     try:

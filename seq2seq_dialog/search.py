@@ -78,7 +78,7 @@ def check(settings: Settings) -> None:
 
 def read_space(text: str | None) -> dict[str, Any]:
     """Make optuna's distributions of the setting `space`, by the names of the settings."""
-    space = load_mapping("space", text or "", EXAMPLE)
+    space = load_mapping("space", text, EXAMPLE) if text else {}
     if not space:
         raise UsageError(f"space is empty; it must be a mapping, for example {EXAMPLE}.")
     known = setting_names()

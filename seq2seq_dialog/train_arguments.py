@@ -13,7 +13,7 @@ from transformers.hf_argparser import string_to_bool
 
 from . import strict_yaml
 from .checks import check
-from .command_line import HELP, CommandLine, Flag, read_command_line, recipes
+from .command_line import HELP, ORDER, CommandLine, Flag, read_command_line, recipes
 from .errors import UsageError, nearest
 from .inherited_settings import INHERITED, MAPPINGS
 from .setting_fields import Mark
@@ -133,7 +133,7 @@ def parse(argv: list[str], verb: str = "train") -> Settings:
         raise UsageError(where + " ".join(str(error).split())) from error
     if unknown or rest.config:
         extra = " ".join(unknown or [rest.config])
-        raise UsageError(f"do not know what to do with {extra!r}; a config file comes first.")
+        raise UsageError(f"do not know what to do with {extra!r}. {ORDER}")
     for group in groups:
         for name in PATHS & vars(group).keys():
             if isinstance(value := getattr(group, name), str):

@@ -304,7 +304,7 @@ def test_two_processes_train_like_one_that_accumulates(run, config, tmp_path):
             b"Hi __eou__ Hello __eou__\nHi \xff __eou__ Oh __eou__\n",
             "line 2: byte 0xff is not UTF-8",
         ),
-        (None, "does not exist. Give --data a text file"),
+        (None, "does not exist. Give a file, folder or zip"),
     ],
 )
 def test_bad_data_ends_with_status_2_and_one_line(run, config, tmp_path, data, message):

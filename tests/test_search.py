@@ -208,7 +208,7 @@ def test_a_space_that_cannot_be_searched_is_refused(make, tmp_path, space, messa
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        ("--space null", "space is ''; it must be a mapping"),
+        ("--space null", "space is empty; it must be a mapping"),
         ("--trials 0", "trials is 0; it must be at least 1"),
         ("--seeds 1,2", "seeds does not go with search: try best.yaml under several seeds"),
         ("--push_to_hub true", "push_to_hub does not go with search: publish the run that best"),

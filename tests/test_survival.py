@@ -186,6 +186,14 @@ def test_a_run_folder_is_for_one_process_until_it_dies(tmp_path):
     assert not tmp_path.exists()  # nothing was written
 
 
+def test_a_file_is_no_run_folder(tmp_path):
+    path = tmp_path / "talk.txt"
+    path.write_text("Hi!")
+    with pytest.raises(UsageError, match=r"output_dir is .*talk.txt', a file"), locked(path):
+        pass
+    assert path.read_text() == "Hi!"
+
+
 @pytest.mark.slow
 def test_a_second_run_in_a_folder_is_refused(config, tmp_path):
     folder = tmp_path / "run"

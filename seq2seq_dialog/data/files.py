@@ -12,7 +12,8 @@ from functools import cached_property
 from pathlib import PurePosixPath
 from typing import BinaryIO
 
-from ..dataset_script.sources import open_member, read_lines, unpacking
+from ..command_line import DATA_WAY_OUT
+from ..dataset_script.sources import WAY_OUT, open_member, read_lines, unpacking
 from ..errors import UsageError
 
 HEAD = 1 << 16  # bytes by which a format is recognised
@@ -93,7 +94,8 @@ def messages_of_a_setting(name: str = "--data") -> Iterator[None]:
     except UsageError:
         raise
     except (ValueError, OSError) as error:
-        raise UsageError(str(error).replace("data_dir=", name)) from error
+        reason = str(error).replace(WAY_OUT, DATA_WAY_OUT)
+        raise UsageError(reason.replace("data_dir=", name)) from error
 
 
 def parse_json(content: str | bytes):

@@ -201,7 +201,7 @@ def test_variables_in_paths_are_filled_in(files, monkeypatch):
         ([{"path": "a.txt", "weight": 0}], "a.txt has weight 0; it must be a number above 0"),
         ([{"path": "a.txt", "weight": "x"}], "a.txt has weight 'x'"),
         ([{"path": "a.txt"}, {"path": "b/a.txt.gz"}], r"two sources are called 'a'.*name: \.\.\."),
-        ([{"path": "none.txt"}], "'none.txt' does not exist"),
+        ([{"path": "none.txt"}], "'none.txt' does not exist. Give a file, folder or zip"),
     ],
 )
 def test_wrong_sources_are_refused_with_a_way_out(data, message):
