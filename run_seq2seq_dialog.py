@@ -9,8 +9,8 @@ A run that was stopped goes on from its last checkpoint by the same command.
 
 import sys
 
-from seq2seq_dialog.__main__ import train
+from seq2seq_dialog.__main__ import run_by_settings
 from seq2seq_dialog.errors import run
 
 if __name__ == "__main__":
-    run(lambda: train(sys.argv[1:]))
+    run(lambda: run_by_settings(sys.argv[1:]))

@@ -1,7 +1,8 @@
-"""Train a dialogue response generator from a text file of dialogues, and use it.
+"""Train a dialogue response generator from dialogues, and use it.
 
-The way of the data: `dataset_script/dialogues.py` (text to rows) -> `data` (rows to batches) ->
-`models`, `training` -> `evaluation` -> `report` (the run folder) -> `serve` (answering), `hub`.
+The way of the data: `dataset_script/dialogues.py` (text to rows), `data` (all other forms to rows,
+rows to batches) -> `models`, `training` -> `evaluation` -> `report` (the run folder) -> `serve`
+(answering), `hub`.
 """
 
 import os
@@ -19,7 +20,7 @@ if sys.argv[:1] == ["-m"] and sys.path[0] == os.getcwd():
     # the name datasets.py there would be taken for the library. It comes last instead.
     sys.path.append(sys.path.pop(0))
 
-_HOME = {
+_MODULES = {
     "Conversation": "serve.inference",
     "DailyDialogDataset": "data.dataset",
     "DialogueCollator": "data.batching",
@@ -33,11 +34,11 @@ _HOME = {
     "load": "serve.inference",
     "prepare_tokenizer": "models.tokenizer",
 }
-__all__ = list(_HOME)
+__all__ = list(_MODULES)
 
 
 def __getattr__(name: str):
     # Imported on first use: `python -m seq2seq_dialog --help` must not wait for torch.
-    if name not in _HOME:
+    if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f".{_HOME[name]}", __name__), name)
+    return getattr(import_module(f".{_MODULES[name]}", __name__), name)

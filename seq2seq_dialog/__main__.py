@@ -15,7 +15,7 @@ from .verbs import BY_SETTINGS, VERBS
 def main() -> None:
     """Carry out one verb."""
     if sys.argv[1:2] and sys.argv[1] in BY_SETTINGS:
-        run(lambda: train(sys.argv[2:], verb=sys.argv[1]))
+        run(lambda: run_by_settings(sys.argv[2:], verb=sys.argv[1]))
         return
     options = {name: clean(value) for name, value in vars(build_parser().parse_args()).items()}
     verb, folder = VERBS[options.pop("verb")], options.pop("folder")
@@ -23,8 +23,8 @@ def main() -> None:
     run(lambda: getattr(import_module(f".{module}", __package__), function)(folder, **options))
 
 
-def train(argv: list[str], verb: str = "train") -> None:
-    """Train by `CONFIG [--flag value ...]`; what is seen to be wrong at once is told at once."""
+def run_by_settings(argv: list[str], verb: str = "train") -> None:
+    """Train or search by `CONFIG [--flag value ...]`; refuse typos before torch is imported."""
     check_command_line(argv)
     import_module(f".{verb}", __package__).main(argv)
 

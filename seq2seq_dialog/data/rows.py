@@ -143,7 +143,7 @@ def _recognise(args: DataArguments) -> formats.SourceFiles | None:
 
 @contextmanager
 def _text_source(args: DataArguments) -> Iterator[Dialogues]:
-    """Give the builder of `data`."""
+    """Yield the builder that reads `data` as dialogue text; word its errors for the setting."""
     path = None if args.data is None else expand_path(args.data)
     with messages_of_a_setting(), reading_prepared(cache_folder(args, "dialogues")):
         yield Dialogues(data_dir=path, detokenize=args.detokenize, cache_dir=args.data_cache)

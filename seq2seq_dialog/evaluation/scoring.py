@@ -192,7 +192,7 @@ def verdict(results: Sequence[dict], language: str = "en") -> list[str]:
     if not model["intervals"]:
         return [
             f"There are too few dialogues to tell whether the model beats the baselines: the "
-            f"{model['pairs']:,} {where.removeprefix('all ')} are of one."
+            f"{model['pairs']:,} {where.removeprefix('all ')} are of one dialogue."
         ]
     sentences = []
     for system, row in rows.items():

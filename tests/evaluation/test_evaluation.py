@@ -75,7 +75,7 @@ def test_of_one_dialogue_nothing_is_told(pairs):
     found = evaluate(predictions, train, rows, one, "test", DECODING)
     assert found["verdict"] == [
         "There are too few dialogues to tell whether the model beats the baselines: the "
-        f"{one.sum()} clean pairs are of one."
+        f"{one.sum()} clean pairs are of one dialogue."
     ]
 
 
