@@ -192,8 +192,8 @@ def save(turns: Sequence[str], name: str) -> str:
 
 def command(line: str, conversation: TerminalChat) -> str | None:
     """Carry out a line that begins with a slash; return what to print, None to leave."""
-    name, _, rest = line.partition(" ")
-    rest = rest.strip()
+    name = line.split()[0]
+    rest = line.removeprefix(name).strip()
     if name in ("/quit", "/exit", "/q"):
         return None
     if name == "/reset":

@@ -44,12 +44,12 @@ def test_both_models_answer_the_same_and_the_better_reply_goes_on(talk, models, 
     assert (bad["vote"], bad["chosen"], bad["rejected"]) == ("both bad", None, replies)
 
 
-@pytest.mark.parametrize(("choice", "pairs"), [("tie", 3), ("bad", 3), ("2", 2)])
+@pytest.mark.parametrize(("choice", "pairs"), [(" tie", 3), ("\tbad", 3), (" 2", 2)])
 def test_a_vote_on_three_replies_is_on_each_pair_that_it_tells_of(models, tmp_path, choice, pairs):
     three = {**models, "runs/c": models["runs/a"]}
     talk = chat.TerminalChat(three, in_terminal=False, votes=tmp_path / "votes.jsonl")
     talk.say("Hello")
-    chat.command(f"/vote {choice}", talk)
+    chat.command(f"/vote{choice}", talk)
     assert len(read_votes(talk.votes)) == pairs
 
 
