@@ -174,7 +174,8 @@ def read_openings(path: str) -> list[str]:
         else:
             by_split = readers(path, args).values()
             talks = (talk for read, _ in by_split for talk in read(lambda kind, line: None))
-            texts = [turn for talk in talks for turn in as_dialogue(talk).utterances[:1]]
+            said = (as_dialogue(talk).utterances for talk in talks)
+            texts = [turn for turns in said for turn in turns[count_background(turns) :][:1]]
     openings = list(dict.fromkeys(filter(None, texts)))
     if not openings:
         raise UsageError(f"{path!r} holds no opening. Give a file with one a line.")

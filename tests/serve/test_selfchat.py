@@ -117,9 +117,11 @@ def test_data_reads_the_dialogues_as_they_are(tmp_path):
         ("a.txt", "Is it far? __eou__ No. __eou__\nHello, you. __eou__\n"),
         ("a.jsonl", '{"context": ["Is it far?", "No."], "reference": "x", "reply": "y"}\n'
          '{"context": ["Hello, you."], "reference": "x", "reply": "y"}\n'),
+        ("a.jsonl", '{"context": ["persona: I keep bees.", "Is it far?"], "reference": "x", "reply": "y"}\n'
+         '{"context": ["persona: I keep bees.", "Hello, you.", "Hi."], "reference": "x", "reply": "y"}\n'),
         ("a.csv", "dialogue_id,speaker,text\n1,ann,Is it far?\n1,bo,No.\n2,bo,\"Hello, you.\"\n"),
     ],
-    ids=["lines", "dialogue text", "predictions", "table"],
+    ids=["lines", "dialogue text", "predictions", "personas", "table"],
 )  # fmt: skip
 def test_openings_are_first_turns(tmp_path, name, content):
     (tmp_path / name).write_text(content, encoding="utf-8")
