@@ -13,7 +13,7 @@ from transformers.utils import GENERATION_CONFIG_NAME
 from ..errors import UsageError
 from ..models.artifact import PIPELINE_CODE, PORTABLE, V5_CONFIG, WEIGHTS
 from ..models.loading import ADAPTER_FILE
-from ..portable.context import TURN_SEPARATOR
+from ..portable.context import as_turns, count_background
 from ..report.model_card import model_card
 from ..run_folder import check_writable, free_path, read_mapping, write_text
 from ..strict_yaml import read_yaml
@@ -98,7 +98,8 @@ def publish(folder: str | Path, repo: str, **options) -> None:
 def publish_space(publication: Publication, card: str, commit: str | None) -> None:
     """Publish the Space of a model; its examples are those of the model's card."""
     examples = ModelCard(card).data.get("widget") or ()
-    openings = [example["text"].split(TURN_SEPARATOR)[0].strip() for example in examples]
+    contexts = [as_turns(example["text"]) for example in examples]
+    openings = [turns[count_background(turns)] for turns in contexts]
     space = _space_of(publication)
     files = space_files(publication.repo, commit, private=space.private, openings=openings)
     send(space, files, SPACE, f"Serve {publication.repo}", label="Chat:")

@@ -21,7 +21,7 @@ from ..data.turns import EVERYBODY
 from ..evaluation import scoring
 from ..evaluation.catalogue import METRICS, keys_with
 from ..models.artifact import PIPELINE_CODE
-from ..portable.context import TURN_SEPARATOR
+from ..portable.context import TURN_SEPARATOR, count_background
 from ..run_folder import read_mapping
 from ..setting_fields import Mark
 from ..settings import marked
@@ -73,11 +73,11 @@ def model_card(
         "separator": TURN_SEPARATOR,
         "samples": run["samples"] if samples else [],
         "sample": examples[-1] if examples else None,
-        "opening": examples[0]["context"][0] if examples else GREETING[0],
+        "opening": examples[0]["turns"][0] if examples else GREETING[0],
         "turns": GREETING,
     }
-    if examples and len(examples[-1]["context"]) > 1:
-        content["turns"] = examples[-1]["context"]
+    if examples and len(examples[-1]["turns"]) > 1:
+        content["turns"] = examples[-1]["turns"]
     body = render("model_card.md.jinja", content)
     metadata = _metadata(content, measured(run["evaluation"], metrics, data), language, examples)
     return str(ModelCard(f"---\n{metadata.to_yaml()}\n---\n\n{body}\n"))
@@ -254,16 +254,23 @@ def draw_examples(predictions: list[dict]) -> list[dict]:
     """Draw replies to show, by lot, one to a context of each number of turns in `EXAMPLES`.
 
     Each is drawn from the quarter of such contexts that has the fewest letters, of clean pairs if
-    there are any.
+    there are any. Its context is also given in two parts, `background` and `turns`.
     """
     draw, drawn = random.Random(page.SEED), []
-    rows = [row for row in predictions if row.get("clean")] or predictions
+    rows = [_parted(row) for row in predictions if row.get("clean")]
+    rows = rows or [_parted(row) for row in predictions]
     for turns in EXAMPLES:
-        group = [row for row in rows if len(row["context"]) == turns]
+        group = [row for row in rows if len(row["turns"]) == turns]
         group.sort(key=lambda row: len("".join(row["context"])))
         if group:
             drawn.append(draw.choice(group[: math.ceil(len(group) / 4)]))
     return drawn
+
+
+def _parted(row: dict) -> dict:
+    """Tell the turns of a prediction's context from what stands before the dialogue."""
+    context, count = row["context"], count_background(row["context"])
+    return row | {"background": context[:count], "turns": context[count:]}
 
 
 def _count(number: int | None) -> str | None:

@@ -238,6 +238,19 @@ def test_the_examples_are_real_replies_to_clean_contexts(folder):
     assert len(check(model_card(folder, "user/tiny"))["widget"]) == 3
 
 
+def test_what_stands_before_a_dialogue_is_nothing_said_in_it(folder):
+    rows = rows_of([text for turns in sample_dialogues(9) for text in turns])
+    write_jsonl(folder / "predictions.jsonl", rows)
+    before = code_blocks(model_card(folder, "user/tiny"))
+    bees = [row | {"context": ["persona: I keep bees.", *row["context"]]} for row in rows]
+    write_jsonl(folder / "predictions.jsonl", bees)
+    text = model_card(folder, "user/tiny")
+    assert code_blocks(text) == before
+    assert "> persona: I keep bees.<br>\n> **A:**" in text
+    widgets = check(text)["widget"]
+    assert [widget["text"].count(" __eou__ ") for widget in widgets] == [1, 2, 3]
+
+
 def test_one_reply_for_all_contexts_is_said(folder):
     rows = read_jsonl(folder / "predictions.jsonl")
     assert "one and the same reply" not in model_card(folder, "user/tiny")

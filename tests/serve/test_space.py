@@ -1,5 +1,6 @@
 """The chat page answers as the model does, as a Space and from a folder; a Space is complete."""
 
+import json
 import os
 import re
 import runpy
@@ -29,7 +30,9 @@ from transformers import T5Config, T5ForConditionalGeneration, set_seed
 
 from seq2seq_dialog.decoding.generation_config import generation_config
 from seq2seq_dialog.errors import UsageError
+from seq2seq_dialog.hub import publish_model
 from seq2seq_dialog.hub.publish_model import GRADIO, PAGE, space_files
+from seq2seq_dialog.hub.push import Publication
 from seq2seq_dialog.models import artifact
 from seq2seq_dialog.models.tokenizer import load_tokenizer
 from seq2seq_dialog.portable import RnnSeq2SeqConfig, RnnSeq2SeqForConditionalGeneration
@@ -376,3 +379,12 @@ def test_settings_of_a_model_beyond_the_usual_are_kept():
     assert app.slider("max_new_tokens", config).maximum == 500
     beams = app.slider("num_beams", config)
     assert beams.preprocess(20) == 20 and beams.value == 20
+
+
+def test_what_stands_before_a_dialogue_is_no_opening(monkeypatch):
+    sent = {}
+    monkeypatch.setattr(publish_model, "send", lambda _, files, *__, **___: sent.update(files))
+    card = "---\nwidget:\n- text: 'persona: A cat. __eou__ Is it far?'\n- text: Hello.\n---\n"
+    chat = Publication("runs/a", "ann/model", space="ann/chat", dry_run=True)
+    publish_model.publish_space(chat, card, None)
+    assert json.loads(sent["model.json"])["openings"] == ["Is it far?", "Hello."]
