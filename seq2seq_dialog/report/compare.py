@@ -25,6 +25,8 @@ from . import seeds
 
 LEVEL = 0.05  # of p: below it, a difference is beyond chance
 LEAST_SAMPLES = 100
+PER_TOKEN = ("perplexity", "context_gain")
+LIKELIHOOD = (*PER_TOKEN, "bits_per_byte")
 
 
 def _check_pairs(a: list[dict], b: list[dict]) -> None:
@@ -155,21 +157,25 @@ def _test(runs: list[list[dict]], samples: int, seed: int, language: str) -> dic
     count = len(set(dialogues))
     if count < 2:
         raise UsageError(f"There is {count} dialogue to resample; 2 are the least. Evaluate more.")
-    left_out, missing = _incomparable(runs)
+    scored, note = _cut_alike(runs)
+    left_out, missing = _incomparable(scored)
     a, b = (
         pair_statistics(
             [row["reply"] for row in rows], [row["reference"] for row in rows], language
         )
-        | ({} if "bits_per_byte" in left_out else likelihood_statistics(rows))
-        for rows in runs
+        | ({} if "bits_per_byte" in left_out else likelihood_statistics(scored_rows))
+        for rows, scored_rows in zip(runs, scored, strict=True)
     )
+    of_scored = [row["dialogue_id"] for row in scored[0]]
     metrics = {
-        name: paired_bootstrap(a[name], b[name], samples, seed, dialogues)
+        name: paired_bootstrap(
+            a[name], b[name], samples, seed, of_scored if name in LIKELIHOOD else dialogues
+        )
         for name in leading_first(with_intervals(a))
         if name not in left_out
     }
     verdict = [sentence(name, test) for name, test in metrics.items()]
-    verdict += [missing] if missing else []
+    verdict += filter(None, [note, missing])
     verdict += doubt_of_few(count, "p is")
     return {
         "pairs": len(dialogues),
@@ -207,24 +213,33 @@ def _check_same_clean(runs: list[list[dict]], folders: Sequence[Path]) -> None:
         )
 
 
+def _cut_alike(runs: list[list[dict]]) -> tuple[list[list[dict]], str]:
+    """Keep the pairs whose references both runs cut alike, and say so; all, if too few are."""
+    pairs = [pair for pair in zip(*runs, strict=True) if len({r.get("bytes") for r in pair}) == 1]
+    are_known = all(row.get("bytes") is not None for rows in runs for row in rows)
+    dialogues = {row["dialogue_id"] for row, _ in pairs}
+    if not are_known or len(pairs) == len(runs[0]) or len(dialogues) < 2:
+        return runs, ""
+    note = f"Likelihood is of the {len(pairs):,} pairs whose references A and B cut alike."
+    return [list(rows) for rows in zip(*pairs, strict=True)], note
+
+
 def _incomparable(runs: list[list[dict]]) -> tuple[tuple[str, ...], str]:
     """Return which figures of likelihood cannot be compared, and a sentence that says why."""
-    per_token = ("perplexity", "context_gain")
     for name, rows in zip("AB", runs, strict=True):
         figures = [row.get(key) for row in rows for key in ("nll", "tokens", "bytes")]
         exchanged = (row.get("exchanged_nll") for row in rows)
         figures += [nll for nll in exchanged if nll is not None]
         if not all(isinstance(figure, int | float) and math.isfinite(figure) for figure in figures):
-            left_out = (*per_token, "bits_per_byte")
-            return left_out, f"Likelihood is left out: {name} has pairs for which it is not known."
+            reason = f"{name} has pairs for which it is not known"
+            return LIKELIHOOD, f"Likelihood is left out: {reason}."
     a, b = ([row["bytes"] for row in rows] for rows in runs)
     if a != b:
-        left_out = (*per_token, "bits_per_byte")
-        return left_out, "Likelihood is left out: A and B cut references at different lengths."
+        return LIKELIHOOD, "Likelihood is left out: A and B cut references at different lengths."
     a, b = ([row["tokens"] for row in rows] for rows in runs)
     if a != b:
         reason = "A and B split the references into different tokens"
-        return per_token, f"Perplexity and context gain are left out: {reason}."
+        return PER_TOKEN, f"Perplexity and context gain are left out: {reason}."
     return (), ""
 
 

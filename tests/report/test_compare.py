@@ -209,10 +209,20 @@ def test_of_other_tokens_the_bits_of_a_byte_are_compared_alone(run):
     )
 
 
-def test_where_references_are_cut_at_other_lengths_no_likelihood_is_compared(run):
-    rows, other = rows_of_run(), rows_of_run()
+def test_likelihood_is_of_the_references_that_both_cut_alike(run):
+    rows, other = rows_of_run(), rows_of_run(1)
     other[3] |= {"bytes": 9, "tokens": 2}
-    result = compare(run("a", rows), run("b", other), samples=100)
+    a, b = run("a", rows), run("b", other)
+    result = compare(a, b, samples=100)
+    assert f"Likelihood is of the {len(rows) - 1:,} pairs whose" in result["verdict"][-1]
+    whole = [rows[:3] + rows[4:], other[:3] + other[4:]]
+    alone = compare(run("c", whole[0]), run("d", whole[1]), samples=100)
+    for name in ("bits_per_byte", "perplexity"):
+        assert result["metrics"][name] == alone["metrics"][name]
+    assert result["metrics"]["chrf"] != alone["metrics"]["chrf"]
+    for row in other:
+        row["bytes"] += 1
+    result = compare(a, run("b", other), samples=100)
     assert not {"perplexity", "context_gain", "bits_per_byte"} & result["metrics"].keys()
     assert result["verdict"][-1] == (
         "Likelihood is left out: A and B cut references at different lengths."
