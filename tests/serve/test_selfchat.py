@@ -117,8 +117,8 @@ def test_data_reads_the_dialogues_as_they_are(tmp_path):
         ("a.txt", "Is it far? __eou__ No. __eou__\nHello, you. __eou__\n"),
         ("a.jsonl", '{"context": ["Is it far?", "No."], "reference": "x", "reply": "y"}\n'
          '{"context": ["Hello, you."], "reference": "x", "reply": "y"}\n'),
-        ("a.jsonl", '{"context": ["persona: I keep bees.", "Is it far?"], "reference": "x", "reply": "y"}\n'
-         '{"context": ["persona: I keep bees.", "Hello, you.", "Hi."], "reference": "x", "reply": "y"}\n'),
+        ("a.jsonl", '{"context": ["persona: Bees.", "Is it far?"], "response": "x"}\n'
+         '{"context": ["persona: Bees.", "Hello, you.", "Hi."], "response": "x"}\n'),
         ("a.csv", "dialogue_id,speaker,text\n1,ann,Is it far?\n1,bo,No.\n2,bo,\"Hello, you.\"\n"),
     ],
     ids=["lines", "dialogue text", "predictions", "personas", "table"],
