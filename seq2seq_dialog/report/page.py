@@ -23,7 +23,7 @@ from .tables import diversity_tables, overlap, render, score_tables, table, unkn
 
 SEED = 42  # of the draw of samples
 BEST, WORST, DRAWN = 6, 6, 8  # samples
-NOT_LEARNT_FROM = "the train split of these data, which is not what the model learnt from"
+NOT_LEARNT_FROM = "the train split of these data, which this run did not learn from"
 
 
 def choose_samples(predictions: list[dict]) -> list[tuple[str, list[dict]]]:

@@ -266,7 +266,7 @@ def test_whether_a_pair_is_clean_is_said_where_it_is_known(run_folder):
         (
             "environment",
             {"learnt_from_train": False},
-            ["train split of these data, which is not what the model learnt from"],
+            ["train split of these data, which this run did not learn from"],
             ["in the training data", "no news to the model"],
         ),
         (
