@@ -19,6 +19,7 @@ from xxhash import xxh3_64_intdigest
 
 from ..dataset_script.dialogues import normalised
 from ..errors import UsageError
+from ..portable.context import count_background
 from .turns import turns_since
 
 SPLITS = ("train", "validation", "test")
@@ -39,7 +40,8 @@ DEFINITIONS = {
     "equals only one of as many.",
     "overlapping": "Dialogues of which a single training dialogue holds at least half: of the "
     f"different normalised utterances among those of {WORDS} or more white-space words, as the "
-    f"text stands. Each is compared with at most {MOST:,} training dialogues, those that hold its "
+    "text stands, without what stands before a dialogue, such as an instruction, which many have. "
+    f"Each is compared with at most {MOST:,} training dialogues, those that hold its "
     "rarest utterances first.",
     "clean": "Rows whose dialogue neither stands in train, normalised, nor overlaps with it, and "
     "whose pair with one turn of context does not stand in train.",
@@ -108,9 +110,10 @@ def _hashed(rows: Dataset) -> Iterator[_Dialogue]:
     """Yield the hashes of each dialogue."""
     for utterances, places in _dialogues(rows):
         plain = [normalised(text) for text in utterances]
+        said = slice(count_background(utterances), None)
         long_utterances = {
             key
-            for key, text in zip(plain, utterances, strict=True)
+            for key, text in zip(plain[said], utterances[said], strict=True)
             if any(map(str.isalnum, key)) and len(text.split(None, WORDS - 1)) == WORDS
         }
         pairs = {

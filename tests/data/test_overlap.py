@@ -286,6 +286,7 @@ def test_pairs_stand_in_train_with_so_much_of_their_context(dialogue, expected):
         ([["Oh , I see .", "x"]], ["Oh , I see .", "y"], 1),  # five words as the text stands
         ([["Oh, I see.", "x"]], ["Oh, I see.", "y"], 0),
         ([[LONG[0], "x"]], [LONG[0], LONG[0], LONG[1], LONG[2]], 0),  # each counts once
+        ([["instruction: " + LONG[0], "x", "y"]], ["instruction: " + LONG[0], LONG[1], "z"], 0),
     ],
 )
 def test_overlap_is_half_of_what_is_long_in_one_training_dialogue(train, test, expected):
