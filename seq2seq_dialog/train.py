@@ -31,7 +31,7 @@ from .data.rows import fingerprint, utterances
 from .data.streaming import Stream, StreamedBatches
 from .dataset_script.dialogues import normalised
 from .decoding.generation_config import generation_config
-from .errors import Stopped, UsageError, run
+from .errors import Stopped, UsageError
 from .evaluation import scoring
 from .evaluation.diversity import stock_phrases
 from .evaluation.metrics import ReplyMetric, unigram_perplexity
@@ -508,7 +508,3 @@ def hub_options(settings: Settings) -> dict:
         "license": settings.data.license,
         "language": settings.data.language,
     }
-
-
-if __name__ == "__main__":  # python -m seq2seq_dialog.train
-    run(main)

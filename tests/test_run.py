@@ -1,10 +1,8 @@
 """The command, as a person runs it: from a text file to a finished run folder."""
 
 import re
-import runpy
 import shutil
 import signal
-import sys
 import time
 from types import SimpleNamespace
 
@@ -161,13 +159,6 @@ def test_what_a_kill_leaves_before_there_is_a_run_is_no_obstacle(tmp_path, name)
     (tmp_path / name).touch()
     assert not check_run_folder(tmp_path, {"seed": 42})
     check_folder_of_runs(tmp_path, "config.yaml")
-
-
-def test_the_module_of_the_training_trains(monkeypatch, capsys):
-    monkeypatch.setattr(sys, "argv", ["train", "--sead", "1"])
-    with pytest.warns(RuntimeWarning), pytest.raises(SystemExit):
-        runpy.run_module("seq2seq_dialog.train", run_name="__main__")
-    assert "unknown flag '--sead'" in capsys.readouterr().err
 
 
 def test_a_foreign_folder_is_not_written_into(run, config, tmp_path):
