@@ -51,9 +51,7 @@ logger = logging.getLogger(__name__)
 # Of x86 and of ARM; a CPU without them computes bf16 step by step in software.
 BF16_INSTRUCTIONS = ("avx512_bf16", "amx_bf16", "bf16", "sve_bf16")
 # The norms that are `_rms_norm`. Others with a like name also subtract a mean, as DeBERTa's.
-T5_NORMS = {
-    f"{family}LayerNorm" for family in ("T5", "MT5", "UMT5", "LongT5", "SwitchTransformers")
-}
+T5_NORMS = {f"{family}LayerNorm" for family in ("T5", "MT5", "UMT5", "LongT5")}
 
 
 def lengths_of(features) -> np.ndarray:
@@ -469,7 +467,7 @@ def switch_off_dropout(model) -> None:
 
 
 def fuse_norms(model) -> None:
-    """Let each norm of a T5 (or of its kin) be one kernel of the GPU instead of six.
+    """Let each norm of a T5 (or mT5, UMT5, LongT5) be one kernel of the GPU instead of six.
 
     Under autocast its result has the precision of the matrices that read it; otherwise it stays in
     fp32, and each of them makes a copy of its own. What that is worth: benchmarks/RESULTS.md.
