@@ -40,10 +40,11 @@ wheel: .venv/.ready
 	.venv/bin/python -m pip install --quiet --requirement requirements.txt
 	touch $@
 
-# The older line of the libraries: tests use the trained models there as its users would.
+# The older line of the libraries: tests use the trained models there as its users would. They
+# import a small part of it, so all else need not be compiled.
 .venv-legacy/.ready: requirements-legacy.txt
 	$(PYTHON) -m venv .venv-legacy
-	.venv-legacy/bin/python -m pip install --quiet --requirement requirements-legacy.txt
+	.venv-legacy/bin/python -m pip install --quiet --no-compile --requirement requirements-legacy.txt
 	touch $@
 
 clean:
