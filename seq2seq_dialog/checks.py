@@ -121,20 +121,19 @@ def _check_origin(settings: Settings) -> None:
 
 def _check_decoding(settings: Settings) -> None:
     decoding = settings.decoding
-    weights = decoding.weights()
+    weights = decoding.rerank_weights()
     try:
-        if weights is not None:
-            check_weights(weights)
+        check_weights(weights)
         check_candidates(
             decoding.candidates,
-            weights or {},
+            weights,
             decoding.do_sample,
             decoding.num_beams,
             decoding.reverse_model,
         )
     except ValueError as error:
         raise UsageError(str(error)) from error
-    if decoding.candidates == 1 and weights is not None:
+    if decoding.candidates == 1 and decoding.rerank is not None:
         raise UsageError("rerank has no effect on one candidate: set candidates as well, to 10.")
 
 
@@ -211,7 +210,7 @@ def _refuse_beside(method: str, *conflicts: tuple[str, object, str]) -> None:
 
 
 def _check_objectives(settings: Settings) -> None:
-    weights, training = settings.objectives.weights(), settings.training
+    weights, training = settings.objectives.objective_weights(), settings.training
     if not weights:
         return
     of_all_replies = {"vocabulary", "stock_phrases"} & weights.keys()

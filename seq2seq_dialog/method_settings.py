@@ -28,7 +28,7 @@ class ObjectiveArguments(Group):
     @property
     def is_on(self) -> bool:
         """Whether the method is used."""
-        return bool(self.weights())
+        return bool(self.objective_weights())
 
     objectives: str | None = setting(
         None,
@@ -41,10 +41,10 @@ class ObjectiveArguments(Group):
 
     def __post_init__(self):
         super().__post_init__()
-        self.weights()
+        self.objective_weights()
 
-    def weights(self) -> dict[str, float]:
-        """Return the weights of those that are on."""
+    def objective_weights(self) -> dict[str, float]:
+        """Return what `objectives` says: the weights above 0, by the names of the objectives."""
         if self.objectives is None:
             return {}
         example = "{repetition: 0.5, stock_phrases: 0.2}"

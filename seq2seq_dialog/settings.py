@@ -238,11 +238,10 @@ class DecodingArguments(Group):
         0, "First tokens of a reply that are guided; 0 means all."
     )
 
-    def weights(self) -> dict[str, float] | None:
-        """Return what `rerank` says."""
-        if self.rerank is None:
-            return None
-        return strict_yaml.load_mapping("rerank", self.rerank, "{likelihood: 1, context_free: 0.5}")
+    def rerank_weights(self) -> dict[str, float]:
+        """Return what `rerank` says: weights by the names of criteria; none where it is not set."""
+        example = "{likelihood: 1, context_free: 0.5}"
+        return strict_yaml.load_mapping("rerank", self.rerank or "{}", example)
 
 
 @dataclass(frozen=True)

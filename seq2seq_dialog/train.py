@@ -308,7 +308,8 @@ def build_trainer(
     if settings.trains(settings.adversarial):
         trainer_class, options["adversarial"] = AdversarialTrainer, settings.adversarial
     if settings.trains(settings.objectives):
-        trainer_class, options["objectives"] = ObjectiveTrainer, settings.objectives.weights()
+        trainer_class = ObjectiveTrainer
+        options["objectives"] = settings.objectives.objective_weights()
     if settings.trains(settings.preferences):
         trainer_class, options["preferences"] = PreferenceTrainer, settings.preferences
         options["data"] = settings.data
@@ -382,7 +383,7 @@ def keep_for_reranking(model, tokenizer, corpus: Corpus, settings: Settings) -> 
 
     They are what it says too often, by its greedy replies, and a few turns of other dialogues.
     """
-    weights = settings.decoding.weights() or {}
+    weights = settings.decoding.rerank_weights()
     wanted = {name.removesuffix("_sum") for name, weight in weights.items() if weight}
     if not wanted & NEEDED_TEXTS.keys():
         return

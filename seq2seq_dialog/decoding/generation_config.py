@@ -57,7 +57,7 @@ def generation_config(args: DecodingArguments, model) -> GenerationConfig:
         settings |= {"temperature": None, "top_p": None, "top_k": None}
     if args.num_beams == 1:
         settings["length_penalty"] = None
-    settings["rerank"] = args.weights()
+    settings["rerank"] = args.rerank_weights() or None
     off = {name for name, neutral in EXTRA_OPTIONS.items() if settings.get(name) in (neutral, None)}
     settings = {name: value for name, value in settings.items() if name not in off}
     ids = ("decoder_start_token_id", "bos_token_id", "eos_token_id", "pad_token_id")

@@ -167,7 +167,7 @@ def _free(settings: Settings) -> set[str]:
     # Replies teach; evaluations can end adversarial training, and are references of preferences.
     if settings.trains(settings.adversarial) or settings.trains(settings.preferences):
         return FREE - {"eval_tokens_per_batch"}
-    if "sequence_repetition" in settings.objectives.weights():  # decoded replies teach
+    if "sequence_repetition" in settings.objectives.objective_weights():  # decoded replies teach
         return FREE
     if settings.training.predict_with_generate:  # replies choose the best checkpoint
         return FREE

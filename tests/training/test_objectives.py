@@ -250,7 +250,7 @@ def test_wrong_settings_are_refused(flags, message):
 
 def test_weights_of_0_are_off():
     settings = parse([*START, "--objectives", "{repetition: 0, context_copy: 0.5}"])
-    assert settings.objectives.weights() == {"context_copy": 0.5}
+    assert settings.objectives.objective_weights() == {"context_copy": 0.5}
     assert settings.as_config()["objectives"] == {"repetition": 0, "context_copy": 0.5}
     off = parse([*START, "--objectives.repetition", "0"])
     assert not off.objectives.is_on and "objectives" not in off.as_config()
