@@ -176,25 +176,23 @@ def _check_unused(settings: Settings) -> None:
     ):
         if not group.is_on and (changed := _changed(group)):
             raise UsageError(f"{changed[0]} has no effect without {method}: {way_out}.")
-    adversarial = settings.adversarial
-    for name, is_used, method in (
-        ("rollouts", adversarial.reward == "rollouts", "reward rollouts"),
-        (
-            "discriminator_pool",
-            adversarial.discriminator_warmup_steps == "auto",
-            "discriminator_warmup_steps auto",
-        ),
-    ):
-        if name in _changed(adversarial) and not is_used:
-            raise UsageError(f"{name} has no effect without {method}: set that, or take it out.")
-    decoding = settings.decoding
-    for name, is_used, method in (
-        *((name, decoding.do_sample, "do_sample") for name in ("temperature", "top_p", "top_k")),
-        ("length_penalty", decoding.num_beams > 1, "num_beams above 1"),
-        ("guidance_tokens", decoding.guidance_weight, "guidance_weight"),
-    ):
-        if name in _changed(decoding) and not is_used:
-            raise UsageError(f"{name} has no effect without {method}: set that, or take it out.")
+    adversarial, decoding = settings.adversarial, settings.decoding
+    warmup, criteria = adversarial.discriminator_warmup_steps, decoding.rerank_weights().keys()
+    # What each setting needs: whether it is there, and what it is.
+    needs = {
+        "rollouts": (adversarial.reward == "rollouts", "reward rollouts"),
+        "discriminator_pool": (warmup == "auto", "discriminator_warmup_steps auto"),
+        "temperature": (decoding.do_sample, "do_sample"),
+        "top_p": (decoding.do_sample, "do_sample"),
+        "top_k": (decoding.do_sample, "do_sample"),
+        "length_penalty": (decoding.num_beams > 1, "num_beams above 1"),
+        "guidance_tokens": (decoding.guidance_weight, "guidance_weight"),
+        "reverse_model": ({"reverse", "reverse_sum"} & criteria, "rerank by reverse"),
+    }
+    for name in [*_changed(adversarial), *_changed(decoding)]:
+        is_there, what = needs.get(name, (True, ""))
+        if not is_there:
+            raise UsageError(f"{name} has no effect without {what}: set that, or take it out.")
 
 
 def _changed(group) -> list[str]:

@@ -329,6 +329,7 @@ def test_settings_are_saved_with_the_model_and_kept_from_the_older_line(saved, m
         (["--candidates", "4", "--rerank.mbrr", "1"], "rerank has 'mbrr'; it can weigh"),
         (["--rerank", "{mbr: 1}"], "set candidates as well"),
         (["--candidates", "4", "--rerank.reverse", "1"], "needs reverse_model"),
+        (["--reverse_model", "m"], "reverse_model has no effect without rerank by reverse"),
         (["--exchange_sides", "true", "--multireference", "m.json"], "Take one out"),
     ],
 )
