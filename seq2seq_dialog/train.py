@@ -56,7 +56,7 @@ from .training.memory import keep_freed_memory
 from .training.objectives import ObjectiveTrainer
 from .training.preferences import PreferenceTrainer
 from .training.resume import check_run_folder, find_checkpoint
-from .training.sharding import UNSHARDED, sharding_of
+from .training.sharding import is_sharded
 from .training.stopping import Diverged
 from .training.trainer import DialogueTrainer
 
@@ -471,7 +471,7 @@ def let_talk(trainer: DialogueTrainer, settings: Settings) -> None:
     """Let the model talk with itself, for the report, where it has replied to test pairs."""
     training, run_dir = settings.training, Path(settings.training.output_dir)
     has_replies = training.do_predict and (run_dir / "predictions.jsonl").is_file()
-    if not (settings.main_process and has_replies) or sharding_of(trainer) != UNSHARDED:
+    if not (settings.main_process and has_replies) or is_sharded(trainer):
         return
     predictions = run_folder.read_predictions(run_dir)
     rows = sample_talks(run_dir.name, trainer.model, trainer.processing_class, predictions)

@@ -28,6 +28,7 @@ from .evaluating import token_nll
 from .judging import draw, held_out, judge_samples
 from .logged_means import LoggedMeans
 from .sampling import decoding_bare, mask_after_end
+from .sharding import refuse_sharding
 from .stopping import divergence
 from .trainer import DialogueTrainer, switch_off_dropout
 from .warm_up import warm_up
@@ -79,11 +80,7 @@ class AdversarialTrainer(DialogueTrainer):
         _check(args, adversarial)
         args.eval_on_start = args.eval_strategy != "no"  # what a collapse is measured against
         super().__init__(model, args, processing_class, **kwargs)
-        if self.is_fsdp_enabled or self.is_deepspeed_enabled:
-            raise UsageError(
-                "Adversarial training does not work with FSDP and DeepSpeed: use plain data "
-                "parallelism, configs/accelerate/gpus.yaml."
-            )
+        refuse_sharding(self, "Adversarial training")
         if adversarial.discriminator_warmup_steps == "auto" and self.eval_dataset is None:
             raise UsageError(
                 "discriminator_warmup_steps is auto, which goes by the accuracy on validation "

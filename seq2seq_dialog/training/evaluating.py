@@ -22,7 +22,7 @@ from ..models.loading import reverse_model
 from ..portable.context import decode_texts
 from ..portable.options import extra_options
 from ..portable.reranking import generate
-from .sharding import UNSHARDED, sharding_of
+from .sharding import is_sharded
 
 PARTS = 8  # of a batch
 SMALLEST_PART = 8  # rows
@@ -40,7 +40,7 @@ def evaluate_examples(trainer, dataloader, with_replies: bool) -> list[dict]:
     """
     model, sharded = trainer.model, trainer.is_fsdp_enabled
     # FSDP and DeepSpeed have cast the weights.
-    precision = trainer.accelerator.autocast if sharding_of(trainer) == UNSHARDED else nullcontext
+    precision = nullcontext if is_sharded(trainer) else trainer.accelerator.autocast
     names = ("nll", "exchanged_nll", "tokens", "reply", "reply_cut")
     results = []  # (index, *names) of each example of this process
     for indices, batch in zip(dataloader.batch_sampler, dataloader, strict=True):

@@ -32,7 +32,7 @@ from ..training_settings import DialogueTrainingArguments
 from .evaluating import token_nll
 from .negatives import frequent_replies
 from .sampling import decoding_bare, mask_after_end
-from .sharding import UNSHARDED, sharding_of
+from .sharding import refuse_sharding
 from .trainer import DialogueTrainer
 
 STATE = "objectives.pt"  # beside the weights in each checkpoint
@@ -70,11 +70,8 @@ class ObjectiveTrainer(DialogueTrainer):
             "stock_phrases": self._stock_phrases,
             "sequence_repetition": self._sequence_repetition,
         }
-        if "sequence_repetition" in objectives and sharding_of(self) != UNSHARDED:
-            raise UsageError(
-                "The objective sequence_repetition does not work with FSDP and DeepSpeed, as it "
-                "decodes replies: use plain data parallelism, configs/accelerate/gpus.yaml."
-            )
+        if "sequence_repetition" in objectives:  # it decodes replies
+            refuse_sharding(self, "The objective sequence_repetition")
         self._special = torch.tensor(processing_class.all_special_ids, device=args.device)
         if "stock_phrases" in objectives:
             self._phrases, self._phrase_counts = self._find_phrases()

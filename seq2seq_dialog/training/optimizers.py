@@ -18,6 +18,7 @@ from torch.optim import AdamW, Optimizer
 
 from ..errors import UsageError
 from ..training_settings import MUON, SCALED, T5_LIKE, bf16_pays
+from .sharding import is_sharded
 
 MOMENTUM = 0.95
 
@@ -56,7 +57,7 @@ def scaled_optimizer(trainer, model) -> Optimizer:
     adamw, options = trainer.get_optimizer_cls_and_kwargs(args, model)
     rate = options.pop("lr")
     if args.scaled_optim == MUON:
-        if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
+        if is_sharded(trainer):
             raise UsageError(
                 f"{MUON} needs whole matrices, and FSDP and DeepSpeed share them. Take {SCALED}."
             )

@@ -47,7 +47,7 @@ from ..settings import DataArguments
 from ..training_settings import DialogueTrainingArguments
 from .evaluating import evaluate_examples, token_nll
 from .negatives import draw_negatives
-from .sharding import UNSHARDED, sharding_of
+from .sharding import refuse_sharding
 from .trainer import DialogueTrainer, switch_off_dropout
 
 # Columns of the rejected replies, and what `encode` calls them.
@@ -98,11 +98,7 @@ class PreferenceTrainer(DialogueTrainer):
         **kwargs,
     ):
         super().__init__(model, args, processing_class, **kwargs)
-        if sharding_of(self) != UNSHARDED:
-            raise UsageError(
-                "dpo does not work with FSDP and DeepSpeed: use plain data parallelism, "
-                "configs/accelerate/gpus.yaml."
-            )
+        refuse_sharding(self, "dpo")
         switch_off_dropout(model)
         self.preferences, self.data = preferences, data
         self.training_collator = PreferenceCollator(processing_class.pad_token_id)

@@ -20,6 +20,20 @@ def sharding_of(trainer) -> str:
     return "DeepSpeed" if trainer.is_deepspeed_enabled else UNSHARDED
 
 
+def is_sharded(trainer) -> bool:
+    """Tell whether a Trainer shards with FSDP or DeepSpeed."""
+    return sharding_of(trainer) != UNSHARDED
+
+
+def refuse_sharding(trainer, method: str) -> None:
+    """Refuse a way to train that does not work with FSDP and DeepSpeed."""
+    if is_sharded(trainer):
+        raise UsageError(
+            f"{method} does not work with FSDP and DeepSpeed: use plain data parallelism, "
+            "configs/accelerate/gpus.yaml."
+        )
+
+
 def check_sharding(trainer) -> None:
     """Refuse what is not known to work with FSDP and DeepSpeed."""
     sharding, model_type = sharding_of(trainer), trainer.model.config.model_type
@@ -83,7 +97,7 @@ def share_embedding(model) -> None:
 
 def is_unprepared(trainer) -> bool:
     """Tell whether a model that will be sharded is still whole, because no training has begun."""
-    return sharding_of(trainer) != UNSHARDED and not trainer.accelerator._models
+    return is_sharded(trainer) and not trainer.accelerator._models
 
 
 def prepare_for_evaluation(trainer) -> None:
