@@ -27,7 +27,7 @@ from .discriminator import Classifier, at_last_token, make_discriminator
 from .evaluating import token_nll
 from .judging import draw, held_out, judge_samples
 from .logged_means import LoggedMeans
-from .sampling import decoding_bare, mask_after_end
+from .sampling import decode_bare
 from .sharding import refuse_sharding
 from .stopping import divergence
 from .trainer import DialogueTrainer, switch_off_dropout
@@ -136,18 +136,14 @@ class AdversarialTrainer(DialogueTrainer):
         tokens = real.sum() if num_items_in_batch is None else num_items_in_batch
         return (nll * self._token_weights).sum() / tokens
 
-    @torch.no_grad()
     def sample(self, inputs, prefixes: torch.Tensor | None = None, count: int = 1) -> torch.Tensor:
         """Sample `count` replies to each context from the generator, -100 behind the end token."""
-        options = {name: inputs[name] for name in ("input_ids", "attention_mask")}
-        options["num_return_sequences"] = count
+        options = {"num_return_sequences": count}
         if prefixes is not None:
             options["max_new_tokens"] = self._longest - prefixes.shape[1]
             start = self.model.config.decoder_start_token_id
             options["decoder_input_ids"] = functional.pad(prefixes, (1, 0), value=start)
-        with decoding_bare(self.model, temperature=1.0), self.accelerator.autocast():
-            replies = self.model.generate(**options)[:, 1:]  # (batch * count, sample_len)
-        return mask_after_end(replies, self.processing_class.eos_token_id)
+        return decode_bare(self, inputs, temperature=1.0, **options)  # (batch * count, sample_len)
 
     @torch.no_grad()
     def generator_nll(self, input_ids, attention_mask, replies) -> torch.Tensor:

@@ -5,9 +5,10 @@ import torch
 from accelerate.utils import gather_object
 from datasets import Dataset
 
-from ..data.batching import IGNORE, evaluation_batches
+from ..data.batching import evaluation_batches
 from ..evaluation.metrics import distinct
 from .discriminator import at_last_token
+from .sampling import read_labels
 from .trainer import lengths_of
 
 EVALUATED = 512  # validation pairs that are judged
@@ -57,13 +58,11 @@ def judge_samples(trainer, features: Dataset, drawn: list) -> dict[str, float]:
         scores = [_scores(trainer, context, replies) for context, replies in judged]
         if len(indices) == 1:  # there is no other context
             scores[2] = torch.full_like(scores[2], torch.nan)
-        ids = samples.masked_fill(samples == IGNORE, trainer.processing_class.pad_token_id)
-        texts = trainer.processing_class.batch_decode(ids, skip_special_tokens=True)
+        texts = read_labels(samples, trainer.processing_class)
         results += zip(indices, *(x.tolist() for x in scores), texts, strict=True)
     _, *scores, texts = zip(*sorted(gather_object(results)), strict=True)
-    human, sampled, exchanged = np.array(
-        scores
-    )  # (pairs, 1 + prefixes) each, the whole reply first
+    # (pairs, 1 + prefixes) each, the whole reply first
+    human, sampled, exchanged = np.array(scores)
     paired = ~np.isnan(exchanged[:, 0])
     accuracy, *of_prefixes = _accuracy(human, sampled)
     figures = {"discriminator_accuracy": accuracy}

@@ -31,7 +31,7 @@ from ..errors import UsageError
 from ..training_settings import DialogueTrainingArguments
 from .evaluating import token_nll
 from .negatives import frequent_replies
-from .sampling import decoding_bare, mask_after_end
+from .sampling import decode_bare, read_labels
 from .sharding import refuse_sharding
 from .trainer import DialogueTrainer
 
@@ -115,7 +115,7 @@ class ObjectiveTrainer(DialogueTrainer):
         labels = human
         for name, make in (
             ("stock_phrases", lambda: self._draw_phrases(human)),
-            ("sequence_repetition", lambda: self.decode(inputs)),
+            ("sequence_repetition", lambda: decode_bare(self, inputs, temperature=0)),
         ):
             if name in self.objectives:
                 labels = torch_pad_and_concatenate(labels, make(), padding_index=IGNORE)
@@ -133,24 +133,11 @@ class ObjectiveTrainer(DialogueTrainer):
         """Draw a stock phrase for each context, (batch, phrase_len); none where it is the reply."""
         drawn = torch.multinomial(self._phrase_counts, len(human), replacement=True)
         phrases = self._phrases[drawn.to(human.device)]
-        texts = (self._normalised(human), self._normalised(phrases))
-        is_reply = [reply == phrase for reply, phrase in zip(*texts, strict=True)]
+        texts = (read_labels(labels, self.processing_class) for labels in (human, phrases))
+        pairs = zip(*texts, strict=True)
+        is_reply = [normalised(reply) == normalised(phrase) for reply, phrase in pairs]
         is_reply = torch.tensor(is_reply, device=human.device)[:, None]  # (batch, 1)
         return phrases.masked_fill(is_reply, IGNORE)
-
-    def _normalised(self, labels: torch.Tensor) -> list[str]:
-        """Read labels, (batch, target_len), without case, spaces and punctuation."""
-        ids = labels.masked_fill(labels == IGNORE, self.processing_class.pad_token_id)
-        texts = self.processing_class.batch_decode(ids, skip_special_tokens=True)
-        return [normalised(text) for text in texts]
-
-    @torch.no_grad()
-    def decode(self, inputs) -> torch.Tensor:
-        """Decode a reply to each context greedily, -100 behind the end token."""
-        options = {name: inputs[name] for name in ("input_ids", "attention_mask")}
-        with decoding_bare(self.model, temperature=0), self.accelerator.autocast():
-            replies = self.model.generate(**options)[:, 1:]  # (batch, reply_len)
-        return mask_after_end(replies, self.processing_class.eos_token_id)
 
     def _mean_loss(self, outputs, labels, num_items_in_batch=None):
         pairs = (x.chunk(len(self._parts)) for x in (outputs.logits, labels))

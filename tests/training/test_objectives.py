@@ -14,6 +14,7 @@ from seq2seq_dialog.method_settings import OBJECTIVES
 from seq2seq_dialog.train_arguments import parse
 from seq2seq_dialog.training.evaluating import token_nll
 from seq2seq_dialog.training.objectives import ObjectiveTrainer, ends_of_repeated, overuse
+from seq2seq_dialog.training.sampling import decode_bare
 from seq2seq_dialog.training.trainer import DialogueTrainer
 from seq2seq_dialog.training_settings import DialogueTrainingArguments
 
@@ -152,7 +153,7 @@ def trained(model, tokenizer, features, folder, objectives):
     special = {IGNORE, *tokenizer.all_special_ids}
     replies = [
         [token for token in reply if token not in special]
-        for reply in trainer.decode(batch).tolist()
+        for reply in decode_bare(trainer, batch, temperature=0).tolist()
     ]
     copied = [
         len(set(reply) & set(context)) / max(1, len(set(reply)))
