@@ -13,6 +13,7 @@ from transformers.integrations import INTEGRATION_TO_CALLBACK
 
 from .errors import UsageError, nearest
 from .evaluation.catalogue import OF_LIKELIHOOD, OF_PREFERENCES, keys_with
+from .method_settings import AdversarialArguments
 from .portable.options import check_candidates, check_weights
 from .settings import DataArguments, Settings
 from .shipped import COMMAND
@@ -38,6 +39,8 @@ def check(settings: Settings) -> None:
     _check_lora(settings)
     _check_streaming(settings)
     _check_metrics(settings)
+    if settings.trains(settings.adversarial):
+        check_adversarial_training(training, settings.adversarial)
     _check_trackers(training)
     _check_optimizer(training)
     _check_schedule(training)
@@ -164,6 +167,36 @@ def _check_adversarial(settings: Settings) -> None:
             f"max_steps is {training.max_steps}, all in the discriminator's warm-up, in which the "
             "generator does not learn; raise it or lower discriminator_warmup_steps, now "
             f"{adversarial.discriminator_warmup_steps}."
+        )
+
+
+def check_adversarial_training(
+    args: DialogueTrainingArguments, adversarial: AdversarialArguments
+) -> None:
+    """Refuse what adversarial training cannot work with, or what would let a collapse go unseen.
+
+    Its trainer asks again: without validation pairs nothing is evaluated after all.
+    """
+    if args.fp16 or args.mixed_precision == "fp16":
+        raise UsageError("fp16 does not work in adversarial training; use bf16 or fp32.")
+    if args.label_smoothing_factor > 0:
+        raise UsageError(
+            f"label_smoothing_factor is {args.label_smoothing_factor}; the policy gradient has "
+            "none: set it to 0."
+        )
+    if args.load_best_model_at_end and args.metric_for_best_model.endswith(("loss", "perplexity")):
+        raise UsageError(
+            "The best model by likelihood is the one before adversarial training: set "
+            "load_best_model_at_end to false, or metric_for_best_model to another figure."
+        )
+    unequal = args.eval_strategy == "no" or args.save_strategy != args.eval_strategy
+    if adversarial.collapse_threshold > 0 and (
+        unequal or (args.eval_strategy == "steps" and args.save_steps % args.eval_steps)
+    ):
+        raise UsageError(
+            "A collapse is seen by evaluations, and undone by checkpoints that one has passed: set "
+            "eval_strategy and save_strategy alike, to steps (save_steps a multiple of eval_steps) "
+            "or epoch, and give validation pairs; or set collapse_threshold to 0."
         )
 
 

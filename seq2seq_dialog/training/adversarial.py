@@ -16,6 +16,7 @@ from torch.nn import functional
 from transformers.trainer_pt_utils import torch_pad_and_concatenate
 from transformers.trainer_utils import EvalLoopOutput, TrainOutput
 
+from ..checks import check_adversarial_training
 from ..data.batching import IGNORE
 from ..decoding.generation_config import bare_decoding
 from ..errors import UsageError
@@ -77,7 +78,7 @@ class AdversarialTrainer(DialogueTrainer):
         adversarial: AdversarialArguments,
         **kwargs,
     ):
-        _check(args, adversarial)
+        check_adversarial_training(args, adversarial)
         args.eval_on_start = args.eval_strategy != "no"  # what a collapse is measured against
         super().__init__(model, args, processing_class, **kwargs)
         refuse_sharding(self, "Adversarial training")
@@ -322,28 +323,3 @@ class AdversarialTrainer(DialogueTrainer):
             state = torch.load(path, map_location=self.args.device, weights_only=True)
             self.discriminator.load_state_dict(state["discriminator"])
             self.discriminator_optimizer.load_state_dict(state["optimizer"])
-
-
-def _check(args: DialogueTrainingArguments, adversarial: AdversarialArguments) -> None:
-    """Refuse what cannot work, or would let a collapse go unseen."""
-    if args.fp16 or args.mixed_precision == "fp16":
-        raise UsageError("fp16 does not work in adversarial training; use bf16 or fp32.")
-    if args.label_smoothing_factor > 0:
-        raise UsageError(
-            f"label_smoothing_factor is {args.label_smoothing_factor}; the policy gradient has "
-            "none: set it to 0."
-        )
-    if args.load_best_model_at_end and args.metric_for_best_model.endswith(("loss", "perplexity")):
-        raise UsageError(
-            "The best model by likelihood is the one before adversarial training: set "
-            "load_best_model_at_end to false, or metric_for_best_model to another figure."
-        )
-    unequal = args.eval_strategy == "no" or args.save_strategy != args.eval_strategy
-    if adversarial.collapse_threshold > 0 and (
-        unequal or (args.eval_strategy == "steps" and args.save_steps % args.eval_steps)
-    ):
-        raise UsageError(
-            "A collapse is seen by evaluations, and undone by checkpoints that one has passed: set "
-            "eval_strategy and save_strategy alike, to steps (save_steps a multiple of eval_steps) "
-            "or epoch, and give validation pairs; or set collapse_threshold to 0."
-        )
