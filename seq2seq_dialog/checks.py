@@ -60,6 +60,15 @@ def _check_training(training: DialogueTrainingArguments) -> None:
         )
 
 
+def check_gpus(training: DialogueTrainingArguments) -> None:
+    """Refuse several GPUs for one process; of a run that is complete it is not asked."""
+    if training.n_gpu > 1:
+        raise UsageError(
+            f"There are {training.n_gpu} GPUs, but one process. Start with `accelerate launch` to "
+            "use them all, or set CUDA_VISIBLE_DEVICES=0 to use one."
+        )
+
+
 def _check_saving(training: DialogueTrainingArguments) -> None:
     """Refuse checkpoints of which it is not known how good they are, or that are never written."""
     evaluated, saved = training.eval_strategy.value, training.save_strategy.value

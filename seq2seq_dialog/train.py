@@ -16,6 +16,7 @@ from rich.console import Console
 from transformers import EarlyStoppingCallback, set_seed
 
 from . import run_folder
+from .checks import check_gpus
 from .data.corpus import (
     Corpus,
     audit_corpus,
@@ -150,6 +151,7 @@ def run_steps(settings: Settings) -> None:
         tell_complete(run_dir, settings)
         return publish_and_print(run_dir, repo, settings, console)
     check_names(settings.model)
+    check_gpus(settings.training)
     set_seed(settings.training.seed)
 
     # 2. Read the rows

@@ -24,6 +24,7 @@ from transformers.trainer_utils import (
     TrainOutput,
 )
 
+from ..checks import check_gpus
 from ..data.batching import IGNORE, DialogueCollator, TokenBudgetSampler, evaluation_batches
 from ..data.mixture import Draw
 from ..data.streaming import StreamedBatches
@@ -488,7 +489,8 @@ def _rms_norm(norm, hidden_states: torch.Tensor) -> torch.Tensor:
 
 
 def _check(model, args: DialogueTrainingArguments) -> None:
-    """Refuse settings that cannot work for a model."""
+    """Refuse settings that cannot work for a model or on this machine."""
+    check_gpus(args)
     model_type = model.config.model_type
     precision = "fp16" if args.fp16 else args.mixed_precision
     if precision == "fp16" and model_type in FP16_UNSAFE:
@@ -514,9 +516,4 @@ def _check(model, args: DialogueTrainingArguments) -> None:
         raise UsageError(
             f"activation_checkpointing does not work for a {model_type} model; lower "
             "tokens_per_batch instead, and raise gradient_accumulation_steps as much."
-        )
-    if args.n_gpu > 1:
-        raise UsageError(
-            f"There are {args.n_gpu} GPUs, but one process. Start with `accelerate launch` to use "
-            "them all, or set CUDA_VISIBLE_DEVICES=0 to use one."
         )

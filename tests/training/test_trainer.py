@@ -31,6 +31,7 @@ from seq2seq_dialog.method_settings import AdversarialArguments
 from seq2seq_dialog.portable.modeling_rnn import shift_right
 from seq2seq_dialog.serve.inference import generate_response
 from seq2seq_dialog.settings import DecodingArguments
+from seq2seq_dialog.train import main
 from seq2seq_dialog.training.adversarial import AdversarialTrainer
 from seq2seq_dialog.training.evaluating import encode_sources, token_nll
 from seq2seq_dialog.training.sharding import check_checkpoint, check_sharding, share_embedding
@@ -429,6 +430,8 @@ def test_several_gpus_need_a_process_each(model, tokenizer, features, tmp_path, 
     monkeypatch.setattr(DialogueTrainingArguments, "n_gpu", 2)
     with pytest.raises(UsageError, match=r"There are 2 GPUs, but one process.*accelerate launch"):
         make_trainer(model, tokenizer, features, tmp_path)
+    with pytest.raises(UsageError, match="There are 2 GPUs"):  # before the dialogues are read
+        main(["demo", "--data", str(tmp_path / "nowhere"), "--output_dir", str(tmp_path / "run")])
 
 
 def sharded(monkeypatch, kind, number):
