@@ -101,7 +101,7 @@ def build_train_parser(show_all: bool = False, verb: str = "train") -> HfArgumen
     )
     inherited = {f.name for f in dataclasses.fields(Seq2SeqTrainingArguments)}
     inherited -= set(DialogueTrainingArguments.__annotations__)
-    for action in parser._actions:
+    for action in list(parser._actions):
         name = action.dest
         if action.option_strings[0] != f"--{name}" or (
             name in inherited and name not in INHERITED and not show_all
@@ -110,8 +110,20 @@ def build_train_parser(show_all: bool = False, verb: str = "train") -> HfArgumen
         else:
             help = INHERITED.get(name, " ".join((action.help or "").split()))
             action.help = help.replace("%", "%%")
+        if action.type is string_to_bool:
+            _let_flag_stand_alone(parser, action)
     parser.add_argument("config", nargs="?", metavar="CONFIG", help="Settings; flags override.")
     return parser
+
+
+def _let_flag_stand_alone(parser: HfArgumentParser, action: argparse.Action) -> None:
+    """Let `--bf16` mean true and `--no_bf16` false; HfArgumentParser has that of some alone."""
+    action.nargs, action.const = "?", True
+    negatives = [f"--no_{action.dest}", f"--no-{action.dest.replace('_', '-')}"]
+    if negatives[0] not in parser._option_string_actions:
+        hidden = argparse.SUPPRESS
+        options = {"dest": action.dest, "default": hidden, "help": hidden}
+        parser.add_argument(*negatives, action="store_false", **options)
 
 
 def parse(argv: list[str], verb: str = "train") -> Settings:

@@ -249,6 +249,22 @@ def test_what_the_machine_decided_does_not_follow_the_file(tmp_path):
     assert parse([path, "--bf16", "false"]).as_config()["bf16"] is False
 
 
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        (["--bf16", "--num_beams", "2"], {"bf16": True}),
+        (["--no-bf16"], {"bf16": False}),
+        (["--detokenize", "true", "--no_detokenize"], {"detokenize": False}),
+        (["--no-detokenize"], {"detokenize": False}),
+        (["--streaming", "--max_steps", "9", "--no_streaming"], {"streaming": False}),
+        (["--no_do_eval"], {"do_eval": False}),
+    ],
+)
+def test_a_flag_of_true_or_false_stands_alone(tmp_path, flags, expected):
+    settings = parse([config(tmp_path, M), *flags])
+    assert {name: settings.as_config()[name] for name in expected} == expected
+
+
 def test_the_names_of_settings_are_known_without_their_classes():
     assert setting_names() == {
         f.name for group in GROUPS for f in dataclasses.fields(group) if f.init
