@@ -193,7 +193,7 @@ def check_adversarial_training(
             f"label_smoothing_factor is {args.label_smoothing_factor}; the policy gradient has "
             "none: set it to 0."
         )
-    if args.load_best_model_at_end and args.metric_for_best_model.endswith(("loss", "perplexity")):
+    if args.load_best_model_at_end and args.metric_for_best_model in OF_LIKELIHOOD:
         raise UsageError(
             "The best model by likelihood is the one before adversarial training: set "
             "load_best_model_at_end to false, or metric_for_best_model to another figure."
@@ -265,7 +265,7 @@ def _check_objectives(settings: Settings) -> None:
 
 def _check_preferences(settings: Settings) -> None:
     preferences, training = settings.preferences, settings.training
-    metric = training.metric_for_best_model.removeprefix("eval_")
+    metric = training.metric_for_best_model
     if not preferences.is_on:
         if metric in OF_PREFERENCES:
             raise UsageError(f"metric_for_best_model is {metric}: set dpo as well, to true.")
@@ -348,7 +348,7 @@ def _check_streaming(settings: Settings) -> None:
 
 def _check_metrics(settings: Settings) -> None:
     training = settings.training
-    metric = training.metric_for_best_model.removeprefix("eval_")
+    metric = training.metric_for_best_model
     known = keys_with("chooses_best")
     if metric not in known:
         hint = nearest(metric, known)

@@ -149,8 +149,9 @@ def as_flags(values: dict) -> list[str]:
 
 def announce(settings: Settings, space: dict) -> None:
     """Print what will be searched."""
-    folder, count = settings.training.output_dir, settings.search.trials
-    print(f"Searching for the best {metric_of(settings)} on validation in {count} trials, over:")
+    training, count = settings.training, settings.search.trials
+    metric = training.metric_for_best_model
+    print(f"Searching for the best {metric} on validation in {count} trials, over:")
     for name, distribution in space.items():
         values = ends(distribution)
         if hasattr(distribution, "choices"):
@@ -158,12 +159,8 @@ def announce(settings: Settings, space: dict) -> None:
         else:
             by = ", by magnitude" if distribution.log else ""
             print(f"  {name}: from {values[0]} to {values[1]}{by}")
+    folder = training.output_dir
     print(f"Each trial is a run in {folder}/trial-0, ...; the same command goes on.", flush=True)
-
-
-def metric_of(settings: Settings) -> str:
-    """Name the metric by which trials are compared."""
-    return settings.training.metric_for_best_model.removeprefix("eval_")
 
 
 def make_trials(argv: list[str], settings: Settings, space: dict) -> list[dict]:
@@ -172,6 +169,7 @@ def make_trials(argv: list[str], settings: Settings, space: dict) -> list[dict]:
     SUMMARY gets them one by one, and tells the next time which have failed.
     """
     folder, trials = Path(settings.training.output_dir), []
+    metric = settings.training.metric_for_best_model
     earlier = read_mapping(folder / SUMMARY).get("trials", [])
     for number in range(settings.search.trials):
         values = ask(settings, space, trials)
@@ -184,10 +182,10 @@ def make_trials(argv: list[str], settings: Settings, space: dict) -> list[dict]:
             print(f"The same as {same['folder']}.")
             trial |= {"folder": same["folder"], "value": same["value"]}
         elif not failed:
-            trial["value"] = run_trial(argv, values, folder / trial["folder"], metric_of(settings))
+            trial["value"] = run_trial(argv, values, folder / trial["folder"], metric)
         trials.append(trial)
         known = trials + earlier[len(trials) :]  # a stop forgets none that has failed
-        write_json(folder / SUMMARY, {"metric": metric_of(settings), "trials": known})
+        write_json(folder / SUMMARY, {"metric": metric, "trials": known})
         check_data(folder, trials)
     return trials
 
@@ -258,7 +256,7 @@ def report(argv: list[str], settings: Settings, trials: list[dict]) -> None:
         )
     ranked = sorted(done, key=lambda trial: sign * trial["value"])
     failed = [trial for trial in trials if trial["value"] is None]
-    label = METRICS[metric_of(settings)].label
+    label = METRICS[settings.training.metric_for_best_model].label
     table = Table("trial", Column(label, justify="right"), *ranked[0]["settings"])
     for trial in [*ranked, *failed]:
         value = "failed" if trial["value"] is None else f"{trial['value']:.4f}"

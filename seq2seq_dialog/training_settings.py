@@ -137,7 +137,8 @@ class DialogueTrainingArguments(Seq2SeqTrainingArguments):
         self.seeds = _read_seeds(self.seeds)
         self.given = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.init}
         read_inherited(self)
-        metric = METRICS.get(self.metric_for_best_model.removeprefix("eval_"))
+        self.metric_for_best_model = self.metric_for_best_model.removeprefix("eval_")
+        metric = METRICS.get(self.metric_for_best_model)
         if self.greater_is_better is None and metric is not None:
             self.greater_is_better = metric.direction == HIGHER
         self._choose_optimizer(self.optim or "adamw_torch_fused")

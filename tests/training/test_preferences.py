@@ -429,7 +429,10 @@ DPO = "--model_name_or_path m --dpo true --metric_for_best_model preference_loss
         ("--model_name_or_path m --reward rollouts", "reward has no effect without adversarial"),
         (GAME + "--rollouts 8", "rollouts has no effect without reward rollouts: set that, or"),
         (GAME + "--discriminator_pool 9", "no effect without discriminator_warmup_steps auto"),
-        (GAME + "--load_best_model_at_end true", "best model by likelihood is the one before adv"),
+        (
+            GAME + "--metric_for_best_model eval_bits_per_byte",
+            "best model by likelihood is the one",
+        ),
         (GAME + "--load_best_model_at_end false --eval_strategy no", "A collapse is seen by eval"),
         (DPO + "--dpo_beta 0", "dpo_beta is 0.0; it must be above 0"),
         (DPO + "--negatives sample", "negatives has 'sample'.* Did you mean 'samples'"),
