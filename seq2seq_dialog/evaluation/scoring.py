@@ -26,24 +26,33 @@ from .text import BY_CHARACTERS, segmented, tokenizer_of, words
 MODEL, NEAREST = "model", "nearest training context"
 RANDOM, FREQUENT = "random training reply", "most frequent reply"
 HUMAN = "second human reference"
+# The settings of decoding that a report names, and the value at which each changes nothing.
+NEUTRAL = {
+    "max_new_tokens": None,
+    "num_beams": 1,
+    "temperature": 1,
+    "top_p": 1,
+    "top_k": 0,
+    "no_repeat_ngram_size": 0,
+    "repetition_penalty": 1,
+    "length_penalty": 1,
+    "candidates": 1,
+    "rerank": None,
+    "reverse_model": None,
+    "guidance_weight": 0,
+    "guidance_tokens": 0,
+}
 
 
 def describe_decoding(decoding: Mapping) -> str:
     """Name decoding settings in a line: `greedy, max_new_tokens=40`."""
-    kind = "sampling" if decoding["do_sample"] else "beam search"
-    if kind == "beam search" and decoding["num_beams"] == 1:
-        kind = "greedy"
-    neutral = {"top_k": 0, "no_repeat_ngram_size": 0, "max_new_tokens": None}
-    neutral |= {"candidates": 1, "rerank": None, "reverse_model": None}
-    neutral |= {"guidance_weight": 0, "guidance_tokens": 0}
-    ones = ("num_beams", "temperature", "top_p", "repetition_penalty", "length_penalty")
-    neutral |= dict.fromkeys(ones, 1)
-    settings = [
+    kind = "greedy" if decoding["num_beams"] == 1 else "beam search"
+    named = [
         f"{name}={value}"
         for name, value in decoding.items()
-        if name in neutral and value not in (None, neutral[name])
+        if name in NEUTRAL and value not in (None, NEUTRAL[name])
     ]
-    return ", ".join([kind, *settings])
+    return ", ".join(["sampling" if decoding["do_sample"] else kind, *named])
 
 
 def evaluate(
