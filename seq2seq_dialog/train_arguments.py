@@ -33,7 +33,7 @@ KINDS = {int: "a whole number", float: "a number", string_to_bool: "true or fals
 STRUCTURES = dict.fromkeys((*OUR_MAPPINGS, "space", *MAPPINGS), dict) | {"data": list}
 STRUCTURE_NAMES = {dict: "a mapping", list: "a path or a list of sources", None: "a single value"}
 
-PATHS = marked(Mark.PATH) | {"data_cache"}  # in which ~ is the home folder
+WITH_HOME = marked(Mark.PATH) | {"data_cache"}  # in which ~ is the home folder
 # Settings that an empty text, as null, sets to nothing; a run folder without a name is an error.
 OPTIONAL = {f.name for group in GROUPS for f in dataclasses.fields(group) if f.default is None}
 OPTIONAL -= {"output_dir"}
@@ -147,7 +147,7 @@ def parse(argv: list[str], verb: str = "train") -> Settings:
         extra = " ".join(unknown or [rest.config])
         raise UsageError(f"do not know what to do with {extra!r}. {ORDER}")
     for group in groups:
-        for name in PATHS & vars(group).keys():
+        for name in WITH_HOME & vars(group).keys():
             if isinstance(value := getattr(group, name), str):
                 setattr(group, name, os.path.expanduser(value))
     settings = Settings(*groups)

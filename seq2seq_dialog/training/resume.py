@@ -164,12 +164,11 @@ def check_changes(settings: Settings, checkpoint: Path, before: dict, environmen
 
 def _free(settings: Settings) -> set[str]:
     """Name the settings that may change before the run goes on."""
-    # Replies teach; evaluations can end adversarial training, and are references of preferences.
     if settings.trains(settings.adversarial) or settings.trains(settings.preferences):
+        # Decoded replies teach; evaluations end the one, and make the references of the other.
         return FREE - {"eval_tokens_per_batch"}
-    if "sequence_repetition" in settings.objectives.objective_weights():  # decoded replies teach
-        return FREE
-    if settings.training.predict_with_generate:  # replies choose the best checkpoint
+    replies_teach = "sequence_repetition" in settings.objectives.objective_weights()
+    if replies_teach or settings.training.predict_with_generate:  # which chooses the best model
         return FREE
     return FREE | set(DecodingArguments.__dataclass_fields__)
 
