@@ -136,7 +136,7 @@ def pool_of(args, contexts: list, model, tokenizer, texts_of: dict) -> dict:
     if args.num_beams:
         options = {"num_beams": args.num_beams, "do_sample": False, "custom_generate": search}
     guidance = {"guidance_weight": args.guidance_weight, "guidance_tokens": 0}
-    options = reranking.guided(model, tokenizer, guidance, options)
+    options = reranking.generate_options(model, tokenizer, guidance, options)
     reverse = None
     if args.reverse_model:
         files = (args.reverse_model, "the reverse model", "Give a run folder.")

@@ -117,12 +117,12 @@ def run_unless_complete(argv: list[str]) -> None:
     settings = parse(argv)
     run_dir = Path(settings.training.output_dir)
     if check_run_folder(run_dir, settings.as_config()):
-        return tell_complete(run_dir, settings)
+        return report_complete(run_dir, settings)
     clear_device_cache(garbage_collection=True)  # of what the run before it has left
     lock_and_run(settings)
 
 
-def tell_complete(run_dir: Path, settings: Settings) -> None:
+def report_complete(run_dir: Path, settings: Settings) -> None:
     """Print that a run is complete; warn where its dialogues have become newer."""
     if not settings.main_process:
         return
@@ -148,7 +148,7 @@ def run_steps(settings: Settings) -> None:
     check_writable(cache_folder(settings.data, "any"))
     repo = check_publishing(settings)
     if not settings.training.dry_run and check_run_folder(run_dir, settings.as_config()):
-        tell_complete(run_dir, settings)
+        report_complete(run_dir, settings)
         return publish_and_print(run_dir, repo, settings, console)
     check_names(settings.model)
     check_gpus(settings.training)
@@ -185,7 +185,7 @@ def run_steps(settings: Settings) -> None:
     model = adapt_model(settings, model, tokenizer, console)
     trainer = build_trainer(settings, model, tokenizer, features, corpus.stream)
     if settings.training.dry_run:
-        return look_only(trainer, corpus, features, settings)
+        return end_dry_run(trainer, corpus, features, settings)
     begin_run_folder(run_dir, settings, environment, trainer, checkpoint)
     metrics |= train_model(trainer, settings, checkpoint, console)
 
@@ -204,8 +204,10 @@ def run_steps(settings: Settings) -> None:
     publish_and_print(run_dir, repo, settings, console)
 
 
-def look_only(trainer: DialogueTrainer, corpus: Corpus, features: dict, settings: Settings) -> None:
-    """End a dry run: show what the run would be, and leave no more than that page."""
+def end_dry_run(
+    trainer: DialogueTrainer, corpus: Corpus, features: dict, settings: Settings
+) -> None:
+    """Show what the run would be, and leave no more than that page."""
     if settings.main_process:
         rmtree(Path(settings.training.output_dir) / run_folder.TRIAL_TOKENIZER, ignore_errors=True)
         preview(trainer, corpus, features, settings)
@@ -469,8 +471,8 @@ def trimmed(metrics: dict, prefix: str) -> dict:
     return {new: metrics[old] for old, new in names.items() if new != "steps_per_second"}
 
 
-def let_talk(trainer: DialogueTrainer, settings: Settings) -> None:
-    """Let the model talk with itself, for the report, where it has replied to test pairs."""
+def write_self_chat(trainer: DialogueTrainer, settings: Settings) -> None:
+    """Write a few dialogues of the model with itself, where it has replied to test pairs."""
     training, run_dir = settings.training, Path(settings.training.output_dir)
     has_replies = training.do_predict and (run_dir / "predictions.jsonl").is_file()
     if not (settings.main_process and has_replies) or is_sharded(trainer):
@@ -484,7 +486,7 @@ def let_talk(trainer: DialogueTrainer, settings: Settings) -> None:
 def write_report(trainer: DialogueTrainer, metrics: dict, settings: Settings) -> None:
     """Write what the page shows, the figures among them, and the page: the run is complete then."""
     run_dir = Path(settings.training.output_dir)
-    let_talk(trainer, settings)
+    write_self_chat(trainer, settings)
     if settings.main_process:
         run_folder.write_json(run_dir / "metrics.json", metrics)
         page.write(run_dir)

@@ -166,7 +166,7 @@ def check_weights(weights) -> None:
             raise ValueError(f"rerank has {name}: {weight!r}; a weight must be a finite number.")
 
 
-def gives(candidates: int, do_sample: bool, num_beams: int) -> bool:
+def can_give(candidates: int, do_sample: bool, num_beams: int) -> bool:
     """Tell whether sampling or so many beams give so many candidates."""
     return candidates == 1 or do_sample or num_beams >= candidates
 
@@ -175,7 +175,7 @@ def check_candidates(
     candidates: int, weights: Mapping, do_sample: bool, num_beams: int, reverse_model
 ) -> None:
     """Refuse settings that do not give so many candidates, or leave out what scores them."""
-    if not gives(candidates, do_sample, num_beams):
+    if not can_give(candidates, do_sample, num_beams):
         way = "Greedy decoding gives one reply" if num_beams == 1 else f"{num_beams} beams give few"
         raise ValueError(
             f"candidates is {candidates}. {way}: set do_sample, or at least as many num_beams."
@@ -220,7 +220,7 @@ def extra_options(model, options: Mapping) -> dict:
     weights = {name: weight for name, weight in (extra["rerank"] or {}).items() if weight}
     extra["rerank"] = weights or DEFAULT_WEIGHTS
     mode = given_or_saved("do_sample", False), given_or_saved("num_beams", 1)
-    if options.get("candidates") is None and not gives(extra["candidates"], *mode):
+    if options.get("candidates") is None and not can_give(extra["candidates"], *mode):
         extra["candidates"] = 1
     check_candidates(extra["candidates"], extra["rerank"], *mode, extra["reverse_model"])
     _check_texts(options.get("rerank") or {}, extra)

@@ -55,7 +55,7 @@ def generate(model, tokenizer, inputs: Mapping, options: Mapping, reverse=None) 
         (batch * num_return_sequences, target_len), the best reply to a context first.
     """
     extra = extra_options(model, options)
-    options = guided(model, tokenizer, extra, options)
+    options = generate_options(model, tokenizer, extra, options)
     if extra["candidates"] == 1:
         return model.generate(**inputs, **options)
     replies = options.pop("num_return_sequences", None)
@@ -75,7 +75,7 @@ def generate(model, tokenizer, inputs: Mapping, options: Mapping, reverse=None) 
     return pool.ids.take_along_dim(chosen[..., None], dim=1).flatten(0, 1)
 
 
-def guided(model, tokenizer, extra: Mapping, options: Mapping) -> dict:
+def generate_options(model, tokenizer, extra: Mapping, options: Mapping) -> dict:
     """Return what `generate()` takes of options, with the guidance that the extra ones ask for."""
     options = {name: value for name, value in options.items() if name not in EXTRA_OPTIONS}
     if options.get("stop_strings"):

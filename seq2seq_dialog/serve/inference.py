@@ -36,7 +36,15 @@ from ..portable.options import (
     extra_options,
     positions,
 )
-from ..portable.reranking import Candidate, decode_pool, generate, guided, rank, score_pool, weigh
+from ..portable.reranking import (
+    Candidate,
+    decode_pool,
+    generate,
+    generate_options,
+    rank,
+    score_pool,
+    weigh,
+)
 from ..shipped import command, find_model
 from ..training_settings import DialogueTrainingArguments, bf16_pays
 from .exported_model import ExportedModel, find_export, is_export
@@ -326,7 +334,7 @@ def candidates(
     ids = encode_context(context, tokenizer)
     options = checked_options(generate_kwargs, model.config)
     extra = extra_options(model, options)
-    options = guided(model, tokenizer, extra, options | {"num_return_sequences": None})
+    options = generate_options(model, tokenizer, extra, options | {"num_return_sequences": None})
     inputs = encode_once(model, _padded([ids], model, tokenizer, device))
     pool = decode_pool(model, tokenizer, inputs, extra["candidates"], options)
     reverse, weights = reverse_model(model, generate_kwargs), extra["rerank"]
