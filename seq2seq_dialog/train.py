@@ -56,6 +56,7 @@ from .training.lora import add_adapter, has_adapter
 from .training.memory import keep_freed_memory
 from .training.objectives import ObjectiveTrainer
 from .training.preferences import PreferenceTrainer
+from .training.preparing import check_model
 from .training.resume import check_run_folder, find_checkpoint
 from .training.sharding import is_sharded
 from .training.stopping import Diverged
@@ -286,6 +287,7 @@ def prepare_model(settings: Settings, tokenizer, console: Console):
     dtype = settings.lora.lora_base_dtype if settings.trains(settings.lora) else "float32"
     model = load_model(settings.model, tokenizer, dtype)
     check_lengths(model, settings.data, settings.decoding)
+    check_model(model, settings.training)
     model.generation_config = generation_config(settings.decoding, model)
     console.print(f"{type(model).__name__}: {model.num_parameters():,} parameters")
     return model

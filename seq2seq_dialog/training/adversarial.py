@@ -28,10 +28,11 @@ from .discriminator import Classifier, at_last_token, make_discriminator
 from .evaluating import token_nll
 from .judging import draw, held_out, judge_samples
 from .logged_means import LoggedMeans
+from .preparing import switch_off_dropout
 from .sampling import decode_bare
 from .sharding import refuse_sharding
 from .stopping import divergence
-from .trainer import DialogueTrainer, switch_off_dropout
+from .trainer import DialogueTrainer
 from .warm_up import warm_up
 
 logger = logging.getLogger(__name__)

@@ -47,8 +47,9 @@ from ..settings import DataArguments
 from ..training_settings import DialogueTrainingArguments
 from .evaluating import evaluate_examples, token_nll
 from .negatives import draw_negatives
+from .preparing import switch_off_dropout
 from .sharding import refuse_sharding
-from .trainer import DialogueTrainer, switch_off_dropout
+from .trainer import DialogueTrainer
 
 # Columns of the rejected replies, and what `encode` calls them.
 REJECTED = {

@@ -31,7 +31,7 @@ from seq2seq_dialog.models.build import MASKED_IN_4D, check_lengths, load_model
 from seq2seq_dialog.models.tokenizer import load_tokenizer, prepare_tokenizer
 from seq2seq_dialog.serve.inference import generate_response, load
 from seq2seq_dialog.settings import DataArguments, DecodingArguments, ModelArguments
-from seq2seq_dialog.training.trainer import fuse_norms
+from seq2seq_dialog.training.preparing import fuse_norms
 
 LENGTHS = DataArguments(max_source_length=48, max_target_length=48)
 # Without a second use of a token, replies depend on the context even with random weights.

@@ -9,6 +9,7 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState
 from helpers.trainers import make_trainer
+from rich.console import Console
 from safetensors.torch import load_file
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import (
@@ -31,7 +32,8 @@ from seq2seq_dialog.method_settings import AdversarialArguments
 from seq2seq_dialog.portable.modeling_rnn import shift_right
 from seq2seq_dialog.serve.inference import generate_response
 from seq2seq_dialog.settings import DecodingArguments
-from seq2seq_dialog.train import main
+from seq2seq_dialog.train import main, prepare_model
+from seq2seq_dialog.train_arguments import parse
 from seq2seq_dialog.training.adversarial import AdversarialTrainer
 from seq2seq_dialog.training.evaluating import encode_sources, token_nll
 from seq2seq_dialog.training.sharding import check_checkpoint, check_sharding, share_embedding
@@ -396,6 +398,13 @@ def test_fp16_is_refused_for_t5(model, tokenizer, features, tmp_path, monkeypatc
     monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "fp16")  # what accelerate launch sets
     with pytest.raises(UsageError, match=r"fp16 does not work for t5.*65,504.*Use bf16 or fp32"):
         make_trainer(model, tokenizer, features, tmp_path)
+
+
+def test_a_model_that_cannot_be_trained_so_is_refused_before_pairs_are_encoded(tokenizer):
+    sizes = '{"model_type": "rnn_seq2seq", "embedding_size": 8, "hidden_size": 8}'
+    settings = parse(["--new_model", sizes, "--activation_checkpointing", "true"])
+    with pytest.raises(UsageError, match="activation_checkpointing does not work for a rnn_seq"):
+        prepare_model(settings, tokenizer, Console())
 
 
 def test_attention_is_not_planned_for_each_shape(model, tokenizer, features, tmp_path):
