@@ -14,6 +14,7 @@ from rich.table import Table
 from ..evaluation.catalogue import METRICS, keys_with
 from ..run_folder import read_json, read_mapping, read_predictions
 from ..shipped import command, interpreter
+from ..training.lora import holds_adapter
 
 
 def set_up_console(main_process: bool) -> Console:
@@ -84,15 +85,17 @@ def print_run(run_dir: Path, console: Console) -> None:
     if evaluation:
         print_evaluation(evaluation, console)
     folder, page = shlex.quote(str(run_dir)), shlex.quote(f"{run_dir}/report.html")
-    call = (
+    pipeline = (
         f'from transformers import pipeline; print(pipeline("text2text-generation", '
         f'model={json.dumps(str(run_dir))}, trust_remote_code=True)("How are you?"))'
     )
+    steps = [f"{command('chat')} {folder}", f"open {page}"]
+    if not holds_adapter(run_dir):  # transformers has a pipeline for whole models alone
+        steps.insert(1, f"{interpreter()} -c {shlex.quote(pipeline)}")
     console.print(
-        f"\nThe model, its settings, metrics, curves and replies are in {run_dir}. Next:\n"
-        f"  {command('chat')} {folder}\n"
-        f"  {interpreter()} -c {shlex.quote(call)}\n"
-        f"  open {page}",
+        f"\nThe model, its settings, metrics, curves and replies are in {run_dir}. Next:",
+        *steps,
+        sep="\n  ",
         highlight=False,
         markup=False,
         soft_wrap=True,

@@ -368,6 +368,9 @@ def test_what_is_printed_can_be_pasted_where_paths_have_blanks(run_folder, tmp_p
     model = re.search(r"model=(.*?), trust", commands[1][-1])[1]
     assert ast.literal_eval(model) == str(folder)
     assert commands[2] == ["open", f"{folder}/report.html"]
+    (folder / "adapter_config.json").touch()  # of which transformers makes no pipeline
+    print_run(folder, Console(width=200))
+    assert "pipeline" not in capsys.readouterr().out
 
 
 def test_a_run_without_figures_prints_no_empty_table(tmp_path, capsys):
