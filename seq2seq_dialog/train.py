@@ -33,20 +33,19 @@ from .data.streaming import Stream, StreamedBatches
 from .dataset_script.dialogues import normalised
 from .decoding.generation_config import generation_config
 from .errors import Stopped, UsageError
-from .evaluation import scoring
 from .evaluation.diversity import stock_phrases
-from .evaluation.metrics import ReplyMetric, unigram_perplexity
+from .evaluation.metrics import ReplyMetric
 from .hub import publish_model
 from .models import artifact
 from .models.build import check_lengths, check_names, check_sizes, load_model
 from .models.tokenizer import load_tokenizer, train_tokenizer
 from .portable.options import NEEDED_TEXTS
-from .report import licences, page, pictures, seeds
+from .report import licences, pictures, seeds
 from .report.console import print_run, set_up_console
 from .report.preview import preview
+from .report.results import evaluate_model, write_report
 from .run_folder import check_writable
 from .serve.inference import generate_responses
-from .serve.selfchat import sample_talks
 from .settings import Settings
 from .shipped import command, find_model
 from .train_arguments import parse
@@ -58,7 +57,6 @@ from .training.objectives import ObjectiveTrainer
 from .training.preferences import PreferenceTrainer
 from .training.preparing import check_model
 from .training.resume import check_run_folder, find_checkpoint
-from .training.sharding import is_sharded
 from .training.stopping import Diverged
 from .training.trainer import DialogueTrainer
 
@@ -423,76 +421,6 @@ def save_model(trainer: DialogueTrainer, run_dir: Path, settings: Settings) -> N
             pictures.save_curves(trainer.state.log_history, run_dir / "curves.png")
         checkpoints.seal_run(run_dir)
     trainer.merge_adapter()
-
-
-def evaluate_model(
-    trainer: DialogueTrainer, corpus: Corpus, features: dict, settings: Settings
-) -> dict:
-    """Return figures by split: likelihood on validation, all on test or in its place validation."""
-    training, split, metrics = settings.training, corpus.evaluated_split, {}
-    replies = training.do_predict and split in features
-    if training.do_eval and "validation" in features and not (replies and split == "validation"):
-        metrics["validation"] = trimmed(trainer.evaluate(), "eval_")
-    if replies:
-        output = trainer.predict(features[split])
-        labels = (features[name]["labels"] for name in ("train", split))
-        unigram = unigram_perplexity(*labels, vocab_size=len(trainer.processing_class))
-        metrics[split] = trimmed(output.metrics, "test_") | {"unigram_perplexity": unigram}
-        if settings.main_process:
-            write_evaluation(output.predictions, corpus, settings)
-    return metrics
-
-
-def write_evaluation(outputs: list[dict], corpus: Corpus, settings: Settings) -> None:
-    """Write the replies to the run folder, and how they compare with those of the baselines."""
-    run_dir, split = Path(settings.training.output_dir), corpus.evaluated_split
-    predictions = run_folder.join_predictions(corpus.rows[split], outputs, corpus.clean)
-    run_folder.write_jsonl(run_dir / "predictions.jsonl", predictions)
-    evaluation = scoring.evaluate(
-        predictions,
-        corpus.rows["train"],
-        corpus.rows[split],
-        corpus.clean,
-        split,
-        vars(settings.decoding),
-        spaced=not settings.data.detokenize,
-        multireference=corpus.references,
-        seed=settings.training.seed,
-        language=settings.data.language,
-    )
-    if corpus.overlap_counts:
-        evaluation["overlap"] = corpus.overlap_counts
-    if corpus.stream is not None:  # what baselines, `copied` and the unigram model know of it
-        evaluation["first_training_pairs"] = len(corpus.rows["train"])
-    run_folder.write_json(run_dir / "evaluation.json", evaluation)
-
-
-def trimmed(metrics: dict, prefix: str) -> dict:
-    """Take the prefix off metrics, and out what Trainer computes for batches of fixed size."""
-    names = {name: name.removeprefix(prefix) for name in metrics if name.startswith(prefix)}
-    return {new: metrics[old] for old, new in names.items() if new != "steps_per_second"}
-
-
-def write_self_chat(trainer: DialogueTrainer, settings: Settings) -> None:
-    """Write a few dialogues of the model with itself, where it has replied to test pairs."""
-    training, run_dir = settings.training, Path(settings.training.output_dir)
-    has_replies = training.do_predict and (run_dir / "predictions.jsonl").is_file()
-    if not (settings.main_process and has_replies) or is_sharded(trainer):
-        return
-    predictions = run_folder.read_predictions(run_dir)
-    rows = sample_talks(run_dir.name, trainer.model, trainer.processing_class, predictions)
-    if rows:
-        run_folder.write_jsonl(run_dir / run_folder.TALKS, rows)
-
-
-def write_report(trainer: DialogueTrainer, metrics: dict, settings: Settings) -> None:
-    """Write what the page shows, the figures among them, and the page: the run is complete then."""
-    run_dir = Path(settings.training.output_dir)
-    write_self_chat(trainer, settings)
-    if settings.main_process:
-        run_folder.write_json(run_dir / "metrics.json", metrics)
-        page.write(run_dir)
-        checkpoints.seal_run(run_dir)
 
 
 def publish_and_print(
