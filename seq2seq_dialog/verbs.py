@@ -86,7 +86,7 @@ SAFETY = [
     ),
     argument("--fallback", metavar="TEXT", help="what is answered where something is refused"),
 ]
-# Settings.DecodingArguments, which would take seconds to import, and how many replies.
+# The fields of `settings.DecodingArguments`, which would take seconds to import.
 DECODING_FLAGS = [
     argument("--max_new_tokens", type=int, metavar="N", help="greatest reply in tokens"),
     argument("--num_beams", type=int, metavar="N", help="beams; 1 is greedy, or sampling"),

@@ -129,8 +129,8 @@ def search(
         if not len(active):
             break
         if len(active) <= SHRINK_AT * len(closed):
-            every_beam = torch.arange(beams, device=ids.device).expand(len(closed), -1)
-            decoder.select(_rows(every_beam, beams).view(-1, beams)[active].flatten())
+            all_rows = torch.arange(beams * len(closed), device=ids.device).view(-1, beams)
+            decoder.select(all_rows[active].flatten())
             ids, scores, closed, contexts = (v[active] for v in (ids, scores, closed, contexts))
     return ended_ids[:, : generation_config.num_return_sequences, :length].flatten(0, 1)
 
