@@ -51,7 +51,7 @@ def main(argv: list[str]) -> None:
     for name, distribution in space.items():
         for value in ends(distribution):
             parse([*argv, *as_flags({name: value})])
-    folder = Path(settings.training.output_dir)
+    folder = settings.run_dir
     with run_folder.locked(folder):
         run_folder.check_folder_of_runs(folder, "trial-*", "best*", f"{SUMMARY}*")
         announce(settings, space)
@@ -168,7 +168,7 @@ def make_trials(argv: list[str], settings: Settings, space: dict) -> list[dict]:
 
     SUMMARY gets them one by one, and tells the next time which have failed.
     """
-    folder, trials = Path(settings.training.output_dir), []
+    folder, trials = settings.run_dir, []
     metric = settings.training.metric_for_best_model
     earlier = read_mapping(folder / SUMMARY).get("trials", [])
     for number in range(settings.search.trials):
@@ -246,7 +246,7 @@ def run_trial(argv: list[str], values: dict, run_dir: Path, metric: str) -> floa
 
 def report(argv: list[str], settings: Settings, trials: list[dict]) -> None:
     """Print the trials, best first; write the settings of the best one and say how to train it."""
-    folder = Path(settings.training.output_dir)
+    folder = settings.run_dir
     sign = -1 if settings.training.greater_is_better else 1
     done = [trial for trial in trials if trial["value"] is not None]
     if not done:

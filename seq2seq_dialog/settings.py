@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any, get_type_hints
 
 from . import strict_yaml
@@ -257,6 +258,11 @@ class Settings:
     lora: LoraArguments
     search: SearchArguments
     training: DialogueTrainingArguments
+
+    @property
+    def run_dir(self) -> Path:
+        """The run folder; of a search and of several seeds, the folder of their runs."""
+        return Path(self.training.output_dir)
 
     @property
     def main_process(self) -> bool:

@@ -79,14 +79,13 @@ def main(argv: list[str] | None = None) -> None:
 def lock_and_run(settings: Settings) -> None:
     """Lock the run folder for this process, and run."""
     check_sizes(settings)
-    run_dir = Path(settings.training.output_dir)
-    with run_folder.locked(run_dir) if settings.main_process else nullcontext():
+    with run_folder.locked(settings.run_dir) if settings.main_process else nullcontext():
         run_steps(settings)
 
 
 def run_each_seed(argv: list[str], settings: Settings) -> None:
     """Run once for each seed, in a folder of its own; put the figures together."""
-    folder, all_seeds = Path(settings.training.output_dir), settings.training.seeds
+    folder, all_seeds = settings.run_dir, settings.training.seeds
     with run_folder.locked(folder):
         run_folder.check_folder_of_runs(folder, seeds.folder_name("*"), f"{seeds.SUMMARY}*")
         ended, diverged = [], []
@@ -114,21 +113,20 @@ def run_each_seed(argv: list[str], settings: Settings) -> None:
 def run_unless_complete(argv: list[str]) -> None:
     """Run, as one of several runs of this process; pass over a run that is complete."""
     settings = parse(argv)
-    run_dir = Path(settings.training.output_dir)
-    if check_run_folder(run_dir, settings.as_config()):
-        return report_complete(run_dir, settings)
+    if check_run_folder(settings.run_dir, settings.as_config()):
+        return report_complete(settings)
     clear_device_cache(garbage_collection=True)  # of what the run before it has left
     lock_and_run(settings)
 
 
-def report_complete(run_dir: Path, settings: Settings) -> None:
+def report_complete(settings: Settings) -> None:
     """Print that a run is complete; warn where its dialogues have become newer."""
     if not settings.main_process:
         return
-    print(f"{run_dir} holds this run, complete.")
+    print(f"{settings.run_dir} holds this run, complete.")
     data = settings.data.data
     paths = [source.path for source in parse_sources(data) or ()] or [data]
-    ended = (run_dir / "metrics.json").stat().st_mtime
+    ended = (settings.run_dir / "metrics.json").stat().st_mtime
     for path in (Path(os.path.expandvars(path)).expanduser() for path in paths if path):
         files = [path, *path.rglob("*")] if path.is_dir() else [path]
         if any(file.exists() and file.stat().st_mtime > ended for file in files):
@@ -142,13 +140,12 @@ def report_complete(run_dir: Path, settings: Settings) -> None:
 def run_steps(settings: Settings) -> None:
     """Run from the dialogues to the report, by settings that are resolved."""
     # 1. See whether the run folder, the disks and the Hub will take the run
-    run_dir = Path(settings.training.output_dir)
     console = set_up_console(settings.main_process)
     check_writable(cache_folder(settings.data, "any"))
     repo = check_publishing(settings)
-    if not settings.training.dry_run and check_run_folder(run_dir, settings.as_config()):
-        report_complete(run_dir, settings)
-        return publish_and_print(run_dir, repo, settings, console)
+    if not settings.training.dry_run and check_run_folder(settings.run_dir, settings.as_config()):
+        report_complete(settings)
+        return publish_and_print(repo, settings, console)
     check_names(settings.model)
     check_gpus(settings.training)
     set_seed(settings.training.seed)
@@ -185,12 +182,12 @@ def run_steps(settings: Settings) -> None:
     trainer = build_trainer(settings, model, tokenizer, features, corpus.stream)
     if settings.training.dry_run:
         return end_dry_run(trainer, corpus, features, settings)
-    begin_run_folder(run_dir, settings, environment, trainer, checkpoint)
+    begin_run_folder(settings, environment, trainer, checkpoint)
     metrics |= train_model(trainer, settings, checkpoint, console)
 
     # 8. Save the model, at the root of the run folder
     keep_for_reranking(trainer.model, tokenizer, corpus, settings)
-    save_model(trainer, run_dir, settings)
+    save_model(trainer, settings)
 
     # 9. Evaluate
     metrics |= evaluate_model(trainer, corpus, features, settings)
@@ -200,7 +197,7 @@ def run_steps(settings: Settings) -> None:
     trainer.end()  # closes trackers and the group of processes
 
     # 11. Publish, and print the figures
-    publish_and_print(run_dir, repo, settings, console)
+    publish_and_print(repo, settings, console)
 
 
 def end_dry_run(
@@ -208,7 +205,7 @@ def end_dry_run(
 ) -> None:
     """Show what the run would be, and leave no more than that page."""
     if settings.main_process:
-        rmtree(Path(settings.training.output_dir) / run_folder.TRIAL_TOKENIZER, ignore_errors=True)
+        rmtree(settings.run_dir / run_folder.TRIAL_TOKENIZER, ignore_errors=True)
         preview(trainer, corpus, features, settings)
     trainer.end()
 
@@ -219,7 +216,7 @@ def check_publishing(settings: Settings) -> str | None:
     if not (training.given["push_to_hub"] and settings.main_process):
         return None
     licences.check_terms(settings.data.license, settings.data.language)
-    name = training.hub_model_id or Path(training.output_dir).resolve().name
+    name = training.hub_model_id or settings.run_dir.resolve().name
     publication = publish_model.prepare(training.output_dir, name, **hub_options(settings))
     publish_model.check_target(publication, publish_model.MODEL)
     return publication.repo
@@ -269,7 +266,7 @@ def settle_evaluation(corpus: Corpus, settings: Settings, console: Console) -> S
 def load_or_train_tokenizer(settings: Settings, corpus: Corpus, begins: bool, console: Console):
     """Load the tokenizer; where none is named, train one as the run begins."""
     model_args, data_args = settings.model, settings.data
-    trained = Path(settings.training.output_dir) / "tokenizer"
+    trained = settings.run_dir / "tokenizer"
     if settings.training.dry_run:  # what a run has there is its own
         trained = trained.with_name(run_folder.TRIAL_TOKENIZER)
     named = model_args.tokenizer_name_or_path or model_args.model_name_or_path
@@ -339,7 +336,7 @@ def build_trainer(
 
 
 def begin_run_folder(
-    run_dir: Path, settings: Settings, environment: dict, trainer, checkpoint: Path | None
+    settings: Settings, environment: dict, trainer, checkpoint: Path | None
 ) -> None:
     """Write what the run is made with, by which the same command goes on after an interruption.
 
@@ -348,6 +345,7 @@ def begin_run_folder(
     """
     if not settings.main_process:
         return
+    run_dir = settings.run_dir
     run_dir.mkdir(parents=True, exist_ok=True)
     if checkpoint != run_dir:
         for name in ("metrics.json", checkpoints.MANIFEST):
@@ -405,11 +403,12 @@ def keep_for_reranking(model, tokenizer, corpus: Corpus, settings: Settings) -> 
         model.generation_config.other_contexts = [turns[place] for place in places]
 
 
-def save_model(trainer: DialogueTrainer, run_dir: Path, settings: Settings) -> None:
+def save_model(trainer: DialogueTrainer, settings: Settings) -> None:
     """Save the model with its code, or its adapter, and the history of the training.
 
     From there on the adapter is merged, in memory or in the folder, too.
     """
+    run_dir = settings.run_dir
     if settings.lora.lora_merge:
         trainer.merge_adapter()
     trainer.save_model(str(run_dir))
@@ -423,16 +422,14 @@ def save_model(trainer: DialogueTrainer, run_dir: Path, settings: Settings) -> N
     trainer.merge_adapter()
 
 
-def publish_and_print(
-    run_dir: Path, repo: str | None, settings: Settings, console: Console
-) -> None:
+def publish_and_print(repo: str | None, settings: Settings, console: Console) -> None:
     """Publish a finished run as its settings say; print its figures, whatever the Hub says."""
     try:
         if repo is not None:
-            publish_model.publish(run_dir, repo, **hub_options(settings))
+            publish_model.publish(settings.run_dir, repo, **hub_options(settings))
     finally:
         if settings.main_process:
-            print_run(run_dir, console)
+            print_run(settings.run_dir, console)
 
 
 def hub_options(settings: Settings) -> dict:

@@ -45,7 +45,7 @@ def preview(
     languages, sampled = guess_languages(corpus.rows["train"])
     doubt = language_doubt(languages, settings.data.language)
     content = {
-        "name": Path(settings.training.output_dir).resolve().name,
+        "name": settings.run_dir.resolve().name,
         "splits": {name: describe_split(rows) for name, rows in features.items()},
         "scripts": guess_scripts(corpus.rows["train"]),
         "languages": describe_languages(languages, sampled),
@@ -65,7 +65,7 @@ def preview(
         "Turns of context": np.array(list(map(len, features["train"]["context"]))),
     }
     content["pictures"] = {title: histogram(each, title) for title, each in lengths.items()}
-    path = Path(settings.training.output_dir) / PREVIEW
+    path = settings.run_dir / PREVIEW
     write_text(path, render("preview.html.jinja", content | {"palette": PALETTE}) + "\n")
     console.print(f"The same with pictures: {path}", highlight=False)
     return path

@@ -1,7 +1,5 @@
 """The results of a training: figures, replies, a few dialogues of the model, the page of all."""
 
-from pathlib import Path
-
 from .. import run_folder
 from ..data.corpus import Corpus
 from ..evaluation import scoring
@@ -34,7 +32,7 @@ def evaluate_model(
 
 def write_evaluation(outputs: list[dict], corpus: Corpus, settings: Settings) -> None:
     """Write the replies to the run folder, and how they compare with those of the baselines."""
-    run_dir, split = Path(settings.training.output_dir), corpus.evaluated_split
+    run_dir, split = settings.run_dir, corpus.evaluated_split
     predictions = run_folder.join_predictions(corpus.rows[split], outputs, corpus.clean)
     run_folder.write_jsonl(run_dir / "predictions.jsonl", predictions)
     evaluation = scoring.evaluate(
@@ -64,8 +62,8 @@ def trimmed(metrics: dict, prefix: str) -> dict:
 
 def write_self_chat(trainer: DialogueTrainer, settings: Settings) -> None:
     """Write a few dialogues of the model with itself, where it has replied to test pairs."""
-    training, run_dir = settings.training, Path(settings.training.output_dir)
-    has_replies = training.do_predict and (run_dir / "predictions.jsonl").is_file()
+    run_dir = settings.run_dir
+    has_replies = settings.training.do_predict and (run_dir / "predictions.jsonl").is_file()
     if not (settings.main_process and has_replies) or is_sharded(trainer):
         return
     predictions = run_folder.read_predictions(run_dir)
@@ -76,7 +74,7 @@ def write_self_chat(trainer: DialogueTrainer, settings: Settings) -> None:
 
 def write_report(trainer: DialogueTrainer, metrics: dict, settings: Settings) -> None:
     """Write what the page shows, the figures among them, and the page: the run is complete then."""
-    run_dir = Path(settings.training.output_dir)
+    run_dir = settings.run_dir
     write_self_chat(trainer, settings)
     if settings.main_process:
         run_folder.write_json(run_dir / "metrics.json", metrics)

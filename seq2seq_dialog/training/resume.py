@@ -103,7 +103,7 @@ def find_checkpoint(settings: Settings, environment: dict) -> tuple[Settings, Pa
 
     The settings get the batch size that `tokens_per_batch` auto has found before.
     """
-    training, run_dir = settings.training, Path(settings.training.output_dir)
+    training, run_dir = settings.training, settings.run_dir
     checkpoint = run_dir if _has_final_model(training) else last_checkpoint(run_dir)
     if checkpoint is None:
         if checkpoints(run_dir):
@@ -136,7 +136,7 @@ def _has_final_model(training: DialogueTrainingArguments) -> bool:
 
 def check_changes(settings: Settings, checkpoint: Path, before: dict, environment: dict) -> None:
     """Refuse to go on from a checkpoint under settings that would make it another run."""
-    run_dir = Path(settings.training.output_dir)
+    run_dir = settings.run_dir
     free, config = _free(settings), settings.as_config()
     step = _state(checkpoint).global_step
     if schedule_agrees(read_yaml(run_dir / "config.yaml"), config, step):

@@ -640,7 +640,7 @@ def test_publishing_comes_before_printing_and_its_failure_hides_no_figures(monke
     monkeypatch.setattr(train.publish_model, "publish", fail)
     monkeypatch.setattr(train, "print_run", lambda *_: done.append("print"))
     with pytest.raises(UsageError, match="no connection"):
-        train.publish_and_print("run", "ann/m", parse(["demo"]), None)
+        train.publish_and_print("ann/m", parse(["demo"]), None)
     assert done == ["publish", "print"]
 
 
