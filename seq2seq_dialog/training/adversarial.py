@@ -89,7 +89,7 @@ class AdversarialTrainer(DialogueTrainer):
                 "pairs: give some, or set a number of steps."
             )
         switch_off_dropout(model)
-        self.adversarial = adversarial
+        self.adversarial, self.first_step = adversarial, adversarial.first_step
         discriminator = make_discriminator(adversarial, model, processing_class, self.generator_nll)
         self.discriminator = discriminator.to(args.device)
         self.discriminator_optimizer = torch.optim.AdamW(
@@ -104,11 +104,6 @@ class AdversarialTrainer(DialogueTrainer):
             torch.manual_seed(args.seed + args.process_index)
 
     # The step
-
-    @property
-    def first_step(self) -> int:
-        """The step from which on the generator learns, too."""
-        return self.adversarial.first_step
 
     def training_step(self, model, inputs, num_items_in_batch=None) -> torch.Tensor:
         """Update the discriminator, then take the generator's gradient."""

@@ -80,7 +80,7 @@ class DialogueTrainer(Seq2SeqTrainer):
         compute_metrics: takes an EvalPrediction of replies and references (lists of strings).
     """
 
-    first_step: ClassVar = 0  # before it, the model itself does not learn
+    first_step = 0  # before it, the model itself does not learn
     passed_step: ClassVar = 0  # the newest checkpoint up to it is kept besides
     # Of the features, what batches are made of.
     training_columns: ClassVar = ["input_ids", "labels"]

@@ -439,7 +439,7 @@ def test_a_discriminator_that_knows_little_is_told(
     trainer, monkeypatch, caplog, warm_up_steps, accuracies, warned
 ):
     trainer.adversarial.least_accuracy = 65.0
-    trainer.adversarial.discriminator_warmup_steps = warm_up_steps
+    trainer.first_step = warm_up_steps
     trainer.state.log_history = [
         {"step": step, "eval_discriminator_accuracy": value} for step, value in accuracies
     ]
