@@ -14,7 +14,7 @@ from seq2seq_dialog.models.tokenizer import load_tokenizer
 from seq2seq_dialog.portable.context import encode_context
 from seq2seq_dialog.serve.arena import arena
 from seq2seq_dialog.serve.space.app import LAUNCH_OPTIONS, page
-from seq2seq_dialog.serve.space.conversation import Speaker
+from seq2seq_dialog.serve.space.conversation import NO_TAG, Speaker
 from seq2seq_dialog.serve.votes import read_votes
 from seq2seq_dialog.settings import ModelArguments
 
@@ -147,13 +147,21 @@ def test_what_is_typed_is_shown_and_read_as_it_is(site, visit):
     typed = "What does <b>bold</b> &amp; R&D do? It costs $$5 or $$6"
     say(visited, typed)
     hears(visited, reply("me", 1))
-    playwright.expect(visited.locator(".user .message-content")).to_have_text(typed)
+    shown = visited.locator(".user .message-content").inner_text()
+    assert shown.replace(NO_TAG, "") == typed
+    visited.get_by_label("Edit").first.click()
+    edited = visited.locator(".user textarea")
+    assert edited.input_value().replace(NO_TAG, "") == typed
+    edited.fill(edited.input_value() + "!")
+    visited.get_by_label("Submit").click()
+    hears(visited, reply("me", 1))
+    playwright.expect(visited.get_by_text("$$6!")).to_be_visible()
     say(visited, "And? " * 1000)  # too long
     playwright.expect(visited.get_by_text("at most 4,000 letters")).to_be_visible()
     box = visited.get_by_label("Your message")
     playwright.expect(box).to_have_value("And? " * 1000)
     visited.get_by_label("Undo").last.click()
-    playwright.expect(box).to_have_value(typed)
+    playwright.expect(box).to_have_value(f"{typed}!")
 
 
 @pytest.mark.parametrize("button", ["Stop", "Clear"])

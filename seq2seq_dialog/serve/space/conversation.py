@@ -33,6 +33,8 @@ TOO_LONG = f"The message is too long: at most {LONGEST_MESSAGE:,} letters."
 # The box that messages are typed into, during a reply and else.
 REPLYING = {"value": "", "interactive": False, "submit_btn": False, "stop_btn": True}
 READY = {"interactive": True, "submit_btn": True, "stop_btn": False}
+# Keeps Gradio from taking what follows for a tag or an entity; nobody sees it.
+NO_TAG = "\u2060"  # word joiner
 SAY_SOMETHING = "Say something first: the message is empty."
 
 
@@ -208,14 +210,14 @@ def message(role: str, content: str | Mapping) -> dict:
 def escaped(words: str) -> str:
     """Write words so that they are shown as they are: Gradio takes tags and entities for HTML.
 
-    Other signs stay, since who edits a message or copies the dialogue sees what is written here.
+    Entities would not do, since who edits a message or copies the dialogue sees what is written.
     """
 
     def as_text(match: re.Match) -> str:
         sign = match[0]
-        return sign if html.unescape(sign) == sign else f"&amp;{sign[1:]}"
+        return sign if html.unescape(sign) == sign else f"&{NO_TAG}{sign[1:]}"
 
-    return re.sub(r"<(?=[a-zA-Z/!?])", "&lt;", re.sub(r"&[#\w]\w*;?", as_text, words))
+    return re.sub(r"<(?=[a-zA-Z/!?])", f"<{NO_TAG}", re.sub(r"&[#\w]\w*;?", as_text, words))
 
 
 def folded(title: str, content: str | Mapping) -> dict:
@@ -292,4 +294,4 @@ def text(content: str | list[dict]) -> str:
     """Return the words of a turn, which Gradio passes as a string or in parts, `escaped`."""
     if not isinstance(content, str):
         content = " ".join(part["text"] for part in content if part["type"] == "text")
-    return html.unescape(content)
+    return content.replace(NO_TAG, "")
