@@ -132,6 +132,13 @@ DECODING_FLAGS = [
         "--guidance_tokens", type=int, metavar="N", help="first tokens that are guided; 0: all"
     ),
 ]
+DECODING = {names[0].removeprefix("--") for names, _ in DECODING_FLAGS}
+# How replies are decoded otherwise, where no flag says so.
+DECODING_WAYS = {
+    "chat": "Decoding is set in the chat: /set {name}=VALUE, and /set alone shows all.",
+    "web": "Decoding is set on the page, under Decoding.",
+    "serve": "A request sets temperature, top_p and max_tokens; else all is as the model is saved.",
+}
 SEED = argument("--seed", type=int, default=42, help="seed of sampling [%(default)s]")
 TOKENS_PER_BATCH = argument(
     "--tokens_per_batch",

@@ -14,7 +14,7 @@ from helpers.corpus import ROOT
 from helpers.runs import finish, start
 from transformers import Seq2SeqTrainingArguments
 
-from seq2seq_dialog.__main__ import clean
+from seq2seq_dialog.__main__ import carry_out, clean
 from seq2seq_dialog.command_line import check_command_line, find_config, recipes, setting_names
 from seq2seq_dialog.errors import UsageError, run
 from seq2seq_dialog.inherited_settings import REPLACED
@@ -325,6 +325,27 @@ def test_a_wrong_word_of_a_command_line_has_a_way_out(tmp_path, monkeypatch, wor
     (tmp_path / "talk.txt").write_text("Hi __eou__ Oh __eou__\n")
     with pytest.raises(UsageError) as error:
         check_command_line(words)
+    assert message in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("chat starter --num_beams 4", "'--num_beams'. Decoding is set in the chat: /set num_b"),
+        ("web starter --top-p=0.9", "unknown flag '--top-p'. Decoding is set on the page"),
+        ("serve starter --num_beams 4", "A request sets temperature, top_p and max_tokens"),
+        ("audit talk.txt --outptu a.json", "unknown flag '--outptu'. Did you mean '--output'?"),
+        ("convert a b --max_gap 3", "unknown flag '--max_gap'. Did you mean '--max-gap'?"),
+        ("reply starter a b", "one word too many, 'b'. python -m seq2seq_dialog reply --help"),
+        ("chatt starter", "Did you mean 'chat'? python -m seq2seq_dialog --help lists"),
+        ("export run --quantization int4", "Did you mean 'int8'?"),
+        ("web starter --port x", "invalid int value: 'x'. python -m seq2seq_dialog web --help"),
+        ("convert a", "are required: OUT. python -m seq2seq_dialog convert --help lists"),
+    ],
+)
+def test_a_wrong_word_of_a_verb_has_a_way_out(words, message):
+    with pytest.raises(UsageError) as error:
+        carry_out(words.split())
     assert message in str(error.value)
 
 
