@@ -117,9 +117,10 @@ def recognise(path: str, args: DataArguments) -> SourceFiles | None:
     files = find_files(path)
     if _name_dialogue_text(file.name for file in files):
         return None
+    of_models = names_of_models(files)
     recognised, others = [], []
     for file in files:
-        reader = reader_of(file, args.column_names())
+        reader = None if file.name in of_models else reader_of(file, args.column_names())
         if reader is None:
             others.append(file)
         else:
@@ -129,6 +130,7 @@ def recognise(path: str, args: DataArguments) -> SourceFiles | None:
         beside = {reader.beside for _, reader in recognised}
         names = (file.name for file in (*passed_over, *others))
         return SourceFiles(by_split, [n for n in names if PurePosixPath(n).name not in beside])
+    check_has_others(path, of_models, files)
     if os.path.isdir(path) and _name_dialogue_text(members_of(path)):  # in a zip for each split
         return None
     _check_way_out(path, others)
@@ -146,6 +148,41 @@ def recognise(path: str, args: DataArguments) -> SourceFiles | None:
         return None
     raise UsageError(
         f"{path!r} has none of the forms that are read: {FORMS}. Convert it to one of these."
+    )
+
+
+def names_of_models(files: list[File]) -> set[str]:
+    """The files in the folders of runs and of models, by name: these are no dialogues to read."""
+    names: dict[PurePosixPath, set[str]] = {}
+    for file in files:
+        place = PurePosixPath(file.name)
+        names.setdefault(place.parent, set()).add(place.name)
+    folders = [folder for folder, inside in names.items() if _is_of_model(inside)]
+    return {
+        file.name
+        for file in (files if folders else ())
+        if any(PurePosixPath(file.name).is_relative_to(folder) for folder in folders)
+    }
+
+
+def check_has_others(path: str, of_models: set[str], files: list[File]) -> None:
+    """Refuse a source of which nothing is read, since a run wrote it or a model stands there."""
+    if not of_models:
+        return
+    config = next((file for file in files if file.name == "config.yaml"), None)
+    data = re.search(r"(?m)^data: (?!null)(.+)", "" if config is None else replace(config).head)
+    learnt = f": of this run, that is {data[1]}" if data else ""
+    raise UsageError(
+        f"{path!r} holds a model or what a run wrote, and no dialogues to read. Give the dialogues "
+        f"themselves{learnt}. A file of a run, such as its selfchat.jsonl, is read by its own path."
+    )
+
+
+def _is_of_model(names: set[str]) -> bool:
+    """Whether a folder with these files is that of a run, of a checkpoint or of a model."""
+    has_weights = any(name.endswith((".safetensors", ".bin", ".ckpt")) for name in names)
+    return {"config.yaml", "environment.json"} <= names or (
+        has_weights and not names.isdisjoint({"config.json", "adapter_config.json"})
     )
 
 

@@ -45,6 +45,7 @@ PROBLEMS = {
     "forwarded_message": "forwarded message, kept as what was said",
     "bot_message": "message of a program, left out",
     "unreadable": "line or message that its format does not allow, left out",
+    "two_texts": "a list of two texts, read as two turns, not as a name and a text",
     "row_mismatch": "labels that are not as many as the utterances, left out",
     "row_missing": "no labels",
     "row_invalid": "labels that are no known classes, left out",

@@ -13,7 +13,14 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ..data.files import File
-from ..data.formats import Recognised, find_files, read_talks_of, reader_of
+from ..data.formats import (
+    Recognised,
+    check_has_others,
+    find_files,
+    names_of_models,
+    read_talks_of,
+    reader_of,
+)
 from ..data.readers.table_files import open_table
 from ..data.readers.table_forms import choose_contexts, context_of
 from ..data.turns import Talk, background_turns
@@ -44,8 +51,12 @@ def read_contexts(path: Path) -> Iterator[Entry]:
     """
     try:
         files = find_files(str(path))
-        for file in files:
-            yield from _read_file(file, is_alone=len(files) == 1)
+        of_models = names_of_models(files)
+        others = [file for file in files if file.name not in of_models]
+        if not others:
+            check_has_others(str(path), of_models, files)
+        for file in others:
+            yield from _read_file(file, is_alone=len(others) == 1)
     except UsageError:
         raise
     except ValueError as error:  # of files that are no text, or damaged

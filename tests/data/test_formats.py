@@ -33,6 +33,7 @@ from seq2seq_dialog.data.readers.times import parse_time
 from seq2seq_dialog.data.rows import load_rows, open_rows, utterances
 from seq2seq_dialog.data.turns import Talk
 from seq2seq_dialog.errors import UsageError
+from seq2seq_dialog.serve.contexts import read_contexts
 from seq2seq_dialog.settings import DataArguments
 
 disable_progress_bars()
@@ -83,6 +84,8 @@ def load(path, **options):
 SPEAKERS = ["ann", "bo", "ann", "bo"]
 SUPPORT = ["customer", "agent"] * 2
 UTTERANCES = [("c1", name, turn) for name, turn in zip(SPEAKERS, TURNS, strict=True)]
+FRAME = pd.DataFrame(UTTERANCES, columns=["conversation_id", "who", "text"])
+ORIENTS = ("split", "table", "index", "columns", "records")
 TABLES = {
     "csv.csv": (table(["conversation_id", "Speaker", "text"], UTTERANCES), PAIRS),
     "ids-alone.csv": (
@@ -297,6 +300,23 @@ TABLES = {
     "lists.json": (json.dumps([TURNS]), PAIRS),
     "one-dialogue.json": (json.dumps(TURNS), PAIRS),
     "lists.jsonl": (json.dumps(TURNS), PAIRS),
+    "speakers-in-lists.json": (json.dumps([row[1:] for row in UTTERANCES]), PAIRS),
+    "speakers-in-lists.jsonl": ("\n".join(json.dumps(row[1:]) for row in UTTERANCES), PAIRS),
+    "numbers-in-lists.json": (json.dumps(list(zip([1, 2, 1, 2], TURNS, strict=True))), PAIRS),
+    "roles-in-lists.json": (json.dumps(list(zip(ROLES[:2], TURNS[:2], strict=True))), PAIRS[:1]),
+    "two-turns-each.json": (
+        json.dumps([["Is it open?", "Yes."], ["Hi", "Hello"], ["Tea?", "Please."], ["Hi", "Hey"]]),
+        [(["Is it open?"], "Yes."), (["Hi"], "Hello"), (["Tea?"], "Please."), (["Hi"], "Hey")],
+    ),
+    **{f"pandas-{orient}.json": (FRAME.to_json(orient=orient), PAIRS) for orient in ORIENTS},
+    "pandas-list.json": (json.dumps(FRAME.to_dict(orient="list")), PAIRS),
+    "pandas-tight.json": (json.dumps(FRAME.to_dict(orient="tight")), PAIRS),
+    "pandas-one-column.json": (pd.DataFrame({"dialog": [TURNS]}).to_json(), PAIRS),
+    "pandas-pairs.json": (
+        pd.DataFrame({"question": TURNS[::2], "answer": TURNS[1::2]}).to_json(orient="split"),
+        [(TURNS[:1], TURNS[1]), (TURNS[2:3], TURNS[3])],
+    ),
+    "turns-with-labels.json": (json.dumps({"dialog": TURNS, "act": [2, 1, 2, 1]}), PAIRS),
     "by-name.json": (json.dumps({"talk-1": TURNS}), PAIRS),
     "around.json": (json.dumps({"version": 1, "data": [{"dialogue": TURNS}]}), PAIRS),
     "object.json": (json.dumps({"messages": messages("sender", "text", SPEAKERS)}), PAIRS),
@@ -368,6 +388,15 @@ def test_lists_are_never_written_out_as_what_somebody_says(cells, expected, unre
     talk = Talk("", transcript.messages, transcript, None)
     assert [(context, reply) for context, reply, _ in talk.pairs()] == expected
     assert notes.count("unreadable") == unreadable
+
+
+@pytest.mark.parametrize("name", ["t.json", "t.jsonl"])
+def test_two_texts_of_which_the_first_may_be_a_name_are_told(name, tmp_path):
+    lists = [["Ann", "Hello."], ["Bob", "Hi."]]
+    text = "\n".join(map(json.dumps, lists)) if name == "t.jsonl" else json.dumps(lists)
+    pairs, problems = load(written(tmp_path, name, text))
+    assert pairs == [(["Ann"], "Hello."), (["Bob"], "Hi.")]
+    assert problems["two_texts"]["count"] == 2
 
 
 def test_every_question_of_a_conversation_is_among_what_is_said():
@@ -1004,6 +1033,14 @@ DAMAGED = {
         json.dumps({"train": [{"dialog": TURNS}], "dev": [{"dialog": TURNS}], "version": 1}),
         r"holds the splits train, dev in one object.*such as train.json, dev.json",
     ),
+    "values.json": (
+        json.dumps(UTTERANCES),
+        r"lists of 3 cells, of which cell 2 seems to say who speaks, such as 'ann'.*an object with",
+    ),
+    "package.json": (
+        json.dumps({"id": "7", "type": "DM", "recipients": ["12", "34"]}),
+        r"has the columns 'id', 'type', 'recipients', but needs",
+    ),
     "clocks.tsv": (
         "10:00\tIs the shop open?\n10:01\tUntil six.\n",
         r"first has times or numbers, such as '10:00'.*line of names above.*called speaker",
@@ -1051,6 +1088,29 @@ def test_a_folder_is_read_whole_and_tells_how(tmp_path):
         "Read as: 3 files as table: 3 dialogues, 12 utterances, 9 pairs. Not read: photo.jpg"
         in said
     )
+
+
+@pytest.mark.parametrize("name", ["config.json", "adapter_config.json", "config.yaml"])
+def test_the_folder_of_a_run_or_of_a_model_is_no_data(name, tmp_path):
+    run = tmp_path / "chats" / "run"
+    run.mkdir(parents=True)
+    for file in (name, "environment.json", "model.safetensors"):
+        (run / file).write_text("data: talk.csv\n" if file == "config.yaml" else "{}")
+    (run / "predictions.jsonl").write_text(TABLES["rows.jsonl"][0])
+    learnt = ": of this run, that is talk.csv" if name == "config.yaml" else ""
+    for read in (
+        lambda: load_rows(DataArguments(data=str(run))),
+        lambda: list(read_contexts(run)),
+        lambda: formats.readers(str(run), DataArguments()),
+    ):
+        with pytest.raises(UsageError, match=f"holds a model or what a run.*themselves{learnt}"):
+            read()
+    (tmp_path / "chats" / "talk.csv").write_text(TABLES["csv.csv"][0])
+    source = recognise(str(tmp_path / "chats"), DataArguments())
+    assert [file.name for file, _ in source.files["train"]] == ["talk.csv"]
+    assert f"run/{name}" in source.passed_over
+    alone = formats.readers(str(run / "predictions.jsonl"), DataArguments())
+    assert list(alone) == ["train"]
 
 
 def test_the_splits_of_a_folder_are_kept(tmp_path):

@@ -53,6 +53,19 @@ def take_turns(names: list[str]) -> bool:
     return 4 * returns >= len(names)
 
 
+def are_names(cells: list[str]) -> bool:
+    """Whether the first cells of lines or lists say who speaks: few names, again and again."""
+    distinct = len(set(cells))
+    few = 2 * distinct <= len(cells) and (distinct == 2 or 4 * distinct <= len(cells))
+    return few and may_be_names(cells) and take_turns(cells)
+
+
+def may_be_names(cells: list[str]) -> bool:
+    """Whether most cells look like a name or a number of who speaks."""
+    named = (cell.isdecimal() or NAME.fullmatch(cell) is not None for cell in cells)
+    return 2 * sum(named) > len(cells)
+
+
 def _read(file: File, note: Note) -> Iterator[Transcript]:
     """Read conversations, which a rule parts or, unless each turn has one, a blank line."""
     blank_line_parts = _has_blocks(_blocks(file))

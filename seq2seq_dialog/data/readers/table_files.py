@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from functools import partial
-from itertools import islice
+from itertools import chain, islice
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -19,8 +19,9 @@ from ...dataset_script.dialogues import SPLITS, Dialogue, Note
 from ...dataset_script.sources import SPLIT_NAMES
 from ...errors import UsageError
 from ..files import File, parse_json
+from ..roles import ROLES
 from ..transcripts import Reader, Transcript
-from .named_turns import NAME, take_turns
+from .named_turns import are_names, may_be_names
 from .table_forms import SAMPLE, choose_form, find_columns, have_speakers, may_hold_dialogues
 from .times import CLOCK, parse_time
 from .utterance_rows import Rows, read_utterances
@@ -42,13 +43,26 @@ def reader(columns: dict[str, str]) -> Reader:
 def read(file: File, note: Note, choose: Choice) -> Iterator[Transcript | Dialogue]:
     """Read a file that `reader` recognises."""
     rows, form = open_table(file, choose)
+    rows = iter(rows)
+    first = list(islice(rows, SAMPLE))
+    rows = chain(first, rows)
+    if _are_in_doubt([row for _, row in first]):
+        rows = _noted(rows, note)
     yield from form(rows, note)
+
+
+def _noted(rows: Rows, note: Note) -> Rows:
+    """Note the rows of two texts: how they were read is told."""
+    for number, row in rows:
+        note("two_texts", number)
+        yield number, row
 
 
 def open_table(file: File, choose: Choice) -> tuple[Rows, Any] | None:
     """The rows of a file and what `choose` says of the first; None where it says nothing."""
     delimited = partial(_delimited_rows, choose=choose)
-    for open_rows in (_json_rows, _json_lines, _columnar_rows, delimited):
+    json_rows = partial(_json_rows, choose=choose)
+    for open_rows in (json_rows, _json_lines, _columnar_rows, delimited):
         if (rows := open_rows(file)) is not None:
             chosen = choose([row for _, row in islice(rows, SAMPLE)])
             return None if chosen is None else (open_rows(file), chosen)
@@ -57,7 +71,8 @@ def open_table(file: File, choose: Choice) -> tuple[Rows, Any] | None:
 
 def columns_of(file: File) -> list[str]:
     """The columns of a file that is a table of any kind; none where it is no table."""
-    for open_rows in (_json_rows, _json_lines, _columnar_rows):
+    json_rows = partial(_json_rows, choose=lambda sample: None)
+    for open_rows in (json_rows, _json_lines, _columnar_rows):
         if (rows := open_rows(file)) is not None:
             return list(dict.fromkeys(name for _, row in islice(rows, SAMPLE) for name in row))
     lines, delimiters = _lines_and_delimiters(file)
@@ -69,33 +84,98 @@ def columns_of(file: File) -> list[str]:
     return []
 
 
-def _json_rows(file: File) -> Rows | None:
+def _json_rows(file: File, choose: Choice) -> Rows | None:
     """The rows of one JSON document: a list of rows or of dialogues, or an object around it."""
     if PurePosixPath(file.name).name == "dataset_dict.json":
         return None  # of `datasets`: names of splits, which would pass for a dialogue
     content = file.document
     if isinstance(content, dict):
-        lists = {name: each for name, each in content.items() if isinstance(each, list)}
-        if _has_splits(file, lists):
-            return None
-        whole = [name for name in lists if may_hold_dialogues(name)]
-        if whole and not _holds_rows(whole[0], lists[whole[0]]):
-            content = [content]  # one dialogue
-        elif _is_pair(content, lists):
-            content = [content]
-        elif len(lists) == 1:
-            (content,) = lists.values()
-        elif content and all(isinstance(each, dict | list) for each in content.values()):
-            content = [
-                {"conversation_id": name} | (each if isinstance(each, dict) else {"dialog": each})
-                for name, each in content.items()
-            ]
+        content = _rows_by_column(content, choose) or _entries_of(file, content)
     if not isinstance(content, list) or not content:
         return None
     if all(isinstance(each, str) for each in content):
         content = [content]  # the utterances of one dialogue
-    rows = [{"dialog": each} if isinstance(each, list) else each for each in content]
+    make_row = _row_maker(content, file)
+    rows = [make_row(each) if isinstance(each, list) else each for each in content]
     return list(enumerate(rows, 1)) if all(isinstance(row, dict) for row in rows) else None
+
+
+def _rows_by_column(content: dict, choose: Choice) -> list[dict] | None:
+    """The rows of an object with the cells of each column, as pandas writes tables; else None.
+
+    It is `orient="split"`, `"tight"`, `"columns"`, or a list a column.
+    """
+    names, cells = content.get("columns"), content.get("data")
+    if isinstance(names, list) and isinstance(cells, list) and cells:
+        if all(isinstance(row, list) and len(row) == len(names) for row in cells):
+            return [dict(zip(map(str, names), row, strict=True)) for row in cells]
+        return None
+    columns = list(content.values())
+    if not columns or not columns[0]:
+        return None
+    if all(isinstance(column, dict) and column.keys() == columns[0].keys() for column in columns):
+        is_numbered = list(columns[0]) == [str(number) for number in range(len(columns[0]))]
+        columns = [list(column.values()) for column in columns]
+    elif len(columns) > 1 and all(
+        isinstance(column, list) and len(column) == len(columns[0]) for column in columns
+    ):
+        is_numbered = False
+    else:
+        return None
+    rows = [dict(zip(content, row, strict=True)) for row in zip(*columns, strict=True)]
+    return rows if is_numbered or choose(rows[:SAMPLE]) is not None else None
+
+
+def _entries_of(file: File, content: dict) -> list | dict | None:
+    """The rows or dialogues that an object has, or the object as the only one."""
+    lists = {name: each for name, each in content.items() if isinstance(each, list)}
+    if _has_splits(file, lists):
+        return None
+    whole = [name for name in lists if may_hold_dialogues(name)]
+    if whole and not _holds_rows(whole[0], lists[whole[0]]):
+        return [content]  # one dialogue
+    if _is_pair(content, lists):
+        return [content]
+    if len(lists) == 1:
+        (entries,) = lists.values()  # texts beside other fields may be anything
+        is_whole = len(content) == 1 or not all(isinstance(each, str) for each in entries)
+        return entries if is_whole else None
+    if content and all(isinstance(each, dict | list) for each in content.values()):
+        return [
+            {"conversation_id": name} | (each if isinstance(each, dict) else {"dialog": each})
+            for name, each in content.items()
+        ]
+    return None
+
+
+def _row_maker(entries: list, file: File) -> Callable[[list], dict]:
+    """Choose what lists without names are: dialogues, or each a turn with its speaker first."""
+    sizes = {len(each) if isinstance(each, list) else 0 for each in entries}
+    size = sizes.pop() if len(sizes) == 1 else 0
+    columns = list(zip(*entries, strict=True)) if size > 1 else []
+    for place, column in enumerate(columns[:-1]):
+        if not all(isinstance(cell, str | int) for cell in column):
+            continue
+        cells = [str(cell).strip() for cell in column]
+        are_roles = len(set(cells)) > 1 and all(cell.casefold() in ROLES for cell in cells)
+        if not (are_roles or are_names(cells)):
+            continue
+        if size == 2:
+            return lambda cells: dict(zip(("speaker", "text"), cells, strict=False))
+        raise UsageError(
+            f"{file} holds lists of {size} cells, of which cell {place + 1} seems to say who "
+            f"speaks, such as {cells[0]!r}, but nothing names the cells. Make each list an object "
+            'with names: {"speaker": "Ann", "text": "Hi"}, with conversation_id or time if there '
+            "is one."
+        )
+    return lambda texts: {"dialog": texts}
+
+
+def _are_in_doubt(rows: list[dict]) -> bool:
+    """Whether rows have two texts alone, of which the first may name who speaks."""
+    texts = [row.get("dialog") if row.keys() == {"dialog"} else None for row in rows]
+    are_two = [isinstance(each, list) and len(each) == 2 for each in texts]
+    return all(are_two) and may_be_names([str(first) for first, _ in texts])
 
 
 def _has_splits(file: File, lists: dict[str, list]) -> bool:
@@ -143,10 +223,15 @@ def _json_lines(file: File) -> Rows | None:
         begins = json.loads(first)
     except ValueError:
         return None
-    return _parse_lines(file) if isinstance(begins, dict | list) else None
+    if not isinstance(begins, dict | list):
+        return None
+    first = [entry for _, entry in islice(_parse_lines(file), SAMPLE)]
+    make_row = _row_maker(first, file)
+    lines = _parse_lines(file)
+    return ((n, make_row(each) if isinstance(each, list) else each) for n, each in lines)
 
 
-def _parse_lines(file: File) -> Rows:
+def _parse_lines(file: File) -> Iterator[tuple[int, dict | list]]:
     for number, line in file.lines():
         if not line.strip():
             continue
@@ -157,9 +242,7 @@ def _parse_lines(file: File) -> Rows:
                 f"{file}, line {number} is not JSON ({error}), but each line has to be one "
                 "object. Restore the line, or take it out."
             ) from error
-        if isinstance(row, list):
-            row = {"dialog": row}
-        if not isinstance(row, dict):
+        if not isinstance(row, dict | list):
             raise UsageError(
                 f"{file}, line {number} is {line[:40]!r}, but each line has to be an object or a "
                 "list of utterances. Restore the line, or take it out."
@@ -228,12 +311,7 @@ def _names_of_two_columns(file: File, cells: list[str]) -> list[str]:
             f"as {cells[0]!r}. Put a line of names above them, such as time<tab>text, and who "
             "speaks into a column called speaker."
         )
-    names = sum(NAME.fullmatch(cell) is not None for cell in cells)
-    distinct = len(set(cells))
-    few = 2 * distinct <= len(cells) and (distinct == 2 or 4 * distinct <= len(cells))
-    if few and 2 * names > len(cells) and take_turns(cells):
-        return ["speaker", "text"]
-    return ["context", "response"]
+    return ["speaker", "text"] if are_names(cells) else ["context", "response"]
 
 
 def _parse_delimited(file: File, delimiter: str, names: list[str] | None) -> Rows:
