@@ -37,6 +37,7 @@ from .evaluation.diversity import stock_phrases
 from .evaluation.metrics import ReplyMetric
 from .hub import publish_model
 from .models import artifact
+from .models.artifact import DECODING_FILE
 from .models.build import check_lengths, check_names, check_sizes, load_model
 from .models.tokenizer import load_tokenizer, train_tokenizer
 from .portable.options import NEEDED_TEXTS
@@ -187,7 +188,10 @@ def run_steps(settings: Settings) -> None:
 
     # 8. Save the model, at the root of the run folder
     keep_for_reranking(trainer.model, tokenizer, corpus, settings)
-    save_model(trainer, settings)
+    if checkpoint == settings.run_dir:
+        save_decoding(trainer, settings.run_dir)
+    else:
+        save_model(trainer, settings)
 
     # 9. Evaluate
     metrics |= evaluate_model(trainer, corpus, features, settings)
@@ -418,7 +422,25 @@ def save_model(trainer: DialogueTrainer, settings: Settings) -> None:
         if settings.training.do_train:
             trainer.state.save_to_json(str(run_dir / "trainer_state.json"))
             pictures.save_curves(trainer.state.log_history, run_dir / "curves.png")
-        checkpoints.seal_run(run_dir)
+        checkpoints.seal_run(run_dir, without=checkpoints.RESULTS)
+    trainer.merge_adapter()
+
+
+def save_decoding(trainer: DialogueTrainer, run_dir: Path) -> None:
+    """Save how the whole model in a run folder decodes, which may have changed; nothing else.
+
+    Its weights may be there alone, so they are not written. A stop in between leaves a model that
+    counts as whole: the manifest first lets go of the files that are replaced.
+    """
+    if trainer.args.should_save:
+        results = checkpoints.RESULTS
+        checkpoints.seal_run(run_dir, without=(*results, *artifact.DECODING_FILES))
+        part = run_dir / f"{DECODING_FILE}{run_folder.PART}"
+        trainer.model.generation_config.save_pretrained(run_dir, part.name)
+        part.replace(run_dir / DECODING_FILE)
+        if not has_adapter(trainer.model):
+            artifact.finish_config(run_dir)
+        checkpoints.seal_run(run_dir, without=results)
     trainer.merge_adapter()
 
 

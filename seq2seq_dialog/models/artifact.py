@@ -34,6 +34,8 @@ PORTABLE = Path(__file__).parents[1] / "portable"
 PIPELINE = {"impl": "pipeline.DialoguePipeline", "pt": ["AutoModelForSeq2SeqLM"], "type": "text"}
 PIPELINE_CODE = ("context.py", "guidance.py", "options.py", "pipeline.py", "reranking.py")
 V5_CONFIG = "config.5.0.0.json"
+DECODING_FILE = "generation_config.json"
+DECODING_FILES = (DECODING_FILE, "config.json", V5_CONFIG)  # which say how it decodes
 WEIGHTS, OUTPUT_LAYER = "model.safetensors", "lm_head.weight"
 
 
@@ -45,11 +47,11 @@ def finish(folder: str | Path) -> None:
     folder = Path(folder)
     for name in PIPELINE_CODE:
         shutil.copyfile(PORTABLE / name, folder / name)
-    _finish_config(folder)
+    finish_config(folder)
     _finish_tokenizer(folder)
 
 
-def _finish_config(folder: Path) -> None:
+def finish_config(folder: Path) -> None:
     """Name the pipeline in a config for each line, and the decoding settings in that of 4.57."""
     config = read_json(folder / "config.json")
     config["custom_pipelines"] = {"text2text-generation": PIPELINE, "text-generation": PIPELINE}
@@ -61,7 +63,7 @@ def _finish_config(folder: Path) -> None:
     write_json(folder / V5_CONFIG, config)
     if "auto_map" not in config:  # a model that transformers 4.57 knows without trusting any code
         config["custom_pipelines"] = {"text-generation": PIPELINE}
-    decoding = read_json(folder / "generation_config.json")
+    decoding = read_json(folder / DECODING_FILE)
     decoding = {"num_beams": 1} | {
         key: value
         for key, value in decoding.items()

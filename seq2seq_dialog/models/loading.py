@@ -15,8 +15,8 @@ from ..errors import UsageError
 from ..hub_errors import check_name
 from ..portable.options import checked_options, extra_options
 from ..run_folder import read_mapping
+from .artifact import DECODING_FILE
 
-DECODING_FILE = "generation_config.json"
 ADAPTER_FILE = "adapter_config.json"  # of peft
 PANIC = "PanicException"  # of the tokenizers' Rust, on files that it cannot be; no Exception
 

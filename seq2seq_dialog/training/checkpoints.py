@@ -13,7 +13,7 @@ from pathlib import Path
 import xxhash
 from transformers.trainer_callback import TrainerState
 
-from ..run_folder import PREVIEW, TALKS, VOTES, read_json, write_json
+from ..run_folder import PART, PREVIEW, TALKS, VOTES, read_json, write_json
 
 logger = logging.getLogger(__name__)
 MANIFEST = "manifest.json"
@@ -72,13 +72,15 @@ def flaw(folder: Path, needed: Iterable[str] = (), ignored: Iterable[str] = ()) 
     return next((" ".join(pair) for pair in relevant), None)
 
 
-def seal_run(run_dir: Path) -> None:
+def seal_run(run_dir: Path, without: Iterable[str] = ()) -> None:
     """Declare what stands at the root of a run folder written: the model, at the end the results.
 
-    What is written anew later is left out: settings by a continued run, pages, votes.
+    What is written anew later is left out: settings by a continued run, pages, votes, and what
+    `without` names.
     """
-    rewritten = ("config.yaml", "environment.json", PREVIEW, "report.html", VOTES)
-    files = (path for path in run_dir.iterdir() if path.is_file() and path.name[0] != ".")
+    rewritten = (*without, "config.yaml", "environment.json", PREVIEW, "report.html", VOTES)
+    parts = (path for path in run_dir.iterdir() if path.is_file() and path.name[0] != ".")
+    files = (path for path in parts if not path.name.endswith(PART))
     write_manifest(run_dir, (path for path in files if path.name not in rewritten))
 
 

@@ -106,6 +106,8 @@ def find_checkpoint(settings: Settings, environment: dict) -> tuple[Settings, Pa
     training, run_dir = settings.training, settings.run_dir
     checkpoint = run_dir if _has_final_model(training) else last_checkpoint(run_dir)
     if checkpoint is None:
+        if training.do_train:
+            _check_nothing_is_lost(training)
         if checkpoints(run_dir):
             logger.warning("No checkpoint in %s is whole: training starts anew.", run_dir)
         return settings, None
@@ -127,11 +129,26 @@ def _has_final_model(training: DialogueTrainingArguments) -> bool:
     if not (run_dir / MANIFEST).exists():
         return False
     if wrong := flaw(run_dir, ignored=RESULTS):
-        logger.warning("%s: %s. The model is saved again from a checkpoint.", run_dir, wrong)
+        if last_checkpoint(run_dir) is not None:
+            logger.warning("%s: %s. The model is saved again from a checkpoint.", run_dir, wrong)
         return False
     if not (run_dir / "trainer_state.json").is_file():  # it was only evaluated: nothing goes on
         return False
     return not is_extended(_state(run_dir), training.max_steps, training.num_train_epochs)
+
+
+def _check_nothing_is_lost(training: DialogueTrainingArguments) -> None:
+    """Refuse to train anew over a trained model that is damaged, or is to be trained longer."""
+    run_dir = Path(training.output_dir)
+    if not (run_dir / MANIFEST).exists() or not (run_dir / "trainer_state.json").exists():
+        return
+    wrong = flaw(run_dir, ignored=RESULTS)
+    reason = f"of which {wrong}" if wrong else "which is to take more steps"
+    raise UsageError(
+        f"{run_dir} holds a trained model, {reason}, and no whole checkpoint to go on from: it "
+        "would be trained anew, and its model replaced. Put back what was there, or choose another "
+        "--output_dir."
+    )
 
 
 def check_changes(settings: Settings, checkpoint: Path, before: dict, environment: dict) -> None:

@@ -3,14 +3,21 @@
 import copy
 import json
 import shutil
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from helpers.trainers import make_trainer
 from transformers import set_seed
 from transformers.trainer_callback import TrainerState
 
+from seq2seq_dialog.errors import UsageError
+from seq2seq_dialog.run_folder import read_json
+from seq2seq_dialog.train import save_decoding
+from seq2seq_dialog.train_arguments import parse
 from seq2seq_dialog.training.checkpoints import (
     MANIFEST,
+    RESULTS,
     best_checkpoint,
     flaw,
     flaws,
@@ -19,6 +26,7 @@ from seq2seq_dialog.training.checkpoints import (
     seal,
     seal_run,
 )
+from seq2seq_dialog.training.resume import find_checkpoint
 
 
 def make(run_dir, *steps, sealed=True):
@@ -124,6 +132,47 @@ def test_the_manifest_of_a_run_leaves_out_settings_and_asks_for_what_is_needed(t
     wrong = flaw(tmp_path, needed=["metrics.json"])
     assert wrong == "metrics.json was not written to its end"
     assert flaw(tmp_path, needed=["metrics.json"], ignored=["metrics.json"]) is None
+
+
+def test_how_a_model_decodes_is_saved_and_its_weights_are_not_touched(saved, model, monkeypatch):
+    for name in ("trainer_state.json", "predictions.jsonl"):
+        (saved / name).write_text("{}")
+    seal_run(saved)
+    (saved / "predictions.jsonl").write_text("damaged")
+    before, wrong, replace = (saved / "model.safetensors").stat().st_mtime_ns, [], Path.replace
+
+    def replace_and_look(self, target):  # a stop may come after each file
+        replace(self, target)
+        wrong.append(flaw(saved, ignored=RESULTS))
+
+    monkeypatch.setattr(Path, "replace", replace_and_look)
+    model.generation_config.num_beams = 3
+    args = SimpleNamespace(should_save=True)
+    trainer = SimpleNamespace(model=model, args=args, merge_adapter=lambda: None)
+    save_decoding(trainer, saved)
+    assert len(wrong) == 5 and set(wrong) == {None}
+    assert flaw(saved) is None and "predictions.jsonl" not in read_json(saved / MANIFEST)
+    assert (saved / "model.safetensors").stat().st_mtime_ns == before
+    assert read_json(saved / "generation_config.json")["num_beams"] == 3
+    in_config = read_json(saved / "config.json")["task_specific_params"]["text2text-generation"]
+    assert in_config["num_beams"] == 3
+
+
+def test_a_trained_model_is_not_replaced_where_nothing_is_left_to_go_on_from(tmp_path):
+    (tmp_path / "model.safetensors").write_text("weights")
+    state = TrainerState(global_step=4, max_steps=4, num_train_epochs=1)
+    state.save_to_json(str(tmp_path / "trainer_state.json"))
+    seal_run(tmp_path)
+    settings = parse(
+        ["--data=samples", "--model_name_or_path=m", f"--output_dir={tmp_path}", "--max_steps=8"]
+    )
+    with pytest.raises(UsageError, match=r"trained model, which is to take more steps, and no who"):
+        find_checkpoint(settings, {})
+    (tmp_path / "model.safetensors").write_text("weight?")
+    with pytest.raises(UsageError, match=r"of which model.safetensors was changed.*--output_dir"):
+        find_checkpoint(settings, {})
+    (tmp_path / MANIFEST).unlink()  # as a kill leaves it while the model is written
+    assert find_checkpoint(settings, {}) == (settings, None)
 
 
 def train(model, tokenizer, features, folder, resume=None, **settings):
