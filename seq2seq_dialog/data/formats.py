@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 from datasets import DatasetDict
 
+from ..command_line import DATA_WAY_OUT
 from ..dataset_script import dialogues as text_form
 from ..dataset_script.dialogues import END, SPLITS, Dialogue, Note
 from ..dataset_script.sources import SPLIT_NAMES, ZIP, TextFile, find_sources, is_zip, members_of
@@ -131,6 +132,7 @@ def recognise(path: str, args: DataArguments) -> SourceFiles | None:
         names = (file.name for file in (*passed_over, *others))
         return SourceFiles(by_split, [n for n in names if PurePosixPath(n).name not in beside])
     check_has_others(path, of_models, files)
+    _check_not_empty(others)
     if os.path.isdir(path) and _name_dialogue_text(members_of(path)):  # in a zip for each split
         return None
     _check_way_out(path, others)
@@ -231,6 +233,18 @@ def _check_way_out(path: str, files: list[File]) -> None:
             )
 
 
+def _check_not_empty(files: list[File]) -> None:
+    """Refuse JSON and tables that hold nothing, as a form that is known."""
+    for file in map(replace, files):
+        kind = {"[]": "an empty list", "{}": "an empty object"}.get("".join(file.head.split()))
+        if kind is not None:
+            raise UsageError(f"{file} is {kind}, but dialogues are needed. {DATA_WAY_OUT}")
+        if table_files.has_names_alone(file):
+            raise UsageError(
+                f"{file} has names of columns, but no row below them. Export the table again."
+            )
+
+
 def _kind(head: str) -> str:
     """The kind of a file by its first characters; what is odd, the dataset script words."""
     if END in head:
@@ -310,7 +324,8 @@ def load_content(content, args: DataArguments) -> tuple[DatasetDict, dict]:
     if hasattr(content, "to_dict"):  # what is missing there is nan
         content = content.astype(object).where(content.notna(), None).to_dict("records")
     entries = whole_characters(list(content))
-    rows = [{"dialog": list(each)} if isinstance(each, list | tuple) else each for each in entries]
+    make_row = table_files.row_maker(entries, "The dialogues")
+    rows = [make_row(each) if isinstance(each, list) else each for each in entries]
     is_table = all(isinstance(row, dict) for row in rows)
     form = (
         table_forms.choose_form(rows[: table_forms.SAMPLE], args.column_names())

@@ -34,6 +34,7 @@ ANDROID = """\
 I bring:
   bread
 31/12/2023, 21:05 - Ben B.: <Media omitted>
+31/12/2023, 21:06 - Ben B.: live location shared
 31/12/2023, 21:06 - Ben B.: \u200eIMG-20231231-WA0001.jpg (file attached)
 31/12/2023, 21:07 - Ben B.: Me: as always <This message was edited>
 1/1/2024, 09:30 - \u202a+49 151 000000\u202c: This message was deleted
@@ -304,7 +305,7 @@ WHO_SAYS_WHAT = {
             ("Ben B.", "Me: as always"),
             ("Ann", "See you at 10:30 - or later"),
         ],
-        {"system_line": [1, 2, 3], "media": [7, 8], "deleted_message": [10]},
+        {"system_line": [1, 2, 3], "media": [7, 8, 9], "deleted_message": [11]},
     ),
     "iOS": (
         [

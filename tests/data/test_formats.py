@@ -86,6 +86,17 @@ SUPPORT = ["customer", "agent"] * 2
 UTTERANCES = [("c1", name, turn) for name, turn in zip(SPEAKERS, TURNS, strict=True)]
 FRAME = pd.DataFrame(UTTERANCES, columns=["conversation_id", "who", "text"])
 ORIENTS = ("split", "table", "index", "columns", "records")
+TEAMS = [
+    {
+        "id": str(place),
+        "replyToId": None,
+        "messageType": "message",
+        "createdDateTime": f"2024-03-01T10:0{place}:00.000Z",
+        "from": {"application": None, "user": {"id": "7", "displayName": name}},
+        "body": {"contentType": "html", "content": f"<p>{turn}<br></p>"},
+    }
+    for place, (_, name, turn) in enumerate(UTTERANCES)
+]
 TABLES = {
     "csv.csv": (table(["conversation_id", "Speaker", "text"], UTTERANCES), PAIRS),
     "ids-alone.csv": (
@@ -350,6 +361,157 @@ TABLES = {
         ),
         AGENT,
     ),
+    "claude-parts.json": (  # where the text beside the parts is empty
+        json.dumps(
+            [
+                {
+                    "uuid": "x",
+                    "chat_messages": [
+                        {
+                            "text": "",
+                            "sender": name,
+                            "content": [
+                                {"type": "thinking", "thinking": "A shop."},
+                                {"type": "tool_use", "name": "search", "input": {}},
+                                {"type": "text", "text": turn},
+                            ],
+                        }
+                        for name, turn in zip(["human", "assistant"] * 2, TURNS, strict=True)
+                    ],
+                }
+            ]
+        ),
+        AGENT,
+    ),
+    "gemini.jsonl": (
+        json.dumps(
+            {
+                "systemInstruction": {"role": "system", "parts": [{"text": "Be kind."}]},
+                "contents": [
+                    {"role": role, "parts": [{"text": turn}]}
+                    for role, turn in zip(["user", "model"] * 2, TURNS, strict=True)
+                ],
+            }
+        ),
+        [(["instruction: Be kind.", *context], response) for context, response in AGENT],
+    ),
+    "langchain.json": (
+        json.dumps(
+            {
+                "messages": [
+                    {"type": name, "data": {"content": turn, "additional_kwargs": {}}}
+                    for name, turn in zip(["human", "ai"] * 2, TURNS, strict=True)
+                ]
+            }
+        ),
+        AGENT,
+    ),
+    "preferences-of-openai.jsonl": (
+        json.dumps(
+            {
+                "input": {"messages": messages()[:3], "tools": []},
+                "preferred_output": messages()[3:],
+                "non_preferred_output": [{"role": "assistant", "content": "Why?"}],
+            }
+        ),
+        PAIRS[2:],
+    ),
+    "matrix.json": (
+        json.dumps(
+            {
+                "room_name": "Shop",
+                "messages": [
+                    {"type": "m.room.member", "sender": "@ann:x", "content": {"body": "joined"}},
+                    {
+                        "type": "m.room.message",
+                        "sender": "@bo:x",
+                        "content": {"msgtype": "m.image", "body": "a.png"},
+                        "origin_server_ts": 1709280000000,
+                    },
+                    *(
+                        {
+                            "type": "m.room.message",
+                            "sender": f"@{name}:x",
+                            "content": {"msgtype": "m.text", "body": turn},
+                            "origin_server_ts": 1709280000000 + place,
+                        }
+                        for place, (_, name, turn) in enumerate(UTTERANCES)
+                    ),
+                ],
+            }
+        ),
+        PAIRS,
+    ),
+    "teams.json": (
+        json.dumps(
+            {
+                "@odata.count": 5,
+                "value": [
+                    *TEAMS[::-1],
+                    {
+                        "id": "9",
+                        "messageType": "systemEventMessage",
+                        "from": None,
+                        "body": {"contentType": "html", "content": "<systemEventMessage/>"},
+                    },
+                ],
+            }
+        ),
+        PAIRS,
+    ),
+    "skype.json": (
+        json.dumps(
+            {
+                "userId": "8:ann",
+                "conversations": [
+                    {
+                        "id": "8:bo",
+                        "MessageList": [
+                            {
+                                "messagetype": kind,
+                                "originalarrivaltime": f"2024-03-01T10:0{place}:00.000Z",
+                                "from": f"8:{name}",
+                                "content": text,
+                            }
+                            for place, (kind, name, text) in enumerate(
+                                [
+                                    ("RichText", "ann", f"<b>{TURNS[0]}</b>"),
+                                    ("Event/Call", "bo", "<partlist/>"),
+                                    ("RichText/UriObject", "bo", "<a>To view this file</a>"),
+                                    ("RichText", "bo", TURNS[1]),
+                                    (
+                                        *("RichText", "ann"),
+                                        f"<quote>{TURNS[1]}</quote>A &lt; B? {TURNS[2]}",
+                                    ),
+                                    ("Text", "bo", TURNS[3]),
+                                ]
+                            )
+                        ][::-1],
+                    }
+                ],
+            }
+        ),
+        [
+            PAIRS[0],
+            (TURNS[:2], f"A < B? {TURNS[2]}"),
+            ([*TURNS[:2], f"A < B? {TURNS[2]}"], TURNS[3]),
+        ],
+    ),
+    "intercom.csv": (
+        table(
+            ["Conversation ID", "Author type", "Author name", "Author ID", "Message body"],
+            [
+                (1, role, "Ann", place, f"<p>{turn}</p>")
+                for place, (role, turn) in enumerate(zip(["user", "admin"] * 2, TURNS, strict=True))
+            ],
+            ";",
+        ),
+        AGENT,
+    ),
+    "html-in-one-text.json": (
+        json.dumps({"dialog": ["<p>What is this?</p>", "A paragraph."]}),
+        [(["<p>What is this?</p>"], "A paragraph.")],
+    ),
     "excel.csv": (
         "sep=;\r\n" + table(["speaker", "text"], [row[1:] for row in UTTERANCES], ";"),
         PAIRS,
@@ -378,7 +540,7 @@ def test_a_table_is_known_by_its_columns(name, tmp_path):
         ([TURNS[:2], TURNS[2:]], [], 2),  # no telling who speaks
         ([["ann", "bo", "cy"], *TURNS], PAIRS, 1),
         (list(zip([17, 4, 17, 4], TURNS, strict=True)), PAIRS, 0),
-        ([{"role": "a", "content": {"parts": ["x"]}}, *TURNS], PAIRS, 0),
+        ([{"role": "a", "content": {"pieces": ["x"]}}, *TURNS], PAIRS, 0),
     ],
 )
 def test_lists_are_never_written_out_as_what_somebody_says(cells, expected, unreadable):
@@ -418,11 +580,19 @@ def test_a_chat_of_messenger_is_turned_round_repaired_and_cut(tmp_path):
         for name, text, hours in said
     ]
     photo = {"sender_name": "Bo", "timestamp_ms": 1_709_280_000_001, "photos": [{"uri": "a.jpg"}]}
-    chat = {"participants": [{"name": "Bo"}], "messages": [*entries[:0:-1], photo, entries[0]]}
+    by_program = ["Liked a message", "Bo sent an attachment.", "Bo missed a video call."]
+    by_program += [
+        "Reacted \u2764 to your message ".encode().decode("latin-1"),
+        "Bo left the group.",
+    ]
+    others = [photo | {"content": text} for text in by_program]
+    others += [photo, {"sender_name": "Bo", "content": "Gone", "is_unsent": True}]
+    chat = {"participants": [{"name": "Bo"}], "messages": [*entries[:0:-1], *others, entries[0]]}
     path = written(tmp_path, "message_1.json", json.dumps(chat))
     pairs, problems = load(path, respond_as="bo")
     assert pairs == [(["Caf\u00e9?"], "Yes \U0001f44d"), (["Now?"], "No \u2026 ok")]
-    assert problems["media"]["count"] == 1
+    counts = {kind: problems[kind]["count"] for kind in ("media", "system_line", "deleted_message")}
+    assert counts == {"media": 2, "system_line": 4, "deleted_message": 1}
 
 
 def test_a_dialogue_with_an_assistant_is_whole_however_long_its_pauses_are(tmp_path):
@@ -483,6 +653,7 @@ TOOL_ROWS += [("c1", "user", "Thank you."), ("c1", "assistant", "Bye.")]
 WITH_ROLES = {
     "rows.csv": (table(["conversation_id", "role", "content"], TOOL_ROWS), INSTRUCTED),
     "named.txt": ("".join(f"{role.title()}: {text}\n" for _, role, text in TOOL_ROWS), INSTRUCTED),
+    "bold.md": ("".join(f"**{r.title()}:** {text}\n\n" for _, r, text in TOOL_ROWS), INSTRUCTED),
     "characters.jsonl": (  # a prompt stands before people, too
         json.dumps(
             {
@@ -584,6 +755,12 @@ def test_columns_are_named_where_they_are_unusual(tmp_path):
     assert load(path, columns=columns)[0] == PAIRS
     with pytest.raises(UsageError, match=r"columns has 'texts': 'was'.*Did you mean 'text'"):
         load_rows(DataArguments(data=str(tmp_path / "data"), columns="{texts: was}"))
+
+
+def test_a_column_of_whole_dialogues_may_be_named(tmp_path):
+    said = [{"author_id": n, "body": turn} for n, turn in zip([5, 9] * 2, TURNS, strict=True)]
+    path = written(tmp_path, "tickets.json", json.dumps({"tickets": [{"id": 1, "comments": said}]}))
+    assert load(path, columns="{dialogue: comments}")[0] == PAIRS
 
 
 def test_unusual_columns_of_parquet_are_told(tmp_path):
@@ -1021,6 +1198,9 @@ def test_a_film_is_cut_where_nobody_speaks_for_long(tmp_path):
 
 
 DAMAGED = {
+    "empty.json": ("[]\n", r"empty.json is an empty list.*Give a file"),
+    "nothing.json": ("{}", r"nothing.json is an empty object.*Give a file"),
+    "header.csv": ("speaker,text\n", r"header.csv has names of columns, but no row below them"),
     "a.jsonl": ('{"dialog": ["a", "b"]}\n{"dialog": ["a",\n', r"line 2 is not JSON.*Restore"),
     "b.jsonl": ('{"dialog": ["a", "b"]}\n17\n', r"line 2 is '17'.*an object or a list"),
     "c.csv": ("speaker,text\nann,hi\nbo,a,b\n", r"line 3 has 3 cells.*names 2.*quotation marks"),
@@ -1035,7 +1215,7 @@ DAMAGED = {
     ),
     "values.json": (
         json.dumps(UTTERANCES),
-        r"lists of 3 cells, of which cell 2 seems to say who speaks, such as 'ann'.*an object with",
+        r"lists of 3 cells, cell 2 seems to say who speaks, such as 'ann'.*an object with",
     ),
     "package.json": (
         json.dumps({"id": "7", "type": "DM", "recipients": ["12", "34"]}),
@@ -1172,6 +1352,12 @@ def test_dialogues_may_lie_in_memory(content, tmp_path):
     rows, problems = load_content(content, DataArguments(data_cache=str(tmp_path)))
     assert in_one_split(rows) == PAIRS * 20
     assert problems["train"]["dialogues"] == 20
+
+
+def test_speakers_and_texts_in_memory_are_one_dialogue(tmp_path):
+    pairs = [row[1:] for row in UTTERANCES]
+    rows, _ = load_content(pairs, DataArguments(data_cache=str(tmp_path)))
+    assert in_one_split(rows) == PAIRS
 
 
 def test_what_is_missing_in_a_frame_is_nothing_said(tmp_path):

@@ -22,6 +22,7 @@ NAMED = re.compile(
     rf"(?:(?:{_TIME}|{_DATED} ) *(?! ){_NO_LEVEL})?{_NAME}(?: *{_TIME})? ?"
     r"(?::(?=\s|$)|：)\s*(?P<text>.*)"
 )
+BOLD = re.compile(r"\*\*([^*]+?)(:\*\*|\*\*:)")  # a name in Markdown
 DATED = re.compile(_DATED)
 RULE = re.compile(r"[-=_*~—– ]{3,}")  # between conversations
 MEASURED = re.compile(r".*[:：]\s*[+-]?\d[\d.,:]* ?\S{0,3}")  # `temperature: 20.5 °C`
@@ -71,7 +72,7 @@ def _read(file: File, note: Note) -> Iterator[Transcript]:
     blank_line_parts = _has_blocks(_blocks(file))
     turns: list[tuple[int, Message]] = []
     for number, line in file.lines(note):
-        line = line.strip()
+        line = _without_bold(line.strip())
         if RULE.fullmatch(line) or (not line and blank_line_parts):
             if turns:
                 yield _transcript(turns, note)
@@ -100,8 +101,14 @@ def _transcript(turns: list[tuple[int, Message]], note: Note) -> Transcript:
 
 
 def _name(line: str) -> str | None:
-    match = NAMED.fullmatch(line)
+    match = NAMED.fullmatch(_without_bold(line))
     return match["name"] if match else None
+
+
+def _without_bold(line: str) -> str:
+    """The line with its name as plain text."""
+    bold = BOLD.match(line)
+    return line if bold is None else f"{bold[1]}:{line[bold.end() :]}"
 
 
 def _blocks(file: File) -> list[list[str]]:

@@ -84,6 +84,15 @@ def columns_of(file: File) -> list[str]:
     return []
 
 
+def has_names_alone(file: File) -> bool:
+    """Whether a file is the first line of a table, of which the form is known, and no more."""
+    lines, delimiters = _lines_and_delimiters(file)
+    if len(lines) != 1:
+        return False
+    samples = (next(csv.reader(lines, delimiter=each), []) for each in delimiters)
+    return any(choose_form([dict.fromkeys(names, "")], {}) is not None for names in samples)
+
+
 def _json_rows(file: File, choose: Choice) -> Rows | None:
     """The rows of one JSON document: a list of rows or of dialogues, or an object around it."""
     if PurePosixPath(file.name).name == "dataset_dict.json":
@@ -95,7 +104,7 @@ def _json_rows(file: File, choose: Choice) -> Rows | None:
         return None
     if all(isinstance(each, str) for each in content):
         content = [content]  # the utterances of one dialogue
-    make_row = _row_maker(content, file)
+    make_row = row_maker(content, str(file))
     rows = [make_row(each) if isinstance(each, list) else each for each in content]
     return list(enumerate(rows, 1)) if all(isinstance(row, dict) for row in rows) else None
 
@@ -148,7 +157,7 @@ def _entries_of(file: File, content: dict) -> list | dict | None:
     return None
 
 
-def _row_maker(entries: list, file: File) -> Callable[[list], dict]:
+def row_maker(entries: list, source: str) -> Callable[[list], dict]:
     """Choose what lists without names are: dialogues, or each a turn with its speaker first."""
     sizes = {len(each) if isinstance(each, list) else 0 for each in entries}
     size = sizes.pop() if len(sizes) == 1 else 0
@@ -163,10 +172,9 @@ def _row_maker(entries: list, file: File) -> Callable[[list], dict]:
         if size == 2:
             return lambda cells: dict(zip(("speaker", "text"), cells, strict=False))
         raise UsageError(
-            f"{file} holds lists of {size} cells, of which cell {place + 1} seems to say who "
-            f"speaks, such as {cells[0]!r}, but nothing names the cells. Make each list an object "
-            'with names: {"speaker": "Ann", "text": "Hi"}, with conversation_id or time if there '
-            "is one."
+            f"{source}: of lists of {size} cells, cell {place + 1} seems to say who speaks, such "
+            f"as {cells[0]!r}, but nothing names the cells. Make each list an object with names: "
+            '{"speaker": "Ann", "text": "Hi"}, with conversation_id or time if there is one.'
         )
     return lambda texts: {"dialog": texts}
 
@@ -226,7 +234,7 @@ def _json_lines(file: File) -> Rows | None:
     if not isinstance(begins, dict | list):
         return None
     first = [entry for _, entry in islice(_parse_lines(file), SAMPLE)]
-    make_row = _row_maker(first, file)
+    make_row = row_maker(first, str(file))
     lines = _parse_lines(file)
     return ((n, make_row(each) if isinstance(each, list) else each) for n, each in lines)
 

@@ -17,33 +17,45 @@ from ..files import parse_json
 from ..roles import ROLES, SYSTEM
 from ..transcripts import Message, Transcript
 from ..turns import background_turns, clean_text, note_odd, turns_since
+from .message_texts import (
+    OF_MESSENGER,
+    are_html,
+    is_by_program,
+    speaker_of,
+    text_of,
+    text_of_html,
+    words_of,
+)
 from .named_turns import take_turns
 from .times import is_day_first, is_newest_first, oldest_first, parse_time, time_cell
-from .utterance_rows import Rows, read_utterances, speaker_of
+from .utterance_rows import Rows, read_utterances
 
 # What a column is for, and its names, without case and marks: Conversation ID is conversationid.
 COLUMNS = {
     "dialogue": "dialog dialogue dialogues utterances turns messages conversation conversations "
-    "chat chatmessages log",
+    "chat chatmessages log messagelist contents",
     "context": "context contexts prompt question query instruction input history source post user "
     "human",
     "question": "question query instruction prompt input",
     "history": "history",
-    "response": "response reply answer output completion target chosen assistant bot",
+    "response": "response reply answer output completion target chosen assistant bot "
+    "preferredoutput",
     "text": "text utterance message content body msg value comment line messagebody messagetext "
-    "messagecontent utterancetext",
-    "speaker": "speaker author sender from user username role name agent speakerid speakeridx "
-    "authorid userid authorname sendername fromuser participant who creator",
+    "messagecontent utterancetext commentbody parts",
+    "speaker": "speaker author sender from user username role authortype sendertype name agent "
+    "speakerid speakeridx authorid userid authorname sendername fromuser participant who creator "
+    "senderid direction issender isfromme",
     "conversation": "conversationid dialogueid dialogid conversation convid ticketid ticket "
     "threadid thread chatid sessionid session caseid episodeid roomid room channel",
     "id": "id messageid tweetid commentid utteranceid postid",
     "parent": "parentid parent parentmessageid replyto replytoid replytomessageid inreplyto "
     "inreplytoid inresponsetotweetid inreplytotweetid inreplytostatusid",
-    "instruction": "system systemprompt systemmessage",
+    "instruction": "system systemprompt systemmessage systeminstruction",
     "persona": "persona personas personality profile",
     "knowledge": "knowledge document passage background facts",
     "time": "time timestamp date datetime createdat sentat created senttime createdutc ts "
-    "timestampms createddate",
+    "timestampms createddate createddatetime originserverts originalarrivaltime messagedate "
+    "messagecreatedat messagecreatedatutc messagetime",
     "date": "date day sentdate createddate messagedate",
 }
 FORMS = (
@@ -167,16 +179,21 @@ def _read_dialogues(
             parts = _parts_of(entry, has_speakers)
             if parts is None:
                 note("unreadable", number)
-            said += map(_message, parts or [])
+            for part in parts or []:
+                if kind := _kind_of_notice(part, _is_of_messenger(row)):
+                    note(kind, number)
+                else:
+                    said.append(_message(part))
         day_first = is_day_first(time for *_, time in said)
         repaired = _repaired if _is_of_messenger(row) else lambda text: text
+        read_text = text_of_html if are_html(text for _, text, _ in said) else repaired
         messages = []
         for speaker, text, time in said:
             if text is None:
                 note("media", number)
             else:
                 time = parse_time(time, day_first)
-                messages.append(Message(repaired(speaker), repaired(text), time))
+                messages.append(Message(repaired(speaker), read_text(text), time))
         messages = oldest_first(messages, is_newest_first([messages]), lambda message: message)
         has_roles = all((m.speaker or "").casefold() in ROLES for m in messages)
         yield Transcript(
@@ -206,6 +223,20 @@ def _is_of_messenger(row: dict) -> bool:
     )
 
 
+def _kind_of_notice(part, is_of_messenger: bool) -> str | None:
+    """As what a part of a dialogue is noted that no person has written; None where one has."""
+    if not isinstance(part, dict):
+        return None
+    if is_by_program(part):
+        return "system_line"
+    if not is_of_messenger:
+        return None
+    if part.get("is_unsent"):
+        return "deleted_message"
+    text = _repaired(str(part.get("content") or "")).strip()
+    return next((kind for kind, form in OF_MESSENGER.items() if form.fullmatch(text)), None)
+
+
 def _repaired(text: str | None) -> str | None:
     """The text of which each byte of UTF-8 was taken for a character."""
     try:
@@ -219,7 +250,8 @@ def _background(row: dict, column_of: dict[str, str]) -> dict[str, str]:
     texts = {}
     for kind in ("instruction", "persona", "knowledge"):
         value = row.get(column_of.get(kind))
-        texts[kind] = " ".join(map(str, value)) if isinstance(value, list) else str(value or "")
+        text = " ".join(map(str, value)) if isinstance(value, list) else words_of(value or "")
+        texts[kind] = text or ""
     return texts
 
 
@@ -231,12 +263,9 @@ def _message(entry) -> tuple[str | None, str | None, Any]:
         return None, "" if entry is None else str(entry), None
     column_of = _columns_of_a_message(tuple(entry))
     speaker = speaker_of(entry.get(column_of.get("speaker")))
-    content = entry.get(column_of.get("text"))
-    if isinstance(content, list):  # parts
-        texts = [part.get("text") if isinstance(part, dict) else part for part in content]
-        content = " ".join(text for text in texts if isinstance(text, str)) or None
-    text = None if content is None or isinstance(content, dict) else str(content)
-    return speaker, text, time_cell(entry, column_of)
+    if speaker is None and str(entry.get("type")).casefold() in ROLES:  # of LangChain
+        speaker = entry["type"]
+    return speaker, text_of(entry, column_of.get("text")), time_cell(entry, column_of)
 
 
 @lru_cache
@@ -328,7 +357,13 @@ def _with_input(row: dict, column: str | None):
 
 
 def _entries(value) -> list:
-    """The turns of a context: a text with marks between them, or a list of turns or of pairs."""
+    """The turns of a context: a text with marks between them, a message, or a list of turns.
+
+    The list may be within an object, and pairs of turns within the list.
+    """
+    if isinstance(value, dict):
+        lists = (each for name, each in value.items() if may_hold_dialogues(name))
+        value = next((each for each in lists if isinstance(each, list)), [value])
     entries = _as_list(value)
     if entries is None:
         return [] if value is None else str(value).split(END)

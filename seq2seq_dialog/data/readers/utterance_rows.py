@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from ...dataset_script.sources import Note
 from ...errors import UsageError
 from ..transcripts import Message, Transcript
+from .message_texts import are_html, is_by_program, speaker_of, text_of, text_of_html
 from .reply_tree import DELETED, Utterance, read_tree
 from .times import is_day_first, is_newest_first, oldest_first, parse_time, time_cell
 
@@ -25,8 +26,10 @@ def read_utterances(column_of: dict[str, str], rows: Rows, note: Note) -> Iterat
     conversations = _conversations(column_of, rows, note)
     times = (time_cell(row, column_of) for each in conversations.values() for _, row in each)
     day_first = is_day_first(times)
+    texts = (text_of(row, column_of["text"]) for each in conversations.values() for _, row in each)
+    read_text = text_of_html if are_html(texts) else lambda text: text
     said = {
-        name: [_utterance(number, row, column_of, day_first) for number, row in each]
+        name: [_utterance(number, row, column_of, day_first, read_text) for number, row in each]
         for name, each in conversations.items()
     }
     newest_first = is_newest_first([u.message for u in each] for each in said.values())
@@ -50,14 +53,6 @@ def _without_deleted(utterances: list[Utterance], note: Note) -> list[Utterance]
     return said
 
 
-def speaker_of(value) -> str | None:
-    """Who speaks: a name or, where it is an object, the name, the role or the id in it."""
-    if isinstance(value, dict):
-        names = (value.get(key) for key in ("name", "role", "email", "id"))
-        value = next(filter(None, names), None)
-    return None if value is None else str(value)
-
-
 def _conversations(column_of: dict[str, str], rows: Rows, note: Note) -> dict[str, list[tuple]]:
     """The rows by their conversation; without a column for that, all are one."""
     column = column_of.get("conversation")
@@ -65,7 +60,9 @@ def _conversations(column_of: dict[str, str], rows: Rows, note: Note) -> dict[st
     for number, row in rows:
         name, text = row.get(column), row.get(column_of["text"])
         name = "" if name is None else str(name).strip()
-        if name or (text is not None and str(text).strip()):
+        if is_by_program(row):
+            note("system_line", number)
+        elif name or (text is not None and str(text).strip()):
             conversations.setdefault(name, []).append((number, row))
         else:
             note("empty_utterance", number)
@@ -77,12 +74,16 @@ def _conversations(column_of: dict[str, str], rows: Rows, note: Note) -> dict[st
     return conversations
 
 
-def _utterance(number: int, row: dict, column_of: dict[str, str], day_first: bool) -> Utterance:
-    text = row.get(column_of["text"])
+def _utterance(
+    number: int,
+    row: dict,
+    column_of: dict[str, str],
+    day_first: bool,
+    read_text: Callable[[str], str],
+) -> Utterance:
+    text = read_text(text_of(row, column_of["text"]) or "")
     time = parse_time(time_cell(row, column_of), day_first)
-    message = Message(
-        speaker_of(row.get(column_of.get("speaker"))), "" if text is None else str(text), time
-    )
+    message = Message(speaker_of(row.get(column_of.get("speaker"))), text, time)
     name, parent = (_id(row.get(column_of.get(kind))) for kind in ("id", "parent"))
     return Utterance(str(number) if name is None else name, number, parent, message)
 

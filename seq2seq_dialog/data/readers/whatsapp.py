@@ -85,7 +85,7 @@ MEDIA = re.compile(
     rf"|{ITS_OWN}?<[^<>\n:]+:[^<>\n/]+\.\w{{2,5}}>\Z"
     rf"|\A(?:.*[•{ITS_OWN}].*?)?(?:{_WHAT}) (?:{_LEFT_OUT})\Z"
     r"|\A[^\n:]+: https://maps\.google\.com/\?q=\S+\Z"
-    r"|\A(?-i:null)\Z",  # a picture to be seen once
+    r"|\A(?-i:null|live location shared)\Z",  # null is a picture to be seen once
     re.I | re.M,
 )
 _EDITED = (
