@@ -570,7 +570,7 @@ def test_every_question_of_a_conversation_is_among_what_is_said():
 def test_a_chat_of_messenger_is_turned_round_repaired_and_cut(tmp_path):
     hour = 3_600_000
     said = [("Zo\u00e9", "Caf\u00e9?", 0), ("Bo", "Yes \U0001f44d", 1), ("Zo\u00e9", "Now?", 9)]
-    said += [("Bo", "No \u2026 ok", 9.1)]
+    said += [("Bo", "No \u2026 ok", 9.1), ("Zo\u00e9", "He sent a photo.", 9.2)]
     entries = [
         {
             "sender_name": name.encode().decode("latin-1"),

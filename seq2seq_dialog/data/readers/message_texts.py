@@ -30,7 +30,8 @@ OF_MESSENGER = {
         r"You (are now connected on Messenger|can now (message and )?call each other.*)\.?|"
         r".+ (missed (a|your) (audio |video |voice )?(call|chat)|"
         r"started (a|an|the) (audio |video )?(call|chat)|called you|joined the (call|video chat)|"
-        r"left the group|created (the|this) group|(changed|set) the (group photo|(chat )?theme|quick reaction|emoji).*|"
+        r"left the group|created (the|this) group|"
+        r"(changed|set) the (group photo|(chat )?theme|quick reaction|emoji).*|"
         r"named the group .+|set (the|your|his|her|their|own) nickname .+|"
         r"(added|removed) .+ (to|from) the group)\.?"
     ),
@@ -107,6 +108,14 @@ def is_by_program(message: Mapping) -> bool:
     """Whether a message tells by its type that no person wrote it."""
     kinds = ((message.get(name), form) for name, form in BY_PROGRAM.items())
     return any(isinstance(kind, str) and form.fullmatch(kind) for kind, form in kinds)
+
+
+def kind_of_notice(text: str, name: str) -> str | None:
+    """The kind of what Messenger has written in the name of a person; None of what was typed."""
+    own = ("You ", "Liked a message", "Reacted ", *name.split()[:1])
+    if not text.startswith(own):
+        return None
+    return next((kind for kind, form in OF_MESSENGER.items() if form.fullmatch(text)), None)
 
 
 def speaker_of(value) -> str | None:

@@ -18,9 +18,9 @@ from ..roles import ROLES, SYSTEM
 from ..transcripts import Message, Transcript
 from ..turns import background_turns, clean_text, note_odd, turns_since
 from .message_texts import (
-    OF_MESSENGER,
     are_html,
     is_by_program,
+    kind_of_notice,
     speaker_of,
     text_of,
     text_of_html,
@@ -233,8 +233,8 @@ def _kind_of_notice(part, is_of_messenger: bool) -> str | None:
         return None
     if part.get("is_unsent"):
         return "deleted_message"
-    text = _repaired(str(part.get("content") or "")).strip()
-    return next((kind for kind, form in OF_MESSENGER.items() if form.fullmatch(text)), None)
+    text, name = (_repaired(str(part.get(key) or "")) for key in ("content", "sender_name"))
+    return kind_of_notice(text.strip(), name)
 
 
 def _repaired(text: str | None) -> str | None:
