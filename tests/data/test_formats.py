@@ -570,7 +570,7 @@ def test_every_question_of_a_conversation_is_among_what_is_said():
 def test_a_chat_of_messenger_is_turned_round_repaired_and_cut(tmp_path):
     hour = 3_600_000
     said = [("Zo\u00e9", "Caf\u00e9?", 0), ("Bo", "Yes \U0001f44d", 1), ("Zo\u00e9", "Now?", 9)]
-    said += [("Bo", "No \u2026 ok", 9.1), ("Zo\u00e9", "He sent a photo.", 9.2)]
+    said += [("Zo\u00e9", "He sent a photo.", 9.05), ("Bo", "No \u2026 ok", 9.1)]
     entries = [
         {
             "sender_name": name.encode().decode("latin-1"),
@@ -590,7 +590,10 @@ def test_a_chat_of_messenger_is_turned_round_repaired_and_cut(tmp_path):
     chat = {"participants": [{"name": "Bo"}], "messages": [*entries[:0:-1], *others, entries[0]]}
     path = written(tmp_path, "message_1.json", json.dumps(chat))
     pairs, problems = load(path, respond_as="bo")
-    assert pairs == [(["Caf\u00e9?"], "Yes \U0001f44d"), (["Now?"], "No \u2026 ok")]
+    assert pairs == [
+        (["Caf\u00e9?"], "Yes \U0001f44d"),
+        (["Now? He sent a photo."], "No \u2026 ok"),
+    ]
     counts = {kind: problems[kind]["count"] for kind in ("media", "system_line", "deleted_message")}
     assert counts == {"media": 2, "system_line": 4, "deleted_message": 1}
 
