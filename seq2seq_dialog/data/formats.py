@@ -32,6 +32,8 @@ from .readers import (
     empathetic,
     irc,
     json_corpora,
+    kakaotalk,
+    line_chat,
     named_turns,
     parlai,
     slack,
@@ -49,7 +51,7 @@ from .turns import Talk, as_dialogue, as_talk, check_speakers, read_talks
 READERS = tuple(
     module.READER
     for module in (
-        *(whatsapp, telegram, discord, slack, irc, chatgpt),
+        *(whatsapp, telegram, line_chat, kakaotalk, discord, slack, irc, chatgpt),
         *(cornell, convokit, parlai, empathetic, json_corpora, dstc, chatterbot, subtitles),
         named_turns,
     )

@@ -12,7 +12,16 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from seq2seq_dialog.data.files import File
-from seq2seq_dialog.data.readers import chatgpt, discord, irc, slack, telegram, whatsapp
+from seq2seq_dialog.data.readers import (
+    chatgpt,
+    discord,
+    irc,
+    kakaotalk,
+    line_chat,
+    slack,
+    telegram,
+    whatsapp,
+)
 from seq2seq_dialog.data.rows import load_rows
 from seq2seq_dialog.errors import UsageError
 from seq2seq_dialog.report.data_card import PROBLEMS
@@ -21,6 +30,8 @@ from seq2seq_dialog.settings import DataArguments
 READERS = {
     "whatsapp": whatsapp.READER,
     "telegram": telegram.READER,
+    "line": line_chat.READER,
+    "kakaotalk": kakaotalk.READER,
     "discord": discord.READER,
     "slack": slack.READER,
     "irc": irc.READER,
@@ -160,6 +171,47 @@ IRSSI = """\
 --- Day changed Mon Jan 01 2024
 00:01 < ann> yes!
 """
+LINE = """\
+[LINE] Chat history with Ben
+Saved on: 2024/01/02 10:00
+
+2023/12/31(Sun)
+21:05\tAnn\tHi, who brings the salad?
+21:06\tBen\t"Me,
+as ""always"", I"
+21:06\tBen\t[Sticker]
+21:07\tBen\t☎ Call time 0:32
+21:07\tBen unsent a message.
+
+2024/01/01(Mon)
+午後9:08\tAnn\tThanks
+"""
+KAKAOTALK = """\
+보 님과 카카오톡 대화
+저장한 날짜 : 2024-01-02 10:00:00
+
+--------------- 2023년 12월 31일 일요일 ---------------
+[안] [오후 9:05] 잘 지내?
+[보] [오후 9:06] 응
+너는?
+[보] [오후 9:06] 사진 2장
+[보] [오후 9:06] 삭제된 메시지입니다.
+안님이 민님을 초대했습니다.
+--------------- 2024년 1월 1일 월요일 ---------------
+[안] [오전 12:07] 나도
+"""
+KAKAOTALK_ON_A_TELEPHONE = """\
+Ben KakaoTalk Chats
+Date Saved : Jan 2, 2024, 10:00 AM
+
+Dec 31, 2023, 9:05 PM
+Dec 31, 2023, 9:05 PM, Ann : Hi: who brings the salad?
+Dec 31, 2023, 9:06 PM, Ben : Photo
+Dec 31, 2023 at 21:07, Ben : Me,
+as always
+Jan 1, 2024, 9:08 AM, Ben left this chatroom.
+2024년 1월 1일 오후 9:08, Ann : Thanks
+"""
 WEECHAT = (
     "2023-12-31 21:05:33\t-->\tann (~ann@x.org) has joined #talk\n"
     "2023-12-31 21:05:34\t@ann\thi\n2023-12-31 21:05:35\tben\tann: \ttabs\n"
@@ -247,6 +299,9 @@ SAMPLES = {
         "telegram",
         {"result.json": as_json({"about": "Here", "contacts": {}, "chats": {"list": [TELEGRAM]}})},
     ),
+    "LINE": ("line", {"chat.txt": LINE}),
+    "KakaoTalk": ("kakaotalk", {"chat.txt": KAKAOTALK}),
+    "KakaoTalk on a telephone": ("kakaotalk", {"chat.txt": KAKAOTALK_ON_A_TELEPHONE}),
     "Discord": ("discord", {"general.json": as_json(DISCORD)}),
     "Discord CSV": ("discord", {"general.csv": DISCORD_CSV}),
     "Slack": ("slack", SLACK_FILES),
@@ -322,6 +377,18 @@ WHO_SAYS_WHAT = {
             **{"system_line": [1], "forwarded_message": [4], "media": [5]},
             **{"unreadable": [6, 8], "empty_utterance": [7]},
         },
+    ),
+    "LINE": (
+        [("Ann", "Hi, who brings the salad?"), ("Ben", 'Me,\nas "always", I'), ("Ann", "Thanks")],
+        {"system_line": [1, 2, 10, 9], "media": [8]},
+    ),
+    "KakaoTalk": (
+        [("안", "잘 지내?"), ("보", "응\n너는?"), ("안", "나도")],
+        {"system_line": [1, 2, 10], "media": [8], "deleted_message": [9]},
+    ),
+    "KakaoTalk on a telephone": (
+        [("Ann", "Hi: who brings the salad?"), ("Ben", "Me,\nas always"), ("Ann", "Thanks")],
+        {"system_line": [1, 2, 9], "media": [6]},
     ),
     "Discord": (
         [("ann", "Hi\nall"), ("Ben#0042", "Hi @ann")],
@@ -407,6 +474,9 @@ TIMES = {
     "Android": [datetime(2023, 12, 31, 21, 5), datetime(2024, 1, 1, 9, 31)],
     "iOS": [datetime(2023, 12, 31, 21, 5, 33), datetime(2024, 1, 1, 0, 0, 1)],
     "one Telegram chat": [datetime(2023, 12, 31, 21, 5, 33), datetime(2023, 12, 31, 21, 7)],
+    "LINE": [datetime(2023, 12, 31, 21, 5), datetime(2024, 1, 1, 21, 8)],
+    "KakaoTalk": [datetime(2023, 12, 31, 21, 5), datetime(2024, 1, 1, 0, 7)],
+    "KakaoTalk on a telephone": [datetime(2023, 12, 31, 21, 5), datetime(2024, 1, 1, 21, 8)],
     "Discord": [
         datetime(2023, 12, 31, 20, 5, 33, 123000),
         datetime(2023, 12, 31, 20, 6),  # what a bot says after it is left out

@@ -1114,11 +1114,7 @@ MENDED_ELSEWHERE = {  # file, its content, what the message says
     "half of the day": ("chat.txt", CHAT, r"line 1: '31/12/23, 9:05 xyz - Ann: hi'.*24-hour"),
     "title": ("chat.txt", f"Our chat\n{CHAT}", "line 2: '31.*from line 1 on.*without med"),
     "long": ("chat.txt", CHAT * 3000, "line 1: .*looks like a message of a chat"),  # ü at 64 KiB
-    "KakaoTalk": (
-        "k.txt",
-        "2023년 12월 31일 오후 9:05, Ann : 안녕\n",
-        "line 1: .*columns time, sp",
-    ),
+    "halves": ("k.txt", "2023年12月31日 夜 9:05, Ann : hi\n", "line 1: .*columns time, sp"),
     "month": ("m.txt", "Dec 31, 2023, 9:05 PM - Ann: hi\n", "line 1: .*looks like a message"),
     "marks": ("m.txt", "\u200f31\u200f/12\u200f/2023، 9:05 xyz - Ann: hi\n", "line 1: .*24-hour"),
     "Telegram": ("messages.html", TELEGRAM_PAGE, "messages.html is a page of Tel.*-readable JSON"),

@@ -14,6 +14,7 @@ from ..transcripts import Message
 
 Entry = TypeVar("Entry")
 CLOCK = re.compile(r"\d{1,2}([:.]\d{2}){1,2}([.,]\d+)?(\s*[ap]\.?m\.?)?", re.IGNORECASE)
+AFTER_NOON = ("pm", "下午", "午後", "오후")
 # Two days of which no part is the same, and a year for 29 February: what a text leaves out is
 # taken from them.
 DEFAULTS = (datetime(2000, 1, 1), datetime(2004, 2, 2))
@@ -34,6 +35,17 @@ def time_cell(row: dict, column_of: dict[str, str]):
 
 def _text(value) -> str:
     return str(value).replace("\u202f", " ").strip()
+
+
+def on_clock(day: datetime | None, match: re.Match) -> datetime | None:
+    """The time that a line of a chat tells: groups hour and minute, a half of the day around."""
+    hour, half = int(match["hour"]), (match["before"] or match["after"] or "").lower()
+    if half and hour <= 12:
+        hour = hour % 12 + 12 * (half in AFTER_NOON)
+    try:
+        return day and datetime.combine(day, time(hour, int(match["minute"])))
+    except ValueError:
+        return None
 
 
 def parse_time(value, day_first: bool = False) -> datetime | None:
