@@ -93,7 +93,7 @@ TEAMS = [
         "messageType": "message",
         "createdDateTime": f"2024-03-01T10:0{place}:00.000Z",
         "from": {"application": None, "user": {"id": "7", "displayName": name}},
-        "body": {"contentType": "html", "content": f"<p>{turn}<br></p>"},
+        "body": {"contentType": "html", "content": f"<p>{turn}<![x[y]]><br></p>"},
     }
     for place, (_, name, turn) in enumerate(UTTERANCES)
 ]

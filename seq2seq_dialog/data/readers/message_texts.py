@@ -63,7 +63,7 @@ class _Words(HTMLParser):
 def text_of_html(html: str) -> str:
     """The words of HTML, without its tags."""
     parser = _Words()
-    parser.feed(html)
+    parser.feed(re.sub(r"<!\[[^>]*>?", "", html))  # sections, on most of which the parser fails
     parser.close()
     lines = ("".join(parser.words)).split("\n")
     return "\n".join(filter(None, (" ".join(line.split()) for line in lines)))
