@@ -188,10 +188,7 @@ def run_steps(settings: Settings) -> None:
 
     # 8. Save the model, at the root of the run folder
     keep_for_reranking(trainer.model, tokenizer, corpus, settings)
-    if checkpoint == settings.run_dir:
-        save_decoding(trainer, settings.run_dir)
-    else:
-        save_model(trainer, settings)
+    save_model(trainer, settings, checkpoint)
 
     # 9. Evaluate
     metrics |= evaluate_model(trainer, corpus, features, settings)
@@ -407,12 +404,15 @@ def keep_for_reranking(model, tokenizer, corpus: Corpus, settings: Settings) -> 
         model.generation_config.other_contexts = [turns[place] for place in places]
 
 
-def save_model(trainer: DialogueTrainer, settings: Settings) -> None:
+def save_model(trainer: DialogueTrainer, settings: Settings, checkpoint: Path | None) -> None:
     """Save the model with its code, or its adapter, and the history of the training.
 
-    From there on the adapter is merged, in memory or in the folder, too.
+    From there on the adapter is merged, in memory or in the folder, too. A model that came from the
+    run folder itself stays there as it is.
     """
     run_dir = settings.run_dir
+    if checkpoint == run_dir:
+        return save_decoding(trainer, run_dir)
     if settings.lora.lora_merge:
         trainer.merge_adapter()
     trainer.save_model(str(run_dir))
