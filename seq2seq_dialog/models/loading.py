@@ -177,6 +177,9 @@ def load_tokenizer_files(name: str, what: str, remedy: str, **options):
         tokenizer = AutoTokenizer.from_pretrained(name, **options)
         if len(tokenizer) - len(tokenizer.added_tokens_decoder) <= 1:
             raise ValueError("there is no file with the pieces, such as tokenizer.json.")
+        most = tokenizer.model_max_length
+        if not isinstance(most, int | float) or not most > 0:
+            raise ValueError(f"its model_max_length is {most!r}; it must be a number above 0.")
     return tokenizer
 
 

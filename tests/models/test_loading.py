@@ -72,6 +72,14 @@ def configure(**changes):
     return damage
 
 
+def reach(length):
+    def damage(folder):
+        path = folder / "tokenizer_config.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"model_max_length": length}))
+
+    return damage
+
+
 def with_fewer_rows(folder):
     weights = load_file(folder / WEIGHTS)
     save_file(
@@ -120,6 +128,7 @@ DAMAGES = {
     "no pieces": (remove("tokenizer.json"), "no file with the pieces"),
     "a cut tokenizer": (cut("tokenizer.json"), "Cannot load"),
     "a tokenizer of nonsense": (write("tokenizer.json", b"[]"), "Cannot load"),
+    "a length of nonsense": (reach([]), r"Cannot load.*model_max_length is \[\]; it must be a num"),
     "a larger tokenizer": (with_fewer_rows, "has 501 tokens, the model .* only 200"),
     "a config of nonsense": (write("config.json", b"[]"), "Cannot load"),
     "another kind of model": (configure(model_type="bert"), "Cannot load"),
