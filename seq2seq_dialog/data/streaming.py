@@ -41,6 +41,8 @@ class Stream:
         features = FEATURES if sources is None else FEATURES | {"source": Value("string")}
         rows = {}
         for name, read in readers.items():
+            if next(read(), None) is None:  # `datasets` refuses to write a split without rows
+                continue
             limit = args.max_eval_samples if sources is None else None  # of each source, below
             if name == "train":
                 limit = min(KEPT_PAIRS, args.max_train_samples or KEPT_PAIRS)

@@ -91,6 +91,13 @@ def test_only_as_much_is_kept_as_is_needed(text, tmp_path, monkeypatch):
     assert len(list(stream.train())) == 50
 
 
+def test_a_split_into_which_no_dialogue_falls_is_left_out(tmp_path):
+    path = tmp_path / "talk.csv"
+    path.write_text("speaker,text\nann,Is it far?\nbo,Two miles.\n", encoding="utf-8")
+    rows = Stream(data(tmp_path, data=str(path))).rows
+    assert {name: len(split) for name, split in rows.items()} == {"train": 1}
+
+
 @pytest.mark.parametrize("world_size", [1, 3])
 def test_each_pair_comes_once_a_pass_on_one_process(
     text, tmp_path, tokenizer, monkeypatch, world_size
