@@ -38,16 +38,18 @@ def convert(data: str, output: str, **options) -> None:
     args = DataArguments(data=data, detokenize=False, **options)
     with messages_of_a_setting():
         by_split = readers(expand_path(data), args)
-        problems, written = {}, []
-        for split, (read, description) in by_split.items():
-            path = Path(f"{stem}_{split}{form}" if len(by_split) > 1 else output)
+        names = {split: f"{stem}_{split}{form}" for split in by_split}
+        paths = {split: Path(names[split] if len(by_split) > 1 else output) for split in by_split}
+        for path in paths.values():  # before any is written
             check_writable(path)
             if path.exists():
                 raise UsageError(f"{str(path)!r} is there already: choose another name.")
-            problems[split] = _write(read, path, form, split) | {"read_as": description}
-            written.append(str(path))
+        problems = {
+            split: _write(read, paths[split], form, split) | {"read_as": description}
+            for split, (read, description) in by_split.items()
+        }
     print_reading(problems, Console())
-    print(f"Written: {', '.join(written)}")
+    print(f"Written: {', '.join(map(str, paths.values()))}")
 
 
 def _split_name(output: str) -> tuple[str, str]:

@@ -173,3 +173,14 @@ def test_nothing_is_overwritten(tmp_path):
     (tmp_path / "a.txt").write_text("Hi . __eou__ Hello . __eou__\n", encoding="utf-8")
     with pytest.raises(UsageError, match=r"a.txt' is there already"):
         convert(str(tmp_path / "a.txt"), str(tmp_path / "a.txt"))
+
+
+def test_no_split_is_written_where_another_cannot_be(tmp_path):
+    (tmp_path / "in").mkdir()
+    for split in ("train", "test"):
+        path = tmp_path / "in" / f"{split}.csv"
+        path.write_text("speaker,text\nann,Is it far?\nbo,Two miles.\n", encoding="utf-8")
+    (tmp_path / "talk_test.jsonl").touch()
+    with pytest.raises(UsageError, match=r"talk_test.jsonl' is there already"):
+        convert(str(tmp_path / "in"), str(tmp_path / "talk.jsonl"))
+    assert not (tmp_path / "talk_train.jsonl").exists()
