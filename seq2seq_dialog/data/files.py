@@ -12,6 +12,8 @@ from functools import cached_property
 from pathlib import PurePosixPath
 from typing import BinaryIO
 
+import numpy as np
+
 from ..command_line import DATA_WAY_OUT
 from ..dataset_script.sources import WAY_OUT, open_member, read_lines, unpacking
 from ..errors import UsageError
@@ -109,7 +111,9 @@ def parse_json(content: str | bytes):
 
 
 def whole_characters(value):
-    """Put U+FFFD for each half of a character in a JSON value."""
+    """Put U+FFFD for each half of a character in a JSON value; arrays of NumPy become lists."""
+    if isinstance(value, np.ndarray):
+        value = value.tolist()
     if isinstance(value, str):
         return value if value.isascii() else _HALF.sub("\ufffd", value)
     if isinstance(value, list | tuple):

@@ -325,7 +325,7 @@ def load_content(content, args: DataArguments) -> tuple[DatasetDict, dict]:
     """
     if hasattr(content, "to_dict"):  # what is missing there is nan
         content = content.astype(object).where(content.notna(), None).to_dict("records")
-    entries = whole_characters(list(content))
+    entries = whole_characters(list(content))  # arrays, which pandas reads from Parquet, are lists
     make_row = table_files.row_maker(entries, "The dialogues")
     rows = [make_row(each) if isinstance(each, list) else each for each in entries]
     is_table = all(isinstance(row, dict) for row in rows)

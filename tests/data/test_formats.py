@@ -1207,6 +1207,10 @@ DAMAGED = {
         'speaker,text\nann,hi\nbo,"a\nann,so\n',
         r"line 3 has a quotation mark that opens a cell, and none closes it.*Mend",
     ),
+    "names.csv": (
+        'speaker,text,"time\n' + "ann,How is the garden this year?,10:00\n" * 4000,
+        r"line 1 has a quotation mark that opens a cell, and none closes it.*Mend",
+    ),
     "excel.csv": ("sep=|\nspeaker|text\nann|hi\nbo|a|b\n", r"line 4 has 3 cells"),
     "splits.json": (
         json.dumps({"train": [{"dialog": TURNS}], "dev": [{"dialog": TURNS}], "version": 1}),
@@ -1342,6 +1346,7 @@ def test_the_guide_names_every_form():
         [TURNS] * 20,
         [messages("speaker", "text", SPEAKERS)] * 20,
         pd.DataFrame({"dialog": [TURNS] * 20}),
+        pd.DataFrame({"dialog": [np.array(TURNS, object)] * 20}),  # as of Parquet
         pd.DataFrame(UTTERANCES * 20, columns=["conversation_id", "who", "text"]).assign(
             conversation_id=[number // 4 for number in range(80)]
         ),

@@ -334,10 +334,9 @@ def _parse_delimited(file: File, delimiter: str, names: list[str] | None) -> Row
 
     quoting = csv.QUOTE_MINIMAL if names is None else csv.QUOTE_NONE
     rows = csv.reader(lines(), delimiter=delimiter, quoting=quoting)
-    names = names or next(rows)
     csv.field_size_limit(1 << 24)
+    begins = 1
     try:
-        begins = rows.line_num + 1
         for cells in rows:
             if is_ended:  # else it is known only after the last row
                 raise UsageError(
@@ -345,7 +344,9 @@ def _parse_delimited(file: File, delimiter: str, names: list[str] | None) -> Row
                     "none closes it before the file ends. Mend the quotation marks there or above."
                 )
             begins = rows.line_num + 1
-            if cells:
+            if names is None:
+                names = cells
+            elif cells:
                 if len(cells) > len(names):
                     raise UsageError(
                         f"{file}, line {rows.line_num + skipped} has {len(cells)} cells, but its "
