@@ -86,7 +86,7 @@ def bind(host: str, port: int, has_key: bool) -> socket.socket:
         family, kind, protocol, _, address = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM
         )[0]
-    except OSError as error:
+    except (OSError, UnicodeError) as error:  # the latter of what no name of a host can be
         raise UsageError(f"host is {host!r}, which is no address of this machine.") from error
     if not (has_key or ipaddress.ip_address(address[0].partition("%")[0]).is_loopback):
         raise UsageError(

@@ -245,6 +245,7 @@ def test_an_error_while_decoding_is_told(http, model, tokenizer, monkeypatch, ca
         ({"host": "0.0.0.0"}, "where other machines reach the server, so it needs a key"),
         ({"host": "::"}, "where other machines reach the server, so it needs a key"),
         ({"host": "no host"}, "no address of this machine"),
+        ({"host": "no..host"}, "no address of this machine"),
         ({"port": 0}, "port is 0; it must be from 1 to 65535"),
         ({"queue": 0}, "queue is 0; it must be at least 1"),
         ({"api_key_env": "NO_SUCH_KEY"}, "no key in the environment variable NO_SUCH_KEY"),
