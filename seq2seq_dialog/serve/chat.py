@@ -23,7 +23,7 @@ from ..run_folder import VOTES, check_writable, write_text
 from ..settings import DecodingArguments
 from .inference import Conversation, candidates, engine, generate_response, load
 from .safety import Safety, safety_of
-from .votes import append_votes, check_different, make_vote, read_votes
+from .votes import append_votes, check_different, check_votes, make_vote
 
 # More would take minutes for each reply.
 MOST = {"max_new_tokens": 1000, "num_beams": 100, "candidates": 100}
@@ -270,7 +270,7 @@ def chat(folders: Sequence[str], votes: str = VOTES, **options) -> None:
     safety = safety_of(options)
     check_different(folders)
     if len(folders) > 1:
-        read_votes(votes)  # what is wrong with them is told before the models are loaded
+        check_votes(votes)
     loaded = {str(folder): load(folder, **options) for folder in folders}
     in_terminal = sys.stdin.isatty()
     models = {name: (model, tokenizer) for name, (model, tokenizer, _) in loaded.items()}

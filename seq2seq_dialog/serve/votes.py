@@ -73,10 +73,15 @@ def append_votes(path: str | Path, votes: Sequence[dict]) -> None:
         os.fsync(file.fileno())
 
 
+def check_votes(path: str | Path) -> None:
+    """Refuse a file to which no vote can be added, before the models are loaded."""
+    check_writable(Path(path))
+    read_votes(path)
+
+
 def read_votes(path: str | Path) -> list[dict]:
     """Read the votes of a file; none where there is no such file."""
     path = Path(path)
-    check_writable(path)
     if not path.exists():
         return []
     votes = []

@@ -22,7 +22,7 @@ from .chat import describe_candidates
 from .exported_model import ExportedModel
 from .inference import engine, generate_response, load
 from .safety import safety_of
-from .votes import check_different, read_votes
+from .votes import check_different, check_votes
 
 
 def web(folders: Sequence[str], port: int | None = None, votes: str = VOTES, **options) -> None:
@@ -43,7 +43,7 @@ def web(folders: Sequence[str], port: int | None = None, votes: str = VOTES, **o
     disable_progress_bar()
     safety = safety_of(options)
     if len(folders) > 1:
-        read_votes(votes)  # what is wrong with them is told before the models are loaded
+        check_votes(votes)
     speakers, about = [], []
     for folder in folders:
         model, tokenizer, device = load(folder, **options)

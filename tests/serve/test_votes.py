@@ -11,6 +11,7 @@ from seq2seq_dialog.errors import UsageError
 from seq2seq_dialog.serve.votes import (
     append_votes,
     bradley_terry,
+    check_votes,
     make_vote,
     ranking,
     read_votes,
@@ -57,6 +58,18 @@ def test_no_vote_is_lost(tmp_path):
     read = read_votes(path)
     assert len(read) == 33 and read[0]["chosen_model"] == "a"
     assert path.read_text().startswith(by_hand + "\n")
+
+
+def test_votes_that_cannot_be_added_to_can_be_read(tmp_path, monkeypatch):
+    append_votes(tmp_path / "votes.jsonl", votes("a>b"))
+
+    def read_only(**_):
+        raise PermissionError("read-only")
+
+    monkeypatch.setattr("tempfile.TemporaryFile", read_only)
+    assert len(read_votes(tmp_path / "votes.jsonl")) == 1
+    with pytest.raises(UsageError, match="Cannot write to"):
+        check_votes(tmp_path / "votes.jsonl")
 
 
 @pytest.mark.parametrize(
