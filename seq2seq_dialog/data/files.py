@@ -7,7 +7,7 @@ import json
 import re
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import PurePosixPath
 from typing import BinaryIO
@@ -24,7 +24,7 @@ _HALF = re.compile("[\ud800-\udfff]")
 
 @dataclass(frozen=True)
 class File:
-    """A file of a source, one at a time in memory."""
+    """A file of a source. What is read of it is kept with it: see `unread`."""
 
     name: str  # within the source, with /: general/2024-01-02.json
     place: tuple[str, ...]  # a path, then members of zips
@@ -49,6 +49,10 @@ class File:
         decoder = codecs.getincrementaldecoder("utf-16" if is_wide else "utf-8")("replace")
         text = decoder.decode(self.start, final=len(self.start) < HEAD)
         return text.replace("\x00", "") if is_wide else text.removeprefix("\ufeff")
+
+    def unread(self) -> File:
+        """The same file without what is kept of it, so that one at a time is in memory."""
+        return replace(self)
 
     def open(self, stack: ExitStack) -> BinaryIO:
         """Open its bytes, unpacked."""

@@ -7,7 +7,6 @@ import os
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import replace
 from functools import partial
 from pathlib import PurePosixPath
 from typing import NamedTuple
@@ -138,10 +137,10 @@ def recognise(path: str, args: DataArguments) -> SourceFiles | None:
     if os.path.isdir(path) and _name_dialogue_text(members_of(path)):  # in a zip for each split
         return None
     _check_way_out(path, others)
-    kinds = {_kind(replace(file).head) for file in others}
+    kinds = {_kind(file.unread().head) for file in others}
     if kinds & {"dialogue text", "odd"}:
         return None
-    columns = [name for file in others for name in table_files.columns_of(replace(file))]
+    columns = [name for file in others for name in table_files.columns_of(file.unread())]
     if columns:
         listed = ", ".join(map(repr, dict.fromkeys(columns)))
         raise UsageError(
@@ -202,7 +201,7 @@ def reader_of(file: File, columns: dict[str, str] | None = None) -> Reader | Non
     Args:
         columns: names of columns that cannot be guessed, by what they are for.
     """
-    looked_at = replace(file)  # what it has in memory goes with it
+    looked_at = file.unread()
     readers = (*READERS, table_files.reader(columns or {}))
     return next((reader for reader in readers if reader.recognises(looked_at)), None)
 
@@ -210,9 +209,9 @@ def reader_of(file: File, columns: dict[str, str] | None = None) -> Reader | Non
 def _check_way_out(path: str, files: list[File]) -> None:
     """Refuse with the way out what has one: a known form, or a chat in a form that is not read."""
     whole = [] if os.path.isdir(path) else [File(os.path.basename(path), (path,))]
-    has_text = any(END in replace(file).head for file in files)
+    has_text = any(END in file.unread().head for file in files)
     for file in (*whole, *files):
-        head = replace(file).head
+        head = file.unread().head
         for beginning, way_out in (PACKED if has_text else PACKED | WAYS_OUT).items():
             if re.match(beginning, head, re.DOTALL):
                 raise UsageError(f"{file} {way_out}")
@@ -227,7 +226,7 @@ def _check_way_out(path: str, files: list[File]) -> None:
                     "speaker and text."
                 )
     for file in [] if has_text else files:
-        if file.name.lower().endswith(".zip") and replace(file).start.startswith(ZIP):
+        if file.name.lower().endswith(".zip") and file.unread().start.startswith(ZIP):
             raise UsageError(
                 f"{file} is a zip beside other files or within a zip, but zips are opened in a "
                 "folder of nothing else. Unpack it, or put the zips into a folder of their own, "
@@ -374,7 +373,7 @@ def read_talks_of(
     for place, (file, reader) in enumerate(files, 1):
         path = PurePosixPath(file.name).with_suffix("")  # each folder may have a _chat.txt
         with messages_of_a_setting():
-            transcripts = reader.read(replace(file), note)
+            transcripts = reader.read(file.unread(), note)
             talks = read_talks(transcripts, reader.pause, args, note, speakers)
             for number, talk in enumerate(talks, 1):
                 name = f"{place}:{number}" if args.anonymize else f"{path}:{talk.dialogue_id}"
