@@ -236,7 +236,7 @@ def _check_way_out(path: str, files: list[File]) -> None:
 
 def _check_not_empty(files: list[File]) -> None:
     """Refuse JSON and tables that hold nothing, as a form that is known."""
-    for file in map(replace, files):
+    for file in map(File.unread, files):
         kind = {"[]": "an empty list", "{}": "an empty object"}.get("".join(file.head.split()))
         if kind is not None:
             raise UsageError(f"{file} is {kind}, but dialogues are needed. {DATA_WAY_OUT}")

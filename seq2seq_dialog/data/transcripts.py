@@ -10,6 +10,7 @@ from ..dataset_script.sources import Note
 from .files import File
 
 ASSISTANT = "assistant"  # the speaker whose replies are learnt where a format has roles
+USER = "user"  # the speaker whom it answers
 CHAT_PAUSE = timedelta(hours=6)  # after which a chat is another one
 
 

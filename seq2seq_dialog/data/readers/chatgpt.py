@@ -10,8 +10,8 @@ from pathlib import PurePosixPath
 from ...dataset_script.sources import Note
 from ...errors import UsageError
 from ..files import File
-from ..transcripts import ASSISTANT, Message, Reader, Transcript
-from .json_export import document
+from ..transcripts import ASSISTANT, USER, Message, Reader, Transcript
+from .json_export import read_document
 from .times import parse_iso_time
 
 CONVERSATIONS = "conversations.json"
@@ -42,7 +42,7 @@ def _read(file: File, note: Note) -> Iterator[Transcript]:
     if _is_beside(file):
         return
     numbers = count(1)  # of messages in the whole file
-    content = document(file)
+    content = read_document(file)
     for place, conversation in enumerate(content if isinstance(content, list) else [content], 1):
         where = f"{file}: conversation {place}"
         if not isinstance(conversation, dict) or not isinstance(conversation.get("mapping"), dict):
@@ -87,7 +87,7 @@ def _classify(raw) -> tuple[list[str], Message | None]:
     text = "\n".join(text for text in texts if isinstance(text, str)).strip()
     if role == "tool" or raw.get("recipient") not in (None, "all"):  # else it is sent to a tool
         return ["tool_message"], None
-    if role not in ("system", "user", ASSISTANT):
+    if role not in ("system", USER, ASSISTANT):
         return ["unreadable"], None
     if is_hidden or content.get("content_type") in THOUGHTS:
         return ["system_line"] if text else [], None

@@ -10,8 +10,8 @@ from ...dataset_script.sources import Note
 from ...errors import UsageError
 from ..files import File
 from ..transcripts import Message, Reader, Transcript
-from .json_export import document
-from .times import is_newest_first, oldest_first, parse_iso_time
+from .json_export import read_document
+from .times import in_order, parse_iso_time
 
 JSON = re.compile(r'\s*\{\s*"guild":\s*\{.*?\},\s*"channel":\s*\{', re.S)
 CSV = re.compile(r'"?AuthorID"?,"?Author"?,"?Date"?,"?Content"?,')
@@ -34,7 +34,7 @@ def _read(file: File, note: Note) -> Iterator[Transcript]:
 
 
 def _read_json(file: File, note: Note) -> Iterator[Transcript]:
-    content = document(file)
+    content = read_document(file)
     if not isinstance(content, dict) or not isinstance(content.get("messages"), list):
         raise UsageError(
             f"{file} has no list of messages, but an exported channel has one. Export it again."
@@ -57,7 +57,7 @@ def _read_json(file: File, note: Note) -> Iterator[Transcript]:
             messages.append(Message(name, text, parse_iso_time(message.get("timestamp"))))
     channel = content.get("channel")
     name = str(channel.get("id", 1) if isinstance(channel, dict) else 1)
-    yield Transcript(name, _oldest_first(messages))
+    yield Transcript(name, in_order(messages))
 
 
 def _full_name(author: dict) -> str:
@@ -86,12 +86,7 @@ def _read_csv(file: File, note: Note) -> Iterator[Transcript]:
             f"{file}, line {rows.line_num} is not CSV ({error}), but an exported channel is. "
             "Export it again, as JSON if you can."
         ) from error
-    yield Transcript("1", _oldest_first(messages))
-
-
-def _oldest_first(messages: list[Message]) -> list[Message]:
-    """Put them in order: an export may have the newest first."""
-    return oldest_first(messages, is_newest_first([messages]), lambda message: message)
+    yield Transcript("1", in_order(messages))
 
 
 READER = Reader("Discord channel", _recognises, _read)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from ...dataset_script.sources import Note
 from ...errors import UsageError
 from ..files import File
-from ..transcripts import ASSISTANT, Message, Reader, Transcript
+from ..transcripts import ASSISTANT, USER, Message, Reader, Transcript
 
 LOG, LABELS = "log.json", "label.json"  # what the system says, and what was heard of the user
 WHAT_IS_SAID = {LOG: ("output", "transcript"), LABELS: ("transcription",)}
@@ -33,7 +33,7 @@ def _read(file: File, note: Note) -> Iterator[Transcript]:
         )
     messages = []
     for number, texts in enumerate(zip(said, heard, strict=True), 1):
-        for speaker, text in zip((ASSISTANT, "user"), texts, strict=True):
+        for speaker, text in zip((ASSISTANT, USER), texts, strict=True):
             if text.strip():
                 messages.append(Message(speaker, text.strip()))
             else:

@@ -9,9 +9,8 @@ from typing import NamedTuple
 from ...dataset_script.sources import Note
 from ...errors import UsageError
 from ..files import File
-from ..transcripts import ASSISTANT, Message, Reader, Transcript
+from ..transcripts import ASSISTANT, USER, Message, Reader, Transcript
 
-USER = "user"
 SPEAKERS = {"system": ASSISTANT, "assistant": ASSISTANT, "user": USER}
 
 

@@ -12,8 +12,8 @@ from ...errors import UsageError
 from ..files import File, parse_json
 
 
-def document(file: File):
-    """Return the content of a file, which has to be one whole JSON document."""
+def read_document(file: File):
+    """Read `file.document`, and refuse a file that is not one whole JSON document."""
     if file.document is not None:
         return file.document
     with ExitStack() as stack, unpacking(file.place):

@@ -19,9 +19,8 @@ from typing import NamedTuple
 from ...dataset_script.sources import Note
 from ...errors import UsageError
 from ..files import File
-from ..transcripts import ASSISTANT, Message, Reader, Transcript
+from ..transcripts import ASSISTANT, USER, Message, Reader, Transcript
 
-USER = "user"
 NUMBERED = re.compile(r"(\d+) (.*)")
 FIELDS = re.compile(r"(?:\w+:[^\t\n]*\t)*?(?:text|labels|eval_labels):")
 LABELS = re.compile(r"(?:^|\t)(?:eval_)?labels:")

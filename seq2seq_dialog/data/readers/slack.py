@@ -17,7 +17,7 @@ from ...dataset_script.sources import Note
 from ...errors import UsageError
 from ..files import File
 from ..transcripts import Message, Reader, Transcript
-from .json_export import distinct_names, document
+from .json_export import distinct_names, read_document
 
 DAY = re.compile(r'\s*\[\s*\{(?=.*"type":\s*"message").*"ts":\s*"\d+\.\d+"', re.S)
 PEOPLE = "users.json"
@@ -31,7 +31,7 @@ def _recognises(file: File) -> bool:
 
 
 def _read(file: File, note: Note) -> Iterator[Transcript]:
-    content = document(file)
+    content = read_document(file)
     if not isinstance(content, list):
         raise UsageError(f"{file} is no list, but a day of a channel is one. Export it again.")
     names = _names(file)
@@ -68,7 +68,7 @@ def _names(file: File) -> dict[str, str]:
 @lru_cache(1)  # the same for all days
 def _names_in(name: str, place: tuple[str, ...], changed: int) -> dict[str, str]:
     users = File(name, place)
-    people = document(users)
+    people = read_document(users)
     if not isinstance(people, list):
         raise UsageError(
             f"{users} is no list, but it has to name the people of the export. Export it again."

@@ -27,7 +27,7 @@ from .message_texts import (
     words_of,
 )
 from .named_turns import take_turns
-from .times import is_day_first, is_newest_first, oldest_first, parse_time, time_cell
+from .times import in_order, is_day_first, parse_time, time_cell
 from .utterance_rows import Rows, read_utterances
 
 # What a column is for, and its names, without case and marks: Conversation ID is conversationid.
@@ -194,7 +194,7 @@ def _read_dialogues(
             else:
                 time = parse_time(time, day_first)
                 messages.append(Message(repaired(speaker), read_text(text), time))
-        messages = oldest_first(messages, is_newest_first([messages]), lambda message: message)
+        messages = in_order(messages)
         has_roles = all((m.speaker or "").casefold() in ROLES for m in messages)
         yield Transcript(
             str(number if given is None else given),

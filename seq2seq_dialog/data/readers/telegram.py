@@ -10,7 +10,7 @@ from ...dataset_script.sources import Note
 from ...errors import UsageError
 from ..files import File
 from ..transcripts import Message, Reader, Transcript
-from .json_export import distinct_names, document
+from .json_export import distinct_names, read_document
 from .times import parse_iso_time
 
 # An export begins so, one that is damaged further on, too.
@@ -46,7 +46,7 @@ def _chats(content) -> list:
 
 def _read(file: File, note: Note) -> Iterator[Transcript]:
     numbers = count(1)  # of messages in the whole file
-    chats = _chats(document(file))
+    chats = _chats(read_document(file))
     if not chats:
         raise UsageError(
             f"{file} has no chats, but an export has the messages of one, or a list of chats. "

@@ -96,6 +96,11 @@ def is_newest_first(conversations: Iterable[list[Message]]) -> bool:
     return sum(steps) < 0
 
 
+def in_order(messages: list[Message]) -> list[Message]:
+    """Put the messages of one chat in order: an export may have the newest first."""
+    return oldest_first(messages, is_newest_first([messages]), lambda message: message)
+
+
 def oldest_first(
     entries: list[Entry], newest_first: bool, message_of: Callable[[Entry], Message]
 ) -> list[Entry]:
