@@ -230,10 +230,8 @@ def _is_public(name: str, repo_type: str) -> bool:
     """Tell whether somebody without a token sees a repository, as far as the Hub can be asked."""
     try:
         HfApi(token=False).repo_info(name, repo_type=repo_type)
-    except GatedRepoError:
-        return True
-    except RepositoryNotFoundError:
-        return False
+    except RepositoryNotFoundError as error:
+        return isinstance(error, GatedRepoError)
     except UNREADABLE:
-        return True
+        pass
     return True

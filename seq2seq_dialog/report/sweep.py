@@ -40,12 +40,10 @@ from ..run_folder import (
     read_pairs,
     write_json,
 )
-from ..serve.inference import load, reply_to_batch
-from ..training_settings import DialogueTrainingArguments
+from ..serve.inference import TOKENS_PER_BATCH, load, reply_to_batch
 
 TEMPERATURES = (0.4, 0.6, 0.8, 1.0, 1.2)
 GREEDY = 0.0  # what the temperature of the greedy point is written as
-TOKENS_PER_BATCH = DialogueTrainingArguments.eval_tokens_per_batch
 # What a point's figures depend on.
 KEY = ("fingerprint", "temperature", "samples", "seed", "spaced")
 FIGURES = ("bleu_2", "plato_bleu_2", "distinct_2", "self_bleu", "reply_words")  # of a point
