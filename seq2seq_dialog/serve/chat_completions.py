@@ -60,8 +60,8 @@ UNCHANGED = {
 LEAST = 1e-3  # temperature or top_p; below, only the likeliest token is left
 
 
-def whole_characters(text: str) -> str:
-    """Refuse half of a character, which JSON can spell."""
+def refuse_half_characters(text: str) -> str:
+    """Return a text; refuse half of a character, which JSON can spell."""
     try:
         text.encode()
     except UnicodeEncodeError as error:
@@ -71,7 +71,7 @@ def whole_characters(text: str) -> str:
     return text
 
 
-Text = Annotated[str, AfterValidator(whole_characters)]
+Text = Annotated[str, AfterValidator(refuse_half_characters)]
 
 
 class TextPart(BaseModel):

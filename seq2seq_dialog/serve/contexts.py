@@ -28,7 +28,7 @@ from ..errors import UsageError
 from ..settings import DataArguments
 
 JSON_LINE = re.compile(r"\s*(\{|\[\s*(\{|$))")  # begins an object, or an array of objects
-FORM = DataArguments(detokenize=False)
+AS_IS = DataArguments(detokenize=False)
 
 
 class Entry(NamedTuple):
@@ -72,7 +72,7 @@ def _read_file(file: File, is_alone: bool) -> Iterator[Entry]:
         for number, row in rows:
             yield Entry(f"{file}, row {number}", row, context_of(row, column_of), "table")
     elif (reader := reader_of(file)) is not None:
-        for talk in read_talks_of([Recognised(file, reader)], FORM, lambda kind, number: None):
+        for talk in read_talks_of([Recognised(file, reader)], AS_IS, lambda kind, number: None):
             if talk.turns:
                 yield _end_of(talk, f"{file}, dialogue {talk.dialogue_id}", reader.name)
     elif is_alone and JSON_LINE.match(first):

@@ -48,11 +48,11 @@ def web(folders: Sequence[str], port: int | None = None, votes: str = VOTES, **o
     for folder in folders:
         model, tokenizer, device = load(folder, **options)
         answer, extras = functions_of(model, tokenizer)
-        readable = text_turns
+        turns_read = text_turns
         if safety is not None:  # candidates and attention maps are not filtered
-            answer, extras, readable = safety.guard(answer), {}, safety.readable
+            answer, extras, turns_read = safety.guard(answer), {}, safety.readable
         encode = partial(encode_context, tokenizer=tokenizer)
-        speakers.append(Speaker(str(folder), model, tokenizer, answer, encode, extras, readable))
+        speakers.append(Speaker(str(folder), model, tokenizer, answer, encode, extras, turns_read))
         about.append(f"{folder} by {engine(model)}, on {device}")
     demo = page(*speakers) if len(speakers) == 1 else arena(speakers, Path(votes))
     serve(demo, port, "; ".join(about))
