@@ -173,7 +173,7 @@ def check_has_others(path: str, of_models: set[str], files: list[File]) -> None:
     if not of_models:
         return
     config = next((file for file in files if file.name == "config.yaml"), None)
-    data = re.search(r"(?m)^data: (?!null)(.+)", "" if config is None else replace(config).head)
+    data = re.search(r"(?m)^data: (?!null)(.+)", "" if config is None else config.unread().head)
     learnt = f": of this run, that is {data[1]}" if data else ""
     raise UsageError(
         f"{path!r} holds a model or what a run wrote, and no dialogues to read. Give the dialogues "
