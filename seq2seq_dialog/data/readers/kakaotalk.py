@@ -13,6 +13,7 @@ from datetime import datetime
 from ...dataset_script.sources import Note
 from ..files import File
 from ..transcripts import Message, Reader, Transcript
+from .message_texts import add_line, written_by_people
 from .times import on_clock, parse_time
 
 _CLOCK = r"(?P<before>오전|오후)? ?(?P<hour>\d{1,2}):(?P<minute>\d\d)(?: ?(?P<after>[AaPp][Mm]))?"
@@ -62,21 +63,15 @@ def _read(file: File, note: Note) -> Iterator[Transcript]:
                 note("system_line", number)
         elif NOTICE.fullmatch(line.strip()):
             note("system_line", number)
-        elif said:
-            begun, message = said[-1]
-            said[-1] = begun, message._replace(text=f"{message.text}\n{line}".rstrip())
-        elif line.strip():
-            note("system_line", number)
-    messages = []
-    for number, message in said:
-        text = message.text.strip()
-        if not text or MEDIA.fullmatch(text):
-            note("media" if text else "empty_utterance", number)
-        elif DELETED.fullmatch(text):
-            note("deleted_message", number)
         else:
-            messages.append(message._replace(text=text))
-    yield Transcript("1", messages)
+            add_line(said, line, number, note)
+    yield Transcript("1", written_by_people(said, _kind_of, note))
+
+
+def _kind_of(text: str) -> str | None:
+    if MEDIA.fullmatch(text):
+        return "media"
+    return "deleted_message" if DELETED.fullmatch(text) else None
 
 
 def _day(match: re.Match) -> datetime | None:

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from ...dataset_script.sources import Note
 from ..files import File
 from ..transcripts import Message, Reader, Transcript
+from .message_texts import add_line, written_by_people
 from .times import is_day_first, on_clock, parse_time
 
 BEGINS = "[LINE]"
@@ -49,21 +50,16 @@ def _read(file: File, note: Note) -> Iterator[Transcript]:
                 note("system_line", number)
         elif match := DAY.fullmatch(line.strip()):
             day = parse_time(match["date"], day_first)
-        elif said:
-            begun, message = said[-1]
-            said[-1] = begun, message._replace(text=f"{message.text}\n{line}".rstrip())
-        elif line.strip():
-            note("system_line", number)
-    messages = []
-    for number, message in said:
-        text = _unquoted(message.text.strip())
-        if not text or MEDIA.fullmatch(text):
-            note("media" if text else "empty_utterance", number)
-        elif CALL.fullmatch(text):
-            note("system_line", number)
         else:
-            messages.append(message._replace(text=text))
-    yield Transcript("1", messages)
+            add_line(said, line, number, note)
+    whole = [(number, m._replace(text=_unquoted(m.text.strip()))) for number, m in said]
+    yield Transcript("1", written_by_people(whole, _kind_of, note))
+
+
+def _kind_of(text: str) -> str | None:
+    if MEDIA.fullmatch(text):
+        return "media"
+    return "system_line" if CALL.fullmatch(text) else None
 
 
 def _unquoted(text: str) -> str:

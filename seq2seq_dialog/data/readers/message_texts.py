@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from html.parser import HTMLParser
+
+from ...dataset_script.sources import Note
+from ..transcripts import Message
 
 PERSONS = ("name", "displayname", "role", "email", "id")  # the fields of who speaks
 TEXTS = ("text", "body", "content", "parts", "data")  # and of what is said
@@ -58,6 +61,29 @@ class _Words(HTMLParser):
     def handle_data(self, data: str) -> None:
         if not self.left_out:
             self.words.append(data)
+
+
+def add_line(said: list[tuple[int, Message]], line: str, number: int, note: Note) -> None:
+    """Add a line that begins no message to the last of `said`, its line first; before all, none."""
+    if said:
+        begun, message = said[-1]
+        said[-1] = begun, message._replace(text=f"{message.text}\n{line}".rstrip())
+    elif line.strip():
+        note("system_line", number)
+
+
+def written_by_people(
+    said: Iterable[tuple[int, Message]], kind_of: Callable[[str], str | None], note: Note
+) -> list[Message]:
+    """The messages with a text of which `kind_of` tells no kind; the others are noted by theirs."""
+    messages = []
+    for number, message in said:
+        text = message.text.strip()
+        if kind := kind_of(text) if text else "empty_utterance":
+            note(kind, number)
+        else:
+            messages.append(message._replace(text=text))
+    return messages
 
 
 def text_of_html(html: str) -> str:
