@@ -37,7 +37,6 @@ from .evaluation.diversity import stock_phrases
 from .evaluation.metrics import ReplyMetric
 from .hub import publish_model
 from .models import artifact
-from .models.artifact import DECODING_FILE
 from .models.build import check_lengths, check_names, check_sizes, load_model
 from .models.tokenizer import load_tokenizer, train_tokenizer
 from .portable.options import NEEDED_TEXTS
@@ -435,9 +434,9 @@ def save_decoding(trainer: DialogueTrainer, run_dir: Path) -> None:
     if trainer.args.should_save:
         results = checkpoints.RESULTS
         checkpoints.seal_run(run_dir, without=(*results, *artifact.DECODING_FILES))
-        part = run_dir / f"{DECODING_FILE}{run_folder.PART}"
+        part = run_dir / f"{artifact.DECODING_FILE}{run_folder.PART}"
         trainer.model.generation_config.save_pretrained(run_dir, part.name)
-        part.replace(run_dir / DECODING_FILE)
+        part.replace(run_dir / artifact.DECODING_FILE)
         if not has_adapter(trainer.model):
             artifact.finish_config(run_dir)
         checkpoints.seal_run(run_dir, without=results)
