@@ -761,7 +761,7 @@ print(json.dumps([found, sizes, message]))
     done = subprocess.run(
         [str(LEGACY_PYTHON), "-c", code, json.dumps(cases)],
         cwd=ROOT,
-        env={**os.environ, "HF_HOME": str(tmp_path / "home"), "PYTHONDONTWRITEBYTECODE": "1"},
+        env={**os.environ, "HF_HOME": str(tmp_path / "home")},
         capture_output=True,
         text=True,
         timeout=300,
