@@ -424,7 +424,8 @@ def test_several_sources_and_a_schedule_that_is_ended_later(run, config, tmp_pat
     flags += ["--max_eval_samples", "20", "--save_steps", "2", "--save_total_limit", "9"]
     flags += ["--eval_strategy", "no", "--logging_steps", "1"]
     out = run(config, folder, *flags, "--max_steps", "8").stdout
-    assert "dialogues: weight 0.5" in out
+    assert "dialogues: weight 0.5" in out and "loss of dialogues_text" in out
+    assert "loss of dialogues_text" in (folder / "report.html").read_text(encoding="utf-8")
     metrics = read_json(folder / "metrics.json")
     sources = metrics["data"]["sources"]
     assert list(sources) == ["dialogues", "dialogues_text"] and sources["dialogues"]["pairs"] > 3

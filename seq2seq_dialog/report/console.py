@@ -15,6 +15,7 @@ from ..evaluation.catalogue import METRICS, keys_with
 from ..run_folder import read_json, read_mapping, read_predictions
 from ..shipped import command, interpreter
 from ..training.lora import holds_adapter
+from .tables import column, figures_of_splits
 
 
 def set_up_console(main_process: bool) -> Console:
@@ -36,11 +37,12 @@ def print_metrics(metrics: dict, console: Console) -> None:
         console.print("Nothing is evaluated: there are no pairs for it, or no setting asks for it.")
         return
     table = Table("metric", *splits, title="Evaluation", title_justify="left")
-    for key, metric in METRICS.items():
+    for key in figures_of_splits(metrics):
         values = [metrics[split].get(key) for split in splits]
         if any(value is not None for value in values):
+            label, unit, *_ = column(key)
             figures = ("" if value is None else f"{value:,.2f}" for value in values)
-            table.add_row(metric.label_and_unit, *figures)
+            table.add_row(escape(f"{label} ({unit})" if unit else label), *figures)
     console.print(table)
 
 
@@ -68,8 +70,8 @@ def print_evaluation(evaluation: dict, console: Console) -> None:
 def print_samples(predictions: list[dict], split: str, console: Console) -> None:
     """Print eight evenly spaced predictions as a table of context, reference and reply."""
     table = Table(title=f"Samples from the {split} set", title_justify="left", show_lines=True)
-    for column, ratio in (("context", 5), ("reference", 3), ("reply", 3)):
-        table.add_column(column, ratio=ratio)
+    for head, ratio in (("context", 5), ("reference", 3), ("reply", 3)):
+        table.add_column(head, ratio=ratio)
     for row in predictions[:: max(1, len(predictions) // 8)][:8]:
         context = "\n".join(f"- {turn}" for turn in row["context"][-3:])
         table.add_row(escape(context), escape(row["reference"]), escape(row["reply"]))

@@ -19,7 +19,15 @@ from ..serve.votes import pair, ranking, read_votes, tally
 from .licences import data_name
 from .pictures import PALETTE, curve_pictures, group_pictures, rankings
 from .selfchat import read_transcripts
-from .tables import diversity_tables, overlap, render, score_tables, table, unknown_tokens
+from .tables import (
+    diversity_tables,
+    figures_of_splits,
+    overlap,
+    render,
+    score_tables,
+    table,
+    unknown_tokens,
+)
 
 SEED = 42  # of the draw of samples
 BEST, WORST, DRAWN = 6, 6, 8  # samples
@@ -112,7 +120,7 @@ def read(folder: Path) -> dict:
         "unknown": unknown_tokens(metrics.get("data", {}).get("unknown", {})),
         "collapse": train.get("collapse"),
         "checks": table("Evaluations while training", "step", _checks(log), ("epoch", *METRICS)),
-        "splits": table("Validation and test", "split", splits, list(METRICS)),
+        "splits": table("Validation and test", "split", splits, figures_of_splits(metrics)),
         "log": log,
         "best_step": train.get("best_step") if chooses_best else None,
         "chosen_on_these": chooses_best and evaluation.get("split") == "validation",

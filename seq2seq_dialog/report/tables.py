@@ -66,8 +66,15 @@ def table(
     }
 
 
+def figures_of_splits(metrics: Mapping) -> list[str]:
+    """Name what metrics.json may have of a split: all metrics, and the loss of several sources."""
+    return [*METRICS, *(f"loss_{name}" for name in metrics.get("data", {}).get("sources", ()))]
+
+
 def column(key: str) -> tuple[str, str, str, str]:
     """Return what heads figures: label, unit, arrow to what is better, meaning in plain words."""
+    if key.startswith("loss_"):
+        return f"loss of {key.removeprefix('loss_')}", METRICS["loss"].unit, ARROWS[LOWER], ""
     if key not in METRICS:
         return key.replace("_", " "), "", "", ""
     metric = METRICS[key]

@@ -92,6 +92,7 @@ class DialogueTrainer(Seq2SeqTrainer):
     evaluation_figures: ClassVar = {
         "eval_loss": ("validation loss", ".4f"),
         "eval_perplexity": (METRICS["perplexity"].label, ",.2f"),
+        "eval_bits_per_byte": (METRICS["bits_per_byte"].label, ".3f"),
         "eval_context_gain": (METRICS["context_gain"].label, ".3f"),
         "eval_bleu": (METRICS["bleu"].label, ".1f"),
     }
