@@ -48,7 +48,7 @@ CHART = Path(__file__).parent / "ours_vs_peers.png"
 # examples' own rate, 5e-5, is for checkpoints and learns next to nothing from random weights.
 STOCK_RECIPE = {"per_device_train_batch_size": 8, "learning_rate": 4e-3}
 OUR_ADAM = {"learning_rate": 4e-3, "adam_beta2": 0.98, "warmup_steps": 0.05}
-TUNED = {  # on the same 600,000 tokens of DailyDialog: benchmarks/RESULTS.md
+TUNED = {  # on 600,000 tokens of DailyDialog each: benchmarks/RESULTS.md
     "T5": {"optim": "muon_scaled", "learning_rate": 2e-2, "weight_decay": 0.1},
     "GRU with attention": {"learning_rate": 4e-3},
 }

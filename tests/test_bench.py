@@ -1,6 +1,7 @@
 """The benchmarks: peers that train and answer, arithmetic, turns, and a first look end to end."""
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -119,6 +120,33 @@ def test_ratios_are_of_the_same_round():
     assert harness.compare(results, "ours", "gone", 2)["skipped"] == "gone: failed: no memory"
     assert harness.speeds(results["ours"]) == [12, 6, 3]
     assert harness.summary([12, 6, 3]) == {"median": 6, "least": 3, "greatest": 12}
+
+
+def test_what_each_learns_is_told_with_whether_it_reads_its_contexts():
+    gru = "GRU with attention"
+    learnt = {"T5": ([(1, 5.0), (2, 3.2)], 0.5, 80), gru: ([(1, 5.0), (2, 3.6)], 0.25, 40)}
+
+    def measure(contestants):
+        assert {name: run for name, (run, _) in contestants.items()} == dict.fromkeys(
+            learnt, training.learning
+        )
+        assert all(options["recipe"].items() >= suite.TUNED[name].items()
+                   for name, (_, options) in contestants.items())  # fmt: skip
+        names = ("curve", "context_gain", "seconds", "work")
+        return {
+            name: {"rounds": [dict(zip(names, (*figures, 3600), strict=True))]}
+            for name, figures in learnt.items()
+        }
+
+    tools = SimpleNamespace(folder=None, quick=False, full=True, measure=measure)
+    found = suite.measure_learning(tools)
+    assert {check["what"]: check["value"] for check in found["checks"]} == {
+        "loss after an epoch, T5": 3.2,
+        "context gain, T5": 0.5,
+        f"loss after an epoch, {gru}": 3.6,
+        f"context gain, {gru}": 0.25,
+    }
+    assert found["ratios"][0]["ratio"]["median"] == 0.5
 
 
 def test_bounds():
