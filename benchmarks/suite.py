@@ -481,7 +481,8 @@ def bench(
             are measured again, what it holds gives way.
         quick: tiny sizes, to see that it works.
         full: growth to a million dialogues (once), replies to 1,000 contexts, order on more pairs,
-            to_loss with our AdamW for stock, too: an hour or two more, and 10 GB of disk.
+            learning on a whole epoch, to_loss with our AdamW for stock, too: hours more, and 10 GB
+            of disk.
         chart: draw all parts that `output` holds to benchmarks/ours_vs_peers.png.
 
     Raises:
