@@ -87,34 +87,48 @@ def first_rows(rows: Dataset, limit: int, sources: list[WeightedSource] | None) 
     )
 
 
-def draw_stream(readers: dict[WeightedSource, Callable[[], Iterator[dict]]]) -> Iterator[dict]:
-    """Draw rows from streams without end, dialogue by dialogue, always in the same order.
+def draw_stream(
+    readers: dict[WeightedSource, Callable[[], Iterator[dict]]], once: bool = False
+) -> Iterator[dict]:
+    """Draw rows from several sources, dialogue by dialogue, always in the same order.
 
     `readers` has for each source a function that reads its rows from the first one on. A source
-    that ends begins anew.
+    that ends begins anew, without end or, with `once`, until each has ended.
     """
     sources = list(readers)
     weights = np.array([source.weight for source in sources])
     dialogues = [_dialogues(source, read) for source, read in readers.items()]
+    ended = set()
     rng = np.random.default_rng(0)
     while True:
         for number in rng.choice(len(sources), size=1000, p=weights / weights.sum()):
-            for row in next(dialogues[number]):
-                yield row | {"source": sources[number].name}
+            dialogue = next(dialogues[number], None)
+            if dialogue is None:
+                ended.add(number)
+                if once and len(ended) == len(sources):
+                    return
+                dialogues[number] = _dialogues(sources[number], readers[sources[number]])
+                dialogue = next(dialogues[number])
+            for row in dialogue:
+                yield label_row(row, sources[number])
+
+
+def label_row(row: dict, source: WeightedSource) -> dict:
+    """Say in a row which source it is of, also in the id: those of two sources may be equal."""
+    return row | {"dialogue_id": f"{source.name}:{row['dialogue_id']}", "source": source.name}
 
 
 def _dialogues(source: WeightedSource, read: Callable[[], Iterator[dict]]) -> Iterator[list[dict]]:
-    """Read the rows of each dialogue of a source, pass after pass."""
-    while True:
-        dialogue: list[dict] = []
-        for row in read():
-            if row["turn"] == 1 and dialogue:
-                yield dialogue
-                dialogue = []
-            dialogue.append(row)
-        if not dialogue:
-            raise UsageError(f"data: {source.path} has no training pair. Leave it out.")
-        yield dialogue
+    """Read the rows of each dialogue of a source."""
+    dialogue: list[dict] = []
+    for row in read():
+        if row["turn"] == 1 and dialogue:
+            yield dialogue
+            dialogue = []
+        dialogue.append(row)
+    if not dialogue:
+        raise UsageError(f"data: {source.path} has no training pair. Leave it out.")
+    yield dialogue
 
 
 class Draw:

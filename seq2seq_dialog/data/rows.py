@@ -21,7 +21,7 @@ from ..shipped import command
 from . import formats
 from .files import messages_of_a_setting
 from .hub_datasets import load_hub_rows, open_hub_rows
-from .mixture import WeightedSource, draw_stream, first_rows, parse_sources
+from .mixture import WeightedSource, draw_stream, first_rows, label_row, parse_sources
 from .prepared import cache_folder, check_whole, reading_prepared
 from .turns import EVERYBODY, turns_since
 
@@ -71,8 +71,10 @@ def _load_sources(args: DataArguments, sources: list[WeightedSource]) -> tuple[d
         require_rejected(rows, args_of_source)
         problems |= {f"{source.name}: {file}": each for file, each in problems_by_file.items()}
         for split, part in rows.items():
-            labelled = part.add_column("source", [source.name] * len(part))
-            parts.setdefault(split, []).append(labelled)
+            ids = [f"{source.name}:{name}" for name in part["dialogue_id"][:]]  # see `label_row`
+            part = part.remove_columns("dialogue_id").add_column("dialogue_id", ids)
+            part = part.add_column("source", [source.name] * len(part))
+            parts.setdefault(split, []).append(part)
     splits = [split for split in SPLITS if split in parts]
     return {split: concatenate_datasets(parts[split]) for split in splits}, problems
 
@@ -119,7 +121,7 @@ def _open_sources(args: DataArguments, sources: list[WeightedSource]) -> tuple[d
 def _read_in_turn(readers: dict[WeightedSource, Callable[[], Iterator[dict]]]) -> Iterator[dict]:
     for source, read in readers.items():
         for row in read():
-            yield row | {"source": source.name}
+            yield label_row(row, source)
 
 
 def _recognise(args: DataArguments) -> formats.SourceFiles | None:

@@ -1,9 +1,9 @@
 """Training rows that are read while the model trains, and never all kept on disk (`streaming`).
 
 The rows come in the order of the source, pass after pass; dialogues of several sources are drawn by
-weight (`mixture.draw_stream`). Of n processes, each takes every n-th
-dialogue, fills a buffer and cuts it to batches by token budget. The batches of a buffer come in
-random order, so that the rows are shuffled as far as the buffer reaches.
+weight (`mixture.draw_stream`). Of n processes, each takes every n-th dialogue, fills a buffer and
+cuts it to batches by token budget. The batches of a buffer come in random order, so that the rows
+are shuffled as far as the buffer reaches.
 """
 
 import hashlib
@@ -30,8 +30,8 @@ BUFFER_PAIRS = 20_000  # shuffled together
 class Stream:
     """Dialogues of which the training rows are read and never kept.
 
-    `rows` has the first `KEPT_PAIRS` rows of train, and all of the other splits; `problems` is what
-    `load_rows` returns.
+    `rows` has the first `KEPT_PAIRS` rows of train, at most one pass, and all of the other splits;
+    `problems` is what `load_rows` returns.
     """
 
     def __init__(self, args: DataArguments):
@@ -46,6 +46,7 @@ class Stream:
             limit = args.max_eval_samples if sources is None else None  # of each source, below
             if name == "train":
                 limit = min(KEPT_PAIRS, args.max_train_samples or KEPT_PAIRS)
+                read = read if sources is None else partial(read, once=True)
             content = f"{key} {name} {limit} {args.detokenize}"
             fingerprint = hashlib.sha256(content.encode()).hexdigest()[:32]
             rows[name] = prepare_rows(

@@ -46,11 +46,25 @@ def test_rows_of_all_sources_say_where_they_come_from(files):
     rows, problems = load_rows(arguments(files))
     alone, _ = load_rows(DataArguments(data=f"{files}/two.txt.gz", data_cache=str(files / "c")))
     two = rows["train"].filter(lambda row: row["source"] == "two")
-    assert two.remove_columns("source").to_list() == alone["train"].to_list()
+    expected = [
+        row | {"dialogue_id": f"two:{row['dialogue_id']}", "source": "two"}
+        for row in alone["train"]
+    ]
+    assert two.to_list() == expected
     assert set(rows["train"]["source"]) == {"one", "two"}
     assert problems["one: one.txt"]["dialogues"] == 40
     assert problems["two: two.txt.gz"]["dialogues"] == 30
-    assert two[0]["dialogue_id"].startswith("two:")
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_dialogues_of_two_files_of_one_name_have_ids_of_their_own(tmp_path, streaming):
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "talk.txt").write_text(LINES[0], encoding="utf-8")
+    data = [{"path": f"{tmp_path}/{name}/talk.txt", "name": name} for name in ("a", "b")]
+    args = DataArguments(data=data, data_cache=str(tmp_path / "cache"), streaming=streaming)
+    (rows,) = (Stream(args).rows if streaming else load_rows(args)[0]).values()
+    assert set(rows["dialogue_id"]) == {"a:talk:1", "b:talk:1"}
 
 
 def test_equal_dialogues_of_two_sources_fall_into_one_split(files):
@@ -235,6 +249,12 @@ def test_a_stream_draws_dialogues_by_share(files, monkeypatch):
         assert passes > 1 and of_source == (rows * passes)[: len(of_source)]
 
 
+def test_of_small_sources_a_stream_keeps_one_pass(files):
+    args = arguments(files, streaming=True)
+    kept, whole = (rows["train"].to_list() for rows in (Stream(args).rows, load_rows(args)[0]))
+    assert all(row in kept for row in whole) and len(kept) < 3 * len(whole)
+
+
 def test_a_stream_takes_evaluated_pairs_of_all_sources(files, monkeypatch):
     monkeypatch.setattr(streaming, "KEPT_PAIRS", 100)
     args = arguments(files, streaming=True, max_eval_samples=6)
@@ -245,14 +265,14 @@ def test_a_stream_takes_evaluated_pairs_of_all_sources(files, monkeypatch):
 
 
 def test_the_shares_of_a_stream_are_those_drawn(files, tokenizer, capsys, monkeypatch):
-    monkeypatch.setattr(streaming, "KEPT_PAIRS", 600)
+    monkeypatch.setattr(streaming, "KEPT_PAIRS", 300)
     args = arguments(files, streaming=True)
     features = encode_rows(Stream(args).rows["train"], tokenizer, args)
     counts = report_sources(features, args, Console())["sources"]
     tokens = counts["one"]["tokens"], counts["two"]["tokens"]
     assert counts["one"]["share"] == pytest.approx(tokens[0] / sum(tokens))
     told = " ".join(capsys.readouterr().out.split())
-    assert "% of the tokens of the first 600 training pairs" in told
+    assert "% of the tokens of the first 300 training pairs" in told
 
 
 def test_a_streamed_source_without_pairs_is_refused():
