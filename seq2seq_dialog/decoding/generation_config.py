@@ -32,6 +32,12 @@ def changed_settings(config: GenerationConfig) -> set[str]:
     return {name for name in settings if not name.endswith(("_id", "_version"))} - neutral
 
 
+def end_token_ids(config: GenerationConfig) -> list[int]:
+    """List the tokens that end a reply."""
+    ends = config.eos_token_id
+    return ends if isinstance(ends, list) else [ends]
+
+
 def most_new_tokens(config: GenerationConfig) -> int:
     """Return how long a reply can be, in tokens without the start token, as `generate()` has it."""
     if config.max_new_tokens is not None:

@@ -20,7 +20,7 @@ from transformers import DynamicCache, EncoderDecoderCache, GenerationConfig
 
 from ..portable import RnnSeq2SeqConfig
 from .batch_loop import Decoder, merge_parts, sample
-from .generation_config import finish_reason
+from .generation_config import end_token_ids, finish_reason
 
 # Models whose batches can be joined, by `model_type`: no token has a position of its own.
 JOINABLE = {"t5", "mt5", "umt5", RnnSeq2SeqConfig.model_type}
@@ -55,8 +55,7 @@ class Group:
             next_ids = sample(scores.softmax(-1), draws)
         self.input_ids = torch.cat([self.input_ids, next_ids], dim=1)
         ended = self.stopping_criteria(self.input_ids, None).tolist()
-        ends = self.config.eos_token_id
-        ends = ends if isinstance(ends, list) else [ends]
+        ends = end_token_ids(self.config)
         length, steps = self.input_ids.shape[1] - 1, []
         for row, token_id, is_last in zip(self.rows, next_ids[:, 0].tolist(), ended, strict=True):
             reason = finish_reason(self.config, length, token_id in ends) if is_last else None

@@ -18,7 +18,7 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 from transformers import GenerationConfig
 
-from ..decoding.generation_config import changed_settings, most_new_tokens
+from ..decoding.generation_config import changed_settings, end_token_ids, most_new_tokens
 from ..errors import UsageError
 from ..portable.options import EXTRA_OPTIONS
 from ..run_folder import read_json
@@ -72,12 +72,6 @@ def start_token_id(config: GenerationConfig) -> int:
     """Return the token that replies begin with, as `generate()` chooses it."""
     start = config.decoder_start_token_id
     return config.bos_token_id if start is None else start
-
-
-def end_token_ids(config: GenerationConfig) -> list[int]:
-    """List the tokens that end a reply."""
-    ends = config.eos_token_id
-    return ends if isinstance(ends, list) else [ends]
 
 
 def check_start_token(config: GenerationConfig) -> None:

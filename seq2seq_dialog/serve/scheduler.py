@@ -24,12 +24,17 @@ import numpy as np
 import torch
 from transformers import GenerationConfig
 
-from ..decoding.generation_config import changed_settings, finish_reason, most_new_tokens
+from ..decoding.generation_config import (
+    changed_settings,
+    end_token_ids,
+    finish_reason,
+    most_new_tokens,
+)
 from ..decoding.running_batch import JOINABLE, RunningBatch
 from ..errors import UsageError
 from ..portable.context import decode_texts, encode_context, pad
 from ..portable.options import EXTRA_OPTIONS, checked_options, extra_options
-from .exported_model import ExportedModel, end_token_ids
+from .exported_model import ExportedModel
 from .inference import encode_contexts, generate_batches
 from .jobs import Abandoned, Choice, Job, Piece
 from .safety import Safety
