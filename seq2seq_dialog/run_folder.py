@@ -182,15 +182,20 @@ def read_predictions(folder: str | Path) -> list[dict]:
     return rows
 
 
+def evenly_spaced(items: Sequence, most: int) -> list:
+    """Choose at most `most` items, the first among them."""
+    count = min(most, len(items))
+    return [items[i * len(items) // count] for i in range(count)]
+
+
 def read_pairs(folder: str | Path, samples: int) -> list[dict]:
     """Read at most `samples` evenly spaced test pairs of a run's predictions."""
     rows = read_predictions(folder)
-    count = min(samples, len(rows))
-    if count < 2:
+    if min(samples, len(rows)) < 2:
         raise UsageError(
             f"The predictions of {str(folder)!r} have {len(rows)} pairs; 2 are the least."
         )
-    return [rows[i * len(rows) // count] for i in range(count)]
+    return evenly_spaced(rows, samples)
 
 
 def write_json(path: Path, content) -> None:

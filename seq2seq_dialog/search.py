@@ -10,13 +10,13 @@ from typing import Any
 
 import torch
 import yaml
-from rich.console import Console
 from rich.table import Column, Table
 
 from . import run_folder
 from .command_line import setting_names
 from .errors import UsageError, nearest
 from .evaluation.catalogue import METRICS
+from .report.console import plain_console
 from .report.seeds import check_same_data
 from .run_folder import read_json, read_mapping, write_json, write_yaml
 from .setting_fields import Mark, bounds
@@ -261,7 +261,7 @@ def report(argv: list[str], settings: Settings, trials: list[dict]) -> None:
     for trial in [*ranked, *failed]:
         value = "failed" if trial["value"] is None else f"{trial['value']:.4f}"
         table.add_row(str(trial["trial"]), value, *map(_short, trial["settings"].values()))
-    Console().print(table)
+    plain_console().print(table)
     best = [*argv, *as_flags(ranked[0]["settings"]), f"--output_dir={folder / 'best'}"]
     write_yaml(folder / BEST, parse(best).as_config())
     print(f"The best settings are in {folder / BEST}. To train and evaluate them:")

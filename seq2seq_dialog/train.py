@@ -181,7 +181,7 @@ def run_steps(settings: Settings) -> None:
     model = adapt_model(settings, model, tokenizer, console)
     trainer = build_trainer(settings, model, tokenizer, features, corpus.stream)
     if settings.training.dry_run:
-        return end_dry_run(trainer, corpus, features, settings)
+        return end_dry_run(trainer, corpus, features, settings, console)
     begin_run_folder(settings, environment, trainer, checkpoint)
     metrics |= train_model(trainer, settings, checkpoint, console)
 
@@ -201,12 +201,12 @@ def run_steps(settings: Settings) -> None:
 
 
 def end_dry_run(
-    trainer: DialogueTrainer, corpus: Corpus, features: dict, settings: Settings
+    trainer: DialogueTrainer, corpus: Corpus, features: dict, settings: Settings, console: Console
 ) -> None:
     """Show what the run would be, and leave no more than that page."""
     if settings.main_process:
         rmtree(settings.run_dir / run_folder.TRIAL_TOKENIZER, ignore_errors=True)
-        preview(trainer, corpus, features, settings)
+        preview(trainer, corpus, features, settings, console)
     trainer.end()
 
 

@@ -48,7 +48,7 @@ def convert(data: str, output: str, **options) -> None:
             split: _write(read, paths[split], form, split) | {"read_as": description}
             for split, (read, description) in by_split.items()
         }
-    print_reading(problems, Console())
+    print_reading(problems, Console(markup=False, emoji=False, highlight=False))
     print(f"Written: {', '.join(map(str, paths.values()))}")
 
 

@@ -92,11 +92,11 @@ def audit_corpus(corpus: Corpus, args: DataArguments, console: Console) -> Corpu
         audit, rows = overlap.audit(corpus.rows), corpus.rows
         warning = overlap.warning(audit)
         if warning:
-            console.print(warning, style="yellow", highlight=False)
+            console.print(warning, style="yellow")
         if args.drop_overlap:
             rows = overlap.without_overlap(rows, audit)
         for doubt in doubts(audit["splits"], len(rows["train"]), args):
-            console.print(f"Warning: {doubt}", style="yellow", highlight=False)
+            console.print(f"Warning: {doubt}", style="yellow")
         corpus = replace(corpus, rows=rows, audit=audit)
     else:
         console.print(
@@ -178,7 +178,7 @@ def print_reading(problems: dict, console: Console) -> None:
         if others:
             more = f" and {len(others) - 5} more" if len(others) > 5 else ""
             summary += f". Not read: {', '.join(others[:5])}{more}"
-        console.print(f"Read as: {summary}", markup=False, highlight=False)
+        console.print(f"Read as: {summary}")
 
 
 def encode_corpus(
@@ -213,8 +213,6 @@ def encode_corpus(
                 f"{100 * unknown[name]['replies']:.1f} % of replies in {name}: they are "
                 f"{tokenizer.unk_token}, which a model can neither read nor write. {OTHER_MODEL}",
                 style="yellow",
-                markup=False,
-                highlight=False,
             )
     return features, {"cut": cuts, "unknown": unknown}
 
@@ -251,7 +249,6 @@ def report_sources(features: Dataset, args: DataArguments, console: Console) -> 
         counts["share"] = drawn[name] / sum(drawn.values())
         console.print(
             f"{name}: weight {counts['weight']:g}, {counts['pairs']:,} training pairs, "
-            f"{100 * counts['share']:.1f} % of the tokens of {whole}",
-            highlight=False,
+            f"{100 * counts['share']:.1f} % of the tokens of {whole}"
         )
     return {"sources": counts_by_source}

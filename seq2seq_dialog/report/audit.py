@@ -12,6 +12,7 @@ from ..data.overlap import CONTEXTS, DEFINITIONS, KINDS, SPLITS, audit, warning
 from ..data.rows import load_rows
 from ..run_folder import check_result, write_json
 from ..settings import DataArguments
+from .console import plain_console
 
 
 def audit_data(
@@ -25,7 +26,7 @@ def audit_data(
     """
     output = Path(output)
     check_result(output, "audit", {"definitions", "splits", "clean"})
-    console = Console()
+    console = plain_console()
     args = DataArguments(data=data, detokenize=detokenize)
     rows, _ = load_rows(args)
     with console.status("Comparing the splits ..."):
@@ -42,7 +43,7 @@ def audit_data(
     print_audit(audit_result, console)
     message = warning(audit_result)
     if message:
-        console.print(message, style="yellow", markup=False, highlight=False, soft_wrap=True)
+        console.print(message, style="yellow", soft_wrap=True)
     print(f"Written to {output}: the counts, what they mean, clean pairs, dialogues to drop.")
     return audit_result
 
@@ -70,7 +71,7 @@ def print_audit(audit_result: dict, console: Console) -> None:
     ):
         remaining = audit_result[name]
         text = f"{remaining['dialogues']:,} dialogues, {remaining['pairs']:,} pairs."
-        console.print(f"Train {label}: {text}", highlight=False, soft_wrap=True)
+        console.print(f"Train {label}: {text}", soft_wrap=True)
 
 
 def _cells(counts: dict) -> Iterator[tuple[str, str]]:

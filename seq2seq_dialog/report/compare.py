@@ -13,7 +13,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from rich.console import Console
 from rich.table import Column, Table
 
 from ..errors import UsageError
@@ -22,6 +21,7 @@ from ..evaluation.catalogue import LOWER, METRICS, leading_first
 from ..evaluation.metrics import PairStatistics, likelihood_statistics, pair_statistics
 from ..run_folder import check_result, read_language, read_predictions, write_json
 from . import seeds
+from .console import plain_console
 
 LEVEL = 0.05  # of p: below it, a difference is beyond chance
 LEAST_SAMPLES = 100
@@ -267,7 +267,7 @@ def print_comparison(result: dict) -> None:
         interval = " to ".join(f"{bound:+.3f}" for bound in test["interval"])
         difference = f"{test['difference']:+.3f}"
         table.add_row(METRICS[name].label, *figures, difference, interval, f"{test['p']:.4f}")
-    Console().print(table)
+    plain_console().print(table)
     clean = "clean " if result["subset"] == "clean" else ""
     print(
         f"{result['pairs']:,} {clean}pairs of {result['dialogues']:,} dialogues, which were "

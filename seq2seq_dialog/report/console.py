@@ -8,11 +8,10 @@ from pathlib import Path
 import datasets
 import transformers
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from ..evaluation.catalogue import METRICS, keys_with
-from ..run_folder import read_json, read_mapping, read_predictions
+from ..run_folder import evenly_spaced, read_json, read_mapping, read_predictions
 from ..shipped import command, interpreter
 from ..training.lora import holds_adapter
 from .tables import column, figures_of_splits
@@ -27,7 +26,12 @@ def set_up_console(main_process: bool) -> Console:
     transformers.utils.logging.disable_progress_bar()
     if not main_process:
         datasets.disable_progress_bars()
-    return Console(quiet=not main_process)
+    return plain_console(quiet=not main_process)
+
+
+def plain_console(**options) -> Console:
+    """Make a console that prints texts as they stand: paths and replies hold brackets, too."""
+    return Console(markup=False, emoji=False, highlight=False, **options)
 
 
 def print_metrics(metrics: dict, console: Console) -> None:
@@ -42,7 +46,7 @@ def print_metrics(metrics: dict, console: Console) -> None:
         if any(value is not None for value in values):
             label, unit, *_ = column(key)
             figures = ("" if value is None else f"{value:,.2f}" for value in values)
-            table.add_row(escape(f"{label} ({unit})" if unit else label), *figures)
+            table.add_row(f"{label} ({unit})" if unit else label, *figures)
     console.print(table)
 
 
@@ -64,7 +68,7 @@ def print_evaluation(evaluation: dict, console: Console) -> None:
         table.add_row(system, *cells)
     console.print(table)
     for sentence in evaluation["verdict"]:
-        console.print(sentence, highlight=False, soft_wrap=True)
+        console.print(sentence, soft_wrap=True)
 
 
 def print_samples(predictions: list[dict], split: str, console: Console) -> None:
@@ -72,9 +76,9 @@ def print_samples(predictions: list[dict], split: str, console: Console) -> None
     table = Table(title=f"Samples from the {split} set", title_justify="left", show_lines=True)
     for head, ratio in (("context", 5), ("reference", 3), ("reply", 3)):
         table.add_column(head, ratio=ratio)
-    for row in predictions[:: max(1, len(predictions) // 8)][:8]:
+    for row in evenly_spaced(predictions, 8):
         context = "\n".join(f"- {turn}" for turn in row["context"][-3:])
-        table.add_row(escape(context), escape(row["reference"]), escape(row["reply"]))
+        table.add_row(context, row["reference"], row["reply"])
     console.print(table)
 
 
@@ -98,7 +102,5 @@ def print_run(run_dir: Path, console: Console) -> None:
         f"\nThe model, its settings, metrics, curves and replies are in {run_dir}. Next:",
         *steps,
         sep="\n  ",
-        highlight=False,
-        markup=False,
         soft_wrap=True,
     )

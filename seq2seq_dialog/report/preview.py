@@ -38,10 +38,13 @@ NOT_TOLD = "not told"
 
 
 def preview(
-    trainer: DialogueTrainer, corpus: Corpus, features: dict[str, Dataset], settings: Settings
+    trainer: DialogueTrainer,
+    corpus: Corpus,
+    features: dict[str, Dataset],
+    settings: Settings,
+    console: Console,
 ) -> Path:
     """Print what a run will do, and write it to data.html in its folder; return that path."""
-    console = Console()
     languages, sampled = guess_languages(corpus.rows["train"])
     doubt = language_doubt(languages, settings.data.language)
     content = {
@@ -67,7 +70,7 @@ def preview(
     content["pictures"] = {title: histogram(each, title) for title, each in lengths.items()}
     path = settings.run_dir / PREVIEW
     write_text(path, render("preview.html.jinja", content | {"palette": PALETTE}) + "\n")
-    console.print(f"The same with pictures: {path}", highlight=False)
+    console.print(f"The same with pictures: {path}")
     return path
 
 
@@ -118,8 +121,8 @@ def guess_languages(rows: Dataset) -> tuple[dict[str, float], int]:
         of dialogues that say too little), and the number of dialogues that were read.
     """
     identifier = load_identifier()
-    ids = np.array(rows["dialogue_id"][:], dtype=object)
-    last = np.flatnonzero(np.append(ids[1:] != ids[:-1], True))  # rows that have all turns
+    turns = rows.with_format("numpy")["turn"][:]
+    last = np.flatnonzero(np.append(turns[1:] == 1, True))  # rows that have all turns
     chosen = last[np.linspace(0, len(last) - 1, min(DIALOGUES, len(last))).astype(int)]
     counts: Counter = Counter()
     for row in rows.select(chosen).select_columns(["context", "response"]):
@@ -226,20 +229,19 @@ def print_preview(content: dict, console: Console) -> None:
         table.add_row(label, *(counts[label] for counts in splits.values()))
     console.print(table)
     shares = (f"{script} {100 * share:.1f} %" for script, share in content["scripts"].items())
-    console.print(f"Letters of the replies: {', '.join(shares)}", highlight=False)
-    console.print(content["languages"], highlight=False)
+    console.print(f"Letters of the replies: {', '.join(shares)}")
+    console.print(content["languages"])
     if content["doubt"]:
-        console.print(content["doubt"], style="yellow", highlight=False)
+        console.print(content["doubt"], style="yellow")
     for number, example in enumerate(content["examples"], 1):
         for verb, text in example.items():
-            console.print(f"Example {number}, the model {verb}: {text}", markup=False)
+            console.print(f"Example {number}, the model {verb}: {text}")
     cost = content["cost"]
     minutes = cost["seconds"] / 60
     console.print(
         f"{cost['parameters']:,} parameters. {cost['steps']:,} steps at "
         f"{cost['tokens_per_second']:,.0f} tokens a second, padding included, as measured on "
         f"{TRIAL_BATCHES} batches: about {minutes:,.0f} min of training, without evaluation. "
-        f"Memory so far: {cost['gigabytes']:.1f} GB.",
-        highlight=False,
+        f"Memory so far: {cost['gigabytes']:.1f} GB."
     )
-    console.print(f"Settings:\n{content['settings']}", markup=False, highlight=False)
+    console.print(f"Settings:\n{content['settings']}")

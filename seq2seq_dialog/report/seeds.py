@@ -5,12 +5,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean, stdev
 
-from rich.console import Console
 from rich.table import Column, Table
 
 from ..errors import UsageError
 from ..evaluation.catalogue import HIGHER, LOWER, METRICS, keys_with, leading_first
 from ..run_folder import read_json, read_mapping, write_json
+from .console import plain_console
 
 SUMMARY = "seeds.json"
 
@@ -88,7 +88,7 @@ def print_summary(summary: dict) -> None:
         for name, spread in result["metrics"].items():
             figures = (spread["mean"], spread["std"], *spread["values"])
             table.add_row(METRICS[name].label, *(f"{figure:,.3f}" for figure in figures))
-        Console().print(table)
+        plain_console().print(table)
 
 
 def read_summary(folder: str | Path) -> dict | None:
@@ -164,7 +164,7 @@ def print_compared(result: dict) -> None:
     for name, test in result["metrics"].items():
         figures = f"{test['a']:.3f}", f"{test['b']:.3f}", f"{test['difference']:+.3f}"
         table.add_row(METRICS[name].label, *figures, f"{test['std']:.3f}")
-    Console().print(table)
+    plain_console().print(table)
     seeds = ", ".join(map(str, result["seeds"]))
     print(
         f"Means over the seeds {seeds}, run by run; std is the standard deviation of B - A."

@@ -12,8 +12,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from markupsafe import Markup
-from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 from tqdm import tqdm
 from transformers.utils.logging import disable_progress_bar
@@ -46,6 +44,7 @@ from ..serve.selfchat import (
     replies_of,
     talk,
 )
+from .console import plain_console
 from .pictures import PALETTE
 from .tables import render, table
 
@@ -152,13 +151,13 @@ def describe(rows: Sequence[dict], letters: str, speaker: Participant) -> dict:
 def _print(about: dict) -> None:
     """Print the figures, a column a speaker, and how they decode."""
     speakers = about["speakers"]
-    heads = [escape(speaker["model"]) for speaker in speakers]
+    heads = [speaker["model"] for speaker in speakers]
     layout = Table("figure", *heads, title="Self-chat", title_justify="left")
     layout.add_row("replies", *(f"{speaker['replies']:,}" for speaker in speakers))
     for key in speakers[0]["figures"]:
         figures = (f"{speaker['figures'][key]:.2f}" for speaker in speakers)
         layout.add_row(METRICS[key].label_and_unit, *figures)
-    Console().print(layout)
+    plain_console().print(layout)
     for speaker in speakers:
         print(f"{speaker['model']}: {speaker['decoding']}, seed {about['seed']}")
     if about["ended early"]:

@@ -41,6 +41,7 @@ from ..run_folder import (
     write_json,
 )
 from ..serve.inference import TOKENS_PER_BATCH, load, reply_to_batch
+from .console import plain_console
 
 TEMPERATURES = (0.4, 0.6, 0.8, 1.0, 1.2)
 GREEDY = 0.0  # what the temperature of the greedy point is written as
@@ -242,10 +243,10 @@ def print_sweep(points: list[dict], people: dict) -> None:
     for label, curve in _curves(points).items():
         for i, point in enumerate(curve):
             values = (f"{point[name]:.2f}" for name in FIGURES)
-            table.add_row("" if i else escape(label), _name(point["temperature"]), *values)
+            table.add_row("" if i else label, _name(point["temperature"]), *values)
         table.add_section()
     table.add_row("references", "", *(f"{people[n]:.2f}" if n in people else "" for n in FIGURES))
-    Console().print(table)
+    plain_console().print(table)
     for label, curve in _curves(points).items():
         best = max(curve, key=lambda point: point["bleu_2"])
         at = "" if best["temperature"] == GREEDY else "temperature "

@@ -16,6 +16,7 @@ from ..data.turns import as_dialogue, clean_text
 from ..dataset_script.dialogues import END
 from ..errors import UsageError
 from ..portable.context import count_background
+from ..run_folder import evenly_spaced
 from ..settings import DataArguments
 from .inference import TOKENS_PER_BATCH, generate_responses
 
@@ -127,10 +128,8 @@ def sample_talks(
     contexts = (row["context"] for row in predictions)
     first = (context for context in contexts if len(context) - count_background(context) == 1)
     openings = list(dict.fromkeys(context[-1] for context in first))
-    count = min(count, len(openings))
-    chosen = [openings[i * len(openings) // count] for i in range(count)]
     speaker = Participant(name, model, tokenizer, decoding(model, {}))
-    return as_rows(talk([speaker], chosen, turns), [name])
+    return as_rows(talk([speaker], evenly_spaced(openings, count), turns), [name])
 
 
 def as_rows(dialogues: Sequence[Sequence[str]], names: Sequence[str]) -> list[dict]:

@@ -8,12 +8,11 @@ import shlex
 
 import pytest
 from helpers.pages import HOSTILE, SYSTEMS, Checker, evaluation
-from rich.console import Console
 
 from seq2seq_dialog.errors import UsageError
 from seq2seq_dialog.evaluation.catalogue import METRICS
 from seq2seq_dialog.report import page
-from seq2seq_dialog.report.console import print_run
+from seq2seq_dialog.report.console import plain_console, print_run, print_samples
 from seq2seq_dialog.report.model_card import model_card
 from seq2seq_dialog.report.page import choose_samples, describe, write
 from seq2seq_dialog.report.tables import markdown, number, table
@@ -290,7 +289,7 @@ def test_what_train_is_to_the_model_is_told(run_folder, name, changes, told, not
     for text in (page_of(run_folder), model_card(run_folder, "user/tiny")):
         assert [words for words in (*told, *not_told) if words in text] == told
         assert ("chosen on these pairs" in text) == ("split" in changes)
-    print_run(run_folder, Console(width=200))
+    print_run(run_folder, plain_console(width=200))
     assert f"Samples from the {changes.get('split', 'test')} set" in capsys.readouterr().out
 
 
@@ -361,7 +360,7 @@ def test_a_folder_that_is_no_run_is_refused(tmp_path):
 def test_what_is_printed_can_be_pasted_where_paths_have_blanks(run_folder, tmp_path, capsys):
     folder = tmp_path / "my 'own' [runs]"
     run_folder.rename(folder)
-    print_run(folder, Console(width=200))
+    print_run(folder, plain_console(width=200))
     lines = capsys.readouterr().out.splitlines()
     commands = [shlex.split(line) for line in lines[-3:]]
     assert commands[0][-2:] == ["chat", str(folder)]
@@ -369,12 +368,20 @@ def test_what_is_printed_can_be_pasted_where_paths_have_blanks(run_folder, tmp_p
     assert ast.literal_eval(model) == str(folder)
     assert commands[2] == ["open", f"{folder}/report.html"]
     (folder / "adapter_config.json").touch()  # of which transformers makes no pipeline
-    print_run(folder, Console(width=200))
+    print_run(folder, plain_console(width=200))
     assert "pipeline" not in capsys.readouterr().out
+
+
+def test_samples_are_evenly_spaced_and_printed_as_they_stand(capsys):
+    rows = [{"context": ["[/b]"], "reference": ":tea:", "reply": f"{n}."} for n in range(15)]
+    print_samples(rows, "test", plain_console(width=200))
+    printed = capsys.readouterr().out
+    assert re.findall(r"(\d+)\.", printed) == ["0", "1", "3", "5", "7", "9", "11", "13"]
+    assert "[/b]" in printed and ":tea:" in printed
 
 
 def test_a_run_without_figures_prints_no_empty_table(tmp_path, capsys):
     write_json(tmp_path / "metrics.json", {"train": {"steps": 3}})
-    print_run(tmp_path, Console(width=200))
+    print_run(tmp_path, plain_console(width=200))
     printed = capsys.readouterr().out
     assert "Nothing is evaluated" in printed and "┃ metric ┃" not in printed

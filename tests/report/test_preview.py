@@ -4,6 +4,7 @@ import importlib
 import sys
 
 import pytest
+from datasets import concatenate_datasets
 from helpers.corpus import rows_of
 from helpers.trainers import make_trainer
 
@@ -36,6 +37,11 @@ def test_a_dry_run_needs_no_module_that_windows_lacks(monkeypatch):
 @pytest.mark.parametrize("language", DIALOGUES)
 def test_the_language_of_a_dialogue_is_guessed_by_all_its_turns(language):
     assert guess_languages(rows_of([DIALOGUES[language]])) == ({language: 1.0}, 1)
+
+
+def test_neighbours_with_one_id_are_two_dialogues():
+    rows = concatenate_datasets([rows_of([DIALOGUES[language]]) for language in ("de", "en")])
+    assert guess_languages(rows) == ({"de": 0.5, "en": 0.5}, 2)
 
 
 def test_shares_are_of_dialogues_and_of_a_sample_that_is_evenly_spaced(monkeypatch):
