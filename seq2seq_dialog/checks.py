@@ -15,7 +15,7 @@ from .errors import UsageError, nearest
 from .evaluation.catalogue import OF_LIKELIHOOD, OF_PREFERENCES, keys_with
 from .method_settings import AdversarialArguments
 from .portable.options import check_candidates, check_weights
-from .settings import DataArguments, Settings
+from .settings import Settings
 from .shipped import COMMAND
 from .training_settings import DialogueTrainingArguments
 
@@ -30,7 +30,6 @@ def check(settings: Settings) -> None:
     _check_seeds(training)
     _check_saving(training)
     _check_origin(settings)
-    _check_sides(settings.data)
     _check_decoding(settings)
     _check_unused(settings)
     _check_adversarial(settings)
@@ -45,7 +44,6 @@ def check(settings: Settings) -> None:
     _check_optimizer(training)
     _check_schedule(training)
     _check_checkpointing(training)
-    _check_sharding(training)
     _check_compiler(training)
 
 
@@ -58,6 +56,8 @@ def _check_training(training: DialogueTrainingArguments) -> None:
         raise UsageError(
             f"warmup_steps is {training.warmup_steps}; above 1 it must be a whole number of steps."
         )
+    if training.fsdp_config and not training.fsdp:
+        raise UsageError("fsdp_config has no effect by itself: set fsdp as well, or take it out.")
 
 
 def check_gpus(training: DialogueTrainingArguments) -> None:
@@ -117,6 +117,9 @@ def _check_origin(settings: Settings) -> None:
             f"data is {data.data!r} and dataset_name {data.dataset_name!r}, but dialogues come "
             "from one of them. Take the other out, of the config too."
         )
+    if data.multireference is not None:
+        conflict = ("exchange_sides", data.exchange_sides, "its references are of responses")
+        _refuse_beside("multireference", conflict)
     if model.new_model is not None:
         model.new_model_sizes()
     both = model.model_name_or_path is not None and model.new_model is not None
@@ -149,14 +152,6 @@ def _check_decoding(settings: Settings) -> None:
         raise UsageError("rerank has no effect on one candidate: set candidates as well, to 10.")
 
 
-def _check_sides(data: DataArguments) -> None:
-    if data.exchange_sides and data.multireference is not None:
-        raise UsageError(
-            "multireference has references of responses, and with exchange_sides the model writes "
-            "what was said before them. Take one out."
-        )
-
-
 def _check_adversarial(settings: Settings) -> None:
     adversarial, training = settings.adversarial, settings.training
     if not adversarial.is_on:
@@ -166,11 +161,11 @@ def _check_adversarial(settings: Settings) -> None:
             "adversarial training improves a generator that was trained by maximum likelihood: "
             "make one first (configs/rnn_attention.yaml) and give its folder as model_name_or_path."
         )
-    if training.tokens_per_batch == "auto":
-        raise UsageError(
-            "tokens_per_batch is auto, which does not know what a discriminator needs: with "
-            "adversarial training, set a number."
-        )
+    auto = training.tokens_per_batch == "auto"
+    _refuse_beside(
+        "adversarial",
+        ("tokens_per_batch auto", auto, "it does not know what a discriminator needs"),
+    )
     if 0 < training.max_steps <= adversarial.first_step:
         raise UsageError(
             f"max_steps is {training.max_steps}, all in the discriminator's warm-up, in which the "
@@ -434,11 +429,6 @@ def _check_checkpointing(training: DialogueTrainingArguments) -> None:
 
     with _trying(name, given):
         checkpoint(layer, torch.zeros(1), **{"use_reentrant": False} | options)
-
-
-def _check_sharding(training: DialogueTrainingArguments) -> None:
-    if training.fsdp_config and not training.fsdp:
-        raise UsageError("fsdp_config has no effect by itself: set fsdp as well, or take it out.")
 
 
 def _check_compiler(training: DialogueTrainingArguments) -> None:
