@@ -7,8 +7,6 @@ from datasets import Dataset
 ROOT = Path(__file__).parents[2]
 SAMPLES = ROOT / "samples" / "dialogues_text.txt"
 EVERYDAY = ROOT / "samples" / "everyday"
-
-
 LEGACY_PYTHON = ROOT / ".venv-legacy" / "bin" / "python"
 
 

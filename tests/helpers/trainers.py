@@ -7,7 +7,8 @@ from seq2seq_dialog.training.trainer import DialogueTrainer
 from seq2seq_dialog.training_settings import DialogueTrainingArguments
 
 
-def make_trainer(model, tokenizer, features, folder, **settings):
+def arguments(folder, **settings):
+    """Make the settings of a few steps, of which nothing is kept."""
     defaults = {
         "output_dir": str(folder),
         "tokens_per_batch": 512,
@@ -19,10 +20,13 @@ def make_trainer(model, tokenizer, features, folder, **settings):
         "use_cpu": True,
         "bf16": False,  # by default where the CPU has AMX, and less exact
     }
-    args = DialogueTrainingArguments(**(defaults | settings))
+    return DialogueTrainingArguments(**(defaults | settings))
+
+
+def make_trainer(model, tokenizer, features, folder, **settings):
     return DialogueTrainer(
         model,
-        args,
+        arguments(folder, **settings),
         tokenizer,
         train_dataset=features,
         eval_dataset=features.select(range(60)),
