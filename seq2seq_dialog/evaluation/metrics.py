@@ -117,10 +117,15 @@ def _corpus_chrf(sums: Sequence[float]) -> float:
         if counts and wanted:
             precision, recall = precision + matches / counts, recall + matches / wanted
             orders += 1
-    if precision + recall == 0:
-        return 0.0
-    precision, recall, weight = precision / orders, recall / orders, CHRF_BETA**2
-    return 100 * ((1 + weight) * precision * recall / (weight * precision + recall))
+    orders = max(1, orders)
+    return 100 * f_measure(precision / orders, recall / orders, CHRF_BETA)
+
+
+def f_measure(precision: float, recall: float, beta: float) -> float:
+    """Return their weighted harmonic mean: recall counts `beta` times as much as precision."""
+    weight = beta**2
+    divisor = recall + weight * precision
+    return (1 + weight) * precision * recall / divisor if divisor else 0.0
 
 
 def rouge_statistics(

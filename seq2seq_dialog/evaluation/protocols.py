@@ -23,7 +23,14 @@ from ..dataset_script.detokenize import detokenize
 from ..dataset_script.dialogues import normalised
 from ..errors import UsageError, nearest
 from . import embeddings
-from .metrics import PairStatistics, bleu_signature, figures, mean_over_pairs, pair_statistics
+from .metrics import (
+    PairStatistics,
+    bleu_signature,
+    f_measure,
+    figures,
+    mean_over_pairs,
+    pair_statistics,
+)
 from .text import BY_SPACES, segmented, tokenizer_of, words
 
 
@@ -206,12 +213,13 @@ def multiref(
         rouge = [scorer.score(" ".join(t), " ".join(tokens))["rougeL"] for t in targets]
         bleu = [sentence_bleu([t], tokens, MULTIREF_WEIGHTS, smoothing) for t in targets]
         # bleu: (references, orders)
-        scores = [*zip(*bleu, strict=True), [_f(r.precision, r.recall) for r in rouge]]
+        rouge_l = [f_measure(r.precision, r.recall, ROUGE_BETA) for r in rouge]
+        scores = [*zip(*bleu, strict=True), rouge_l]
         for name, of_references in zip(names, scores, strict=True):
             values[name].append(max(of_references))
             values[f"{name}_mean"].append(math.fsum(of_references) / len(of_references))
-        pooled = _f(max(r.precision for r in rouge), max(r.recall for r in rouge))
-        values["rouge_l_pooled"].append(pooled)
+        greatest = max(r.precision for r in rouge), max(r.recall for r in rouge)
+        values["rouge_l_pooled"].append(f_measure(*greatest, ROUGE_BETA))
     sizes = sorted({len(answers) for answers in references})
     shared = f"nrefs:{'-'.join(map(str, dict.fromkeys((sizes[0], sizes[-1]))))}|case:lower|"
     shared += "tok:spacy-like|max and mean:references|mean:pairs"
@@ -221,13 +229,6 @@ def multiref(
     )
     statistics = {name: mean_over_pairs(scores) for name, scores in values.items()}
     return Scored(statistics, None, signature)
-
-
-def _f(precision: float, recall: float) -> float:
-    """F-measure; recall counts `ROUGE_BETA` times as much as precision."""
-    weight = ROUGE_BETA**2
-    divisor = recall + weight * precision
-    return (1 + weight) * precision * recall / divisor if divisor else 0.0
 
 
 PROTOCOLS: dict[str, Callable] = {"default": default, "plato": plato, "multiref": multiref}

@@ -191,8 +191,9 @@ def license_of_data(data: DataArguments) -> str | None:
     if data.dataset_name is not None:
         return card_license(data.dataset_name, "dataset", data.dataset_revision)
     sources = parse_sources(data.data)
-    paths = [source.path for source in sources] if sources else [data.data] if data.data else []
-    return max((card_license(expand_path(path)) for path in paths), key=_strictness, default=None)
+    paths = [data.data] if sources is None else [source.path for source in sources]
+    licenses = [card_license(expand_path(path)) for path in paths if path is not None]
+    return max(licenses, key=_strictness, default=None)
 
 
 def _commit_on_hub(name: str, revision: str | None, repo_type: str, file: str) -> str | None:
