@@ -52,6 +52,7 @@ class Scored(NamedTuple):
         return figures(self.statistics, self.distinct_replies)
 
 
+PLATO_WEIGHTS = [(1, 0, 0, 0), (0.5, 0.5, 0, 0)]  # method7 looks at four orders all the same
 # Weights of the authors' score_multiref.py. Those of BLEU-3 do not sum to 1 there.
 MULTIREF_WEIGHTS = [(1,), (0.5, 0.5), (0.33, 0.33, 0.33), (0.25, 0.25, 0.25, 0.25)]
 ROUGE_BETA = 1.2  # of nlg-eval: recall counts for a little more than precision
@@ -127,11 +128,11 @@ def plato(
 ) -> Scored:
     """Score as PLATO (Bao et al., 2020) and those who compare with it: BLEU-1, BLEU-2, Distinct.
 
-    The mean over pairs of nltk's sentence BLEU with smoothing `method7`, lower-cased words; a pair
-    at which nltk fails counts 0. Smoothing lifts replies equal to their references above 100. The
-    figure belongs to nltk's version: `method7` changed in 3.5 and again in 3.6, and where few
-    n-grams match, BLEU-2 of 3.5 is more than twice that of today. The paper's table is from before
-    3.6. PLATO's corpus-level ("inter") Distinct is `metrics.distinct`.
+    The mean over pairs of nltk's sentence BLEU with smoothing `method7`, lower-cased words.
+    Smoothing lifts replies equal to their references above 100. The figure belongs to nltk's
+    version: `method7` changed in 3.5 and again in 3.6, and where few n-grams match, BLEU-2 of 3.5
+    is more than twice that of today. The paper's table is from before 3.6. PLATO's corpus-level
+    ("inter") Distinct is `metrics.distinct`.
 
     Papers score DailyDialog's spaced tokens (`don't you ? Yes .`), which are taken as they stand
     if `spaced`. In natural text punctuation is set apart by sacreBLEU's 13a tokens. They do not
@@ -147,16 +148,12 @@ def plato(
         tokenize = Tokenizer13a()
         replies, references = (list(map(tokenize, texts)) for texts in (replies, references))
     smoothing = SmoothingFunction().method7
-    statistics = {}
-    for n, weights in ((1, (1, 0, 0, 0)), (2, (0.5, 0.5, 0, 0))):
-        scores = []
-        for reply, reference in zip(replies, references, strict=True):
-            try:
-                bleu = sentence_bleu([words(reference)], words(reply), weights, smoothing)
-            except (ArithmeticError, ValueError):  # of one word, up to nltk 3.5
-                bleu = 0.0
-            scores.append(bleu)
-        statistics[f"plato_bleu_{n}"] = mean_over_pairs(scores)
+    bleu = [
+        sentence_bleu([words(reference)], words(reply), PLATO_WEIGHTS, smoothing)
+        for reply, reference in zip(replies, references, strict=True)
+    ]  # (pairs, orders)
+    names = ("plato_bleu_1", "plato_bleu_2")
+    statistics = dict(zip(names, map(mean_over_pairs, zip(*bleu, strict=True)), strict=True))
     signature = (
         f"plato: BLEU|nrefs:1|case:lower|tok:{tokens}|smooth:method7|mean:pairs|"
         f"nltk:{version('nltk')}, Distinct|case:lower|tok:{tokens}"

@@ -143,18 +143,10 @@ def test_plato_by_hand():
     assert half["plato_bleu_1"] == pytest.approx(400 / 9)
 
 
-def test_plato_warns_of_nothing_and_counts_failures_as_0(monkeypatch):
+def test_plato_warns_of_nothing():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert spaced_plato(["a", "b c"], ["a b", "c d"])["plato_bleu_1"] > 0
-
-    def fail(references, reply, *args):
-        if len(reply) == 1:
-            raise ZeroDivisionError
-        return 0.5
-
-    monkeypatch.setattr("nltk.translate.bleu_score.sentence_bleu", fail)
-    assert spaced_plato(["a", "b c"], ["a", "b c"])["plato_bleu_2"] == 25
 
 
 def test_plato_takes_spaced_tokens_as_they_stand():
