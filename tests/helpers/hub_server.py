@@ -136,15 +136,12 @@ ROUTES = (
     ("GET", "/api/whoami-v2", "whoami"),
     ("POST", "/api/validate-yaml", "validate_yaml"),
     ("POST", "/api/repos/create", "create"),
-    ("DELETE", "/api/repos/delete", "delete"),
     ("GET", f"{REPO}(?:/revision{REV})?", "info"),
     ("GET", f"{REPO}/tree{REV}(?:/(?P<name>.+))?", "tree"),
     ("POST", f"{REPO}/paths-info{REV}", "paths_info"),
     ("GET", f"{REPO}/commits{REV}", "history"),
     ("GET", f"{REPO}/refs", "refs"),
-    ("GET", f"{REPO}/auth-check(?P<part>/write)?", "auth_check"),
-    ("POST|DELETE", f"{REPO}/(?P<part>branch|tag){REV}", "ref"),
-    ("PUT", f"{REPO}/settings", "settings"),
+    ("POST", f"{REPO}/(?P<part>branch|tag){REV}", "ref"),
     ("POST", f"{REPO}/preupload{REV}", "preupload"),
     ("POST", f"{REPO}/commit{REV}", "commit"),
     ("GET|HEAD", f"{PAGE}/resolve{REV}/(?P<name>.+)", "resolve"),
@@ -420,26 +417,6 @@ class Hub:
         self.add_repo(repo_id, {}, kind, private, sdk)
         return answer({"url": self.page_of(kind, repo_id), "name": repo_id, "private": private})
 
-    def delete(self, request):
-        asked = request.json
-        kind, namespace = asked.get("type") or "model", asked.get("organization")
-        repo_id = f"{namespace or (request.user and request.user.name)}/{asked['name']}"
-        request.repo = self.readable(kind, repo_id, request.user)
-        self.check_write(request)
-        del self.repos[kind, repo_id]
-        return answer({})
-
-    def settings(self, request):
-        self.check_write(request)
-        asked, repo = request.json, request.repo
-        repo.private = asked.get("visibility") == "private" or bool(asked.get("private"))
-        return answer({"private": repo.private})
-
-    def auth_check(self, request):
-        if request.part:
-            self.check_write(request)
-        return answer({})
-
     def refs(self, request):
         def listed(kind, refs):
             return [
@@ -451,16 +428,10 @@ class Hub:
         return answer(lists | {"converts": [], "pullRequests": []})
 
     def ref(self, request):
-        """Make or delete a branch, named in the address, or a tag, named in the body."""
+        """Make a branch, named in the address, or a tag, named in the body."""
         self.check_write(request)
         repo, name, tag = request.repo, request.rev, request.part == "tag"
         refs = repo.tags if tag else repo.branches
-        if request.method == "DELETE":
-            repo.at(name)
-            if name == "main":
-                raise Refused(400, "Cannot delete the default branch")
-            del refs[name]
-            return answer({})
         start = request.rev if tag else request.json.get("startingPoint", "main")
         name = request.json["tag"] if tag else name
         if name in refs:
