@@ -19,7 +19,7 @@ from rich.table import Column, Table
 
 from ..data.corpus import OTHER_MODEL, Corpus
 from ..evaluation.text import main_language
-from ..run_folder import PREVIEW, write_text
+from ..run_folder import PREVIEW, evenly_spaced, write_text
 from ..settings import Settings
 from ..training.memory import checkpoint_activations
 from ..training.trainer import DialogueTrainer
@@ -123,7 +123,7 @@ def guess_languages(rows: Dataset) -> tuple[dict[str, float], int]:
     identifier = load_identifier()
     turns = rows.with_format("numpy")["turn"][:]
     last = np.flatnonzero(np.append(turns[1:] == 1, True))  # rows that have all turns
-    chosen = last[np.linspace(0, len(last) - 1, min(DIALOGUES, len(last))).astype(int)]
+    chosen = evenly_spaced(last, DIALOGUES)
     counts: Counter = Counter()
     for row in rows.select(chosen).select_columns(["context", "response"]):
         text = "\n".join([*row["context"], row["response"]])[:CHARACTERS]
@@ -151,14 +151,13 @@ def language_doubt(shares: dict[str, float], language: str) -> str | None:
 
 
 def decode_examples(features: Dataset, tokenizer) -> list[dict[str, str]]:
-    """Return what a model sees and has to say in some examples, drawn evenly."""
-    places = np.linspace(0, len(features) - 1, min(SHOWN, len(features)) + 2).astype(int)[1:-1]
+    """Return what a model sees and has to say in some examples, evenly spaced."""
     return [
         {
-            "sees": tokenizer.decode(features[int(place)]["input_ids"]),
-            "has to say": tokenizer.decode(features[int(place)]["labels"]),
+            "sees": tokenizer.decode(features[place]["input_ids"]),
+            "has to say": tokenizer.decode(features[place]["labels"]),
         }
-        for place in places
+        for place in evenly_spaced(range(len(features)), SHOWN)
     ]
 
 

@@ -9,7 +9,13 @@ from helpers.corpus import rows_of
 from helpers.trainers import make_trainer
 
 from seq2seq_dialog.report import preview
-from seq2seq_dialog.report.preview import NOT_TOLD, guess_languages, language_doubt, measure
+from seq2seq_dialog.report.preview import (
+    NOT_TOLD,
+    decode_examples,
+    guess_languages,
+    language_doubt,
+    measure,
+)
 
 DIALOGUES = {
     "en": ["u coming tonight?", "idk, got work till 9", "ok come after then, we save u pizza"],
@@ -50,7 +56,7 @@ def test_shares_are_of_dialogues_and_of_a_sample_that_is_evenly_spaced(monkeypat
     shares, dialogues = guess_languages(rows)
     assert list(shares.items()) == [("de", 0.6), ("en", 0.3), (NOT_TOLD, 0.1)] and dialogues == 10
     monkeypatch.setattr(preview, "DIALOGUES", 2)
-    assert guess_languages(rows_of([german] + [short] * 5 + [english])) == (
+    assert guess_languages(rows_of([german] + [short] * 2 + [english] + [short] * 3)) == (
         {"de": 0.5, "en": 0.5},
         2,
     )
@@ -70,6 +76,12 @@ def test_shares_are_of_dialogues_and_of_a_sample_that_is_evenly_spaced(monkeypat
 def test_another_language_than_that_of_the_settings_is_doubted(shares, language, told):
     doubt = language_doubt(shares, language)
     assert doubt is None if told is None else told in doubt
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 60])
+def test_examples_are_different_ones_however_few_there_are(features, tokenizer, count):
+    examples = decode_examples(features.select(range(count)), tokenizer)
+    assert len({str(example) for example in examples}) == min(count, preview.SHOWN)
 
 
 def test_steps_are_measured_as_training_takes_them(model, tokenizer, features, tmp_path):
