@@ -172,8 +172,8 @@ class Hub:
         self.multipart_from = 5_000_000
         self.page = 1000
         self.down = False
-        self.private_by_default: set[str] = set()
-        self.delay = 0.0
+        self.private_by_default: set[str] = set()  # namespaces
+        self.delay = 0.0  # seconds before each answer
         self.faults: list[Fault] = []
         self.lock = threading.RLock()
         self.secret = os.urandom(8).hex()

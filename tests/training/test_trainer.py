@@ -355,7 +355,11 @@ def test_the_progress_shows_the_figures_of_the_trainer(
     out, bar = capsys.readouterr()
     logs = [log for log in trainer.state.log_history if "eval_loss" in log]
     for log, line in zip(logs, [x for x in out.splitlines() if "validation" in x], strict=True):
-        for figure in (f"step {log['step']:>6}", f"validation loss {log['eval_loss']:.4f}"):
+        for figure in (
+            f"step {log['step']:>6}",
+            f"validation loss {log['eval_loss']:.4f}",
+            f"bits per byte {log['eval_bits_per_byte']:.3f}",
+        ):
             assert figure in line
         assert f"perplexity {log['eval_perplexity']:,.2f}" in line
         assert f"BLEU {log['eval_bleu']:.1f}" in line
